@@ -1,0 +1,352 @@
+//! Every error of the library: one type for each operation.
+//!
+//! Errors say what happened and, where a person can do something, what. They are cheap to clone where several askers
+//! get the same answer. None of them ever holds a secret.
+//!
+//! [`StartError`] and [`StopError`] are what *drivers* return; like `anyhow::Error` they take any error through `?` and
+//! for that reason are not `std::error::Error` themselves. All others are what *users* of the library get.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::build::{BuildId, Epoch, Labels};
+
+/// Any error that can cross threads.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The message of an error and of everything below it, as `what: inner: innermost`.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let message = inner.to_string();
+        // Many errors repeat their source in their own message.
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        source = inner.source();
+    }
+    text
+}
+
+/// Why an instance could not be brought up, as far as it matters for what happens next.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum FailureCause {
+    /// Something in between is broken: the network, the engine, the machine. Also every cause that is not known.
+    Infrastructure,
+    /// The provider has none left of what was asked for.
+    Capacity,
+    /// The account may not have more.
+    Quota,
+    /// Too many requests; `retry_after` is the provider's own hint, and the worker's quarantine is at least as long.
+    Throttled {
+        /// How long the provider asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The credentials are missing, wrong or expired.
+    Credentials,
+}
+
+impl fmt::Display for FailureCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Infrastructure => "infrastructure",
+            Self::Capacity => "no capacity",
+            Self::Quota => "quota exceeded",
+            Self::Throttled { .. } => "throttled",
+            Self::Credentials => "credentials",
+        })
+    }
+}
+
+/// What [`LatentWorker::start_instance`](crate::LatentWorker::start_instance) returns when there is no instance.
+///
+/// Whatever error is returned with `?` counts as an infrastructure failure:
+///
+/// ```
+/// use latent_worker::StartError;
+///
+/// fn read_template() -> Result<String, StartError> {
+///     let template = std::fs::read_to_string("/nowhere")?; // FailedToSubstantiate, infrastructure
+///     if template.is_empty() {
+///         return Err(StartError::cannot("the template is empty"));
+///     }
+///     Ok(template)
+/// }
+/// assert!(matches!(read_template(), Err(StartError::FailedToSubstantiate { .. })));
+/// ```
+#[derive(Debug)]
+pub enum StartError {
+    /// The build asks for what can never be: an image that does not exist, a size that is not offered. The build ends
+    /// with this error, it is not retried and the worker is not put into quarantine.
+    CannotSubstantiate(BoxError),
+    /// It did not work this time. The build may be retried, and the worker goes into quarantine.
+    FailedToSubstantiate {
+        /// What kind of failure it is.
+        cause: FailureCause,
+        /// What happened.
+        source: BoxError,
+    },
+}
+
+impl StartError {
+    /// The build's own fault; see [`StartError::CannotSubstantiate`].
+    pub fn cannot(reason: impl Into<BoxError>) -> Self {
+        Self::CannotSubstantiate(reason.into())
+    }
+
+    /// A failure of the given cause; see [`StartError::FailedToSubstantiate`].
+    pub fn failed(cause: FailureCause, reason: impl Into<BoxError>) -> Self {
+        Self::FailedToSubstantiate { cause, source: reason.into() }
+    }
+
+    /// An infrastructure failure.
+    pub fn infrastructure(reason: impl Into<BoxError>) -> Self {
+        Self::failed(FailureCause::Infrastructure, reason)
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CannotSubstantiate(source) => write!(f, "cannot substantiate: {}", chain(source.as_ref())),
+            Self::FailedToSubstantiate { cause: FailureCause::Infrastructure, source } => {
+                write!(f, "failed to substantiate: {}", chain(source.as_ref()))
+            }
+            Self::FailedToSubstantiate { cause, source } => {
+                write!(f, "failed to substantiate ({cause}): {}", chain(source.as_ref()))
+            }
+        }
+    }
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for StartError {
+    fn from(error: E) -> Self {
+        Self::infrastructure(error)
+    }
+}
+
+/// What [`LatentWorker::stop_instance`](crate::LatentWorker::stop_instance) returns when something may be left behind.
+/// It takes any error through `?`.
+#[derive(Debug)]
+pub struct StopError(BoxError);
+
+impl StopError {
+    /// Something could not be stopped or removed.
+    pub fn new(reason: impl Into<BoxError>) -> Self {
+        Self(reason.into())
+    }
+}
+
+impl fmt::Display for StopError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&chain(self.0.as_ref()))
+    }
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for StopError {
+    fn from(error: E) -> Self {
+        Self::new(error)
+    }
+}
+
+/// The attempt was cancelled while its driver waited in [`StartRequest::sleep`](crate::StartRequest::sleep): clean up
+/// and return.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("the start was cancelled")]
+pub struct Cancelled;
+
+/// Why a worker did not take a request or did not attach for it: the answer of [`Substantiation`](crate::Substantiation).
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum SubstantiateError {
+    /// The attempt failed: the start failed or panicked, a check was bad, or an earlier instance could not be stopped.
+    #[error("failed to substantiate: {reason}")]
+    Failed {
+        /// What kind of failure.
+        cause: FailureCause,
+        /// What happened.
+        reason: Arc<str>,
+    },
+    /// The build asks for what can never be; see [`StartError::CannotSubstantiate`].
+    #[error("cannot substantiate: {reason}")]
+    Cannot {
+        /// What is wrong with the build.
+        reason: Arc<str>,
+    },
+    /// The agent had not attached when the time of the request was over.
+    #[error("no agent attached within {after:?}")]
+    TimedOut {
+        /// How long the request had waited.
+        after: Duration,
+    },
+    /// The request was cancelled by whoever made it.
+    #[error("cancelled")]
+    Cancelled,
+    /// Somebody asked to stop the instance while the request waited.
+    #[error("the instance was stopped on request")]
+    Insubstantiated,
+    /// The worker is paused; unpause it first.
+    #[error("the worker is paused")]
+    Paused,
+    /// The worker failed a short while ago and is left alone for some time; unpausing ends that.
+    #[error("the worker is in quarantine for another {remaining:?}")]
+    Quarantined {
+        /// How long the quarantine lasts from now.
+        remaining: Duration,
+    },
+    /// The worker has as many builds as it may have.
+    #[error("the worker already has as many builds as it may have")]
+    Full,
+    /// The instance that is up does not fit the build and is busy with another one.
+    #[error("the running instance is incompatible with the build{}", .reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default())]
+    Incompatible {
+        /// What the driver said, when it failed to answer.
+        reason: Option<Arc<str>>,
+    },
+    /// The master is shutting down.
+    #[error("the master is shutting down")]
+    ShutDown,
+}
+
+/// One attempt at a build that did not work out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// The worker that it was given to.
+    pub worker: Arc<str>,
+    /// The attempt of that worker.
+    pub epoch: Epoch,
+    /// What went wrong.
+    pub reason: Arc<str>,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (attempt {}): {}", self.worker, self.epoch, self.reason)
+    }
+}
+
+/// Why a submitted build got no (further) lease: the answer of [`Ticket`](crate::Ticket).
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// No worker of this master offers what the build needs, so that it would wait for ever.
+    #[error("no worker can take the build: it needs the labels {needed}; {advice}")]
+    NoWorkerFits {
+        /// What the build needs.
+        needed: Labels,
+        /// Which of them nobody offers, or that nobody offers all of them together.
+        advice: Arc<str>,
+    },
+    /// The build's own fault; it was not retried.
+    #[error("cannot substantiate: {reason}")]
+    Cannot {
+        /// What is wrong with it.
+        reason: Arc<str>,
+        /// The attempts before.
+        history: Vec<Attempt>,
+    },
+    /// Every attempt failed, and the build had a limit of attempts.
+    #[error("gave up after {} attempts; the last one: {}", .history.len(), .history.last().map(ToString::to_string).unwrap_or_default())]
+    AttemptsExhausted {
+        /// All of them, the first one first.
+        history: Vec<Attempt>,
+    },
+    /// Somebody cancelled the build.
+    #[error("cancelled")]
+    Cancelled,
+    /// The master was shut down before the build had its turn.
+    #[error("the master is shutting down")]
+    ShutDown,
+    /// The final answer was taken already, or the build was ended by dropping its lease.
+    #[error("the build has ended")]
+    Ended,
+    /// The time given to wait is over. The build is as it was.
+    #[error("the answer did not come in time")]
+    WaitTimedOut,
+}
+
+/// Why a lease came to its end before its holder gave it back.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum LeaseEnd {
+    /// The agent's connection is gone: try again elsewhere ([`Lease::retry`](crate::Lease::retry)).
+    #[error("the connection to the agent was lost: {0}")]
+    Lost(Arc<str>),
+    /// The instance is stopped without waiting for its builds: a fast stop or a fast shutdown.
+    #[error("the instance is being stopped")]
+    Stopped,
+    /// The build was cancelled.
+    #[error("the build was cancelled")]
+    Cancelled,
+}
+
+/// Why an agent was not accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// There is no worker of that name.
+    #[error("no worker of that name")]
+    UnknownWorker,
+    /// The secret is not that of any attempt that is remembered.
+    #[error("wrong secret")]
+    WrongSecret,
+    /// The secret is right, but its attempt has ended.
+    #[error("the attempt that this secret belongs to has ended")]
+    Stale,
+    /// The agent of this attempt is attached already.
+    #[error("an agent is attached already")]
+    AlreadyAttached,
+}
+
+/// Why a worker was not added.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum AddWorkerError {
+    /// Names are unique within a master.
+    #[error("there is a worker named {0:?} already")]
+    NameTaken(Arc<str>),
+    /// A worker needs a name.
+    #[error("a worker needs a name")]
+    NoName,
+    /// The driver panicked when it was asked for something that does not change.
+    #[error("the driver panicked in builds_may_be_incompatible: {0}")]
+    Panicked(Arc<str>),
+    /// Nothing new starts after a shutdown began.
+    #[error("the master is shutting down")]
+    ShutDown,
+}
+
+/// Why a command has no end of its own.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The agent of this kind of worker runs no commands.
+    #[error("this worker's agent does not run commands")]
+    Unsupported,
+    /// The command could not be started.
+    #[error("cannot start {program:?}: {source}")]
+    Start {
+        /// What was to be run.
+        program: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The lease ended while the command ran; the command was killed.
+    #[error(transparent)]
+    LeaseEnded(#[from] LeaseEnd),
+    /// The agent went away without saying how the command ended.
+    #[error("the agent did not say how the command ended")]
+    NoEnd,
+}
+
+/// A build that the master does not know (any more).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("build {0} is unknown or has ended")]
+pub struct UnknownBuild(pub BuildId);

@@ -1,0 +1,441 @@
+//! What an observer sees: [`Event`]s as they happen, [`WorkerStatus`] and [`BuildStatus`] at any moment, both with
+//! reasons.
+//!
+//! Plain values; how they are collected and delivered is decided elsewhere.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::build::{BuildId, Epoch};
+use crate::error::{AttachError, Attempt, StartError};
+#[allow(unused_imports, reason = "named by the documentation")]
+use crate::worker::LatentWorker;
+
+/// Something that happened, with its place in the order of all events of one master.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Event {
+    /// 0, 1, 2 …: the order in which things happened. A gap means that the observer was too slow and missed some.
+    pub sequence: u64,
+    /// When, as the time since the master was made.
+    pub at: Duration,
+    /// The worker that it is about.
+    pub worker: Option<Arc<str>>,
+    /// The attempt of that worker.
+    pub epoch: Option<Epoch>,
+    /// The build that it is about.
+    pub build: Option<BuildId>,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A build was submitted, or came back after an attempt that did not work out.
+    BuildQueued {
+        /// The name of the build.
+        name: Arc<str>,
+        /// Why it came back; `None` when it is new.
+        retry: Option<Arc<str>>,
+    },
+    /// A lease was given out: the build, if there is one, has the instance.
+    BuildStarted,
+    /// A build has come to its end; the last event about it.
+    BuildFinished {
+        /// How.
+        result: BuildResult,
+    },
+    /// `start_instance` is called.
+    StartCalled,
+    /// `start_instance` has returned, with the instance's details or what went wrong.
+    StartReturned {
+        /// What it returned.
+        result: Result<Vec<String>, Arc<str>>,
+    },
+    /// A driver says what its start is doing.
+    Progress {
+        /// In its own words.
+        text: Arc<str>,
+    },
+    /// `check_instance` is called.
+    CheckCalled,
+    /// `check_instance` has returned.
+    CheckReturned {
+        /// Well, or what is wrong.
+        result: Result<(), Arc<str>>,
+    },
+    /// `stop_instance` is called.
+    StopCalled {
+        /// Without grace.
+        fast: bool,
+    },
+    /// `stop_instance` has returned. After a failure something may be left behind.
+    StopReturned {
+        /// What it returned.
+        result: Result<(), Arc<str>>,
+    },
+    /// The agent has attached.
+    Attached,
+    /// The instance was started and its agent has attached: "substantiate success".
+    Substantiated {
+        /// The short strings that the driver gave for this moment.
+        details: Vec<String>,
+    },
+    /// The agent is gone.
+    Detached {
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// An agent was not let in.
+    AttachRefused {
+        /// Why.
+        error: AttachError,
+    },
+    /// The worker is left alone for a while after a failure.
+    Quarantined {
+        /// For how long.
+        length: Duration,
+        /// The failure.
+        reason: Arc<str>,
+    },
+    /// A lease was given back or has ended.
+    Released {
+        /// Why it ended before it was given back.
+        end: Option<Arc<str>>,
+    },
+    /// The worker takes no new builds until it is unpaused.
+    Paused,
+    /// The worker takes builds again; a quarantine is over as well.
+    Unpaused,
+    /// The shutdown of the master has begun or has become a fast one.
+    Shutdown {
+        /// Running builds are not waited for.
+        fast: bool,
+    },
+}
+
+impl EventKind {
+    /// A name for machines, in snake case.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::BuildQueued { .. } => "build_queued",
+            Self::BuildStarted => "build_started",
+            Self::BuildFinished { .. } => "build_finished",
+            Self::StartCalled => "start_called",
+            Self::StartReturned { .. } => "start_returned",
+            Self::Progress { .. } => "progress",
+            Self::CheckCalled => "check_called",
+            Self::CheckReturned { .. } => "check_returned",
+            Self::StopCalled { .. } => "stop_called",
+            Self::StopReturned { .. } => "stop_returned",
+            Self::Attached => "attached",
+            Self::Substantiated { .. } => "substantiate_success",
+            Self::Detached { .. } => "detached",
+            Self::AttachRefused { .. } => "attach_refused",
+            Self::Quarantined { .. } => "quarantined",
+            Self::Released { .. } => "released",
+            Self::Paused => "paused",
+            Self::Unpaused => "unpaused",
+            Self::Shutdown { .. } => "shutdown",
+        }
+    }
+
+    /// Why, where the event has a reason: an error, a message, a length of time.
+    pub fn reason(&self) -> Option<String> {
+        let error = |result: &Result<(), Arc<str>>| result.as_ref().err().map(ToString::to_string);
+        match self {
+            Self::BuildQueued { retry, .. } => retry.as_deref().map(str::to_owned),
+            Self::BuildFinished { result } => result.reason().map(str::to_owned),
+            Self::StartReturned { result: Ok(details) } | Self::Substantiated { details } => {
+                (!details.is_empty()).then(|| details.join(", "))
+            }
+            Self::StartReturned { result: Err(reason) } | Self::Detached { reason } => Some(reason.to_string()),
+            Self::Progress { text } => Some(text.to_string()),
+            Self::CheckReturned { result } | Self::StopReturned { result } => error(result),
+            Self::AttachRefused { error } => Some(error.to_string()),
+            Self::Quarantined { length, reason } => Some(format!("for {length:?}: {reason}")),
+            Self::Released { end } => end.as_deref().map(str::to_owned),
+            Self::BuildStarted
+            | Self::StartCalled
+            | Self::CheckCalled
+            | Self::StopCalled { .. }
+            | Self::Attached
+            | Self::Paused
+            | Self::Unpaused
+            | Self::Shutdown { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(worker) = &self.worker {
+            write!(f, "worker {worker}: ")?;
+        }
+        f.write_str(&self.kind.name().replace('_', " "))?;
+        if let Some(build) = self.build {
+            write!(f, ", build {build}")?;
+        }
+        match self.kind.reason() {
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a build ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum BuildResult {
+    /// Whoever held the lease said that the work succeeded.
+    Succeeded,
+    /// Whoever held the lease said that the work failed, and why.
+    Failed(Arc<str>),
+    /// The lease was dropped without a word.
+    Dropped,
+    /// Cancelled.
+    Cancelled,
+    /// It could not be run; see [`BuildError`](crate::BuildError) for the possible reasons.
+    NotRun(Arc<str>),
+}
+
+impl BuildResult {
+    /// A name for machines.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed(_) => "failed",
+            Self::Dropped => "dropped",
+            Self::Cancelled => "cancelled",
+            Self::NotRun(_) => "not_run",
+        }
+    }
+
+    /// Why, where there is a reason.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Failed(reason) | Self::NotRun(reason) => Some(reason),
+            Self::Succeeded | Self::Dropped | Self::Cancelled => None,
+        }
+    }
+}
+
+/// The state of a worker, in the words of Buildbot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// There is no instance.
+    NotSubstantiated,
+    /// An instance is wanted; no call to the driver was made yet.
+    Substantiating,
+    /// The start was called; the agent has not attached yet.
+    SubstantiatingStarting,
+    /// The agent has attached.
+    Substantiated,
+    /// The instance is being stopped.
+    Insubstantiating,
+    /// The instance is being stopped and a new start waits for that.
+    InsubstantiatingSubstantiating,
+    /// The worker is not used any more.
+    ShutDown,
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotSubstantiated => "not substantiated",
+            Self::Substantiating => "substantiating",
+            Self::SubstantiatingStarting => "starting",
+            Self::Substantiated => "substantiated",
+            Self::Insubstantiating => "stopping",
+            Self::InsubstantiatingSubstantiating => "stopping, to start again",
+            Self::ShutDown => "shut down",
+        })
+    }
+}
+
+/// A call into a driver.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum DriverCall {
+    /// [`LatentWorker::start_instance`].
+    Start,
+    /// [`LatentWorker::check_instance`].
+    Check,
+    /// [`LatentWorker::is_compatible_with_build`].
+    Compatible,
+    /// [`LatentWorker::stop_instance`].
+    Stop,
+}
+
+impl fmt::Display for DriverCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start_instance",
+            Self::Check => "check_instance",
+            Self::Compatible => "is_compatible_with_build",
+            Self::Stop => "stop_instance",
+        })
+    }
+}
+
+/// What a worker is doing and why. Its `Display` says it in a line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// The name of the worker.
+    pub name: Arc<str>,
+    /// The state.
+    pub state: WorkerState,
+    /// How long it has been in this state.
+    pub state_for: Duration,
+    /// The current attempt, or the last one.
+    pub epoch: Epoch,
+    /// The driver call that has not returned yet, and how long ago it was made.
+    pub call: Option<(DriverCall, Duration)>,
+    /// Whether the agent is attached.
+    pub attached: bool,
+    /// How many leases are out.
+    pub leases: usize,
+    /// How many requests wait for the agent.
+    pub waiting: usize,
+    /// What happens next by itself, and in what time.
+    pub next: Option<(NextStep, Duration)>,
+    /// What the driver said about the instance, or about what it is doing.
+    pub details: Vec<String>,
+    /// The last failure, and how long ago it was.
+    pub last_failure: Option<(Arc<str>, Duration)>,
+    /// How long the worker stays in quarantine.
+    pub quarantine: Option<Duration>,
+    /// Whether it takes no builds until it is unpaused.
+    pub paused: bool,
+    /// How many agents were not let in.
+    pub refused_agents: u64,
+}
+
+/// What a worker does by itself when the time comes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum NextStep {
+    /// Gives up waiting for the agent.
+    GiveUp,
+    /// Looks after the instance.
+    Check,
+    /// Stops the idle instance.
+    StopIdle,
+    /// Comes out of quarantine.
+    EndQuarantine,
+}
+
+impl fmt::Display for NextStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GiveUp => "gives up",
+            Self::Check => "checks",
+            Self::StopIdle => "stops",
+            Self::EndQuarantine => "out of quarantine",
+        })
+    }
+}
+
+impl fmt::Display for WorkerStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |time: &Duration| format!("{:.1} s", time.as_secs_f64());
+        write!(f, "{}: {} for {}", self.name, self.state, seconds(&self.state_for))?;
+        match self.state {
+            WorkerState::Substantiated if self.leases == 0 => f.write_str(", idle")?,
+            WorkerState::Substantiated => write!(f, ", {} build(s)", self.leases)?,
+            _ if self.waiting > 0 => write!(f, ", {} waiting", self.waiting)?,
+            _ => {}
+        }
+        if self.state == WorkerState::Substantiated && !self.attached {
+            f.write_str(", its agent is gone and may re-attach")?;
+        }
+        if let Some((call, since)) = &self.call {
+            write!(f, "; in {call} for {}", seconds(since))?;
+        }
+        if self.paused {
+            f.write_str("; paused")?;
+        }
+        if let Some((step, time)) = &self.next {
+            write!(f, "; {step} in {}", seconds(time))?;
+        }
+        if let Some((reason, ago)) = &self.last_failure {
+            write!(f, "; last failure {} ago: {reason}", seconds(ago))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a submitted build is, and why it is not further.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct BuildStatus {
+    /// Its number.
+    pub id: BuildId,
+    /// Where it is.
+    pub state: BuildState,
+    /// The attempts that did not work out so far.
+    pub history: Vec<Attempt>,
+}
+
+/// Where a submitted build is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum BuildState {
+    /// In the queue. The counts say why: they are about the workers whose labels fit.
+    Waiting {
+        /// Builds of its labels that go first.
+        ahead: usize,
+        /// Workers whose labels fit.
+        fitting: usize,
+        /// Of these: those that could take a build now, if it were not for the builds ahead or for compatibility.
+        open: usize,
+        /// Of these: those that are full, paused, in quarantine or shut down.
+        closed: usize,
+    },
+    /// Given to a worker that has to attach first.
+    Starting {
+        /// The worker.
+        worker: Arc<str>,
+    },
+    /// Its lease is out.
+    Running {
+        /// The worker.
+        worker: Arc<str>,
+    },
+}
+
+impl fmt::Display for BuildState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting { ahead, fitting, open, closed } => write!(
+                f,
+                "waiting: {ahead} build(s) go first; of {fitting} fitting worker(s) {open} are open and {closed} are \
+                 full, paused or in quarantine"
+            ),
+            Self::Starting { worker } => write!(f, "waiting for {worker} to attach"),
+            Self::Running { worker } => write!(f, "running on {worker}"),
+        }
+    }
+}
+
+/// What a start ended with, as the lifecycle sees it: no instance and no error type of a driver, only words.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum StartFailure {
+    Cannot(Arc<str>),
+    Failed(crate::error::FailureCause, Arc<str>),
+}
+
+impl From<StartError> for StartFailure {
+    fn from(error: StartError) -> Self {
+        use crate::error::chain;
+        match error {
+            StartError::CannotSubstantiate(source) => Self::Cannot(chain(source.as_ref()).into()),
+            StartError::FailedToSubstantiate { cause, source } => Self::Failed(cause, chain(source.as_ref()).into()),
+        }
+    }
+}

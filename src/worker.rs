@@ -1,0 +1,486 @@
+//! The trait that makes a new kind of worker, [`LatentWorker`], and what it is handed and hands back.
+//!
+//! What a worker's life looks like, and when these methods are called, is decided elsewhere.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use crate::build::{Build, Epoch, Labels, Properties};
+use crate::command::Agent;
+use crate::error::{AttachError, BoxError, Cancelled, StartError, StopError};
+
+/// A kind of worker that can be started when work arrives and stopped when it is gone: a driver.
+///
+/// Two methods are enough. For one worker, the library calls `start_instance`, `check_instance`,
+/// `is_compatible_with_build` and `stop_instance` one at a time, all for one instance on one thread that lives as long
+/// as the instance, and never holds a lock meanwhile. Every start is followed by exactly one stop, also when it failed,
+/// was cancelled or panicked. The methods may block for minutes and may call any method of the library; a panic in one
+/// of them counts as a failure of that call.
+///
+/// One driver value serves one worker, or many when it is shared as an `Arc`.
+///
+/// The names are those of Buildbot's `AbstractLatentWorker`.
+#[doc(alias = "provisioner")]
+#[doc(alias = "cloud provider")]
+pub trait LatentWorker: Send + Sync + 'static {
+    /// What stands for a running instance: a container's id, a child process, a machine's id.
+    type Instance: Send + 'static;
+
+    /// Brings an instance up, and returns when it runs; its agent may attach before or after that.
+    ///
+    /// When it fails after something was created, either remove that here, or leave it to `stop_instance`, which is
+    /// called with no instance and the same [`key`](StartRequest::key). When [`StartRequest::cancelled`] turns true
+    /// nobody waits for the instance any more: return soon, with the instance or with an error.
+    #[doc(alias = "provision")]
+    #[doc(alias = "spawn")]
+    fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<Self::Instance>, StartError>;
+
+    /// Stops the instance and removes everything that belongs to it. Called exactly once for each start, and never
+    /// again when it fails. What is gone already counts as stopped.
+    #[doc(alias = "terminate")]
+    #[doc(alias = "deprovision")]
+    fn stop_instance(&self, stop: StopRequest<Self::Instance>) -> Result<(), StopError>;
+
+    /// Whether an instance whose agent has not attached yet still looks well. Called every
+    /// [`check_instance_interval`](WorkerConfig::with_check_instance_interval) between the return of the start and the
+    /// attach; when it is bad, the attempt has failed and the message says why. Well by default.
+    #[doc(alias = "health check")]
+    fn check_instance(&self, instance: &Self::Instance) -> Health {
+        let _ = instance;
+        Health::Good
+    }
+
+    /// Whether an instance may fit one build and not another. Asked once, when the worker is added, on the thread that
+    /// adds it. `false` by default: every instance fits every build and
+    /// [`is_compatible_with_build`](LatentWorker::is_compatible_with_build) is never called.
+    fn builds_may_be_incompatible(&self) -> bool {
+        false
+    }
+
+    /// Whether the running `instance` fits a build with these properties. An error or a panic counts as no.
+    /// Yes by default.
+    fn is_compatible_with_build(&self, instance: &Self::Instance, properties: &Properties) -> Result<bool, BoxError> {
+        let _ = (instance, properties);
+        Ok(true)
+    }
+}
+
+impl<W: LatentWorker> LatentWorker for Arc<W> {
+    type Instance = W::Instance;
+
+    fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<Self::Instance>, StartError> {
+        W::start_instance(self, start)
+    }
+
+    fn stop_instance(&self, stop: StopRequest<Self::Instance>) -> Result<(), StopError> {
+        W::stop_instance(self, stop)
+    }
+
+    fn check_instance(&self, instance: &Self::Instance) -> Health {
+        W::check_instance(self, instance)
+    }
+
+    fn builds_may_be_incompatible(&self) -> bool {
+        W::builds_may_be_incompatible(self)
+    }
+
+    fn is_compatible_with_build(&self, instance: &Self::Instance, properties: &Properties) -> Result<bool, BoxError> {
+        W::is_compatible_with_build(self, instance, properties)
+    }
+}
+
+/// How one attempt is known: to the driver, to the provider and to the agent.
+#[derive(Clone, Debug)]
+pub(crate) struct AttemptIdentity {
+    pub(crate) worker: Arc<str>,
+    pub(crate) epoch: Epoch,
+    pub(crate) key: Arc<str>,
+    pub(crate) secret: Secret,
+}
+
+/// What a driver is told when it is to start an instance.
+pub struct StartRequest<'a> {
+    pub(crate) identity: &'a AttemptIdentity,
+    pub(crate) build: Option<&'a Build>,
+    pub(crate) controls: &'a dyn StartControls,
+}
+
+/// What a start can ask of the runtime.
+pub(crate) trait StartControls {
+    fn cancel_signal(&self) -> &Receiver<Infallible>;
+    fn sleep(&self, duration: Duration) -> Result<(), Cancelled>;
+    fn progress(&self, text: &str);
+    fn attacher(&self) -> Attacher;
+    fn agent_address(&self) -> Option<&str>;
+}
+
+impl StartRequest<'_> {
+    /// The name of the worker; the agent must attach under this name.
+    pub fn worker(&self) -> &str {
+        &self.identity.worker
+    }
+
+    /// The number of this attempt.
+    pub fn epoch(&self) -> Epoch {
+        self.identity.epoch
+    }
+
+    /// 32 hexadecimal digits that belong to this attempt alone: for idempotent create calls, names and tags.
+    pub fn key(&self) -> &str {
+        &self.identity.key
+    }
+
+    /// What the agent must prove itself with; made for this attempt alone. Hand it to the instance, not to a log.
+    #[doc(alias = "password")]
+    pub fn secret(&self) -> &Secret {
+        &self.identity.secret
+    }
+
+    /// The build that the instance is started for; `None` when the worker is started without one.
+    pub fn build(&self) -> Option<&Build> {
+        self.build
+    }
+
+    /// The properties of the build, empty without one.
+    pub fn properties(&self) -> Properties {
+        self.build.map(|build| build.properties().clone()).unwrap_or_default()
+    }
+
+    /// Where the agent must connect to, if the master was [told](crate::MasterBuilder::agent_address).
+    pub fn agent_address(&self) -> Option<&str> {
+        self.controls.agent_address()
+    }
+
+    /// Whether nobody waits for the instance any more. Does not block.
+    pub fn cancelled(&self) -> bool {
+        matches!(self.cancel_signal().try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
+    }
+
+    /// A channel that never carries anything and is disconnected when the start is cancelled: for `select!`.
+    pub fn cancel_signal(&self) -> &Receiver<Infallible> {
+        self.controls.cancel_signal()
+    }
+
+    /// Waits, on the clock of the master, and ends early with an error when the start is cancelled. Polling a provider
+    /// goes through this.
+    pub fn sleep(&self, duration: Duration) -> Result<(), Cancelled> {
+        self.controls.sleep(duration)
+    }
+
+    /// Tells observers what the start is doing ("pulling image, 40 %"). Does not block.
+    pub fn progress(&self, text: &str) {
+        self.controls.progress(text);
+    }
+
+    /// The means to attach an agent that lives in this process. It can be kept and used after the start has returned.
+    pub fn attacher(&self) -> Attacher {
+        self.controls.attacher()
+    }
+}
+
+impl fmt::Debug for StartRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartRequest").field("identity", self.identity).field("build", &self.build).finish()
+    }
+}
+
+/// What a driver is told when it is to stop an instance. It owns the instance, so that there is no second stop.
+#[must_use = "the instance is gone when this is dropped: stop it"]
+pub struct StopRequest<I> {
+    pub(crate) identity: AttemptIdentity,
+    pub(crate) instance: Option<I>,
+    pub(crate) fast: bool,
+}
+
+impl<I> StopRequest<I> {
+    /// The instance; `None` when the start did not return one. Even then the start may have left something behind that
+    /// is known by its [`key`](StopRequest::key).
+    pub fn instance(&self) -> Option<&I> {
+        self.instance.as_ref()
+    }
+
+    /// Takes the instance out.
+    pub fn into_instance(self) -> Option<I> {
+        self.instance
+    }
+
+    /// Whether to skip all grace: somebody waits for the end.
+    pub fn fast(&self) -> bool {
+        self.fast
+    }
+
+    /// The name of the worker.
+    pub fn worker(&self) -> &str {
+        &self.identity.worker
+    }
+
+    /// The attempt that started it.
+    pub fn epoch(&self) -> Epoch {
+        self.identity.epoch
+    }
+
+    /// The key of the attempt that started it; see [`StartRequest::key`].
+    pub fn key(&self) -> &str {
+        &self.identity.key
+    }
+}
+
+impl<I> fmt::Debug for StopRequest<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StopRequest")
+            .field("identity", &self.identity)
+            .field("instance", &self.instance.is_some())
+            .field("fast", &self.fast)
+            .finish()
+    }
+}
+
+/// An instance that runs, and what a person wants to know about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Started<I> {
+    pub(crate) instance: I,
+    pub(crate) details: Vec<String>,
+}
+
+impl<I> Started<I> {
+    /// An instance without details.
+    pub fn new(instance: I) -> Self {
+        Self { instance, details: Vec::new() }
+    }
+
+    /// Adds a short string (an id, an address, a zone) for the "substantiate success" event and message.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.details.push(detail.into());
+        self
+    }
+}
+
+/// What [`LatentWorker::check_instance`] found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// Nothing wrong with it.
+    Good,
+    /// It will never attach: it exited, crashed, or is in error. The message becomes the reason of the failure.
+    Bad(String),
+}
+
+impl Health {
+    /// It will never attach, for this reason.
+    pub fn bad(reason: impl Into<String>) -> Self {
+        Self::Bad(reason.into())
+    }
+}
+
+/// A random secret. It is never printed: `Debug` shows dots, and there is no `Display`.
+#[derive(Clone)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    pub(crate) fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself, 64 hexadecimal digits (256 bits).
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Compares in a time that depends on the length alone.
+    ///
+    /// These lines stand in for a crate because the core has a limit of crates; `black_box` keeps the optimiser from
+    /// ending the fold early.
+    pub(crate) fn matches(&self, other: &str) -> bool {
+        let (ours, theirs) = (self.0.as_bytes(), other.as_bytes());
+        ours.len() == theirs.len()
+            && ours.iter().zip(theirs).fold(0, |difference, (a, b)| std::hint::black_box(difference | (a ^ b))) == 0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// The means to attach an agent that lives in the master's own process to the attempt that it was made for.
+#[derive(Clone)]
+pub struct Attacher {
+    pub(crate) point: Arc<dyn AttachPoint>,
+    pub(crate) worker: Arc<str>,
+    pub(crate) secret: Secret,
+}
+
+/// Where agents are let in.
+pub(crate) trait AttachPoint: Send + Sync {
+    fn attach(&self, worker: &str, secret: &str, agent: Arc<dyn Agent>) -> Result<Attachment, AttachError>;
+}
+
+impl Attacher {
+    /// Attaches the agent: from now on builds may use it. Does not block.
+    ///
+    /// Refused when the attempt has ended or was cancelled, or when its agent is attached already.
+    pub fn attach(&self, agent: impl Agent) -> Result<Attachment, AttachError> {
+        self.point.attach(&self.worker, self.secret.expose(), Arc::new(agent))
+    }
+}
+
+impl fmt::Debug for Attacher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attacher").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+/// The agent's side of being attached. Dropping it says that the connection is gone: the lease that uses the agent ends
+/// as lost and the instance is stopped. Keep it as long as the agent is there, for example within the instance.
+#[must_use = "the agent is detached when this is dropped"]
+pub struct Attachment {
+    pub(crate) detach: Option<Box<dyn FnOnce(&str) + Send + Sync>>,
+}
+
+impl Attachment {
+    /// Detaches with a reason for people.
+    pub fn lost(mut self, reason: &str) {
+        self.end(reason);
+    }
+
+    fn end(&mut self, reason: &str) {
+        if let Some(detach) = self.detach.take() {
+            detach(reason);
+        }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.end("the agent is gone");
+    }
+}
+
+impl fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attachment").finish_non_exhaustive()
+    }
+}
+
+/// When an attached instance without work is stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[doc(alias = "build_wait_timeout")]
+#[doc(alias = "idle timeout")]
+#[doc(alias = "scale down")]
+pub enum IdlePolicy {
+    /// As soon as its build is over, so that every build has a fresh one. An instance that was started without a build
+    /// waits [`DEFAULT_IDLE_TIMEOUT`] for its first one.
+    AfterBuild,
+    /// After this long without work, also when it never had any.
+    After(Duration),
+    /// Not by itself; only on request, when it fails and at shutdown. Its agent may re-attach after a lost connection,
+    /// within `missing_timeout`.
+    Never,
+}
+
+/// How long an idle instance is kept when nothing else is said: 10 minutes, Buildbot's default.
+pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Default for IdlePolicy {
+    fn default() -> Self {
+        Self::After(DEFAULT_IDLE_TIMEOUT)
+    }
+}
+
+/// How one worker is known and how patient it is.
+///
+/// ```
+/// use std::time::Duration;
+/// use latent_worker::{IdlePolicy, WorkerConfig};
+///
+/// let config = WorkerConfig::new("builder-1")
+///     .with_label("linux")
+///     .with_idle(IdlePolicy::After(Duration::from_secs(60)))
+///     .with_missing_timeout(Duration::from_secs(300));
+/// assert_eq!(config.name(), "builder-1");
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WorkerConfig {
+    pub(crate) name: Arc<str>,
+    pub(crate) labels: Labels,
+    pub(crate) limits: Limits,
+}
+
+/// What bounds a worker's life; the durations and the count of a [`WorkerConfig`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Limits {
+    pub(crate) max_builds: NonZeroUsize,
+    pub(crate) idle: IdlePolicy,
+    pub(crate) missing_timeout: Duration,
+    pub(crate) check_instance_interval: Duration,
+}
+
+impl WorkerConfig {
+    /// A worker without labels and with Buildbot's defaults: one build at a time, stopped after 600 s without work,
+    /// 3600 s until the agent must have attached, a check every 10 s until then.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            labels: Labels::default(),
+            limits: Limits {
+                max_builds: NonZeroUsize::MIN,
+                idle: IdlePolicy::default(),
+                missing_timeout: Duration::from_secs(3600),
+                check_instance_interval: Duration::from_secs(10),
+            },
+        }
+    }
+
+    /// The name; unique within a master.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Offers `label`; every call adds one.
+    #[must_use]
+    pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
+        self.labels.insert(label);
+        self
+    }
+
+    /// Offers exactly these labels.
+    #[must_use]
+    pub fn with_labels(mut self, labels: Labels) -> Self {
+        self.labels = labels;
+        self
+    }
+
+    /// How many builds may use the instance at once. The default is 1.
+    #[must_use]
+    pub fn with_max_builds(mut self, builds: NonZeroUsize) -> Self {
+        self.limits.max_builds = builds;
+        self
+    }
+
+    /// When an idle instance is stopped. The default is after 600 s.
+    #[must_use]
+    pub fn with_idle(mut self, policy: IdlePolicy) -> Self {
+        self.limits.idle = policy;
+        self
+    }
+
+    /// How long the agent may take to attach, from the request on, whatever the start is doing. The default is 3600 s.
+    #[must_use]
+    pub fn with_missing_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.missing_timeout = timeout;
+        self
+    }
+
+    /// The time between two checks of an instance that has not attached yet. The default is 10 s.
+    #[must_use]
+    pub fn with_check_instance_interval(mut self, interval: Duration) -> Self {
+        self.limits.check_instance_interval = interval;
+        self
+    }
+}
