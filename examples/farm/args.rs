@@ -1,0 +1,262 @@
+//! The command line: what can be asked for, and what is wrong with it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use latent_worker::IdlePolicy;
+use lexopt::prelude::*;
+
+pub(crate) const HELP: &str = "\
+Runs builds on latent workers of this machine: workers that come up when work arrives and go away after it.
+
+Usage: farm [OPTIONS] [FILE]
+       (in the checkout: cargo run --release --example farm -- [OPTIONS] [FILE])
+
+FILE has one build a line; `-` is standard input. Without FILE a short built-in list is run, to look at.
+
+    # properties, then a shell command
+    kind=text case=big -- wc -l \"$FARM_DIR\"/*.txt
+    -- make test
+
+The property `kind` chooses the kind of instance: an instance of one kind takes no build of another one. Every build
+runs in the private directory of its instance, which is removed with it. FARM_DIR is the directory that farm was started
+in. Builds are named by the number of their line.
+
+Options:
+  --workers N             how many workers there are
+                          (as many as there are processors; 2 for the built-in list)
+  --idle WHEN             when an instance without work is stopped: after-build, never, or SECONDS (2)
+  --max-attempts N        how often a build is tried when its instance fails (3)
+  --max-builds N          how many builds may use an instance at once (1)
+  --time-limit SECONDS    how long a build may run (no limit)
+  --kind NAME=DIRECTORY   instances of kind NAME start with a copy of DIRECTORY; may be given again
+  --events FILE           writes what happens to FILE, as lines of JSON
+  --quiet                 shows failures and the summary, and nothing else
+  -h, --help              shows this
+  -V, --version           shows the version
+
+Ctrl-C lets running builds finish and starts no others; a second Ctrl-C ends them as well.
+
+Exit status: 0 every build succeeded, 1 one did not or the record of events is incomplete, 2 bad usage,
+130 interrupted.
+";
+
+pub(crate) enum Request {
+    Run(Options),
+    Help,
+    Version,
+}
+
+#[derive(PartialEq, Debug)]
+pub(crate) struct Options {
+    pub(crate) source: Source,
+    pub(crate) workers: NonZeroUsize,
+    pub(crate) idle: IdlePolicy,
+    pub(crate) max_attempts: NonZeroU32,
+    pub(crate) max_builds: NonZeroUsize,
+    pub(crate) time_limit: Option<Duration>,
+    /// The template directories of kinds.
+    pub(crate) templates: BTreeMap<String, PathBuf>,
+    pub(crate) events: Option<PathBuf>,
+    pub(crate) quiet: bool,
+}
+
+/// Where the builds come from.
+#[derive(PartialEq, Debug)]
+pub(crate) enum Source {
+    BuiltIn,
+    Stdin,
+    File(PathBuf),
+}
+
+const BUILT_IN_WORKERS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, lexopt::Error> {
+    let mut source = Source::BuiltIn;
+    let mut workers = None;
+    let mut options = Options {
+        source: Source::BuiltIn,
+        workers: BUILT_IN_WORKERS,
+        idle: IdlePolicy::After(Duration::from_secs(2)),
+        max_attempts: NonZeroU32::new(3).unwrap(),
+        max_builds: NonZeroUsize::MIN,
+        time_limit: None,
+        templates: BTreeMap::new(),
+        events: None,
+        quiet: false,
+    };
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("workers") => workers = Some(whole(&mut parser, "--workers")?),
+            Long("idle") => options.idle = idle(&text(&mut parser)?)?,
+            Long("max-attempts") => options.max_attempts = whole(&mut parser, "--max-attempts")?,
+            Long("max-builds") => options.max_builds = whole(&mut parser, "--max-builds")?,
+            Long("time-limit") => options.time_limit = Some(time_limit(&text(&mut parser)?)?),
+            Long("kind") => {
+                let (name, template) = kind(&text(&mut parser)?)?;
+                if options.templates.insert(name.clone(), template).is_some() {
+                    return Err(format!("--kind {name} is given twice").into());
+                }
+            }
+            Long("events") => options.events = Some(parser.value()?.into()),
+            Long("quiet") => options.quiet = true,
+            Short('h') | Long("help") => return Ok(Request::Help),
+            Short('V') | Long("version") => return Ok(Request::Version),
+            Value(_) if source != Source::BuiltIn => return Err("there can be only one FILE".into()),
+            Value(file) if file == "-" => source = Source::Stdin,
+            Value(file) => source = Source::File(file.into()),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let usual = || match source {
+        Source::BuiltIn => BUILT_IN_WORKERS,
+        Source::Stdin | Source::File(_) => std::thread::available_parallelism().unwrap_or(BUILT_IN_WORKERS),
+    };
+    options.workers = workers.unwrap_or_else(usual);
+    options.source = source;
+    Ok(Request::Run(options))
+}
+
+fn text(parser: &mut lexopt::Parser) -> Result<String, lexopt::Error> {
+    parser.value()?.string()
+}
+
+fn whole<N: FromStr<Err: Display>>(parser: &mut lexopt::Parser, option: &str) -> Result<N, lexopt::Error> {
+    let value = text(parser)?;
+    value.parse().map_err(|_| format!("{option} wants a whole number from 1 on, not {value:?}").into())
+}
+
+fn idle(value: &str) -> Result<IdlePolicy, lexopt::Error> {
+    match value {
+        "after-build" => Ok(IdlePolicy::AfterBuild),
+        "never" => Ok(IdlePolicy::Never),
+        _ => match seconds(value) {
+            Some(time) => Ok(IdlePolicy::After(time)),
+            None => Err(format!("--idle wants after-build, never or seconds, not {value:?}").into()),
+        },
+    }
+}
+
+fn time_limit(value: &str) -> Result<Duration, lexopt::Error> {
+    match seconds(value) {
+        Some(limit) if !limit.is_zero() => Ok(limit),
+        _ => Err(format!("--time-limit wants seconds, not {value:?}").into()),
+    }
+}
+
+fn seconds(value: &str) -> Option<Duration> {
+    value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+}
+
+fn kind(value: &str) -> Result<(String, PathBuf), lexopt::Error> {
+    match value.split_once('=') {
+        Some((name, template)) if !name.is_empty() && !template.is_empty() => {
+            let template = PathBuf::from(template);
+            if !template.is_dir() {
+                return Err(format!("--kind {name}: {} is not a directory", template.display()).into());
+            }
+            Ok((name.to_owned(), template))
+        }
+        _ => Err(format!("--kind wants NAME=DIRECTORY, not {value:?}").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> Options {
+        match parse(["farm"].iter().chain(arguments).map(OsString::from)) {
+            Ok(Request::Run(options)) => options,
+            Ok(_) => panic!("{arguments:?} asks for something else"),
+            Err(error) => panic!("{arguments:?}: {error}"),
+        }
+    }
+
+    fn error(arguments: &[&str]) -> String {
+        match parse(["farm"].iter().chain(arguments).map(OsString::from)) {
+            Ok(_) => panic!("{arguments:?} is taken"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn without_arguments_the_built_in_list_runs_with_the_defaults() {
+        let options = options(&[]);
+        assert_eq!(options.source, Source::BuiltIn);
+        assert_eq!(options.workers.get(), 2);
+        assert_eq!(options.idle, IdlePolicy::After(Duration::from_secs(2)));
+        assert_eq!((options.max_attempts.get(), options.max_builds.get()), (3, 1));
+        assert_eq!((options.time_limit, options.events, options.quiet), (None, None, false));
+    }
+
+    #[test]
+    fn a_file_gets_a_worker_a_processor() {
+        let options = options(&["jobs"]);
+        assert_eq!(options.source, Source::File("jobs".into()));
+        assert_eq!(options.workers, std::thread::available_parallelism().unwrap());
+    }
+
+    #[test]
+    fn every_option_is_taken() {
+        let options = options(&[
+            "--workers=7",
+            "--idle",
+            "0.5",
+            "--max-attempts=9",
+            "--max-builds=4",
+            "--time-limit=1.5",
+            "--kind=a=/",
+            "--kind",
+            "b=/.",
+            "--events=record",
+            "--quiet",
+            "-",
+        ]);
+        assert_eq!(options.source, Source::Stdin);
+        assert_eq!(options.workers.get(), 7);
+        assert_eq!(options.idle, IdlePolicy::After(Duration::from_millis(500)));
+        assert_eq!((options.max_attempts.get(), options.max_builds.get()), (9, 4));
+        assert_eq!(options.time_limit, Some(Duration::from_millis(1500)));
+        assert_eq!(options.templates.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(options.events, Some("record".into()));
+        assert!(options.quiet);
+    }
+
+    #[test]
+    fn idle_has_two_words() {
+        assert_eq!(options(&["--idle=never"]).idle, IdlePolicy::Never);
+        assert_eq!(options(&["--idle=after-build"]).idle, IdlePolicy::AfterBuild);
+    }
+
+    #[test]
+    fn bad_values_are_told_with_the_option() {
+        for (argument, option) in [
+            ("--workers=0", "--workers"),
+            ("--workers=-1", "--workers"),
+            ("--max-attempts=some", "--max-attempts"),
+            ("--max-builds=", "--max-builds"),
+            ("--idle=sometimes", "--idle"),
+            ("--idle=-1", "--idle"),
+            ("--idle=NaN", "--idle"),
+            ("--idle=1e300", "--idle"),
+            ("--time-limit=0", "--time-limit"),
+            ("--time-limit=soon", "--time-limit"),
+            ("--kind=text", "--kind"),
+            ("--kind==/", "--kind"),
+            ("--kind=text=/no/such/directory", "--kind"),
+            ("--unknown", "--unknown"),
+        ] {
+            let error = error(&[argument]);
+            assert!(error.contains(option), "{argument}: {error}");
+        }
+        assert!(error(&["one", "two"]).contains("only one FILE"));
+        assert!(error(&["--kind=a=/", "--kind=a=/"]).contains("twice"));
+    }
+}

@@ -1,0 +1,178 @@
+//! The file of builds: one a line, `key=value ... -- command line`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use latent_worker::Properties;
+
+/// The list that is run without a FILE.
+pub(crate) const BUILT_IN: &str = include_str!("built_in.txt");
+
+/// The property that chooses the kind of instance.
+pub(crate) const KIND: &str = "kind";
+
+/// One line with a build.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Job {
+    /// Its number in the file, from 1.
+    pub(crate) line: usize,
+    pub(crate) properties: Properties,
+    pub(crate) command: Arc<str>,
+}
+
+impl Job {
+    pub(crate) fn kind(&self) -> Option<&str> {
+        self.properties.get(KIND)
+    }
+}
+
+/// A line that is none.
+#[derive(PartialEq, Debug)]
+pub(crate) struct BadLine {
+    pub(crate) line: usize,
+    what: String,
+}
+
+impl fmt::Display for BadLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; a right line looks like: {KIND}=text -- wc -l notes.txt", self.what)
+    }
+}
+
+/// All builds, or all lines that are wrong.
+pub(crate) fn parse(file: &[u8]) -> Result<Vec<Job>, Vec<BadLine>> {
+    let mut jobs = Vec::new();
+    let mut bad = Vec::new();
+    for (index, bytes) in file.split(|byte| *byte == b'\n').enumerate() {
+        let line = index + 1;
+        match parse_line(line, bytes) {
+            Ok(job) => jobs.extend(job),
+            Err(what) => bad.push(BadLine { line, what }),
+        }
+    }
+    if bad.is_empty() { Ok(jobs) } else { Err(bad) }
+}
+
+fn parse_line(line: usize, bytes: &[u8]) -> Result<Option<Job>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "this is not UTF-8")?;
+    if text.contains('\0') {
+        return Err("there is a NUL character".into());
+    }
+    let mut rest = text.trim();
+    if rest.is_empty() || rest.starts_with('#') {
+        return Ok(None);
+    }
+    let mut properties = Properties::new();
+    loop {
+        let (word, after) = first_word(rest);
+        match (word, word.split_once('=')) {
+            ("", _) => return Err("there is no `--` before the command".into()),
+            ("--", _) if after.is_empty() => return Err("there is no command after `--`".into()),
+            ("--", _) => return Ok(Some(Job { line, properties, command: after.into() })),
+            (_, Some((key, value))) if !key.is_empty() && !value.is_empty() => {
+                if properties.get(key).is_some() {
+                    return Err(format!("the property {key} is given twice"));
+                }
+                properties.set(key, value);
+            }
+            _ => return Err(format!("{word:?} is neither key=value nor the `--` before the command")),
+        }
+        rest = after;
+    }
+}
+
+/// The text up to the first blank, and what follows the blanks.
+fn first_word(text: &str) -> (&str, &str) {
+    match text.split_once(char::is_whitespace) {
+        Some((word, rest)) => (word, rest.trim_start()),
+        None => (text, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(line: &str) -> Result<(String, String), String> {
+        match parse(line.as_bytes()) {
+            Ok(jobs) => {
+                assert_eq!(jobs.len(), 1, "{line:?}");
+                Ok((jobs[0].properties.to_string(), jobs[0].command.to_string()))
+            }
+            Err(bad) => {
+                assert_eq!(bad.len(), 1, "{line:?}");
+                Err(bad[0].to_string())
+            }
+        }
+    }
+
+    fn taken(line: &str, properties: &str, command: &str) {
+        assert_eq!(one(line), Ok((properties.to_owned(), command.to_owned())), "{line:?}");
+    }
+
+    fn refused(line: &str, why: &str) {
+        let error = one(line).expect_err(line);
+        assert!(error.contains(why), "{line:?}: {error}");
+        assert!(error.contains("kind=text -- wc"), "no right line is shown: {error}");
+    }
+
+    #[test]
+    fn a_line_is_properties_and_a_command() {
+        taken("kind=text size=2 -- make test", "kind=text size=2", "make test");
+        taken("-- make test", "", "make test");
+        taken("\t kind=text\t--   make   test \r", "kind=text", "make   test");
+    }
+
+    #[test]
+    fn only_the_first_separator_separates() {
+        taken("-- git log -- src", "", "git log -- src");
+        taken("a=-- -- x=1 make", "a=--", "x=1 make");
+    }
+
+    #[test]
+    fn a_value_may_have_an_equals_sign() {
+        taken("option=a=b -- true", "option=a=b", "true");
+    }
+
+    #[test]
+    fn comments_and_blank_lines_count_as_lines() {
+        let jobs = parse(b"# one\n\n   # three\n-- four\n\r\n-- six # not a comment").unwrap();
+        let lines: Vec<_> = jobs.iter().map(|job| (job.line, &*job.command)).collect();
+        assert_eq!(lines, [(4, "four"), (6, "six # not a comment")]);
+    }
+
+    #[test]
+    fn an_empty_file_has_no_builds() {
+        assert_eq!(parse(b""), Ok(vec![]));
+        assert_eq!(parse(b"\n# nothing\n"), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        refused("make test", "\"make\" is neither");
+        refused("kind=text make test", "\"make\" is neither");
+        refused("kind=text", "no `--`");
+        refused("kind=text --", "no command");
+        refused("--", "no command");
+        refused("--make", "\"--make\" is neither");
+        refused("=text -- true", "\"=text\" is neither");
+        refused("kind= -- true", "\"kind=\" is neither");
+        refused("a=1 a=2 -- true", "a is given twice");
+        refused("-- echo \0", "NUL");
+    }
+
+    #[test]
+    fn every_bad_line_is_reported() {
+        let bad = parse(b"-- fine\nbad\n# fine\nx= -- bad\n-- \xff").unwrap_err();
+        assert_eq!(bad.iter().map(|bad| bad.line).collect::<Vec<_>>(), [2, 4, 5]);
+        assert!(bad[2].to_string().contains("UTF-8"));
+    }
+
+    #[test]
+    fn the_built_in_list_has_two_kinds() {
+        let jobs = parse(BUILT_IN.as_bytes()).unwrap();
+        let kinds: std::collections::BTreeSet<_> = jobs.iter().map(|job| job.kind().unwrap()).collect();
+        assert_eq!(kinds.len(), 2);
+        assert!((14..=20).contains(&jobs.len()), "{}", jobs.len());
+    }
+}

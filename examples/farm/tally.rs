@@ -1,0 +1,292 @@
+//! What the entries of the record add up to: how builds ended, how long they took, what each worker did.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::record::Entry;
+
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) queued: usize,
+    pub(crate) succeeded: usize,
+    pub(crate) failed: usize,
+    pub(crate) cancelled: usize,
+    pub(crate) not_run: usize,
+    /// How often a build went back to the queue because of its instance.
+    pub(crate) retries: usize,
+    /// From the queue to the lease, for each lease.
+    pub(crate) waited: Times,
+    /// From the lease to its end, for each lease.
+    pub(crate) ran: Times,
+    pub(crate) workers: BTreeMap<WorkerName, Work>,
+    pub(crate) running: BTreeMap<usize, Running>,
+    pub(crate) failures: Vec<Failure>,
+    /// Calls of the driver that failed, with their reasons.
+    pub(crate) trouble: Vec<String>,
+    pub(crate) shutting_down: bool,
+    /// The time of the last entry.
+    pub(crate) elapsed: f64,
+    waiting_since: HashMap<usize, f64>,
+}
+
+/// Sorts as people do: local-2 before local-10.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct WorkerName {
+    length: usize,
+    pub(crate) name: Arc<str>,
+}
+
+impl WorkerName {
+    pub(crate) fn new(name: &Arc<str>) -> Self {
+        Self { length: name.len(), name: name.clone() }
+    }
+}
+
+/// What one worker did.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+pub(crate) struct Work {
+    pub(crate) started: usize,
+    pub(crate) stopped: usize,
+    pub(crate) leases: usize,
+    /// Leases of an instance that had one before.
+    pub(crate) warm: usize,
+    pub(crate) ran: f64,
+    last_used: Option<u64>,
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, other: Self) {
+        self.started += other.started;
+        self.stopped += other.stopped;
+        self.leases += other.leases;
+        self.warm += other.warm;
+        self.ran += other.ran;
+    }
+}
+
+/// A build whose lease is out.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) worker: Arc<str>,
+    pub(crate) since: f64,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Failure {
+    pub(crate) build: usize,
+    pub(crate) worker: Option<Arc<str>>,
+    pub(crate) command: Arc<str>,
+    pub(crate) reason: String,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Times {
+    pub(crate) count: usize,
+    pub(crate) total: f64,
+    pub(crate) longest: f64,
+}
+
+impl Times {
+    fn add(&mut self, time: f64) {
+        self.count += 1;
+        self.total += time;
+        self.longest = self.longest.max(time);
+    }
+
+    pub(crate) fn mean(&self) -> f64 {
+        if self.count == 0 { 0.0 } else { self.total / self.count as f64 }
+    }
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, entry: &Entry) {
+        self.elapsed = self.elapsed.max(entry.t);
+        match (entry.event, &entry.worker, entry.build) {
+            ("build_queued", _, Some(build)) => {
+                match entry.reason {
+                    Some(_) => self.retries += 1,
+                    None => self.queued += 1,
+                }
+                self.waiting_since.insert(build, entry.t);
+            }
+            ("build_started", Some(worker), Some(build)) => {
+                if let Some(since) = self.waiting_since.remove(&build) {
+                    self.waited.add(entry.t - since);
+                }
+                self.running.insert(build, Running { worker: worker.clone(), since: entry.t });
+                let work = self.work(worker);
+                work.leases += 1;
+                work.warm += usize::from(work.is_warm(entry.epoch));
+                work.last_used = entry.epoch;
+            }
+            ("released", _, Some(build)) => self.lease_ended(build, entry.t),
+            ("build_finished", _, Some(build)) => self.finished(build, entry),
+            ("start_returned", Some(worker), _) if entry.result == Some("ok") => self.work(worker).started += 1,
+            ("stop_returned", Some(worker), _) if entry.result == Some("ok") => self.work(worker).stopped += 1,
+            ("start_returned" | "check_returned" | "stop_returned", Some(worker), _)
+                if entry.result == Some("failed") =>
+            {
+                let call = entry.event.trim_end_matches("_returned");
+                self.trouble.push(format!("{worker}: {call} failed: {}", entry.reason.as_deref().unwrap_or_default()));
+            }
+            ("shutdown", ..) => self.shutting_down = true,
+            _ => {}
+        }
+    }
+
+    fn finished(&mut self, build: usize, entry: &Entry) {
+        match entry.result {
+            Some("succeeded") => self.succeeded += 1,
+            Some("cancelled") => self.cancelled += 1,
+            Some("not_run") => self.not_run += 1,
+            _ => self.failed += 1,
+        }
+        let interrupted = self.shutting_down && entry.result == Some("not_run");
+        if !matches!(entry.result, Some("succeeded" | "cancelled")) && !interrupted {
+            self.failures.push(Failure {
+                build,
+                worker: self.running.get(&build).map(|running| running.worker.clone()),
+                command: entry.command.clone().unwrap_or_default(),
+                reason: entry.reason.as_deref().or(entry.result).unwrap_or_default().to_owned(),
+            });
+        }
+        self.waiting_since.remove(&build);
+        self.lease_ended(build, entry.t);
+    }
+
+    /// A lease ends with its build or is released before it, whichever is told first.
+    fn lease_ended(&mut self, build: usize, now: f64) {
+        if let Some(running) = self.running.remove(&build) {
+            self.ran.add(now - running.since);
+            self.work(&running.worker).ran += now - running.since;
+        }
+    }
+
+    fn work(&mut self, worker: &Arc<str>) -> &mut Work {
+        self.workers.entry(WorkerName::new(worker)).or_default()
+    }
+
+    /// Whether this instance of a worker has had a lease.
+    pub(crate) fn is_warm(&self, worker: &Arc<str>, epoch: Option<u64>) -> bool {
+        self.workers.get(&WorkerName::new(worker)).is_some_and(|work| work.is_warm(epoch))
+    }
+
+    pub(crate) fn ended(&self) -> usize {
+        self.succeeded + self.failed + self.cancelled + self.not_run
+    }
+
+    /// What all workers did together.
+    pub(crate) fn all_work(&self) -> Work {
+        let mut all = Work::default();
+        self.workers.values().for_each(|work| all += *work);
+        all
+    }
+}
+
+impl Work {
+    fn is_warm(&self, epoch: Option<u64>) -> bool {
+        epoch.is_some() && self.last_used == epoch
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn entry(t: f64, event: &'static str, worker: &str, epoch: u64, build: usize) -> Entry {
+        Entry {
+            t,
+            event,
+            worker: (!worker.is_empty()).then(|| worker.into()),
+            epoch: (epoch > 0).then_some(epoch),
+            build: (build > 0).then_some(build),
+            ..Entry::default()
+        }
+    }
+
+    pub(crate) fn ended(t: f64, build: usize, result: &'static str, reason: Option<&str>) -> Entry {
+        let reason = reason.map(str::to_owned);
+        Entry { result: Some(result), reason, ..entry(t, "build_finished", "", 0, build) }
+    }
+
+    pub(crate) fn returned(t: f64, event: &'static str, worker: &str, epoch: u64, result: &'static str) -> Entry {
+        Entry { result: Some(result), ..entry(t, event, worker, epoch, 0) }
+    }
+
+    pub(crate) fn two_builds_on_one_instance() -> Tally {
+        let mut tally = Tally::default();
+        for entry in [
+            entry(0.0, "build_queued", "", 0, 1),
+            entry(0.0, "build_queued", "", 0, 4),
+            entry(0.5, "start_called", "local-1", 1, 1),
+            returned(1.0, "start_returned", "local-1", 1, "ok"),
+            entry(1.0, "build_started", "local-1", 1, 1),
+            ended(3.0, 1, "succeeded", None),
+            entry(3.0, "released", "local-1", 1, 1),
+            entry(3.0, "build_started", "local-1", 1, 4),
+            ended(4.0, 4, "failed", Some("exit code 2")),
+            entry(4.0, "released", "local-1", 1, 4),
+            entry(6.0, "stop_called", "local-1", 1, 0),
+            returned(6.5, "stop_returned", "local-1", 1, "ok"),
+        ] {
+            tally.add(&entry);
+        }
+        tally
+    }
+
+    #[test]
+    fn times_and_reuse_are_added_up() {
+        let tally = two_builds_on_one_instance();
+        assert_eq!((tally.queued, tally.ended(), tally.succeeded, tally.failed), (2, 2, 1, 1));
+        assert_eq!((tally.waited.count, tally.waited.total, tally.waited.longest), (2, 4.0, 3.0));
+        assert_eq!((tally.ran.count, tally.ran.mean(), tally.ran.longest), (2, 1.5, 2.0));
+        let all = tally.all_work();
+        assert_eq!((all.started, all.stopped, all.leases, all.warm, all.ran), (1, 1, 2, 1, 3.0));
+        assert_eq!(tally.elapsed, 6.5);
+        assert!(tally.running.is_empty());
+        let failure = &tally.failures[0];
+        assert_eq!((failure.build, failure.reason.as_str()), (4, "exit code 2"));
+        assert_eq!(failure.worker.as_deref(), Some("local-1"));
+    }
+
+    #[test]
+    fn a_retry_waits_and_runs_again_and_a_new_instance_is_cold() {
+        let mut tally = Tally::default();
+        tally.add(&entry(0.0, "build_queued", "", 0, 1));
+        tally.add(&entry(1.0, "build_started", "local-1", 1, 1));
+        tally.add(&entry(2.0, "released", "local-1", 1, 1));
+        tally.add(&Entry { reason: Some("lost".into()), ..entry(2.0, "build_queued", "", 0, 1) });
+        tally.add(&entry(5.0, "build_started", "local-1", 2, 1));
+        tally.add(&ended(6.0, 1, "succeeded", None));
+        assert_eq!((tally.queued, tally.retries, tally.ended()), (1, 1, 1));
+        assert_eq!((tally.waited.total, tally.ran.total), (4.0, 2.0));
+        assert_eq!(tally.all_work().warm, 0);
+    }
+
+    #[test]
+    fn what_a_shutdown_leaves_undone_is_no_failure() {
+        let mut tally = Tally::default();
+        tally.add(&ended(0.0, 1, "not_run", Some("gave up")));
+        tally.add(&entry(1.0, "shutdown", "", 0, 0));
+        tally.add(&ended(1.0, 2, "not_run", Some("the master is shutting down")));
+        tally.add(&ended(1.0, 3, "cancelled", None));
+        assert_eq!((tally.not_run, tally.cancelled), (2, 1));
+        assert_eq!(tally.failures.iter().map(|failure| failure.build).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn failed_calls_are_told() {
+        let mut tally = Tally::default();
+        let entry = returned(1.0, "stop_returned", "local-1", 1, "failed");
+        tally.add(&Entry { reason: Some("busy".into()), ..entry });
+        assert_eq!(tally.trouble, ["local-1: stop failed: busy"]);
+        assert_eq!(tally.all_work().stopped, 0);
+    }
+
+    #[test]
+    fn workers_are_sorted_by_number() {
+        let mut names = ["local-10", "local-9", "local-1"].map(|name| WorkerName::new(&name.into()));
+        names.sort();
+        assert_eq!(names.map(|worker| worker.name.to_string()), ["local-1", "local-9", "local-10"]);
+    }
+}

@@ -1,0 +1,285 @@
+//! The agent of a local instance: it lives in the master's own process and runs each command as a child process.
+//!
+//! It decides what is run, where and with which environment, and knows which commands run. How one command is run and
+//! ended is in `process`; the directory belongs to the driver.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
+
+use super::process::{self, Control};
+use crate::{Agent, Command, CommandError, LeaseEnd, Process, Program};
+
+/// Changes to an environment; `None` removes a variable.
+pub(super) type Environment = BTreeMap<String, Option<String>>;
+
+/// The agent of an instance of [`LocalLatentWorker`](super::LocalLatentWorker). A copy is a handle of the same agent.
+///
+/// Commands go through the lease. What only a local instance has is reached through
+/// [`Lease::agent`](crate::Lease::agent): its directory, into which a build can put files directly.
+#[derive(Clone)]
+pub struct LocalAgent {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    directory: PathBuf,
+    environment: Environment,
+    state: Mutex<State>,
+    /// Disconnected when the agent is closed and no command is left.
+    ended: Receiver<Infallible>,
+}
+
+struct State {
+    /// Of which every command holds a copy; `None` when the agent is closed.
+    alive: Option<Sender<Infallible>>,
+    /// Those that run, and some that have ended since the last one was started.
+    running: Vec<(Weak<Control>, JoinHandle<()>)>,
+}
+
+impl LocalAgent {
+    pub(super) fn new(directory: PathBuf, environment: Environment) -> Self {
+        let (alive, ended) = bounded(0);
+        let state = Mutex::new(State { alive: Some(alive), running: Vec::new() });
+        Self { shared: Arc::new(Shared { directory, environment, state, ended }) }
+    }
+
+    /// The instance's own directory, an absolute path. It is removed when the instance is stopped.
+    pub fn directory(&self) -> &Path {
+        &self.shared.directory
+    }
+
+    /// Closes the agent and waits until no command is left. False when `limit` has passed before that.
+    pub(super) fn end(&self, limit: Duration) -> bool {
+        self.close();
+        if self.shared.ended.recv_timeout(limit) != Err(RecvTimeoutError::Disconnected) {
+            return false;
+        }
+        let running = std::mem::take(&mut self.shared.state.lock().running);
+        for (_, thread) in running {
+            // It let go of `alive` as its last act. A panic in it was reported on the thread itself.
+            let _ = thread.join();
+        }
+        true
+    }
+
+    fn prepare(&self, command: &Command) -> io::Result<std::process::Command> {
+        let mut prepared = match &command.program {
+            Program::Shell(line) => {
+                let mut shell = std::process::Command::new("/bin/sh");
+                shell.arg("-c").arg(line);
+                shell
+            }
+            Program::Exec(arguments) => {
+                let (program, arguments) = arguments
+                    .split_first()
+                    .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the command names no program"))?;
+                let mut prepared = std::process::Command::new(program);
+                prepared.args(arguments);
+                prepared
+            }
+        };
+
+        let directory = self.shared.directory.join(command.directory.as_deref().unwrap_or(Path::new("")));
+        // The system has one and the same answer for a missing program and for a missing directory.
+        if !directory.is_dir() {
+            let message = format!("there is no directory {}", directory.display());
+            return Err(io::Error::new(ErrorKind::NotADirectory, message));
+        }
+        prepared.current_dir(directory);
+
+        change_environment(&mut prepared, &self.shared.environment);
+        prepared.env("LATENT_WORKER_INSTANCE", &self.shared.directory);
+        change_environment(&mut prepared, &command.environment);
+        Ok(prepared)
+    }
+}
+
+impl Agent for LocalAgent {
+    /// Starts the command as a child process that leads a process group of its own.
+    ///
+    /// - `Command::directory` may be absolute or lead out of the instance's directory: a local instance keeps builds
+    ///   apart, it does not lock them in.
+    /// - The environment is that of this process, then the kind's, then `LATENT_WORKER_INSTANCE` (the instance's
+    ///   directory), then the command's. `HOME` is left alone.
+    /// - When the process has ended, the command has: whatever else is left of its group is killed. A process that has
+    ///   left the group (`setsid`) lives on; of its output only what is there at that moment is delivered.
+    /// - Output that is not read slows the command and does not count as silence. After an interrupt only the last
+    ///   16 pieces (of 64 KiB at most) of what nobody has read are kept.
+    ///
+    /// Blocks for as long as the system takes to start a process, plus up to 50 ms when the program's file is busy.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::Start`] when the program or the directory does not exist or the system refuses;
+    /// [`CommandError::LeaseEnded`] when the agent was closed.
+    fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
+        // Held from before the start, so that `end` waits for a command that is just being started.
+        let alive = self.shared.state.lock().alive.clone().ok_or(LeaseEnd::Stopped)?;
+        let started = self.prepare(command).and_then(|prepared| process::start(prepared, command, alive));
+        let started = started.map_err(|source| CommandError::Start { program: program_of(command), source })?;
+        let mut state = self.shared.state.lock();
+        state.running.retain(|(_, thread)| !thread.is_finished());
+        state.running.push((Arc::downgrade(&started.control), started.thread));
+        let closed = state.alive.is_none();
+        drop(state);
+        if closed {
+            started.control.interrupt();
+        }
+        Ok(started.process)
+    }
+
+    /// Kills all commands that run and refuses new ones. Does not wait; repeating it is harmless.
+    fn close(&self) {
+        let mut state = self.shared.state.lock();
+        state.alive = None;
+        let running: Vec<_> = state.running.iter().filter_map(|(control, _)| control.upgrade()).collect();
+        drop(state);
+        running.iter().for_each(|control| control.interrupt());
+    }
+}
+
+impl fmt::Debug for LocalAgent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalAgent").field("directory", &self.shared.directory).finish_non_exhaustive()
+    }
+}
+
+fn change_environment(prepared: &mut std::process::Command, changes: &Environment) {
+    for (name, value) in changes {
+        match value {
+            Some(value) => prepared.env(name, value),
+            None => prepared.env_remove(name),
+        };
+    }
+}
+
+fn program_of(command: &Command) -> String {
+    match &command.program {
+        Program::Shell(_) => "/bin/sh".to_owned(),
+        Program::Exec(arguments) => arguments.first().cloned().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{PATIENCE, Place, collect};
+    use super::*;
+    use crate::Exit;
+
+    fn agent(place: &Place) -> LocalAgent {
+        LocalAgent::new(place.path().to_owned(), Environment::new())
+    }
+
+    fn stdout(agent: &LocalAgent, command: &Command) -> String {
+        let (stdout, stderr, end) = collect(&agent.start_command(command).unwrap());
+        assert!(end.exit.success(), "{}: {}", end.exit, String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    }
+
+    #[test]
+    fn the_environment_is_ours_then_the_kinds_then_the_commands() {
+        let place = Place::new("environment");
+        let ours = std::env::var("PATH").unwrap();
+        let kind = [("A", Some("kind")), ("B", Some("kind")), ("C", Some("kind")), ("HOME", None)];
+        let kind = kind.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
+        let agent = LocalAgent::new(place.path().to_owned(), kind.into());
+        let line = "echo $PATH $A $B ${C-none} ${HOME-none}; echo $LATENT_WORKER_INSTANCE";
+        let seen = stdout(&agent, &Command::shell(line).env("B", "command").env_remove("C"));
+        assert_eq!(seen, format!("{ours} kind command none none\n{}\n", place.path().display()));
+    }
+
+    #[test]
+    fn commands_run_in_the_instances_directory_or_below_it() {
+        let place = Place::new("directory");
+        std::fs::create_dir(place.path().join("below")).unwrap();
+        let agent = agent(&place);
+        assert_eq!(stdout(&agent, &Command::exec(["pwd"])), format!("{}\n", place.path().display()));
+        let below = stdout(&agent, &Command::exec(["pwd"]).directory("below"));
+        assert_eq!(below, format!("{}\n", place.path().join("below").display()));
+        assert_eq!(stdout(&agent, &Command::exec(["pwd"]).directory("/")), "/\n");
+    }
+
+    #[test]
+    fn a_program_with_a_relative_path_is_that_of_the_instance() {
+        let place = Place::new("relative");
+        stdout(&agent(&place), &Command::shell("printf '#!/bin/sh\necho own\n' >tool; chmod +x tool"));
+        assert_eq!(stdout(&agent(&place), &Command::exec(["./tool"])), "own\n");
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_an_error_that_names_it() {
+        let place = Place::new("missing");
+        let agent = agent(&place);
+        let error = |command: &Command| agent.start_command(command).unwrap_err().to_string();
+        assert!(
+            error(&Command::exec(["./no-such-program"])).starts_with("cannot start \"./no-such-program\": No such file")
+        );
+        let missing = place.path().join("nowhere");
+        let message = error(&Command::shell("true").directory("nowhere"));
+        assert_eq!(message, format!("cannot start \"/bin/sh\": there is no directory {}", missing.display()));
+        assert_eq!(error(&Command::exec([""; 0])), "cannot start \"\": the command names no program");
+        assert!(agent.end(PATIENCE));
+    }
+
+    #[test]
+    fn a_program_that_stays_busy_is_an_error() {
+        let place = Place::new("busy");
+        let tool = place.path().join("tool");
+        std::fs::copy("/bin/sh", &tool).unwrap();
+        let writer = std::fs::File::options().append(true).open(&tool).unwrap();
+        let command = Command::exec(["./tool", "-c", "true"]);
+        assert!(matches!(
+            agent(&place).start_command(&command),
+            Err(CommandError::Start { source, .. }) if source.kind() == ErrorKind::ExecutableFileBusy
+        ));
+        drop(writer);
+        stdout(&agent(&place), &command);
+    }
+
+    #[test]
+    fn close_interrupts_what_runs_and_refuses_what_is_new() {
+        let place = Place::new("close");
+        let agent = agent(&place);
+        let running: Vec<_> = (0..3).map(|_| agent.start_command(&Command::shell("sleep 1000")).unwrap()).collect();
+        agent.close();
+        agent.close();
+        for process in &running {
+            assert_eq!(collect(process).2.exit, Exit::Interrupted);
+        }
+        let refused = agent.start_command(&Command::shell("true"));
+        assert!(matches!(refused, Err(CommandError::LeaseEnded(LeaseEnd::Stopped))), "{refused:?}");
+    }
+
+    #[test]
+    fn the_end_waits_for_commands_whose_output_nobody_reads() {
+        let place = Place::new("end");
+        let agent = agent(&place);
+        let running = agent.start_command(&Command::shell("yes")).unwrap();
+        // Nobody tells when a channel is full.
+        while !running.output().is_full() {
+            std::thread::yield_now();
+        }
+        assert!(agent.end(PATIENCE));
+        assert!(agent.end(Duration::ZERO), "the second time there is nothing to wait for");
+        assert_eq!(collect(&running).2.exit, Exit::Interrupted);
+    }
+
+    #[test]
+    fn ended_commands_are_forgotten() {
+        let place = Place::new("forgotten");
+        let agent = agent(&place);
+        for _ in 0..50 {
+            stdout(&agent, &Command::exec(["true"]));
+        }
+        assert!(agent.shared.state.lock().running.len() < 10);
+    }
+}

@@ -1,0 +1,709 @@
+//! Runs one command as a child process that leads a process group of its own, until nothing of that group is left.
+//!
+//! There are two threads for each command. The *supervisor* owns the child: it moves the bytes of all three streams,
+//! keeps the limits, kills and reaps. The *waiter* blocks until the leader of the group has ended and tells the
+//! supervisor. A pid is free for others from the moment it is reaped; so the leader stays a zombie, which keeps the
+//! number of its group taken, until the rest of the group is killed, and nothing is killed after that.
+//!
+//! What leaves the group (`setsid`, a shell with job control) is not followed: it lives on, and nobody waits for the
+//! output that it may still write. What is to be run, and where, is decided by the agent.
+
+use std::convert::Infallible;
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, at, bounded, never, select};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+
+use crate::{Command, CommandEnd, Exit, Output, Process};
+
+/// How many pieces of output wait for the reader before the command is slowed down.
+const PIECES: usize = 16;
+/// The size of the largest piece: the usual capacity of a pipe.
+const PIECE: usize = 64 << 10;
+/// How often, and how far apart, a program is tried that somebody still has open for writing.
+const BUSY_TRIES: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// A command that was started.
+pub(super) struct Running {
+    /// For the reader of its output.
+    pub(super) process: Process,
+    /// For whoever must be able to end it.
+    pub(super) control: Arc<Control>,
+    /// The supervisor; it joins the waiter.
+    pub(super) thread: JoinHandle<()>,
+}
+
+/// Starts `prepared`, with the standard input and the limits of `command`. The supervisor holds `alive` to its end.
+pub(super) fn start(
+    mut prepared: std::process::Command,
+    command: &Command,
+    alive: Sender<Infallible>,
+) -> io::Result<Running> {
+    let (control, events) = Control::new()?;
+    let stdin = if command.stdin.is_empty() {
+        prepared.stdin(Stdio::null());
+        None
+    } else {
+        let (child_end, stdin) = Stdin::new(command.stdin.clone())?;
+        prepared.stdin(child_end);
+        Some(stdin)
+    };
+    prepared.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut group = Group::spawn(&mut prepared)?;
+    let started = Instant::now();
+    // It holds on to the child's end of standard input.
+    drop(prepared);
+    let streams = group.streams()?;
+
+    let waiter = thread::Builder::new().name("local waiter".into()).spawn({
+        let (pid, control) = (group.pid(), control.clone());
+        move || control.tell(Event::LeaderEnded(wait_for_end(pid)))
+    })?;
+    let (output, overflow) = bounded(PIECES);
+    let supervisor = Supervisor {
+        group,
+        waiter: Some(waiter),
+        control: control.clone(),
+        events,
+        streams,
+        stdin,
+        output,
+        overflow: overflow.clone(),
+        buffer: vec![0; PIECE],
+        started,
+        time_limit: command.time_limit.and_then(|limit| started.checked_add(limit)),
+        silence_limit: command.silence_limit,
+        heard: Some(started),
+        killed: None,
+        interrupted: false,
+        ended: None,
+        _alive: alive,
+    };
+    let thread = thread::Builder::new().name("local command".into()).spawn(move || supervisor.run())?;
+    let process = Process::new(overflow, {
+        let control = control.clone();
+        move || control.interrupt()
+    });
+    Ok(Running { process, control, thread })
+}
+
+/// Blocks until the process has ended, and leaves it to be reaped.
+fn wait_for_end(pid: Pid) -> io::Result<()> {
+    loop {
+        match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The way to tell a supervisor something, whether it waits for the child (the pipe wakes it) or for the reader of the
+/// output (the channel does).
+pub(super) struct Control {
+    interrupted: AtomicBool,
+    events: Sender<Event>,
+    wake: PipeWriter,
+    /// Lives as long as the other end: a write to a pipe that nobody can read raises SIGPIPE, and that ends a program
+    /// whose `main` is not Rust's.
+    woken: PipeReader,
+}
+
+enum Event {
+    Interrupt,
+    /// The leader can be reaped; or there is no child any more because somebody else has reaped it.
+    LeaderEnded(io::Result<()>),
+}
+
+impl Control {
+    fn new() -> io::Result<(Arc<Self>, Receiver<Event>)> {
+        let (woken, wake) = io::pipe()?;
+        ioctl_fionbio(&woken, true)?;
+        // Each event is sent once at most: neither the channel nor the pipe can be full.
+        let (events, receiver) = bounded(2);
+        Ok((Arc::new(Self { interrupted: AtomicBool::new(false), events, wake, woken }), receiver))
+    }
+
+    /// Kills the command, if it still runs. Does not block; harmless when repeated.
+    pub(super) fn interrupt(&self) {
+        if !self.interrupted.swap(true, Ordering::Relaxed) {
+            self.tell(Event::Interrupt);
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // The supervisor looks for events after it was woken, so the event goes first. It may be gone already.
+        if self.events.send(event).is_ok() {
+            let _ = (&self.wake).write(&[0]);
+        }
+    }
+}
+
+/// A process group, by its leader. The only one who kills the group and who reaps the leader.
+struct Group {
+    leader: Child,
+    /// The number may belong to a stranger.
+    reaped: bool,
+}
+
+impl Group {
+    /// A file that was written a moment ago may still be open in a process that another thread is just starting (between
+    /// its fork and its exec): the system calls it busy, nobody tells when it is not, and it is over in no time.
+    fn spawn(prepared: &mut std::process::Command) -> io::Result<Self> {
+        let mut tries = 1;
+        loop {
+            match prepared.spawn() {
+                Ok(leader) => return Ok(Self { leader, reaped: false }),
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
+                    tries += 1;
+                    thread::sleep(BUSY_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.leader)
+    }
+
+    fn streams(&mut self) -> io::Result<[Option<Stream>; 2]> {
+        let stdout = self.leader.stdout.take().map(|pipe| Stream::new(pipe.into(), Output::Stdout));
+        let stderr = self.leader.stderr.take().map(|pipe| Stream::new(pipe.into(), Output::Stderr));
+        Ok([stdout.transpose()?, stderr.transpose()?])
+    }
+
+    /// An error when the system refuses to kill the leader; when it has ended, systems differ in what they say.
+    fn kill(&self) -> io::Result<()> {
+        if !self.reaped {
+            let _ = kill_process_group(self.pid(), Signal::KILL);
+            // By itself too: it may have moved to another group.
+            kill_process(self.pid(), Signal::KILL)?;
+        }
+        Ok(())
+    }
+
+    /// Blocks until the leader has ended.
+    fn reap(&mut self) -> io::Result<ExitStatus> {
+        let status = self.leader.wait();
+        self.reaped = true;
+        status
+    }
+}
+
+impl Drop for Group {
+    /// For a start that failed half-way and for a supervisor that panicked.
+    fn drop(&mut self) {
+        if !self.reaped {
+            let _ = self.kill();
+            let _ = self.reap();
+        }
+    }
+}
+
+/// One stream of output.
+struct Stream {
+    pipe: PipeReader,
+    kind: fn(Vec<u8>) -> Output,
+}
+
+impl Stream {
+    fn new(pipe: OwnedFd, kind: fn(Vec<u8>) -> Output) -> io::Result<Self> {
+        ioctl_fionbio(&pipe, true)?;
+        Ok(Self { pipe: pipe.into(), kind })
+    }
+}
+
+/// What the command has not read yet of its standard input.
+struct Stdin {
+    pipe: PipeWriter,
+    bytes: Vec<u8>,
+    written: usize,
+    /// Never read from. With it a child that closes its standard input just leaves the pipe full; without it the next
+    /// write would raise SIGPIPE, see [`Control::woken`].
+    _reader: PipeReader,
+}
+
+impl Stdin {
+    fn new(bytes: Vec<u8>) -> io::Result<(PipeReader, Self)> {
+        let (reader, pipe) = io::pipe()?;
+        ioctl_fionbio(&pipe, true)?;
+        Ok((reader.try_clone()?, Self { pipe, bytes, written: 0, _reader: reader }))
+    }
+}
+
+struct Supervisor {
+    group: Group,
+    waiter: Option<JoinHandle<()>>,
+    control: Arc<Control>,
+    events: Receiver<Event>,
+    /// `None` when it is closed.
+    streams: [Option<Stream>; 2],
+    /// `None` when all is written.
+    stdin: Option<Stdin>,
+    output: Sender<Output>,
+    /// The other end of `output`, to make room when nobody else does.
+    overflow: Receiver<Output>,
+    buffer: Vec<u8>,
+    started: Instant,
+    /// When the command is killed; never, when that is further away than the clock can say.
+    time_limit: Option<Instant>,
+    silence_limit: Option<Duration>,
+    /// Since when the command has been silent; `None` while its output waits for the reader, because a command that
+    /// cannot write is not silent.
+    heard: Option<Instant>,
+    /// Why the group was killed.
+    killed: Option<Exit>,
+    /// Nobody waits for all of the output any more.
+    interrupted: bool,
+    /// Set when the leader was reaped.
+    ended: Option<io::Result<CommandEnd>>,
+    /// The last field: dropped when everything else is.
+    _alive: Sender<Infallible>,
+}
+
+impl Supervisor {
+    fn run(mut self) {
+        while self.ended.is_none() {
+            self.wait();
+            self.take_events();
+            self.feed();
+            for index in 0..self.streams.len() {
+                self.pump(index, PIECE);
+            }
+            // After the reading, because what waits in a pipe is not silence; and in every round, because a command
+            // that always has something to say must not escape its limit.
+            self.enforce_limits();
+        }
+        self.drain();
+        match self.ended.take() {
+            Some(Ok(end)) => self.deliver(Output::End(end)),
+            Some(Err(error)) => log::warn!("the end of process {} is unknown: {error}", self.group.leader.id()),
+            None => {}
+        }
+        if let Some(waiter) = self.waiter.take() {
+            // It ended when it told the end of the leader.
+            let _ = waiter.join();
+        }
+    }
+
+    /// Blocks until a stream is ready, there is an event, or a limit is reached.
+    fn wait(&self) {
+        let timeout = self.next_limit().map(|(limit, _)| limit.saturating_duration_since(Instant::now()));
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut ready = Vec::with_capacity(4);
+        ready.push(PollFd::new(&self.control.woken, PollFlags::IN));
+        ready.extend(self.streams.iter().flatten().map(|stream| PollFd::new(&stream.pipe, PollFlags::IN)));
+        ready.extend(self.stdin.iter().map(|stdin| PollFd::new(&stdin.pipe, PollFlags::OUT)));
+        // Which of them it is does not matter: none of them blocks. Nor does a failure: it can only be a signal, or
+        // memory that the system lacks for the moment.
+        let _ = poll(&mut ready, timeout.as_ref());
+    }
+
+    fn take_events(&mut self) {
+        let _ = (&self.control.woken).read(&mut [0; 8]);
+        while let Ok(event) = self.events.try_recv() {
+            self.handle(event);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Interrupt => {
+                self.interrupted = true;
+                self.kill(Exit::Interrupted);
+            }
+            Event::LeaderEnded(Ok(())) => {
+                let _ = self.group.kill();
+                self.ended = Some(self.group.reap().map(|status| self.end(status)));
+            }
+            Event::LeaderEnded(Err(error)) => {
+                self.group.reaped = true;
+                self.ended = Some(Err(error));
+            }
+        }
+    }
+
+    fn kill(&mut self, reason: Exit) {
+        if self.ended.is_none() && self.killed.is_none() {
+            log::debug!("killing the process group {}: {reason}", self.group.leader.id());
+            self.killed = Some(reason);
+            if let Err(error) = self.group.kill() {
+                log::warn!("cannot kill process {}: {error}", self.group.leader.id());
+            }
+        }
+    }
+
+    fn end(&self, status: ExitStatus) -> CommandEnd {
+        let exit = match (self.killed, status.signal()) {
+            // Any other status means that it ended by itself just before it was killed.
+            (Some(reason), Some(signal)) if signal == Signal::KILL.as_raw() => reason,
+            (_, Some(signal)) => Exit::Signal(signal),
+            (_, None) => Exit::Code(status.code().unwrap_or_default()),
+        };
+        CommandEnd { exit, elapsed: self.started.elapsed() }
+    }
+
+    /// The limit that comes next; none when there is nothing left to kill.
+    fn next_limit(&self) -> Option<(Instant, Exit)> {
+        if self.ended.is_some() || self.killed.is_some() {
+            return None;
+        }
+        let time = self.time_limit.map(|limit| (limit, Exit::TimeLimit));
+        let silence = self.heard.zip(self.silence_limit).and_then(|(heard, limit)| heard.checked_add(limit));
+        let silence = silence.map(|limit| (limit, Exit::SilenceLimit));
+        time.into_iter().chain(silence).min_by_key(|(limit, _)| *limit)
+    }
+
+    fn enforce_limits(&mut self) {
+        if let Some((limit, exit)) = self.next_limit()
+            && limit <= Instant::now()
+        {
+            self.kill(exit);
+        }
+    }
+
+    /// Writes to standard input what it takes now, and closes it when all is written.
+    fn feed(&mut self) {
+        let Some(stdin) = &mut self.stdin else { return };
+        match stdin.pipe.write(&stdin.bytes[stdin.written..]) {
+            Ok(count) => stdin.written += count,
+            Err(error) if is_momentary(&error) => return,
+            Err(_) => stdin.written = stdin.bytes.len(),
+        }
+        if stdin.written == stdin.bytes.len() {
+            self.stdin = None;
+        }
+    }
+
+    /// Reads once from a stream, `most` bytes at most, and hands them over. Returns how many there were.
+    fn pump(&mut self, index: usize, most: usize) -> usize {
+        let Some(stream) = &mut self.streams[index] else { return 0 };
+        match stream.pipe.read(&mut self.buffer[..most]) {
+            Ok(count @ 1..) => {
+                let output = (stream.kind)(self.buffer[..count].to_vec());
+                self.deliver(output);
+                return count;
+            }
+            Err(error) if is_momentary(&error) => {}
+            Ok(0) | Err(_) => self.streams[index] = None,
+        }
+        0
+    }
+
+    /// Hands over what is in the pipes at this moment. A process that has left the group may still hold them, and write
+    /// for ever; so it is neither the end nor a lull that is waited for.
+    fn drain(&mut self) {
+        for index in 0..self.streams.len() {
+            let waiting = self.streams[index].as_ref().and_then(|stream| ioctl_fionread(&stream.pipe).ok());
+            let mut waiting = waiting.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+            while waiting > 0 {
+                match self.pump(index, waiting.min(PIECE)) {
+                    0 => break,
+                    count => waiting -= count,
+                }
+            }
+        }
+    }
+
+    /// Gives one piece to the reader. Waits for room, and meanwhile keeps the time limit and listens; after an interrupt
+    /// it makes room at the cost of the oldest piece.
+    fn deliver(&mut self, mut output: Output) {
+        self.heard = None;
+        // This end keeps a receiver of its own: that the reader is gone is told by the interrupt of a dropped `Process`.
+        while let Err(TrySendError::Full(back)) = self.output.try_send(output) {
+            output = back;
+            if self.interrupted {
+                let _ = self.overflow.try_recv();
+                continue;
+            }
+            self.enforce_limits();
+            let limit = self.next_limit().map_or_else(never, |(limit, _)| at(limit));
+            select! {
+                send(self.output, output) -> _ => break,
+                recv(self.events) -> event => if let Ok(event) = event { self.handle(event) },
+                recv(limit) -> _ => {}
+            }
+        }
+        self.heard = Some(Instant::now());
+    }
+}
+
+/// Nothing is wrong, there is just nothing to do now.
+fn is_momentary(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::path::Path;
+
+    use super::super::testing::{PATIENCE, Place, collect, tell};
+    use super::*;
+
+    fn begin_in(place: &Path, command: Command) -> Running {
+        let mut prepared = std::process::Command::new("/bin/sh");
+        prepared.arg("-c").arg(command.to_string()).current_dir(place);
+        start(prepared, &command, bounded(0).0).unwrap()
+    }
+
+    fn begin(command: Command) -> Running {
+        begin_in(Path::new("/"), command)
+    }
+
+    fn run(command: Command) -> (Vec<u8>, Vec<u8>, CommandEnd) {
+        collect(&begin(command).process)
+    }
+
+    /// A named pipe that a command holds as its descriptor 3. Who opens it is told that the command is there, and by its
+    /// end that nobody who has inherited the descriptor is left.
+    struct Lifeline(Place);
+
+    impl Lifeline {
+        fn new(name: &str) -> Self {
+            let place = Place::new(name);
+            let made = std::process::Command::new("mkfifo").arg(place.path().join("line")).status().unwrap();
+            assert!(made.success());
+            Self(place)
+        }
+
+        /// Begins a command that holds the line.
+        fn begin(&self, command: impl FnOnce(String) -> Command, line: &str) -> (Running, Receiver<usize>) {
+            let running = begin_in(self.0.path(), command(format!("exec 3>line; {line}")));
+            let line = self.0.path().join("line");
+            let mut line = tell(move || File::open(line).unwrap()).recv_timeout(PATIENCE).unwrap();
+            (running, tell(move || line.read_to_end(&mut Vec::new()).unwrap()))
+        }
+    }
+
+    fn assert_told<T>(told: &Receiver<T>) -> T {
+        told.recv_timeout(PATIENCE).expect("something is still alive")
+    }
+
+    #[test]
+    fn both_streams_and_the_exit_code_arrive() {
+        let (stdout, stderr, end) = run(Command::shell("echo out; echo err >&2; exit 3"));
+        assert_eq!((stdout.as_slice(), stderr.as_slice(), end.exit), (&b"out\n"[..], &b"err\n"[..], Exit::Code(3)));
+    }
+
+    #[test]
+    fn a_signal_that_is_not_ours_is_told() {
+        assert_eq!(run(Command::shell("kill -TERM $$")).2.exit, Exit::Signal(Signal::TERM.as_raw()));
+        assert_eq!(run(Command::shell("kill -KILL $$")).2.exit, Exit::Signal(Signal::KILL.as_raw()));
+    }
+
+    #[test]
+    fn ten_megabytes_of_standard_input_come_back() {
+        let bytes: Vec<u8> = (0..10_000_000_u32).map(|number| (number >> 3) as u8).collect();
+        let (stdout, _, end) = run(Command::shell("cat").stdin(bytes.clone()));
+        assert!(end.exit.success());
+        assert!(stdout == bytes);
+    }
+
+    #[test]
+    fn without_standard_input_there_is_nothing_to_read() {
+        assert!(run(Command::shell("cat")).2.exit.success());
+    }
+
+    #[test]
+    fn standard_input_that_nobody_reads_hangs_nothing() {
+        let bytes = vec![b'x'; 10_000_000];
+        assert_eq!(run(Command::shell("exit 4").stdin(bytes.clone())).2.exit, Exit::Code(4));
+        let (stdout, _, end) = run(Command::shell("exec <&-; echo deaf; exit 5").stdin(bytes.clone()));
+        assert_eq!((stdout.as_slice(), end.exit), (&b"deaf\n"[..], Exit::Code(5)));
+        let limited = Command::shell("sleep 1000").stdin(bytes).time_limit(Duration::from_millis(50));
+        assert_eq!(run(limited).2.exit, Exit::TimeLimit);
+    }
+
+    #[test]
+    fn a_flood_of_output_does_not_delay_the_time_limit() {
+        let (stdout, _, end) = run(Command::shell("echo first; yes").time_limit(Duration::from_millis(100)));
+        assert!(stdout.starts_with(b"first\n"));
+        assert_eq!(end.exit, Exit::TimeLimit);
+        assert!(end.elapsed >= Duration::from_millis(100), "{:?}", end.elapsed);
+    }
+
+    #[test]
+    fn limits_beyond_the_end_of_time_are_none() {
+        let command = Command::shell("true").time_limit(Duration::MAX).silence_limit(Duration::MAX);
+        assert!(run(command).2.exit.success());
+    }
+
+    #[test]
+    fn silence_ends_at_its_limit_and_keeps_what_was_said() {
+        let (stdout, _, end) = run(Command::shell("echo last; sleep 1000").silence_limit(Duration::from_millis(100)));
+        assert_eq!((stdout.as_slice(), end.exit), (&b"last\n"[..], Exit::SilenceLimit));
+        let closed = Command::shell("exec >&- 2>&-; sleep 1000").silence_limit(Duration::from_millis(100));
+        assert_eq!(run(closed).2.exit, Exit::SilenceLimit);
+    }
+
+    #[test]
+    fn a_command_that_speaks_now_and_then_is_not_silent() {
+        let line = "for i in 1 2 3 4 5 6 7 8; do echo $i >&2; sleep 0.25; done";
+        assert!(run(Command::shell(line).silence_limit(Duration::from_millis(1500))).2.exit.success());
+    }
+
+    #[test]
+    fn a_slow_reader_is_not_silence_and_misses_nothing() {
+        let limit = Duration::from_millis(300);
+        let running = begin(Command::shell("head -c 5000000 /dev/zero; echo end >&2").silence_limit(limit));
+        // It is time itself that must do nothing here.
+        thread::sleep(3 * limit);
+        let (stdout, stderr, end) = collect(&running.process);
+        assert_eq!((stdout.len(), stderr.as_slice(), end.exit), (5_000_000, &b"end\n"[..], Exit::Code(0)));
+    }
+
+    #[test]
+    fn an_interrupt_kills_grandchildren() {
+        let lifeline = Lifeline::new("grandchildren");
+        let (running, dead) = lifeline.begin(Command::shell, "(sleep 1000 & sleep 1000) & sleep 1000 | sleep 1000");
+        running.process.interrupt();
+        running.process.interrupt();
+        assert_told(&dead);
+        assert_eq!(collect(&running.process).2.exit, Exit::Interrupted);
+        running.thread.join().unwrap();
+        running.process.interrupt();
+    }
+
+    #[test]
+    fn dropping_the_process_kills_the_command() {
+        let lifeline = Lifeline::new("dropped");
+        let (running, dead) = lifeline.begin(Command::shell, "sleep 1000 & yes");
+        drop(running.process);
+        assert_told(&dead);
+        running.thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_left_in_the_background_ends_with_the_command() {
+        let lifeline = Lifeline::new("background");
+        let (running, dead) = lifeline.begin(Command::shell, "sleep 1000 & echo over");
+        let (stdout, _, end) = collect(&running.process);
+        assert_eq!((stdout.as_slice(), end.exit), (&b"over\n"[..], Exit::Code(0)));
+        assert_told(&dead);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn nobody_waits_for_the_output_of_a_process_that_left_the_group() {
+        for escaped in ["sleep 1000", "yes"] {
+            let lifeline = Lifeline::new("escaped");
+            let line = format!("setsid sh -c 'echo $$ >line; exec {escaped}' & read pid <line; echo $pid >&2");
+            let running = begin_in(lifeline.0.path(), Command::shell(line));
+            let (_, stderr, end) = collect(&running.process);
+            assert_eq!(end.exit, Exit::Code(0));
+            running.thread.join().unwrap();
+            let pid = String::from_utf8(stderr).unwrap().trim().parse().ok().and_then(Pid::from_raw);
+            // It fails when it is gone already: a process that writes for ever ends when nobody can read that.
+            let killed = kill_process(pid.unwrap(), Signal::KILL);
+            assert!(killed.is_ok() || escaped == "yes");
+        }
+    }
+
+    #[test]
+    fn much_output_takes_little_memory() {
+        let running = begin(Command::shell("head -c 104857600 /dev/zero"));
+        let mut bytes = 0;
+        let end = loop {
+            assert!(running.process.output().len() <= PIECES);
+            match running.process.output().recv_timeout(PATIENCE).unwrap() {
+                Output::Stdout(piece) => {
+                    assert!(piece.capacity() <= PIECE);
+                    bytes += piece.len();
+                }
+                Output::Stderr(piece) => panic!("{}", String::from_utf8_lossy(&piece)),
+                Output::End(end) => break end,
+            }
+        };
+        assert_eq!((bytes, end.exit), (100 << 20, Exit::Code(0)));
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_does_not_stop_the_time_limit() {
+        let lifeline = Lifeline::new("unread-limit");
+        let limited = |line| Command::shell(line).time_limit(Duration::from_millis(200));
+        let (running, dead) = lifeline.begin(limited, "yes");
+        assert_told(&dead);
+        assert_eq!(collect(&running.process).2.exit, Exit::TimeLimit);
+
+        let (running, dead) = lifeline.begin(limited, "yes");
+        assert_told(&dead);
+        drop(running.process);
+        running.thread.join().unwrap();
+    }
+
+    #[test]
+    fn the_end_after_an_interrupt_does_not_wait_for_the_reader() {
+        let lifeline = Lifeline::new("unread-interrupt");
+        let (running, dead) = lifeline.begin(Command::shell, "yes");
+        // Nobody tells when a channel is full.
+        while !running.process.output().is_full() {
+            thread::yield_now();
+        }
+        running.process.interrupt();
+        assert_told(&dead);
+        running.thread.join().unwrap();
+        assert_eq!(running.process.output().len(), PIECES);
+        assert_eq!(collect(&running.process).2.exit, Exit::Interrupted);
+    }
+
+    #[test]
+    fn a_group_that_is_dropped_is_killed() {
+        let lifeline = Lifeline::new("group");
+        let place = lifeline.0.path().to_owned();
+        let mut prepared = std::process::Command::new("/bin/sh");
+        prepared.args(["-c", "exec 3>line; sleep 1000 & sleep 1000"]).current_dir(&place).process_group(0);
+        let group = Group::spawn(&mut prepared).unwrap();
+        let mut line = File::open(place.join("line")).unwrap();
+        drop(group);
+        assert_told(&tell(move || line.read_to_end(&mut Vec::new()).unwrap()));
+    }
+
+    /// Counts descriptors and threads of a whole process, so that it has one to itself: this test program, run again.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn no_thread_and_no_descriptor_is_left_behind() {
+        const ALONE: &str = "LATENT_WORKER_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let name = thread::current().name().unwrap().to_owned();
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            let again = again.args(["--exact", &name, "--test-threads=1"]).env(ALONE, "1").output().unwrap();
+            assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stdout));
+            return;
+        }
+        let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+        let census = || (count("fd"), count("task"));
+        let finish = |running: Running| running.thread.join().unwrap();
+        finish(begin(Command::shell("true")));
+        let before = census();
+        for _ in 0..20 {
+            let running = begin(Command::shell("cat; echo err >&2").stdin("in"));
+            collect(&running.process);
+            finish(running);
+            let running = begin(Command::shell("yes").stdin(vec![0; 1 << 20]));
+            running.process.interrupt();
+            finish(running);
+            let running = begin(Command::shell("sleep 1000").time_limit(Duration::from_millis(5)));
+            finish(running);
+            let missing = std::process::Command::new("no-such-program");
+            assert!(start(missing, &Command::shell("").stdin("in"), bounded(0).0).is_err());
+        }
+        // A thread can be joined a moment before the system has taken it off its list.
+        let deadline = Instant::now() + PATIENCE;
+        while census() != before {
+            assert!(Instant::now() < deadline, "{:?}, and before {before:?}", census());
+            thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Latent workers.
+
+mod build;
+mod clock;
+mod command;
+mod error;
+mod event;
+mod worker;
+
+mod dispatch;
+mod lifecycle;
+
+mod runtime;
+
+mod drivers;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use build::{Build, BuildId, Epoch, Labels, Properties};
+pub use clock::Clock;
+pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};
+#[cfg(all(feature = "local", unix))]
+pub use drivers::local::{Kind, LocalLatentWorker};
+pub use error::{
+    AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, LeaseEnd,
+    StartError, StopError, SubstantiateError, UnknownBuild,
+};
+pub use event::{
+    BuildResult, BuildState, BuildStatus, DriverCall, Event, EventKind, NextStep, WorkerState, WorkerStatus,
+};
+pub use runtime::{
+    Finished, Inbox, Insubstantiation, Lease, Master, MasterBuilder, RunError, Running, ShutdownMode, ShutdownReport,
+    Substantiation, Ticket, Worker,
+};
+pub use worker::{
+    Attacher, Attachment, DEFAULT_IDLE_TIMEOUT, Health, IdlePolicy, LatentWorker, Secret, StartRequest, Started,
+    StopRequest, WorkerConfig,
+};

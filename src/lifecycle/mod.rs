@@ -1,0 +1,872 @@
+//! One worker's life as a value: inputs and the present moment go in, effects and the next deadline come out.
+//!
+//! Pure: no thread, clock, lock or call into a driver. Whoever holds a [`Lifecycle`] carries its [`Effects`] out, in
+//! order, and reports what came of them as further [`Input`]s. Three facts are kept apart, because every combination of
+//! them happens: what is wanted ([`Stage`]), whether the agent is connected, and which driver call is in flight.
+//!
+//! ```text
+//!                        request                  thread ready               attach
+//!   NotSubstantiated ────────────▶ Substantiating ────────────▶ …Starting ────────────▶ Substantiated
+//!          ▲                             │ cancel                   │ failure, cancel         │ idle, lost, request
+//!          │                             ▼                          ▼                         ▼
+//!          ├────────────────────── (no call made)           Insubstantiating ◀────────────────┘
+//!          │ stop returned                                          │  ▲ request: InsubstantiatingSubstantiating,
+//!          └────────────────────────────────────────────────────────┘  │ and straight to Substantiating after the stop
+//! ```
+
+mod quarantine;
+
+#[cfg(test)]
+mod explore;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::build::{BuildId, Epoch};
+use crate::error::{AttachError, FailureCause, LeaseEnd, SubstantiateError};
+use crate::event::{DriverCall, EventKind, NextStep, StartFailure, WorkerState};
+use crate::worker::{DEFAULT_IDLE_TIMEOUT, IdlePolicy, Limits};
+use quarantine::Quarantine;
+
+pub(crate) use crate::dispatch::{Fit, Openness};
+
+/// A request to be told when the worker is attached; unique within the worker.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct RequestId(pub(crate) u64);
+
+/// A lease; unique within the worker.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct LeaseId(u64);
+
+/// A connection that was accepted; unique within the worker.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct ConnectionId(u64);
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Request {
+    pub(crate) id: RequestId,
+    /// `None` asks for an instance that is up, without a lease.
+    pub(crate) lease: Option<LeaseFor>,
+    pub(crate) fit: Fit,
+}
+
+/// What a lease is asked for: a build of the queue, or work that only the asker knows of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct LeaseFor(pub(crate) Option<BuildId>);
+
+/// The good answer to a request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Grant {
+    pub(crate) epoch: Epoch,
+    pub(crate) lease: Option<LeaseId>,
+}
+
+pub(crate) type Answer = Result<Grant, SubstantiateError>;
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Input {
+    /// Somebody gives up a request.
+    Cancel(RequestId),
+    /// Somebody wants the instance stopped: after its builds, or at once when `fast`.
+    Insubstantiate { fast: bool },
+    /// As before, and for ever.
+    Shutdown { fast: bool },
+    Pause,
+    Unpause,
+    /// The instance thread of this attempt runs and would call the start now.
+    ThreadReady(Epoch),
+    /// There is no thread to be had for this attempt.
+    NoThread(Epoch, Arc<str>),
+    StartReturned(Epoch, Result<Vec<String>, StartFailure>),
+    CheckReturned(Epoch, Result<(), Arc<str>>),
+    CompatibleReturned(Epoch, Result<bool, Arc<str>>),
+    StopReturned(Epoch, Result<(), Arc<str>>),
+    Detach(ConnectionId, Arc<str>),
+    Release(LeaseId),
+    /// Time has passed: do what is due.
+    Time,
+}
+
+/// What is to be done after a transition, in this order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Effect {
+    /// Make an instance thread; it reports [`Input::ThreadReady`].
+    SpawnThread(Epoch),
+    /// Nobody waits for the start in flight any more.
+    CancelStart,
+    CallStart,
+    CallCheck,
+    /// Ask the driver about the build of this request.
+    CallCompatible(RequestId),
+    CallStop {
+        fast: bool,
+    },
+    Answer(RequestId, Answer),
+    /// All leases of this attempt are over.
+    EndLeases(LeaseEnd),
+    /// No instance of the attempts so far is left.
+    Gone,
+}
+
+/// Something to tell observers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Occurrence {
+    pub(crate) epoch: Epoch,
+    pub(crate) build: Option<BuildId>,
+    pub(crate) kind: EventKind,
+}
+
+/// What comes out of a transition.
+#[derive(Default, Debug)]
+pub(crate) struct Effects {
+    pub(crate) orders: Vec<Effect>,
+    /// Empty when nobody observes.
+    pub(crate) occurrences: Vec<Occurrence>,
+    observed: bool,
+}
+
+impl Effects {
+    pub(crate) fn new(observed: bool) -> Self {
+        Self { observed, ..Self::default() }
+    }
+
+    /// Tells observers something that happened beside the transition.
+    pub(crate) fn tell(&mut self, epoch: Epoch, kind: EventKind) {
+        if self.observed {
+            self.occurrences.push(Occurrence { epoch, build: None, kind });
+        }
+    }
+}
+
+/// What is wanted, with exactly the data that is legal meanwhile.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Stage {
+    NotSubstantiated,
+    Substantiating { give_up: Option<Instant> },
+    Starting { give_up: Option<Instant>, next_check: Option<Instant>, started: bool },
+    Substantiated(Up),
+    Insubstantiating { fast: bool },
+    ShutDown,
+}
+
+/// An instance whose agent has attached.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Up {
+    leases: Vec<(LeaseId, Option<BuildId>)>,
+    /// It is stopped after its last lease and gives no new ones.
+    draining: bool,
+    /// It has had a lease.
+    used: bool,
+    /// When it is stopped for want of work; only while it has none.
+    idle_until: Option<Instant>,
+    /// When it is stopped for want of its agent; only while that is gone.
+    reattach_until: Option<Instant>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Waiter {
+    request: Request,
+    made: Instant,
+    deadline: Option<Instant>,
+    /// The attempt was started for its build, so that there is nothing to ask.
+    initiator: bool,
+}
+
+/// The driver call in flight. There is never more than one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Call {
+    Start,
+    Check,
+    Compatible(RequestId),
+    Stop,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Lifecycle {
+    limits: Limits,
+    epoch: Epoch,
+    stage: Stage,
+    connection: Option<ConnectionId>,
+    call: Option<(Call, Instant)>,
+    waiters: Vec<Waiter>,
+    /// A shutdown was asked for.
+    closing: bool,
+    paused: bool,
+    quarantine: Quarantine,
+    details: Vec<String>,
+    last_failure: Option<(Arc<str>, Instant)>,
+    state_since: Instant,
+    version: u64,
+    last_lease: u64,
+    last_connection: u64,
+}
+
+impl Lifecycle {
+    pub(crate) fn new(limits: Limits, now: Instant) -> Self {
+        Self {
+            limits,
+            epoch: Epoch(0),
+            stage: Stage::NotSubstantiated,
+            connection: None,
+            call: None,
+            waiters: Vec::new(),
+            closing: false,
+            paused: false,
+            quarantine: Quarantine::none(),
+            details: Vec::new(),
+            last_failure: None,
+            state_since: now,
+            version: 0,
+            last_lease: 0,
+            last_connection: 0,
+        }
+    }
+
+    /// Takes a request. The answer comes at once, or later as [`Effect::Answer`].
+    pub(crate) fn request(&mut self, now: Instant, request: Request, effects: &mut Effects) -> Option<Answer> {
+        self.version += 1;
+        if let Err(refusal) = self.admits(now, &request) {
+            return Some(Err(refusal));
+        }
+        if let Stage::Substantiated(up) = &mut self.stage
+            && self.connection.is_some()
+            && !up.draining
+            && (request.fit == Fit::Always || request.lease.is_none())
+        {
+            if up.leases.is_empty() {
+                up.idle_until = None;
+            }
+            let grant = self.grant(&request, effects);
+            self.settle(now, effects);
+            return Some(Ok(grant));
+        }
+        let before = self.state();
+        let deadline = now.checked_add(self.limits.missing_timeout);
+        self.waiters.push(Waiter { request, made: now, deadline, initiator: false });
+        match self.stage {
+            Stage::NotSubstantiated => self.begin_attempt(effects),
+            _ => self.settle(now, effects),
+        }
+        self.note_state(before, now);
+        None
+    }
+
+    fn admits(&self, now: Instant, request: &Request) -> Result<(), SubstantiateError> {
+        if self.closing {
+            Err(SubstantiateError::ShutDown)
+        } else if self.paused {
+            Err(SubstantiateError::Paused)
+        } else if let Some(remaining) = self.quarantine.remaining(now) {
+            Err(SubstantiateError::Quarantined { remaining })
+        } else if request.lease.is_some() && self.is_full() {
+            Err(SubstantiateError::Full)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Decides whether an agent that proved to belong to attempt `epoch` is let in.
+    pub(crate) fn attach(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        effects: &mut Effects,
+    ) -> Result<ConnectionId, AttachError> {
+        self.version += 1;
+        let before = self.state();
+        if epoch != self.epoch {
+            return Err(AttachError::Stale);
+        }
+        let started = match &mut self.stage {
+            Stage::Starting { started, .. } => Some(*started),
+            Stage::Substantiated(_) if self.connection.is_some() => return Err(AttachError::AlreadyAttached),
+            Stage::Substantiated(up) => {
+                up.reattach_until = None;
+                None
+            }
+            Stage::NotSubstantiated | Stage::Substantiating { .. } | Stage::Insubstantiating { .. } | Stage::ShutDown => {
+                return Err(AttachError::Stale);
+            }
+        };
+        self.last_connection += 1;
+        let connection = ConnectionId(self.last_connection);
+        self.connection = Some(connection);
+        self.tell(effects, None, || EventKind::Attached);
+        if let Some(started) = started {
+            if started {
+                self.tell_substantiated(effects);
+            }
+            self.stage = Stage::Substantiated(Up::default());
+        }
+        for waiter in std::mem::take(&mut self.waiters) {
+            if waiter.initiator || waiter.request.fit == Fit::Always || waiter.request.lease.is_none() {
+                let grant = self.grant(&waiter.request, effects);
+                effects.orders.push(Effect::Answer(waiter.request.id, Ok(grant)));
+            } else {
+                self.waiters.push(waiter);
+            }
+        }
+        self.settle(now, effects);
+        self.note_state(before, now);
+        Ok(connection)
+    }
+
+    /// Every other transition.
+    pub(crate) fn apply(&mut self, now: Instant, input: Input, effects: &mut Effects) {
+        self.version += 1;
+        let before = self.state();
+        match input {
+            Input::Cancel(request) => self.cancel(now, request, effects),
+            Input::Insubstantiate { fast } => {
+                self.answer_all(&SubstantiateError::Insubstantiated, effects);
+                self.bring_down(now, fast, effects);
+            }
+            Input::Shutdown { fast } => {
+                self.closing = true;
+                self.answer_all(&SubstantiateError::ShutDown, effects);
+                self.bring_down(now, fast, effects);
+            }
+            Input::Pause => {
+                if !std::mem::replace(&mut self.paused, true) {
+                    self.tell(effects, None, || EventKind::Paused);
+                }
+            }
+            Input::Unpause => {
+                self.quarantine.end();
+                self.paused = false;
+                self.tell(effects, None, || EventKind::Unpaused);
+            }
+            Input::ThreadReady(epoch) => {
+                if let Stage::Substantiating { give_up } = self.stage
+                    && epoch == self.epoch
+                {
+                    self.stage = Stage::Starting { give_up, next_check: None, started: false };
+                    self.call = Some((Call::Start, now));
+                    self.tell(effects, self.initiating_build(), || EventKind::StartCalled);
+                    effects.orders.push(Effect::CallStart);
+                }
+            }
+            Input::NoThread(epoch, reason) => {
+                if matches!(self.stage, Stage::Substantiating { .. }) && epoch == self.epoch {
+                    self.fail(now, FailureCause::Infrastructure, &reason, effects);
+                }
+            }
+            Input::StartReturned(epoch, result) if self.returned(epoch, DriverCall::Start) => {
+                self.start_returned(now, result, effects);
+            }
+            Input::CheckReturned(epoch, result) if self.returned(epoch, DriverCall::Check) => {
+                self.tell(effects, None, || EventKind::CheckReturned { result: result.clone() });
+                match (&mut self.stage, result) {
+                    (Stage::Starting { next_check, .. }, Ok(())) => {
+                        *next_check = now.checked_add(self.limits.check_instance_interval);
+                    }
+                    (Stage::Starting { .. }, Err(reason)) => {
+                        let reason = format!("the instance went bad before its agent attached: {reason}");
+                        self.fail(now, FailureCause::Infrastructure, &reason.into(), effects);
+                    }
+                    // The agent has attached meanwhile, and that is the better proof of health.
+                    _ => self.settle(now, effects),
+                }
+            }
+            Input::CompatibleReturned(epoch, result) => {
+                if let Some((Call::Compatible(request), _)) = self.call
+                    && self.returned(epoch, DriverCall::Compatible)
+                {
+                    self.compatible_returned(now, request, result, effects);
+                }
+            }
+            Input::StopReturned(epoch, result) if self.returned(epoch, DriverCall::Stop) => {
+                self.stop_returned(now, result, effects);
+            }
+            Input::Detach(connection, reason) => self.detach(now, connection, &reason, effects),
+            Input::Release(lease) => self.release(now, lease, effects),
+            Input::Time => self.time(now, effects),
+            // The answer to a call of an attempt that is over.
+            Input::StartReturned(..) | Input::CheckReturned(..) | Input::StopReturned(..) => {}
+        }
+        if matches!(self.stage, Stage::NotSubstantiated | Stage::ShutDown) {
+            effects.orders.push(Effect::Gone);
+        }
+        self.note_state(before, now);
+    }
+
+    // ---- what happens to an attempt
+
+    /// Begins an attempt for the first waiter.
+    fn begin_attempt(&mut self, effects: &mut Effects) {
+        let first = self.waiters.first_mut().expect("an attempt is begun for somebody");
+        first.initiator = true;
+        let give_up = first.made.checked_add(self.limits.missing_timeout);
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.details.clear();
+        self.stage = Stage::Substantiating { give_up };
+        debug_assert!(self.call.is_none() && self.connection.is_none(), "the last attempt has ended");
+        effects.orders.push(Effect::SpawnThread(self.epoch));
+    }
+
+    fn start_returned(&mut self, now: Instant, result: Result<Vec<String>, StartFailure>, effects: &mut Effects) {
+        self.tell(effects, None, || EventKind::StartReturned {
+            result: match &result {
+                Ok(details) => Ok(details.clone()),
+                Err(StartFailure::Cannot(reason)) => Err(format!("cannot substantiate: {reason}").into()),
+                Err(StartFailure::Failed(_, reason)) => Err(reason.clone()),
+            },
+        });
+        if let Ok(details) = &result {
+            self.details.clone_from(details);
+        }
+        match (&mut self.stage, result) {
+            (Stage::Starting { started, next_check, .. }, Ok(_)) => {
+                *started = true;
+                *next_check = now.checked_add(self.limits.check_instance_interval);
+            }
+            (Stage::Starting { .. }, Err(StartFailure::Cannot(reason))) => {
+                self.last_failure = Some((reason.clone(), now));
+                self.answer_all(&SubstantiateError::Cannot { reason }, effects);
+                self.go_down(now, false, effects);
+            }
+            (Stage::Starting { .. }, Err(StartFailure::Failed(cause, reason))) => {
+                self.fail(now, cause, &reason, effects);
+            }
+            (Stage::Substantiated(_), Ok(_)) => {
+                if self.connection.is_some() {
+                    self.tell_substantiated(effects);
+                }
+                self.settle(now, effects);
+            }
+            // The agent works, but the driver says that there is no instance. Whoever uses it may finish.
+            (Stage::Substantiated(up), Err(failure)) => {
+                up.draining = true;
+                let (cause, reason) = match failure {
+                    StartFailure::Cannot(reason) => (None, reason),
+                    StartFailure::Failed(cause, reason) => (Some(cause), reason),
+                };
+                self.last_failure = Some((reason.clone(), now));
+                if let Some(cause) = cause {
+                    self.enter_quarantine(now, cause, &reason, effects);
+                    self.answer_all(&SubstantiateError::Failed { cause, reason }, effects);
+                }
+                self.settle(now, effects);
+            }
+            _ => self.settle(now, effects),
+        }
+    }
+
+    fn compatible_returned(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        result: Result<bool, Arc<str>>,
+        effects: &mut Effects,
+    ) {
+        let usable = self.connection.is_some();
+        if let Stage::Substantiated(up) = &self.stage
+            && usable
+            && !up.draining
+            && let Some(position) = self.waiters.iter().position(|waiter| waiter.request.id == request)
+        {
+            let alone = up.leases.is_empty() && self.waiters.len() == 1;
+            if result == Ok(true) {
+                let waiter = self.waiters.remove(position);
+                let grant = self.grant(&waiter.request, effects);
+                effects.orders.push(Effect::Answer(request, Ok(grant)));
+            } else if alone && self.waiters[position].request.fit == Fit::AskOrRecycle {
+                self.go_down(now, false, effects);
+            } else {
+                self.waiters.remove(position);
+                let refusal = SubstantiateError::Incompatible { reason: result.err() };
+                effects.orders.push(Effect::Answer(request, Err(refusal)));
+            }
+        }
+        self.settle(now, effects);
+    }
+
+    fn stop_returned(&mut self, now: Instant, result: Result<(), Arc<str>>, effects: &mut Effects) {
+        self.tell(effects, None, || EventKind::StopReturned { result: result.clone() });
+        if self.connection.take().is_some() {
+            self.tell(effects, None, || EventKind::Detached { reason: "the instance was stopped".into() });
+        }
+        self.stage = Stage::NotSubstantiated;
+        if let Err(reason) = result {
+            let reason: Arc<str> = format!("the instance could not be stopped: {reason}").into();
+            self.last_failure = Some((reason.clone(), now));
+            if !self.closing {
+                self.enter_quarantine(now, FailureCause::Infrastructure, &reason, effects);
+            }
+            self.answer_all(&SubstantiateError::Failed { cause: FailureCause::Infrastructure, reason }, effects);
+        }
+        if self.closing {
+            self.stage = Stage::ShutDown;
+        } else if !self.waiters.is_empty() {
+            effects.orders.push(Effect::Gone);
+            self.begin_attempt(effects);
+        }
+    }
+
+    /// The attempt has failed before the agent attached, and not by the build's fault.
+    fn fail(&mut self, now: Instant, cause: FailureCause, reason: &Arc<str>, effects: &mut Effects) {
+        self.last_failure = Some((reason.clone(), now));
+        self.enter_quarantine(now, cause, reason, effects);
+        self.answer_all(&SubstantiateError::Failed { cause, reason: reason.clone() }, effects);
+        self.go_down(now, false, effects);
+    }
+
+    fn enter_quarantine(&mut self, now: Instant, cause: FailureCause, reason: &Arc<str>, effects: &mut Effects) {
+        let hint = match cause {
+            FailureCause::Throttled { retry_after: Some(time) } => time,
+            _ => Duration::ZERO,
+        };
+        if let Some(length) = self.quarantine.begin(now, hint) {
+            self.tell(effects, None, || EventKind::Quarantined { length, reason: reason.clone() });
+        }
+    }
+
+    /// Wants the instance gone, whatever it is doing, but leaves running builds their time unless `fast`.
+    fn bring_down(&mut self, now: Instant, fast: bool, effects: &mut Effects) {
+        match &mut self.stage {
+            Stage::NotSubstantiated if self.closing => self.stage = Stage::ShutDown,
+            Stage::NotSubstantiated | Stage::ShutDown => {}
+            Stage::Substantiated(up) if !fast && !up.leases.is_empty() => {
+                up.draining = true;
+                self.settle(now, effects);
+            }
+            Stage::Substantiated(_) => {
+                self.end_leases(LeaseEnd::Stopped, effects);
+                self.go_down(now, fast, effects);
+            }
+            Stage::Insubstantiating { fast: already } => *already |= fast,
+            Stage::Substantiating { .. } | Stage::Starting { .. } => self.go_down(now, fast, effects),
+        }
+    }
+
+    /// The attempt is over: the stop follows as soon as no other call is in flight. No lease is left.
+    fn go_down(&mut self, now: Instant, fast: bool, effects: &mut Effects) {
+        if matches!(self.stage, Stage::Substantiating { .. }) {
+            // The start was not called, so that there is nothing to stop.
+            self.stage = if self.closing { Stage::ShutDown } else { Stage::NotSubstantiated };
+            return;
+        }
+        if let Some((Call::Start, _)) = self.call {
+            effects.orders.push(Effect::CancelStart);
+        }
+        self.stage = Stage::Insubstantiating { fast };
+        self.call_stop(now, effects);
+    }
+
+    fn call_stop(&mut self, now: Instant, effects: &mut Effects) {
+        if let Stage::Insubstantiating { fast } = self.stage
+            && self.call.is_none()
+        {
+            self.call = Some((Call::Stop, now));
+            self.tell(effects, None, || EventKind::StopCalled { fast });
+            effects.orders.push(Effect::CallStop { fast });
+        }
+    }
+
+    /// What follows by itself when a call has returned, a lease or a request is gone, or the agent is back.
+    fn settle(&mut self, now: Instant, effects: &mut Effects) {
+        let connected = self.connection.is_some();
+        let Stage::Substantiated(up) = &mut self.stage else {
+            self.call_stop(now, effects);
+            return;
+        };
+        if up.draining {
+            // Whoever waits here waits for the instance after this one.
+            if up.leases.is_empty() {
+                self.go_down(now, false, effects);
+            }
+        } else if !connected {
+            up.idle_until = None;
+        } else if let Some(waiter) = self.waiters.first() {
+            up.idle_until = None;
+            if self.call.is_none() {
+                let request = waiter.request.id;
+                self.call = Some((Call::Compatible(request), now));
+                effects.orders.push(Effect::CallCompatible(request));
+            }
+        } else if !up.leases.is_empty() {
+            up.idle_until = None;
+        } else if up.idle_until.is_none() {
+            match self.limits.idle {
+                IdlePolicy::AfterBuild if up.used => self.go_down(now, false, effects),
+                IdlePolicy::AfterBuild => up.idle_until = now.checked_add(DEFAULT_IDLE_TIMEOUT),
+                IdlePolicy::After(time) => up.idle_until = now.checked_add(time),
+                IdlePolicy::Never => {}
+            }
+        }
+    }
+
+    // ---- what happens to requests, leases and the connection
+
+    fn grant(&mut self, request: &Request, effects: &mut Effects) -> Grant {
+        let Stage::Substantiated(up) = &mut self.stage else {
+            unreachable!("a grant is given by an attached instance");
+        };
+        let lease = request.lease.map(|LeaseFor(build)| {
+            self.last_lease += 1;
+            let lease = LeaseId(self.last_lease);
+            up.leases.push((lease, build));
+            up.used = true;
+            up.idle_until = None;
+            lease
+        });
+        if let Some(LeaseFor(build)) = request.lease {
+            self.tell(effects, build, || EventKind::BuildStarted);
+        }
+        Grant { epoch: self.epoch, lease }
+    }
+
+    fn answer_all(&mut self, error: &SubstantiateError, effects: &mut Effects) {
+        for waiter in self.waiters.drain(..) {
+            effects.orders.push(Effect::Answer(waiter.request.id, Err(error.clone())));
+        }
+    }
+
+    fn cancel(&mut self, now: Instant, request: RequestId, effects: &mut Effects) {
+        let Some(position) = self.waiters.iter().position(|waiter| waiter.request.id == request) else {
+            return; // answered already
+        };
+        self.waiters.remove(position);
+        effects.orders.push(Effect::Answer(request, Err(SubstantiateError::Cancelled)));
+        self.waiter_left(now, effects);
+    }
+
+    /// A waiter is gone without an instance. Nobody starts an instance that nobody waits for.
+    fn waiter_left(&mut self, now: Instant, effects: &mut Effects) {
+        match self.stage {
+            Stage::Substantiating { .. } | Stage::Starting { .. } if self.waiters.is_empty() => {
+                self.go_down(now, false, effects);
+            }
+            _ => self.settle(now, effects),
+        }
+    }
+
+    fn release(&mut self, now: Instant, lease: LeaseId, effects: &mut Effects) {
+        let Stage::Substantiated(up) = &mut self.stage else { return };
+        let Some(position) = up.leases.iter().position(|(id, _)| *id == lease) else { return };
+        let (_, build) = up.leases.swap_remove(position);
+        self.quarantine.reset_length();
+        self.tell(effects, build, || EventKind::Released { end: None });
+        self.settle(now, effects);
+    }
+
+    fn end_leases(&mut self, end: LeaseEnd, effects: &mut Effects) {
+        let Stage::Substantiated(up) = &mut self.stage else { return };
+        let leases = std::mem::take(&mut up.leases);
+        if leases.is_empty() {
+            return;
+        }
+        for (_, build) in leases {
+            self.tell(effects, build, || EventKind::Released { end: Some(end.to_string().into()) });
+        }
+        effects.orders.push(Effect::EndLeases(end));
+    }
+
+    fn detach(&mut self, now: Instant, connection: ConnectionId, reason: &Arc<str>, effects: &mut Effects) {
+        if self.connection != Some(connection) {
+            return;
+        }
+        self.connection = None;
+        self.tell(effects, None, || EventKind::Detached { reason: reason.clone() });
+        let Stage::Substantiated(up) = &mut self.stage else { return };
+        let busy = !up.leases.is_empty();
+        if !busy && self.limits.idle == IdlePolicy::Never && !up.draining {
+            up.reattach_until = now.checked_add(self.limits.missing_timeout);
+            self.settle(now, effects);
+            return;
+        }
+        if busy {
+            self.last_failure = Some((reason.clone(), now));
+        }
+        self.end_leases(LeaseEnd::Lost(reason.clone()), effects);
+        self.go_down(now, false, effects);
+    }
+
+    fn time(&mut self, now: Instant, effects: &mut Effects) {
+        let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if due(self.quarantine.until()) {
+            self.quarantine.end();
+        }
+        match &mut self.stage {
+            Stage::Substantiating { give_up } | Stage::Starting { give_up, .. } if due(*give_up) => {
+                let after = self.limits.missing_timeout;
+                let reason: Arc<str> = SubstantiateError::TimedOut { after }.to_string().into();
+                self.last_failure = Some((reason.clone(), now));
+                self.enter_quarantine(now, FailureCause::Infrastructure, &reason, effects);
+                for waiter in std::mem::take(&mut self.waiters) {
+                    let after = now.saturating_duration_since(waiter.made);
+                    let error = SubstantiateError::TimedOut { after };
+                    effects.orders.push(Effect::Answer(waiter.request.id, Err(error)));
+                }
+                self.go_down(now, false, effects);
+            }
+            Stage::Starting { next_check, .. } if due(*next_check) && self.call.is_none() => {
+                *next_check = None;
+                self.call = Some((Call::Check, now));
+                self.tell(effects, None, || EventKind::CheckCalled);
+                effects.orders.push(Effect::CallCheck);
+            }
+            Stage::Substantiated(up) if due(up.idle_until) => self.go_down(now, false, effects),
+            Stage::Substantiated(up) if due(up.reattach_until) => {
+                self.last_failure = Some(("the agent did not re-attach".into(), now));
+                self.go_down(now, false, effects);
+            }
+            _ => {}
+        }
+        let late: Vec<_> = self.waiters.iter().filter(|w| due(w.deadline)).map(|w| (w.request.id, w.made)).collect();
+        if !late.is_empty() {
+            self.waiters.retain(|waiter| !due(waiter.deadline));
+            for (request, made) in late {
+                let error = SubstantiateError::TimedOut { after: now.saturating_duration_since(made) };
+                effects.orders.push(Effect::Answer(request, Err(error)));
+            }
+            self.waiter_left(now, effects);
+        }
+    }
+
+    // ---- what others want to know
+
+    /// Whether `call` of attempt `epoch` is the one in flight; then it is in flight no more.
+    fn returned(&mut self, epoch: Epoch, call: DriverCall) -> bool {
+        let awaited = epoch == self.epoch && self.call.is_some_and(|(in_flight, _)| in_flight.kind() == call);
+        if awaited {
+            self.call = None;
+        }
+        awaited
+    }
+
+    fn is_full(&self) -> bool {
+        let waiting = self.waiters.iter().filter(|waiter| waiter.request.lease.is_some()).count();
+        self.leases() + waiting >= self.limits.max_builds.get()
+    }
+
+    fn initiating_build(&self) -> Option<BuildId> {
+        self.waiters.first().and_then(|waiter| waiter.request.lease).and_then(|LeaseFor(build)| build)
+    }
+
+    fn note_state(&mut self, before: WorkerState, now: Instant) {
+        if self.state() != before {
+            self.state_since = now;
+        }
+    }
+
+    fn tell(&self, effects: &mut Effects, build: Option<BuildId>, kind: impl FnOnce() -> EventKind) {
+        if effects.observed {
+            effects.occurrences.push(Occurrence { epoch: self.epoch, build, kind: kind() });
+        }
+    }
+
+    fn tell_substantiated(&self, effects: &mut Effects) {
+        self.tell(effects, None, || EventKind::Substantiated { details: self.details.clone() });
+    }
+
+    /// When [`Input::Time`] is due next, and what for.
+    pub(crate) fn next_deadline(&self) -> Option<(Instant, NextStep)> {
+        let mut deadlines = [None; 5];
+        match &self.stage {
+            Stage::Substantiating { give_up } => deadlines[0] = give_up.map(|at| (at, NextStep::GiveUp)),
+            Stage::Starting { give_up, next_check, .. } => {
+                deadlines[0] = give_up.map(|at| (at, NextStep::GiveUp));
+                deadlines[1] = next_check.map(|at| (at, NextStep::Check));
+            }
+            Stage::Substantiated(up) => {
+                deadlines[0] = up.reattach_until.map(|at| (at, NextStep::GiveUp));
+                deadlines[2] = up.idle_until.map(|at| (at, NextStep::StopIdle));
+            }
+            Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
+        }
+        let first_waiter = self.waiters.iter().filter_map(|waiter| waiter.deadline).min();
+        deadlines[3] = first_waiter.map(|at| (at, NextStep::GiveUp));
+        deadlines[4] = self.quarantine.until().map(|at| (at, NextStep::EndQuarantine));
+        deadlines.into_iter().flatten().min()
+    }
+
+    pub(crate) fn openness(&self, now: Instant) -> Openness {
+        if self.closing || self.paused || self.quarantine.remaining(now).is_some() || self.is_full() {
+            return Openness::Closed;
+        }
+        match &self.stage {
+            Stage::NotSubstantiated => Openness::Down,
+            Stage::Substantiating { .. } | Stage::Starting { .. } => Openness::Starting,
+            Stage::Substantiated(up) if up.draining || self.connection.is_none() => Openness::Closed,
+            Stage::Substantiated(up) => {
+                Openness::Attached { unused: up.leases.is_empty() && self.waiters.is_empty() }
+            }
+            Stage::Insubstantiating { .. } => Openness::Stopping,
+            Stage::ShutDown => Openness::Closed,
+        }
+    }
+
+    pub(crate) fn state(&self) -> WorkerState {
+        match self.stage {
+            Stage::NotSubstantiated => WorkerState::NotSubstantiated,
+            Stage::Substantiating { .. } => WorkerState::Substantiating,
+            Stage::Starting { .. } => WorkerState::SubstantiatingStarting,
+            Stage::Substantiated(_) => WorkerState::Substantiated,
+            Stage::Insubstantiating { .. } if self.waiters.is_empty() => WorkerState::Insubstantiating,
+            Stage::Insubstantiating { .. } => WorkerState::InsubstantiatingSubstantiating,
+            Stage::ShutDown => WorkerState::ShutDown,
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Grows with every transition.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn leases(&self) -> usize {
+        match &self.stage {
+            Stage::Substantiated(up) => up.leases.len(),
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    pub(crate) fn attached(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    pub(crate) fn call(&self) -> Option<(DriverCall, Instant)> {
+        self.call.map(|(call, since)| (call.kind(), since))
+    }
+
+    pub(crate) fn details(&self) -> &[String] {
+        &self.details
+    }
+
+    pub(crate) fn last_failure(&self) -> Option<&(Arc<str>, Instant)> {
+        self.last_failure.as_ref()
+    }
+
+    pub(crate) fn quarantine(&self, now: Instant) -> Option<Duration> {
+        self.quarantine.remaining(now)
+    }
+
+    pub(crate) fn paused(&self) -> bool {
+        self.paused
+    }
+
+    pub(crate) fn state_since(&self) -> Instant {
+        self.state_since
+    }
+}
+
+impl Call {
+    fn kind(self) -> DriverCall {
+        match self {
+            Self::Start => DriverCall::Start,
+            Self::Check => DriverCall::Check,
+            Self::Compatible(_) => DriverCall::Compatible,
+            Self::Stop => DriverCall::Stop,
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! One worker as the runtime holds it: its lifecycle behind its lock, and what the lifecycle's effects refer to.
+//!
+//! A [`Transition`] is one turn under that lock. What it leads to is collected as [`Task`]s and carried out without it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+
+use super::connection::Connection;
+use super::instance::{Driver, Order};
+use super::lease::Lease;
+use super::observers::About;
+use super::shared::{Agenda, Shared, Task};
+use crate::build::{Build, BuildId, Epoch};
+use crate::dispatch::WorkerIndex;
+use crate::command::Agent;
+use crate::error::{AttachError, SubstantiateError};
+use crate::event::{EventKind, WorkerStatus};
+use crate::lifecycle::{
+    ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, Lifecycle, Openness, Request, RequestId,
+};
+use crate::worker::{AttemptIdentity, Secret};
+
+pub(super) struct WorkerCell {
+    pub(super) index: WorkerIndex,
+    pub(super) name: Arc<str>,
+    pub(super) driver: Arc<dyn Driver>,
+    pub(super) may_be_incompatible: bool,
+    /// The dispatch has not looked at this worker since its last transition.
+    dirty: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) life: Lifecycle,
+    next_request: u64,
+    requests: Vec<Pending>,
+    /// What belongs to the attempt under way, from the moment its start is called.
+    pub(super) attempt: Option<Attempt>,
+    /// The secret of the attempt before, so that its agent can be told apart from a stranger.
+    pub(super) ended_secret: Option<Secret>,
+    /// Who waits for the instance to be gone.
+    pub(super) gone: Vec<Sender<()>>,
+    /// When the timer looks after this worker. It may be too early, never too late.
+    scheduled: Option<Instant>,
+    pub(super) progress: Option<Arc<str>>,
+    pub(super) refused_agents: u64,
+}
+
+pub(super) struct Attempt {
+    pub(super) identity: AttemptIdentity,
+    pub(super) orders: Sender<Order>,
+    /// Dropped to cancel the start.
+    pub(super) cancel: Option<Sender<Infallible>>,
+    pub(super) connection: Option<Arc<Connection>>,
+}
+
+/// A request that the lifecycle has not answered yet.
+struct Pending {
+    id: RequestId,
+    asker: Asker,
+}
+
+/// Who is told the answer to a request.
+pub(super) enum Asker {
+    Queue(BuildId, Build),
+    Direct(Sender<Result<Lease, SubstantiateError>>, Build),
+    WarmUp(Sender<Result<(), SubstantiateError>>),
+}
+
+impl Asker {
+    fn build(&self) -> Option<&Build> {
+        match self {
+            Self::Queue(_, build) | Self::Direct(_, build) => Some(build),
+            Self::WarmUp(_) => None,
+        }
+    }
+}
+
+/// The answer to a request: what a lease is made of, or what went wrong in which attempt.
+pub(super) type Granted = Result<(Grant, Arc<Connection>), (SubstantiateError, Epoch)>;
+
+/// One turn of a worker under its lock.
+pub(super) struct Transition<'a> {
+    pub(super) now: Instant,
+    pub(super) effects: Effects,
+    pub(super) inner: &'a mut Inner,
+}
+
+impl WorkerCell {
+    pub(super) fn new(
+        index: WorkerIndex,
+        name: Arc<str>,
+        driver: Arc<dyn Driver>,
+        may_be_incompatible: bool,
+        life: Lifecycle,
+    ) -> Self {
+        let inner = Inner {
+            life,
+            next_request: 0,
+            requests: Vec::new(),
+            attempt: None,
+            ended_secret: None,
+            gone: Vec::new(),
+            scheduled: None,
+            progress: None,
+            refused_agents: 0,
+        };
+        Self { index, name, driver, may_be_incompatible, dirty: AtomicBool::new(false), inner: Mutex::new(inner) }
+    }
+
+    /// Whether this is the first change since the dispatch has looked.
+    pub(super) fn mark_dirty(&self) -> bool {
+        !self.dirty.swap(true, Ordering::SeqCst)
+    }
+
+    /// What the dispatch wants to know, at this moment.
+    pub(super) fn facts(&self, now: Instant) -> (u64, Epoch, Openness) {
+        self.dirty.store(false, Ordering::SeqCst);
+        let inner = self.inner.lock();
+        (inner.life.version(), inner.life.epoch(), inner.life.openness(now))
+    }
+
+    pub(super) fn connection(&self) -> Option<Arc<Connection>> {
+        self.inner.lock().attempt.as_ref().and_then(|attempt| attempt.connection.clone())
+    }
+
+    pub(super) fn status(&self, now: Instant) -> WorkerStatus {
+        let inner = self.inner.lock();
+        let life = &inner.life;
+        let ago = |since: Instant| now.saturating_duration_since(since);
+        WorkerStatus {
+            name: self.name.clone(),
+            state: life.state(),
+            state_for: ago(life.state_since()),
+            epoch: life.epoch(),
+            call: life.call().map(|(call, since)| (call, ago(since))),
+            attached: life.attached(),
+            leases: life.leases(),
+            waiting: life.waiting(),
+            next: life.next_deadline().map(|(at, step)| (step, at.saturating_duration_since(now))),
+            details: match &inner.progress {
+                Some(progress) => vec![progress.to_string()],
+                None => life.details().to_vec(),
+            },
+            last_failure: life.last_failure().map(|(reason, at)| (reason.clone(), ago(*at))),
+            quarantine: life.quarantine(now),
+            paused: life.paused(),
+            refused_agents: inner.refused_agents,
+        }
+    }
+
+    /// Takes one turn: `step` changes the lifecycle under the lock, and what follows goes on the agenda.
+    pub(super) fn transition<R>(
+        self: &Arc<Self>,
+        shared: &Shared,
+        agenda: &mut Agenda,
+        step: impl FnOnce(&mut Transition<'_>) -> R,
+    ) -> R {
+        let now = shared.clock.now();
+        let mut to_log = Vec::new();
+        let result;
+        {
+            let mut inner = self.inner.lock();
+            let effects = Effects::new(shared.observers.any());
+            let mut transition = Transition { now, effects, inner: &mut inner };
+            result = step(&mut transition);
+            let Effects { orders, occurrences, .. } = transition.effects;
+            for occurrence in occurrences {
+                let about =
+                    About { worker: Some(self.name.clone()), epoch: Some(occurrence.epoch), build: occurrence.build };
+                to_log.extend(shared.observers.publish(now, about, occurrence.kind));
+            }
+            for effect in orders {
+                self.resolve(effect, &mut inner, shared, agenda);
+            }
+            self.schedule(&mut inner, shared);
+        }
+        for event in &to_log {
+            super::observers::log(event);
+        }
+        shared.note_change(self, agenda);
+        result
+    }
+
+    /// Looks up what an effect refers to, so that it can be carried out without the lock.
+    fn resolve(self: &Arc<Self>, effect: Effect, inner: &mut Inner, shared: &Shared, agenda: &mut Agenda) {
+        let task = match effect {
+            Effect::SpawnThread(epoch) => {
+                shared.threads.reserve();
+                let build = inner.requests.first().and_then(|pending| pending.asker.build().cloned());
+                Task::Spawn { worker: self.clone(), epoch, build }
+            }
+            Effect::CancelStart => match inner.attempt.as_mut().and_then(|attempt| attempt.cancel.take()) {
+                Some(cancel) => Task::Cancel(cancel),
+                None => return,
+            },
+            // Whoever reported that its thread is ready makes this call itself.
+            Effect::CallStart => return,
+            Effect::CallCheck => return self.order(Order::Check, inner, agenda),
+            Effect::CallCompatible(request) => {
+                let asked = inner.requests.iter().find(|pending| pending.id == request);
+                let Some(build) = asked.and_then(|pending| pending.asker.build()) else { return };
+                let properties = build.properties().clone();
+                return self.order(Order::Compare(properties), inner, agenda);
+            }
+            Effect::CallStop { fast } => return self.order(Order::Stop { fast }, inner, agenda),
+            Effect::Answer(request, answer) => {
+                let Some(position) = inner.requests.iter().position(|pending| pending.id == request) else { return };
+                let asker = inner.requests.remove(position).asker;
+                Task::Answer { worker: self.clone(), asker, granted: inner.granted(answer) }
+            }
+            Effect::EndLeases(end) => match inner.attempt.as_ref().and_then(|attempt| attempt.connection.clone()) {
+                Some(connection) => Task::EndLeases(connection, end),
+                None => return,
+            },
+            Effect::Gone => {
+                if inner.gone.is_empty() {
+                    return;
+                }
+                Task::TellGone(std::mem::take(&mut inner.gone))
+            }
+        };
+        agenda.push(task);
+    }
+
+    fn order(&self, order: Order, inner: &Inner, agenda: &mut Agenda) {
+        if let Some(attempt) = &inner.attempt {
+            agenda.push(Task::Order(attempt.orders.clone(), order));
+        }
+    }
+
+    /// Has the timer look after this worker in time. Too early is harmless, so that nothing is done when the next
+    /// deadline has moved away: an instance that is leased and released all the time never wakes the timer.
+    fn schedule(&self, inner: &mut Inner, shared: &Shared) {
+        if let Some((at, _)) = inner.life.next_deadline()
+            && inner.scheduled.is_none_or(|scheduled| at < scheduled)
+        {
+            shared.timer.set(self.index, inner.scheduled, at);
+            inner.scheduled = Some(at);
+        }
+    }
+}
+
+impl Inner {
+    fn granted(&self, answer: Result<Grant, SubstantiateError>) -> Granted {
+        let grant = answer.map_err(|error| (error, self.life.epoch()))?;
+        let connection = self.attempt.as_ref().and_then(|attempt| attempt.connection.clone());
+        Ok((grant, connection.expect("a grant is given by an attached instance")))
+    }
+
+    /// The timer has called at `scheduled`.
+    pub(super) fn timer_called(&mut self, scheduled: Instant) {
+        if self.scheduled == Some(scheduled) {
+            self.scheduled = None;
+        }
+    }
+
+    /// The request of a build of the queue, if it is still open.
+    pub(super) fn request_of(&self, build: BuildId) -> Option<RequestId> {
+        let of_build = |pending: &&Pending| matches!(pending.asker, Asker::Queue(id, _) if id == build);
+        self.requests.iter().find(of_build).map(|pending| pending.id)
+    }
+}
+
+impl Transition<'_> {
+    /// Makes a request. Either it is answered at once, or the asker is kept and told later; then it has an id.
+    pub(super) fn request(
+        &mut self,
+        fit: Fit,
+        lease: Option<LeaseFor>,
+        asker: impl FnOnce() -> Asker,
+    ) -> Result<RequestId, Granted> {
+        let inner = &mut *self.inner;
+        let id = RequestId(inner.next_request);
+        inner.next_request += 1;
+        match inner.life.request(self.now, Request { id, lease, fit }, &mut self.effects) {
+            Some(answer) => Err(inner.granted(answer)),
+            None => {
+                inner.requests.push(Pending { id, asker: asker() });
+                Ok(id)
+            }
+        }
+    }
+
+    pub(super) fn apply(&mut self, input: Input) {
+        self.inner.life.apply(self.now, input, &mut self.effects);
+    }
+
+    /// Lets an agent in that knows the secret of the attempt under way.
+    pub(super) fn attach(&mut self, secret: &str, agent: Arc<dyn Agent>) -> Result<ConnectionId, AttachError> {
+        let current = self.inner.attempt.as_mut().filter(|attempt| attempt.identity.secret.matches(secret));
+        let Some(attempt) = current else {
+            let ended = self.inner.ended_secret.as_ref().is_some_and(|ended| ended.matches(secret));
+            return Err(if ended { AttachError::Stale } else { AttachError::WrongSecret });
+        };
+        let id = self.inner.life.attach(self.now, attempt.identity.epoch, &mut self.effects)?;
+        attempt.connection = Some(Arc::new(Connection::new(agent)));
+        Ok(id)
+    }
+
+    /// Tells observers something that is not the lifecycle's business.
+    pub(super) fn tell(&mut self, kind: EventKind) {
+        self.effects.tell(self.inner.life.epoch(), kind);
+    }
+}

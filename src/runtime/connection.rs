@@ -1,0 +1,53 @@
+//! An accepted agent, as the leases that use it share it.
+
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::command::Agent;
+use crate::error::LeaseEnd;
+
+/// Set once, and then seen by everybody who asks or waits.
+pub(super) struct EndSignal {
+    end: OnceLock<LeaseEnd>,
+    /// Dropped when it is set, which wakes all who wait.
+    open: Mutex<Option<Sender<Infallible>>>,
+    closed: Receiver<Infallible>,
+}
+
+impl EndSignal {
+    pub(super) fn new() -> Self {
+        let (open, closed) = bounded(0);
+        Self { end: OnceLock::new(), open: Mutex::new(Some(open)), closed }
+    }
+
+    pub(super) fn set(&self, end: LeaseEnd) {
+        if self.end.set(end).is_ok() {
+            let open = self.open.lock().take();
+            drop(open);
+        }
+    }
+
+    pub(super) fn get(&self) -> Option<&LeaseEnd> {
+        self.end.get()
+    }
+
+    /// Never carries anything; is disconnected when the signal is set.
+    pub(super) fn closed(&self) -> &Receiver<Infallible> {
+        &self.closed
+    }
+}
+
+pub(super) struct Connection {
+    pub(super) agent: Arc<dyn Agent>,
+    /// The leases that use this connection are over.
+    pub(super) end: EndSignal,
+}
+
+impl Connection {
+    pub(super) fn new(agent: Arc<dyn Agent>) -> Self {
+        Self { agent, end: EndSignal::new() }
+    }
+}

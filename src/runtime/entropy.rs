@@ -1,0 +1,44 @@
+//! Randomness from the operating system, for secrets and keys. Nothing else here is random.
+
+use std::io;
+
+/// `N` random bytes as hexadecimal digits.
+pub(crate) fn hex<const N: usize>() -> io::Result<String> {
+    let mut bytes = [0_u8; N];
+    fill(&mut bytes)?;
+    Ok(bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect())
+}
+
+/// A file of the system is all it takes, so that the core needs no crate for it.
+#[cfg(unix)]
+fn fill(bytes: &mut [u8]) -> io::Result<()> {
+    use std::fs::File;
+    use std::io::Read;
+    use std::sync::OnceLock;
+
+    static SOURCE: OnceLock<File> = OnceLock::new();
+    let mut source = match SOURCE.get() {
+        Some(source) => source,
+        None => {
+            let opened = File::open("/dev/urandom")?;
+            SOURCE.get_or_init(|| opened)
+        }
+    };
+    source.read_exact(bytes)
+}
+
+#[cfg(not(unix))]
+fn fill(bytes: &mut [u8]) -> io::Result<()> {
+    getrandom::fill(bytes).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a1_secrets_have_256_bits_and_differ() {
+        let (a, b) = (super::hex::<32>().unwrap(), super::hex::<32>().unwrap());
+        assert_eq!(a.len(), 64);
+        assert!(a.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        assert_ne!(a, b);
+    }
+}

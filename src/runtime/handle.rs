@@ -1,0 +1,208 @@
+//! What a user holds of one worker, and of what was asked of it without the queue.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::cell::{Asker, Granted, WorkerCell};
+use super::lease::{Lease, recv_within};
+use super::shared::{Agenda, Shared};
+use crate::build::Build;
+use crate::error::SubstantiateError;
+use crate::event::WorkerStatus;
+use crate::lifecycle::{Fit, Input, LeaseFor, RequestId};
+
+/// A handle of one worker of a [`Master`](crate::Master). Cheap to clone.
+///
+/// Builds come to it through the queue of the master. With [`substantiate`](Worker::substantiate) it can be used
+/// without the queue as well, by those who have a scheduler of their own; both may be mixed.
+///
+/// No method blocks.
+#[derive(Clone)]
+pub struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) cell: Arc<WorkerCell>,
+}
+
+impl Worker {
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.cell.name
+    }
+
+    /// Asks for a lease, and for an instance if there is none.
+    ///
+    /// Refused at once when the worker is paused, in quarantine, full or shut down. An instance that is up but does not
+    /// fit the build is replaced when nobody uses it; otherwise the request is refused as incompatible.
+    #[doc(alias = "acquire")]
+    pub fn substantiate(&self, build: &Build) -> Substantiation<Lease> {
+        let fit = if self.cell.may_be_incompatible { Fit::AskOrRecycle } else { Fit::Always };
+        let lease = |granted: Granted| {
+            granted.map(|granted| Lease::new(&self.shared, &self.cell, granted, build.clone())).map_err(|(error, _)| error)
+        };
+        self.request(fit, Some(LeaseFor(None)), |sender| Asker::Direct(sender, build.clone()), lease)
+    }
+
+    /// Asks for an instance without a build: the next one finds it warm. Refused like
+    /// [`substantiate`](Worker::substantiate), but never because the worker is full.
+    #[doc(alias = "prewarm")]
+    pub fn warm_up(&self) -> Substantiation<()> {
+        let done = |granted: Granted| granted.map(|_| ()).map_err(|(error, _)| error);
+        self.request(Fit::Always, None, Asker::WarmUp, done)
+    }
+
+    fn request<T>(
+        &self,
+        fit: Fit,
+        lease: Option<LeaseFor>,
+        asker: impl FnOnce(crossbeam_channel::Sender<Result<T, SubstantiateError>>) -> Asker,
+        answer: impl FnOnce(Granted) -> Result<T, SubstantiateError>,
+    ) -> Substantiation<T> {
+        let mut agenda = Agenda::default();
+        let mut receiver = None;
+        let requested = self.cell.transition(&self.shared, &mut agenda, |turn| {
+            turn.request(fit, lease, || {
+                let (sender, answers) = bounded(1);
+                receiver = Some(answers);
+                asker(sender)
+            })
+        });
+        self.shared.perform(agenda);
+        let state = match (requested, receiver) {
+            (Ok(request), Some(answers)) => Answer::Awaited { worker: self.clone(), request, answers },
+            (Ok(_), None) => unreachable!("a request is kept with its channel"),
+            (Err(granted), _) => Answer::Known(answer(granted)),
+        };
+        Substantiation { state }
+    }
+
+    /// Stops the instance, if there is one: after its builds, or at once when `fast`; leases that are out end then, and
+    /// `fast` reaches the driver. Requests that wait are answered with [`SubstantiateError::Insubstantiated`]; builds
+    /// of the queue go back to it.
+    #[doc(alias = "terminate")]
+    pub fn insubstantiate(&self, fast: bool) -> Insubstantiation {
+        let (sender, gone) = bounded(1);
+        let mut agenda = Agenda::default();
+        self.cell.transition(&self.shared, &mut agenda, |turn| {
+            turn.inner.gone.push(sender);
+            turn.apply(Input::Insubstantiate { fast });
+        });
+        self.shared.perform(agenda);
+        Insubstantiation { gone }
+    }
+
+    /// Takes no new builds until it is unpaused. What runs goes on; the idle policy still holds.
+    #[doc(alias = "drain")]
+    pub fn pause(&self) {
+        self.apply(Input::Pause);
+    }
+
+    /// Takes builds again, also when it was in quarantine.
+    pub fn unpause(&self) {
+        self.apply(Input::Unpause);
+    }
+
+    fn apply(&self, input: Input) {
+        let mut agenda = Agenda::default();
+        self.cell.transition(&self.shared, &mut agenda, |turn| turn.apply(input));
+        self.shared.perform(agenda);
+    }
+
+    /// What it is doing, and why.
+    pub fn status(&self) -> WorkerStatus {
+        self.cell.status(self.shared.clock.now())
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+/// A request to a worker that has one answer. Dropping it before that cancels the request.
+#[must_use = "dropping it cancels the request"]
+pub struct Substantiation<T> {
+    state: Answer<T>,
+}
+
+enum Answer<T> {
+    Known(Result<T, SubstantiateError>),
+    Awaited { worker: Worker, request: RequestId, answers: Receiver<Result<T, SubstantiateError>> },
+    Taken,
+}
+
+impl<T> Substantiation<T> {
+    /// Blocks until there is an answer: at the latest when the worker's `missing_timeout` is over.
+    pub fn wait(mut self) -> Result<T, SubstantiateError> {
+        self.take(|answers| answers.recv().ok()).expect("every request is answered")
+    }
+
+    /// The answer, if it comes within `timeout`; otherwise the request stays as it is. After the answer was taken
+    /// there is no other.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<T, SubstantiateError>> {
+        self.take(|answers| recv_within(answers, timeout).ok())
+    }
+
+    /// The answer, if it is there. Does not block.
+    pub fn try_wait(&mut self) -> Option<Result<T, SubstantiateError>> {
+        self.take(|answers| answers.try_recv().ok())
+    }
+
+    fn take(
+        &mut self,
+        receive: impl FnOnce(&Receiver<Result<T, SubstantiateError>>) -> Option<Result<T, SubstantiateError>>,
+    ) -> Option<Result<T, SubstantiateError>> {
+        match std::mem::replace(&mut self.state, Answer::Taken) {
+            Answer::Known(answer) => Some(answer),
+            Answer::Taken => None,
+            Answer::Awaited { worker, request, answers } => {
+                let answer = receive(&answers);
+                if answer.is_none() {
+                    self.state = Answer::Awaited { worker, request, answers };
+                }
+                answer
+            }
+        }
+    }
+
+    /// Gives the request up: it is answered with [`SubstantiateError::Cancelled`] at once, unless it has been answered.
+    /// When nobody else waits for the instance, its start is cancelled. Does not block.
+    pub fn cancel(&self) {
+        if let Answer::Awaited { worker, request, .. } = &self.state {
+            worker.shared.cancel_request(&worker.cell, *request);
+        }
+    }
+}
+
+impl<T> Drop for Substantiation<T> {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+impl<T> fmt::Debug for Substantiation<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            Answer::Known(_) => "answered",
+            Answer::Awaited { .. } => "awaited",
+            Answer::Taken => "taken",
+        };
+        f.debug_struct("Substantiation").field("state", &state).finish()
+    }
+}
+
+/// A stop that was asked for. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Insubstantiation {
+    gone: Receiver<()>,
+}
+
+impl Insubstantiation {
+    /// Blocks until the instance is gone, at most for `timeout`; whether it is.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        recv_within(&self.gone, timeout).is_ok()
+    }
+}

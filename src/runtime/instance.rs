@@ -1,0 +1,213 @@
+//! The thread of one instance: it makes all calls into the driver, one after the other, and then it ends.
+//!
+//! What is to be called is decided by the lifecycle and comes as [`Order`]s; what a call returned goes back to the
+//! lifecycle. While a call hangs, only this thread hangs.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded, select};
+
+use super::cell::{Attempt, WorkerCell};
+use super::entropy;
+use super::fence::fenced;
+use super::shared::{Agenda, Shared, SharedPoint};
+use crate::build::{Build, Epoch, Properties};
+use crate::error::{Cancelled, FailureCause, chain};
+use crate::event::{DriverCall, EventKind, StartFailure};
+use crate::lifecycle::{Effect, Input};
+use crate::worker::{
+    AttemptIdentity, Attacher, Health, LatentWorker, Secret, StartControls, StartRequest, Started, StopRequest,
+};
+
+/// The next call to make. The lifecycle never has two in flight, so that the channel of orders has room for one.
+pub(super) enum Order {
+    Check,
+    Compare(Properties),
+    Stop { fast: bool },
+}
+
+/// A [`LatentWorker`] of any type of instance.
+pub(super) trait Driver: Send + Sync {
+    fn builds_may_be_incompatible(&self) -> bool;
+    /// The body of an instance thread.
+    fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>);
+}
+
+impl<W: LatentWorker> Driver for W {
+    fn builds_may_be_incompatible(&self) -> bool {
+        LatentWorker::builds_may_be_incompatible(self)
+    }
+
+    fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>) {
+        let report = |input: Input| {
+            let mut agenda = Agenda::default();
+            worker.transition(shared, &mut agenda, |turn| turn.apply(input));
+            shared.perform(agenda);
+        };
+        let identity = match identity(worker, epoch) {
+            Ok(identity) => identity,
+            Err(error) => {
+                let reason = format!("no random numbers for a secret: {}", chain(&error));
+                return report(Input::NoThread(epoch, reason.into()));
+            }
+        };
+        let Some((orders, cancelled)) = announce(shared, worker, &identity) else {
+            return; // cancelled before the start was called
+        };
+
+        let controls = Controls { shared, worker, identity: &identity, cancelled };
+        let request = StartRequest { identity: &identity, build: build.as_ref(), controls: &controls };
+        let started = match fenced("start_instance", || self.start_instance(&request)) {
+            Ok(returned) => returned.map_err(StartFailure::from),
+            Err(panic) => Err(StartFailure::Failed(FailureCause::Infrastructure, panic)),
+        };
+        let (instance, result) = match started {
+            Ok(Started { instance, details }) => (Some(instance), Ok(details)),
+            Err(failure) => (None, Err(failure)),
+        };
+        report(Input::StartReturned(epoch, result));
+
+        for order in orders {
+            match (order, &instance) {
+                (Order::Check, Some(instance)) => {
+                    let result = match fenced("check_instance", || self.check_instance(instance)) {
+                        Ok(Health::Good) => Ok(()),
+                        Ok(Health::Bad(reason)) => Err(reason.into()),
+                        Err(panic) => Err(panic),
+                    };
+                    report(Input::CheckReturned(epoch, result));
+                }
+                (Order::Compare(properties), Some(instance)) => {
+                    let compare = || self.is_compatible_with_build(instance, &properties);
+                    let result = match fenced("is_compatible_with_build", compare) {
+                        Ok(Ok(compatible)) => Ok(compatible),
+                        Ok(Err(error)) => Err(chain(error.as_ref()).into()),
+                        Err(panic) => Err(panic),
+                    };
+                    report(Input::CompatibleReturned(epoch, result));
+                }
+                (Order::Check | Order::Compare(_), None) => {
+                    unreachable!("an instance is only looked after when there is one")
+                }
+                (Order::Stop { fast }, _) => {
+                    close_agent(shared, worker);
+                    let request = StopRequest { identity: identity.clone(), instance, fast };
+                    let result = match fenced("stop_instance", || self.stop_instance(request)) {
+                        Ok(Ok(())) => Ok(()),
+                        Ok(Err(error)) => Err(error.to_string().into()),
+                        Err(panic) => Err(panic),
+                    };
+                    return report_stopped(shared, worker, epoch, result);
+                }
+            }
+        }
+    }
+}
+
+fn identity(worker: &WorkerCell, epoch: Epoch) -> std::io::Result<AttemptIdentity> {
+    Ok(AttemptIdentity {
+        worker: worker.name.clone(),
+        epoch,
+        key: entropy::hex::<16>()?.into(),
+        secret: Secret::new(entropy::hex::<32>()?),
+    })
+}
+
+/// Reports that the start can be called. `None` when nobody wants it any more.
+fn announce(
+    shared: &Arc<Shared>,
+    worker: &Arc<WorkerCell>,
+    identity: &AttemptIdentity,
+) -> Option<(Receiver<Order>, Receiver<Infallible>)> {
+    let mut agenda = Agenda::default();
+    let (orders, received) = bounded(1);
+    let (cancel, cancelled) = bounded(0);
+    let wanted = worker.transition(shared, &mut agenda, |turn| {
+        turn.apply(Input::ThreadReady(identity.epoch));
+        let wanted = turn.effects.orders.contains(&Effect::CallStart);
+        if wanted {
+            turn.inner.progress = None;
+            let identity = identity.clone();
+            turn.inner.attempt = Some(Attempt { identity, orders, cancel: Some(cancel), connection: None });
+        }
+        wanted
+    });
+    shared.perform(agenda);
+    wanted.then_some((received, cancelled))
+}
+
+/// Lets the agent end what it runs, before its instance is taken away.
+fn close_agent(shared: &Shared, worker: &WorkerCell) {
+    if let Some(connection) = worker.connection()
+        && let Err(panic) = fenced("Agent::close", || connection.agent.close())
+    {
+        shared.warn(worker, &panic);
+    }
+}
+
+fn report_stopped(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, result: Result<(), Arc<str>>) {
+    let mut agenda = Agenda::default();
+    let ended = worker.transition(shared, &mut agenda, |turn| {
+        // Before the next attempt begins, and dropped after the lock is gone: the agent is user code.
+        let ended = turn.inner.attempt.take();
+        turn.inner.ended_secret = ended.as_ref().map(|attempt| attempt.identity.secret.clone());
+        turn.inner.progress = None;
+        turn.apply(Input::StopReturned(epoch, result));
+        ended
+    });
+    shared.perform(agenda);
+    if let Err(panic) = fenced("dropping the agent", || drop(ended)) {
+        shared.warn(worker, &panic);
+    }
+}
+
+/// What a start can ask for while it runs.
+struct Controls<'a> {
+    shared: &'a Arc<Shared>,
+    worker: &'a Arc<WorkerCell>,
+    identity: &'a AttemptIdentity,
+    cancelled: Receiver<Infallible>,
+}
+
+impl StartControls for Controls<'_> {
+    fn cancel_signal(&self) -> &Receiver<Infallible> {
+        &self.cancelled
+    }
+
+    fn sleep(&self, duration: Duration) -> Result<(), Cancelled> {
+        // A duration beyond the end of time is a sleep until the cancel.
+        let sleep = self.shared.clock.now().checked_add(duration).map(|until| self.shared.timer.sleep(until));
+        let never = crossbeam_channel::never();
+        select! {
+            recv(self.cancelled) -> _ => Err(Cancelled),
+            recv(sleep.as_ref().map_or(&never, |sleep| sleep.over())) -> _ => Ok(()),
+        }
+    }
+
+    fn progress(&self, text: &str) {
+        let text: Arc<str> = text.into();
+        let mut agenda = Agenda::default();
+        self.worker.transition(self.shared, &mut agenda, |turn| {
+            // A start that goes on after its cancel speaks for itself only.
+            if turn.inner.life.call().is_some_and(|(call, _)| call == DriverCall::Start) {
+                turn.inner.progress = Some(text.clone());
+                turn.tell(EventKind::Progress { text });
+            }
+        });
+        self.shared.perform(agenda);
+    }
+
+    fn attacher(&self) -> Attacher {
+        Attacher {
+            point: Arc::new(SharedPoint(Arc::downgrade(self.shared))),
+            worker: self.worker.name.clone(),
+            secret: self.identity.secret.clone(),
+        }
+    }
+
+    fn agent_address(&self) -> Option<&str> {
+        self.shared.agent_address.as_deref()
+    }
+}

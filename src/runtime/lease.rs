@@ -1,0 +1,311 @@
+//! The right of one build to use one attached instance, as a value: dropping it gives the place back.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, never, select, select_biased};
+
+use super::cell::WorkerCell;
+use super::connection::Connection;
+use super::fence::fenced;
+use super::queue::BuildCell;
+use super::shared::{Agenda, Shared};
+use crate::build::{Build, BuildId, Epoch};
+use crate::command::{Agent, Command, CommandEnd, Output, Process};
+use crate::error::{Attempt, CommandError, LeaseEnd};
+use crate::event::BuildResult;
+use crate::lifecycle::{Grant, Input, LeaseId};
+
+/// The right of one build to use one attached instance.
+///
+/// Do the work through [`run`](Lease::run), [`start`](Lease::start) or the [`agent`](Lease::agent) itself, then say
+/// how it went with [`finish`](Lease::finish). A lease that is dropped in any other way, a panic included, gives its
+/// place back too; the build then ends as [dropped](BuildResult::Dropped).
+///
+/// A lease can end before that: its connection is lost, its build is cancelled, or its instance is stopped. Commands
+/// that run are killed then and return [`CommandError::LeaseEnded`]; [`end`](Lease::end) tells why.
+/// [`retry`](Lease::retry) puts the build back into the queue.
+///
+/// No method but `wait_end` and those that run commands blocks.
+#[must_use = "the place is given back when this is dropped"]
+pub struct Lease {
+    shared: Arc<Shared>,
+    worker: Arc<WorkerCell>,
+    connection: Arc<Connection>,
+    id: LeaseId,
+    epoch: Epoch,
+    build: Build,
+    /// The build of the queue that it belongs to, while that has not been ended through this lease.
+    queued: Option<Arc<BuildCell>>,
+    history: Vec<Attempt>,
+}
+
+impl Lease {
+    /// A lease that no build of the queue knows of.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        worker: &Arc<WorkerCell>,
+        (grant, connection): (Grant, Arc<Connection>),
+        build: Build,
+    ) -> Self {
+        let id = grant.lease.expect("a lease was asked for");
+        let (shared, worker) = (shared.clone(), worker.clone());
+        Self { shared, worker, connection, id, epoch: grant.epoch, build, queued: None, history: Vec::new() }
+    }
+
+    /// The lease was given for a build of the queue.
+    pub(super) fn belong_to(&mut self, build: Arc<BuildCell>, history: Vec<Attempt>) {
+        self.queued = Some(build);
+        self.history = history;
+    }
+
+    /// The build that it was given for.
+    pub fn build(&self) -> &Build {
+        &self.build
+    }
+
+    /// The number of the build, if it came through the queue.
+    pub fn build_id(&self) -> Option<BuildId> {
+        self.queued.as_ref().map(|build| build.id)
+    }
+
+    /// The name of the worker.
+    pub fn worker(&self) -> &Arc<str> {
+        &self.worker.name
+    }
+
+    /// The attempt of the worker that brought this instance up.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The attempts at this build that did not work out before this one.
+    pub fn history(&self) -> &[Attempt] {
+        &self.history
+    }
+
+    /// The agent itself, if it is of this type.
+    pub fn agent<A: Agent>(&self) -> Option<&A> {
+        let agent: &dyn Any = &*self.connection.agent;
+        agent.downcast_ref()
+    }
+
+    /// Whether the lease has ended, and why.
+    pub fn end(&self) -> Option<LeaseEnd> {
+        let cancelled = self.queued.as_ref().and_then(|build| build.cancelled.get());
+        cancelled.or_else(|| self.connection.end.get()).cloned()
+    }
+
+    /// Blocks until the lease has ended, at most for `timeout`.
+    pub fn wait_end(&self, timeout: Duration) -> Option<LeaseEnd> {
+        let never = never();
+        let cancelled = self.queued.as_ref().map_or(&never, |build| build.cancelled.closed());
+        select! {
+            recv(cancelled) -> _ => {}
+            recv(self.connection.end.closed()) -> _ => {}
+            default(timeout) => {}
+        }
+        self.end()
+    }
+
+    /// Starts a command; its output is streamed.
+    ///
+    /// # Errors
+    /// When the lease has ended, when the agent runs no commands, and when the command cannot be started.
+    pub fn start(&self, command: &Command) -> Result<Running<'_>, CommandError> {
+        if let Some(end) = self.end() {
+            return Err(end.into());
+        }
+        let started = fenced("Agent::start_command", || self.connection.agent.start_command(command));
+        let process = started.unwrap_or_else(|panic| {
+            Err(CommandError::Start { program: command.to_string(), source: std::io::Error::other(panic.to_string()) })
+        })?;
+        Ok(Running { lease: self, process, ended: false })
+    }
+
+    /// Runs a command to its end and collects its output: of each stream the last
+    /// [`keep_output`](Command::keep_output) bytes. Blocks until the command or the lease has ended.
+    ///
+    /// # Errors
+    /// As [`start`](Lease::start), and when the lease ends while the command runs. An exit code other than 0 is not an
+    /// error: see [`Finished::success`].
+    pub fn run(&self, command: &Command) -> Result<Finished, CommandError> {
+        let mut running = self.start(command)?;
+        let keep = command.keep_output;
+        let mut stdout = Tail::new(keep);
+        let mut stderr = Tail::new(keep);
+        loop {
+            match running.next()? {
+                Output::Stdout(bytes) => stdout.push(&bytes),
+                Output::Stderr(bytes) => stderr.push(&bytes),
+                Output::End(end) => {
+                    stdout.cut();
+                    stderr.cut();
+                    let dropped = stdout.dropped + stderr.dropped;
+                    return Ok(Finished { end, stdout: stdout.bytes, stderr: stderr.bytes, dropped });
+                }
+            }
+        }
+    }
+
+    /// Says how the build ended and gives the place back.
+    pub fn finish(mut self, result: BuildResult) {
+        if let Some(build) = self.queued.take() {
+            self.shared.finish_build(build.id, result);
+        }
+    }
+
+    /// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same
+    /// [`Ticket`](crate::Ticket) or [`Inbox`](crate::Inbox). This counts as a failed attempt.
+    ///
+    /// The lease of a worker that is used without the queue is only given back.
+    pub fn retry(mut self, reason: &str) {
+        let (shared, build) = (self.shared.clone(), self.queued.take());
+        drop(self);
+        if let Some(build) = build {
+            shared.retry_build(build.id, reason);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(build) = self.queued.take() {
+            self.shared.finish_build(build.id, BuildResult::Dropped);
+        }
+        let mut agenda = Agenda::default();
+        self.worker.transition(&self.shared, &mut agenda, |turn| turn.apply(Input::Release(self.id)));
+        self.shared.perform(agenda);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("worker", &self.worker.name)
+            .field("epoch", &self.epoch)
+            .field("build", &self.build.name())
+            .field("end", &self.end())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A command that runs on a leased instance. Dropping it before the end kills the command.
+#[derive(Debug)]
+pub struct Running<'a> {
+    lease: &'a Lease,
+    process: Process,
+    ended: bool,
+}
+
+impl Running<'_> {
+    /// Blocks until there is output, the command has ended ([`Output::End`], the last item), or the lease has ended.
+    ///
+    /// # Errors
+    /// When the lease has ended, and the command with it; when the agent went away without a word; and after the end.
+    pub fn next(&mut self) -> Result<Output, CommandError> {
+        self.next_within(None).map(|output| output.expect("without a limit there is no time-out"))
+    }
+
+    /// As [`next`](Running::next), but `None` after `timeout`.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Output>, CommandError> {
+        self.next_within(Some(timeout))
+    }
+
+    fn next_within(&mut self, timeout: Option<Duration>) -> Result<Option<Output>, CommandError> {
+        if self.ended {
+            return Err(CommandError::NoEnd);
+        }
+        let never_cancelled = never();
+        let cancelled = self.lease.queued.as_ref().map_or(&never_cancelled, |build| build.cancelled.closed());
+        let timed_out = match timeout.map(|timeout| Instant::now().checked_add(timeout)) {
+            Some(Some(deadline)) => crossbeam_channel::at(deadline),
+            _ => never(),
+        };
+        // The end of the lease first: a flood of output must not hide it.
+        let output = select_biased! {
+            recv(cancelled) -> _ => None,
+            recv(self.lease.connection.end.closed()) -> _ => None,
+            recv(self.process.output()) -> output => Some(output),
+            recv(timed_out) -> _ => return Ok(None),
+        };
+        match output {
+            Some(Ok(output)) => {
+                self.ended = matches!(output, Output::End(_));
+                Ok(Some(output))
+            }
+            Some(Err(_)) => {
+                self.ended = true;
+                Err(CommandError::NoEnd)
+            }
+            None => {
+                self.ended = true;
+                self.process.interrupt();
+                Err(self.lease.end().map_or(CommandError::NoEnd, CommandError::LeaseEnded))
+            }
+        }
+    }
+
+    /// Kills the command and everything that it started. Does not block; the end comes as [`Output::End`].
+    pub fn interrupt(&self) {
+        self.process.interrupt();
+    }
+}
+
+/// A command that has ended, and its output.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Finished {
+    /// How it ended.
+    pub end: CommandEnd,
+    /// The last bytes of its standard output.
+    pub stdout: Vec<u8>,
+    /// The last bytes of its standard error.
+    pub stderr: Vec<u8>,
+    /// How many earlier bytes of both are not here.
+    pub dropped: u64,
+}
+
+impl Finished {
+    /// Whether it ended by itself with exit code 0.
+    pub fn success(&self) -> bool {
+        self.end.exit.success()
+    }
+}
+
+/// The last bytes of a stream.
+struct Tail {
+    bytes: Vec<u8>,
+    keep: usize,
+    dropped: u64,
+}
+
+impl Tail {
+    fn new(keep: usize) -> Self {
+        Self { bytes: Vec::new(), keep, dropped: 0 }
+    }
+
+    /// Twice the limit is let grow before the front is cut off, so that every byte is moved once on average.
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() > self.keep.saturating_mul(2) {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        let excess = self.bytes.len().saturating_sub(self.keep);
+        self.bytes.drain(..excess);
+        self.dropped += excess as u64;
+    }
+}
+
+/// Waits on a channel with an optional limit that may be too long for a clock.
+pub(super) fn recv_within<T>(receiver: &crossbeam_channel::Receiver<T>, timeout: Duration) -> Result<T, RecvTimeoutError> {
+    match Instant::now().checked_add(timeout) {
+        Some(deadline) => receiver.recv_deadline(deadline),
+        None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+    }
+}

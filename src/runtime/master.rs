@@ -1,0 +1,400 @@
+//! The master: the handle through which everything is made, and its end.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use parking_lot::Mutex;
+
+use super::cell::WorkerCell;
+use super::clock::SystemClock;
+use super::fence::fenced;
+use super::handle::Worker;
+use super::instance::Driver;
+use super::lease::Lease;
+use super::shared::{Agenda, Shared};
+use super::threads;
+use super::ticket::{Inbox, Ticket};
+use crate::build::{Build, BuildId};
+use crate::clock::Clock;
+use crate::command::Agent;
+use crate::dispatch::{Facts, WorkerIndex};
+use crate::error::{AddWorkerError, AttachError, BuildError, LeaseEnd, UnknownBuild};
+use crate::event::{BuildResult, BuildStatus, Event, WorkerState, WorkerStatus};
+use crate::lifecycle::{Input, Lifecycle};
+use crate::worker::{Attachment, LatentWorker, WorkerConfig};
+
+/// Workers, and the queue of builds that wait for them.
+///
+/// A handle, cheap to clone. When the last one is dropped the master is shut down fast, within a bound; see
+/// [`MasterBuilder::drop_timeout`]. Workers, tickets and leases do not keep it from that.
+///
+/// Except for [`shutdown`](Master::shutdown) and [`run`](Master::run) no method blocks, whatever the drivers do.
+#[derive(Clone)]
+pub struct Master {
+    handle: Arc<Handle>,
+}
+
+/// What all clones of one master share; its drop is the shutdown.
+struct Handle {
+    shared: Arc<Shared>,
+    timer_thread: Mutex<Option<JoinHandle<()>>>,
+    drop_timeout: Duration,
+}
+
+/// How a shutdown treats running builds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ShutdownMode {
+    /// They are waited for, and instances stop with grace.
+    Graceful,
+    /// They end, and `fast` reaches the drivers.
+    Fast,
+}
+
+/// What a shutdown came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Nothing is in flight any more: every instance was stopped and every thread has ended.
+    pub complete: bool,
+    /// The workers that are not done yet, each with the call that it waits for.
+    pub in_flight: Vec<WorkerStatus>,
+}
+
+impl fmt::Display for ShutdownReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.complete {
+            return f.write_str("shut down");
+        }
+        write!(f, "not shut down yet, {} worker(s) in flight", self.in_flight.len())?;
+        self.in_flight.iter().try_for_each(|status| write!(f, "\n  {status}"))
+    }
+}
+
+/// Why [`Master::run`] has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError<E> {
+    /// The build got no lease.
+    #[error("the build could not be run: {0}")]
+    Build(BuildError),
+    /// The work itself failed.
+    #[error("the work failed: {0}")]
+    Work(E),
+}
+
+/// Settings of a [`Master`].
+pub struct MasterBuilder {
+    clock: Arc<dyn Clock>,
+    agent_address: Option<Arc<str>>,
+    drop_timeout: Duration,
+}
+
+impl Default for MasterBuilder {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), agent_address: None, drop_timeout: Duration::from_secs(30) }
+    }
+}
+
+impl MasterBuilder {
+    /// Measures all deadlines by another clock; the system's by default.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Tells drivers where the agents must connect to, as `host:port`; see
+    /// [`StartRequest::agent_address`](crate::StartRequest::agent_address). Not set by default.
+    #[must_use]
+    pub fn agent_address(mut self, address: impl Into<Arc<str>>) -> Self {
+        self.agent_address = Some(address.into());
+        self
+    }
+
+    /// How long dropping the last handle waits for what is in flight; 30 s by default.
+    #[must_use]
+    pub fn drop_timeout(mut self, timeout: Duration) -> Self {
+        self.drop_timeout = timeout;
+        self
+    }
+
+    /// Makes the master and its timer thread.
+    ///
+    /// # Panics
+    /// When the system has no thread for the timer.
+    pub fn build(self) -> Master {
+        static MASTERS: AtomicU64 = AtomicU64::new(1);
+        let number = MASTERS.fetch_add(1, Ordering::Relaxed);
+        let shared = Arc::new(Shared::new(number, self.clock, self.agent_address));
+
+        let jumped = Arc::downgrade(&shared);
+        shared.clock.subscribe(Box::new(move || {
+            if let Some(shared) = jumped.upgrade() {
+                shared.fire_timer();
+            }
+        }));
+        let timed = shared.clone();
+        let timer_thread = std::thread::Builder::new().name("lw timer".to_owned()).spawn(move || {
+            threads::belong_to(number);
+            while timed.timer.wait(&*timed.clock) {
+                timed.fire_timer();
+            }
+        });
+        let timer_thread = Mutex::new(Some(timer_thread.expect("the system has a thread for the timer")));
+        Master { handle: Arc::new(Handle { shared, timer_thread, drop_timeout: self.drop_timeout }) }
+    }
+}
+
+impl fmt::Debug for MasterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MasterBuilder")
+            .field("agent_address", &self.agent_address)
+            .field("drop_timeout", &self.drop_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Master {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Master {
+    /// A master with default settings.
+    ///
+    /// # Panics
+    /// As [`MasterBuilder::build`].
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Settings to begin with.
+    pub fn builder() -> MasterBuilder {
+        MasterBuilder::default()
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// Adds a worker. It costs no thread until work needs it.
+    ///
+    /// Calls [`LatentWorker::builds_may_be_incompatible`] on this thread.
+    ///
+    /// # Errors
+    /// When the name is taken or empty, when the driver panics, and after a shutdown began.
+    pub fn add_worker(&self, config: WorkerConfig, driver: impl LatentWorker) -> Result<Worker, AddWorkerError> {
+        let WorkerConfig { name, labels, limits } = config;
+        if name.is_empty() {
+            return Err(AddWorkerError::NoName);
+        }
+        let driver: Arc<dyn Driver> = Arc::new(driver);
+        let may_be_incompatible =
+            fenced("builds_may_be_incompatible", || driver.builds_may_be_incompatible()).map_err(AddWorkerError::Panicked)?;
+        let now = self.shared().clock.now();
+        let life = Lifecycle::new(limits, now);
+        let facts = Facts { version: life.version(), epoch: life.epoch(), openness: life.openness(now) };
+
+        let cell = {
+            let mut workers = self.shared().workers.write();
+            if self.shared().closing.load(Ordering::SeqCst) {
+                return Err(AddWorkerError::ShutDown);
+            }
+            if workers.by_name.contains_key(&name) {
+                return Err(AddWorkerError::NameTaken(name));
+            }
+            let index = WorkerIndex(u32::try_from(workers.list.len()).expect("fewer than 2^32 workers"));
+            let cell = Arc::new(WorkerCell::new(index, name.clone(), driver, may_be_incompatible, life));
+            workers.by_name.insert(name.clone(), index);
+            workers.list.push(cell.clone());
+            // With the list still locked, because the queue takes workers in the order of their indexes.
+            self.shared().queue.lock().dispatch.add_worker(index, name, labels, may_be_incompatible, facts);
+            cell
+        };
+        let mut agenda = Agenda::default();
+        agenda.look_at_queue();
+        self.shared().perform(agenda);
+        Ok(Worker { shared: self.shared().clone(), cell })
+    }
+
+    /// The worker of this name.
+    pub fn worker(&self, name: &str) -> Option<Worker> {
+        let cell = self.shared().workers.read().named(name).cloned()?;
+        Some(Worker { shared: self.shared().clone(), cell })
+    }
+
+    /// All workers, in the order in which they were added.
+    pub fn workers(&self) -> Vec<Worker> {
+        let cells = self.shared().workers.read().list.clone();
+        cells.into_iter().map(|cell| Worker { shared: self.shared().clone(), cell }).collect()
+    }
+
+    /// Puts a build into the queue. Whatever may be wrong with it comes as the ticket's answer.
+    pub fn submit(&self, build: Build) -> Ticket {
+        Ticket::submit(self.shared(), build)
+    }
+
+    /// As [`submit`](Master::submit), with the answers in a place shared with other builds.
+    pub fn submit_to(&self, build: Build, inbox: &Inbox) -> BuildId {
+        self.shared().submit(build, inbox.submitter())
+    }
+
+    /// Submits a build, blocks until it has its turn, does the work on this thread, and again elsewhere when the
+    /// connection was lost meanwhile.
+    ///
+    /// # Errors
+    /// When the build gets no lease, and when the work fails on an instance that is still there.
+    ///
+    /// # Panics
+    /// When `work` does; the lease is given back.
+    pub fn run<T, E: fmt::Display>(
+        &self,
+        build: Build,
+        mut work: impl FnMut(&Lease) -> Result<T, E>,
+    ) -> Result<T, RunError<E>> {
+        let ticket = self.submit(build);
+        loop {
+            let lease = ticket.wait().map_err(RunError::Build)?;
+            match (work(&lease), lease.end()) {
+                (Ok(value), _) => {
+                    lease.finish(BuildResult::Succeeded);
+                    return Ok(value);
+                }
+                (Err(_), Some(lost @ LeaseEnd::Lost(_))) => lease.retry(&lost.to_string()),
+                (Err(error), _) => {
+                    lease.finish(BuildResult::Failed(error.to_string().into()));
+                    return Err(RunError::Work(error));
+                }
+            }
+        }
+    }
+
+    /// Ends a build, wherever it is; see [`Ticket::cancel`].
+    ///
+    /// # Errors
+    /// When it has ended already or never was.
+    pub fn cancel(&self, build: BuildId) -> Result<(), UnknownBuild> {
+        if self.shared().cancel_build(build) { Ok(()) } else { Err(UnknownBuild(build)) }
+    }
+
+    /// Where a build is and why it is not further; `None` when it has ended.
+    pub fn build_status(&self, build: BuildId) -> Option<BuildStatus> {
+        self.shared().queue.lock().dispatch.status(build)
+    }
+
+    /// Lets an agent in that says to belong to `worker` and proves it with the secret of the attempt under way: for
+    /// those who bring their own connections. Wrong and late ones are refused, counted, and change nothing.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn attach(&self, worker: &str, secret: &str, agent: impl Agent) -> Result<Attachment, AttachError> {
+        self.shared().attach(worker, secret, Arc::new(agent))
+    }
+
+    /// All events from now on, in the order in which they happened. An observer that lets more than `capacity` of them
+    /// lie misses some, and sees a gap in [`Event::sequence`]; nothing ever waits for it. The channel is disconnected
+    /// when the master, its workers, tickets and leases are all dropped.
+    pub fn events(&self, capacity: usize) -> Receiver<Event> {
+        self.shared().observers.subscribe(capacity)
+    }
+
+    /// What every worker is doing, and why.
+    pub fn status(&self) -> Vec<WorkerStatus> {
+        let now = self.shared().clock.now();
+        let cells = self.shared().workers.read().list.clone();
+        cells.iter().map(|cell| cell.status(now)).collect()
+    }
+
+    /// How many agents named a worker that does not exist. Those refused by a worker are counted in
+    /// [`WorkerStatus::refused_agents`].
+    pub fn unknown_agents(&self) -> u64 {
+        self.shared().unknown_agents.load(Ordering::Relaxed)
+    }
+
+    /// Lets nothing new start, answers every build that waits, and stops every instance.
+    ///
+    /// Blocks until that is done, at most for `limit`; the shutdown goes on after that, and the report names what is
+    /// still in flight. It may be called again, to wait longer or to turn a graceful shutdown into a fast one. Called
+    /// on a thread of the library (in a driver, say) it does not block, since it would wait for itself.
+    #[doc(alias = "close")]
+    pub fn shutdown(&self, mode: ShutdownMode, limit: Duration) -> ShutdownReport {
+        self.handle.shutdown(mode, limit)
+    }
+}
+
+impl Handle {
+    fn shutdown(&self, mode: ShutdownMode, limit: Duration) -> ShutdownReport {
+        let shared = &self.shared;
+        let fast = mode == ShutdownMode::Fast;
+        let workers = {
+            // With the list locked, so that no worker is added behind our back.
+            let workers = shared.workers.write();
+            shared.closing.store(true, Ordering::SeqCst);
+            workers.list.clone()
+        };
+        shared.close_queue(fast);
+        for worker in &workers {
+            let mut agenda = Agenda::default();
+            worker.transition(shared, &mut agenda, |turn| {
+                if turn.inner.life.state() != WorkerState::ShutDown {
+                    turn.apply(Input::Shutdown { fast });
+                }
+            });
+            shared.perform(agenda);
+        }
+
+        let on_own_thread = threads::belongs_to(shared.number);
+        let complete = if on_own_thread {
+            shared.threads.live() == 0
+        } else {
+            shared.threads.wait(Instant::now().checked_add(limit))
+        };
+        if complete && !on_own_thread {
+            self.end_timer();
+        }
+        let now = shared.clock.now();
+        let statuses = workers.iter().map(|worker| worker.status(now));
+        let in_flight = statuses.filter(|status| status.state != WorkerState::ShutDown).collect();
+        ShutdownReport { complete, in_flight }
+    }
+
+    fn end_timer(&self) {
+        self.shared.timer.close();
+        let thread = self.timer_thread.lock().take();
+        if let Some(thread) = thread {
+            // It calls no user code, and has nothing left to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let shutdown = AssertUnwindSafe(|| {
+            if self.timer_thread.lock().is_none() {
+                return; // shut down completely already
+            }
+            let report = self.shutdown(ShutdownMode::Fast, self.drop_timeout);
+            if !report.complete {
+                log::warn!(target: "latent_worker", "the master was dropped: {report}");
+            }
+            // Whatever is still in flight ends by itself and needs no more deadlines.
+            self.shared.timer.close();
+        });
+        if catch_unwind(shutdown).is_err() {
+            log::error!(target: "latent_worker", "the shutdown panicked: this is a defect of latent-worker");
+        }
+    }
+}
+
+impl fmt::Debug for Master {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Master").field("workers", &self.shared().workers.read().list.len()).finish_non_exhaustive()
+    }
+}

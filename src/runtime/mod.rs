@@ -1,0 +1,45 @@
+//! The only place with threads, locks, a clock and calls into user code.
+//!
+//! # Threads
+//!
+//! | thread | how many | what it does |
+//! |---|---|---|
+//! | `lw <worker>` | one for each live instance | all driver calls of that instance, one after the other ([`instance`]) |
+//! | `lw timer` | one for each master | all deadlines; never calls user code ([`timer`]) |
+//! | the user's | | requests, leases, commands; whatever follows from them that needs no driver |
+//!
+//! # Locks
+//!
+//! A lock is held for one turn of the state behind it: never across a call into user code (a driver, an agent, a clock,
+//! a logger, a `Drop` of theirs), a blocking send or a system call that waits. What follows from a turn is put on an
+//! [`Agenda`](shared::Agenda) and carried out without any lock.
+//!
+//! | while this is held | these may be taken |
+//! |---|---|
+//! | a worker's turn ([`cell`]) | threads (count only), timer, observers |
+//! | the list of workers | queue |
+//! | the queue's turn ([`queue`]) | observers |
+//! | dirty list, threads, timer, observers, end signals | none |
+//!
+//! Two workers' locks are never held at once, nor a worker's and the queue's.
+
+mod cell;
+mod clock;
+mod connection;
+mod entropy;
+mod fence;
+mod handle;
+mod instance;
+mod lease;
+mod master;
+mod observers;
+mod queue;
+mod shared;
+mod threads;
+mod ticket;
+mod timer;
+
+pub use handle::{Insubstantiation, Substantiation, Worker};
+pub use lease::{Finished, Lease, Running};
+pub use master::{Master, MasterBuilder, RunError, ShutdownMode, ShutdownReport};
+pub use ticket::{Inbox, Ticket};

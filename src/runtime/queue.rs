@@ -1,0 +1,307 @@
+//! The queue of builds: the dispatch behind its lock, and what its orders refer to.
+//!
+//! Its lock is never held together with a worker's: orders are carried out on the agenda, and a worker that has changed
+//! in between refuses.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use parking_lot::MutexGuard;
+
+use super::cell::{Asker, Granted, WorkerCell};
+use super::connection::EndSignal;
+use super::lease::Lease;
+use super::observers::About;
+use super::shared::{Agenda, Shared, Task};
+use crate::build::{Build, BuildId, Epoch};
+use crate::dispatch::{Dispatch, Facts, Order, WorkerAnswer, WorkerIndex};
+use crate::error::{BuildError, SubstantiateError};
+use crate::event::{BuildResult, BuildState, EventKind};
+use crate::lifecycle::{Fit, Input, LeaseFor};
+
+pub(super) struct Queue {
+    pub(super) dispatch: Dispatch,
+    /// The builds that have not ended.
+    builds: HashMap<BuildId, Arc<BuildCell>>,
+    last_id: u64,
+}
+
+/// A submitted build, from the submission to its last answer.
+pub(super) struct BuildCell {
+    pub(super) id: BuildId,
+    pub(super) build: Build,
+    submitter: Submitter,
+    /// Set when the build is cancelled while its lease is out.
+    pub(super) cancelled: EndSignal,
+}
+
+/// Where the answers to a submission go. A build has at most one lease at a time and one last answer, so that there is
+/// always room.
+pub(super) enum Submitter {
+    Ticket(Sender<Result<Lease, BuildError>>),
+    Inbox(Sender<(BuildId, Result<Lease, BuildError>)>),
+}
+
+impl BuildCell {
+    /// A lease that nobody is there to take is given back by being dropped.
+    fn deliver(&self, answer: Result<Lease, BuildError>) {
+        match &self.submitter {
+            Submitter::Ticket(sender) => drop(sender.try_send(answer)),
+            Submitter::Inbox(sender) => drop(sender.try_send((self.id, answer))),
+        }
+    }
+
+    pub(super) fn finish(&self, error: BuildError) {
+        self.deliver(Err(error));
+    }
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self { dispatch: Dispatch::new(), builds: HashMap::new(), last_id: 0 }
+    }
+}
+
+/// One turn of the queue under its lock.
+struct Turn<'a> {
+    shared: &'a Shared,
+    queue: MutexGuard<'a, Queue>,
+    now: Instant,
+    orders: Vec<Order>,
+    /// The lease that the turn is about, if it is about one.
+    lease: Option<Lease>,
+    /// What is done when the lock is gone.
+    tasks: Vec<Task>,
+    delivery: Option<(Arc<BuildCell>, Lease)>,
+}
+
+impl Shared {
+    /// Takes a turn of the queue. `lease` is the one that `step` may have delivered.
+    fn queue_turn<R>(
+        self: &Arc<Self>,
+        agenda: &mut Agenda,
+        lease: Option<Lease>,
+        step: impl FnOnce(&mut Turn<'_>) -> R,
+    ) -> R {
+        let now = self.clock.now();
+        let queue = self.queue.lock();
+        let mut turn =
+            Turn { shared: self, queue, now, orders: Vec::new(), lease, tasks: Vec::new(), delivery: None };
+        let result = step(&mut turn);
+        turn.resolve_orders();
+        self.waiting.store(turn.queue.dispatch.waiting(), Ordering::SeqCst);
+        let Turn { queue, tasks, delivery, lease, .. } = turn;
+        drop(queue);
+        for task in tasks {
+            agenda.push(task);
+        }
+        if let Some((build, lease)) = delivery {
+            build.deliver(Ok(lease));
+        }
+        // One that was not delivered is given back.
+        drop(lease);
+        result
+    }
+
+    pub(super) fn submit(self: &Arc<Self>, build: Build, submitter: Submitter) -> BuildId {
+        let mut agenda = Agenda::default();
+        let id = self.queue_turn(&mut agenda, None, |turn| {
+            turn.queue.last_id += 1;
+            let id = BuildId(turn.queue.last_id);
+            turn.tell(id, EventKind::BuildQueued { name: build.name().clone(), retry: None });
+            let cell = BuildCell { id, build: build.clone(), submitter, cancelled: EndSignal::new() };
+            turn.queue.builds.insert(id, Arc::new(cell));
+            turn.queue.dispatch.submit(id, &build, &mut turn.orders);
+            id
+        });
+        agenda.look_at_queue();
+        self.perform(agenda);
+        id
+    }
+
+    /// Looks at the workers that have changed and gives out what can be given out.
+    pub(super) fn dispatch(self: &Arc<Self>, agenda: &mut Agenda) {
+        let now = self.clock.now();
+        let changed: Vec<_> = self.take_dirty().into_iter().map(|worker| (worker.index, worker.facts(now))).collect();
+        self.queue_turn(agenda, None, |turn| {
+            for (worker, (version, epoch, openness)) in changed {
+                turn.queue.dispatch.facts(worker, Facts { version, epoch, openness });
+            }
+            turn.queue.dispatch.dispatch(&mut turn.orders);
+        });
+    }
+
+    /// Asks a worker to take a build.
+    pub(super) fn assign(
+        self: &Arc<Self>,
+        build: &Arc<BuildCell>,
+        worker: WorkerIndex,
+        fit: Fit,
+        agenda: &mut Agenda,
+    ) {
+        let cell = self.worker_at(worker);
+        let id = build.id;
+        let asker = || Asker::Queue(id, build.build.clone());
+        let answer = cell.transition(self, agenda, |turn| turn.request(fit, Some(LeaseFor(Some(id))), asker).err());
+        self.queue_turn(agenda, None, |turn| turn.queue.dispatch.assigned(id, worker, &mut turn.orders));
+        if let Some(granted) = answer {
+            self.queue_answered(id, build.build.clone(), &cell, granted, agenda);
+        }
+        agenda.look_at_queue();
+    }
+
+    pub(super) fn withdraw(self: &Arc<Self>, build: BuildId, worker: WorkerIndex, agenda: &mut Agenda) {
+        let worker = self.worker_at(worker);
+        worker.transition(self, agenda, |turn| {
+            if let Some(request) = turn.inner.request_of(build) {
+                turn.apply(Input::Cancel(request));
+            }
+        });
+    }
+
+    /// A worker has answered the request of a build of the queue.
+    pub(super) fn queue_answered(
+        self: &Arc<Self>,
+        id: BuildId,
+        build: Build,
+        worker: &Arc<WorkerCell>,
+        granted: Granted,
+        agenda: &mut Agenda,
+    ) {
+        let (answer, lease) = match granted {
+            Ok(granted) => {
+                let epoch = granted.0.epoch;
+                (WorkerAnswer::Granted { epoch }, Some(Lease::new(self, worker, granted, build)))
+            }
+            Err((error, epoch)) => (answer_of(error, epoch), None),
+        };
+        self.queue_turn(agenda, lease, |turn| {
+            turn.queue.dispatch.answered(id, worker.index, answer, &mut turn.orders);
+        });
+        agenda.look_at_queue();
+    }
+
+    /// Ends a build wherever it is; `false` if it has ended already or never was.
+    pub(super) fn cancel_build(self: &Arc<Self>, id: BuildId) -> bool {
+        let mut agenda = Agenda::default();
+        let known = self.queue_turn(&mut agenda, None, |turn| turn.queue.dispatch.cancel(id, &mut turn.orders));
+        agenda.look_at_queue();
+        self.perform(agenda);
+        known
+    }
+
+    /// Whether the lease of the build is out.
+    pub(super) fn is_running(&self, id: BuildId) -> bool {
+        let status = self.queue.lock().dispatch.status(id);
+        status.is_some_and(|status| matches!(status.state, BuildState::Running { .. }))
+    }
+
+    /// Whoever holds the lease of a build says how it ended.
+    pub(super) fn finish_build(self: &Arc<Self>, id: BuildId, result: BuildResult) {
+        let mut agenda = Agenda::default();
+        let ended = self.queue_turn(&mut agenda, None, |turn| {
+            if !turn.queue.dispatch.finished(id) {
+                return None; // it was cancelled meanwhile
+            }
+            turn.tell(id, EventKind::BuildFinished { result });
+            turn.queue.builds.remove(&id)
+        });
+        self.perform(agenda);
+        // Its channel closes, and who waits for another answer learns that there is none.
+        drop(ended);
+    }
+
+    /// Whoever held the lease of a build wants another one.
+    pub(super) fn retry_build(self: &Arc<Self>, id: BuildId, reason: &str) {
+        let mut agenda = Agenda::default();
+        self.queue_turn(&mut agenda, None, |turn| {
+            turn.queue.dispatch.retry(id, reason.into(), &mut turn.orders);
+        });
+        agenda.look_at_queue();
+        self.perform(agenda);
+    }
+
+    /// Answers every build that does not run, and lets nothing new in.
+    pub(super) fn close_queue(self: &Arc<Self>, fast: bool) {
+        let mut agenda = Agenda::default();
+        self.queue_turn(&mut agenda, None, |turn| {
+            turn.tell_about(About::default(), EventKind::Shutdown { fast });
+            turn.queue.dispatch.shutdown(&mut turn.orders);
+        });
+        self.perform(agenda);
+    }
+}
+
+/// A worker's refusal in the words of the dispatch.
+fn answer_of(error: SubstantiateError, epoch: Epoch) -> WorkerAnswer {
+    match error {
+        SubstantiateError::Failed { .. } | SubstantiateError::TimedOut { .. } => {
+            WorkerAnswer::Failed { epoch, reason: error.to_string().into() }
+        }
+        SubstantiateError::Cannot { reason } => WorkerAnswer::Cannot { reason },
+        SubstantiateError::Incompatible { .. } => WorkerAnswer::Incompatible { epoch },
+        SubstantiateError::ShutDown => WorkerAnswer::ShutDown,
+        SubstantiateError::Cancelled
+        | SubstantiateError::Insubstantiated
+        | SubstantiateError::Paused
+        | SubstantiateError::Quarantined { .. }
+        | SubstantiateError::Full => WorkerAnswer::Refused,
+    }
+}
+
+impl Turn<'_> {
+    fn tell(&mut self, build: BuildId, kind: EventKind) {
+        self.tell_about(About { build: Some(build), ..About::default() }, kind);
+    }
+
+    fn tell_about(&mut self, about: About, kind: EventKind) {
+        if self.shared.observers.any() {
+            self.tasks.extend(self.shared.observers.publish(self.now, about, kind).map(Task::Log));
+        }
+    }
+
+    /// Looks up what the orders refer to.
+    fn resolve_orders(&mut self) {
+        for order in std::mem::take(&mut self.orders) {
+            match order {
+                Order::Assign { build, worker, fit } => {
+                    let build = self.queue.builds[&build].clone();
+                    self.tasks.push(Task::Assign { build, worker, fit });
+                }
+                Order::Deliver { build, history } => {
+                    let build = self.queue.builds[&build].clone();
+                    if let Some(mut lease) = self.lease.take() {
+                        lease.belong_to(build.clone(), history);
+                        self.delivery = Some((build, lease));
+                    }
+                }
+                // The lease of this turn is given back at its end.
+                Order::DropLease { .. } => {}
+                Order::Answer { build, error } => {
+                    let result = match &error {
+                        BuildError::Cancelled => BuildResult::Cancelled,
+                        error => BuildResult::NotRun(error.to_string().into()),
+                    };
+                    self.tell(build, EventKind::BuildFinished { result });
+                    if let Some(build) = self.queue.builds.remove(&build) {
+                        self.tasks.push(Task::Finish { build, error });
+                    }
+                }
+                Order::EndLease { build } => {
+                    if let Some(build) = self.queue.builds.get(&build) {
+                        self.tasks.push(Task::CancelLease(build.clone()));
+                    }
+                }
+                Order::Requeued { build, reason } => {
+                    if let Some(name) = self.queue.builds.get(&build).map(|build| build.build.name().clone()) {
+                        self.tell(build, EventKind::BuildQueued { name, retry: Some(reason) });
+                    }
+                }
+                Order::Withdraw { build, worker } => self.tasks.push(Task::Withdraw { build, worker }),
+            }
+        }
+    }
+}

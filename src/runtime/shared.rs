@@ -1,0 +1,295 @@
+//! What all handles and threads of one master share, and the agenda on which every thread carries out what follows.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use parking_lot::{Mutex, RwLock};
+
+use super::cell::{Asker, Granted, WorkerCell};
+use super::connection::Connection;
+use super::instance::Order;
+use super::lease::Lease;
+use super::observers::{About, Observers, log};
+use super::queue::{BuildCell, Queue};
+use super::threads::{self, Threads};
+use super::timer::Timer;
+use crate::build::{Build, BuildId, Epoch};
+use crate::clock::Clock;
+use crate::command::Agent;
+use crate::dispatch::WorkerIndex;
+use crate::error::{AttachError, BuildError, LeaseEnd};
+use crate::event::{Event, EventKind};
+use crate::lifecycle::{Fit, Input, RequestId};
+use crate::worker::{AttachPoint, Attachment};
+
+pub(super) struct Shared {
+    /// Tells the masters of one process apart.
+    pub(super) number: u64,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) agent_address: Option<Arc<str>>,
+    pub(super) observers: Observers,
+    pub(super) timer: Timer,
+    pub(super) threads: Threads,
+    pub(super) workers: RwLock<Workers>,
+    pub(super) queue: Mutex<Queue>,
+    /// How many builds wait: whether a worker's change is worth a look at the queue. Changed under the queue's lock.
+    pub(super) waiting: AtomicUsize,
+    /// Workers that have changed since the queue last looked at them; each at most once.
+    dirty: Mutex<Vec<Arc<WorkerCell>>>,
+    pub(super) closing: AtomicBool,
+    /// Agents that named a worker that does not exist.
+    pub(super) unknown_agents: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct Workers {
+    pub(super) list: Vec<Arc<WorkerCell>>,
+    pub(super) by_name: HashMap<Arc<str>, WorkerIndex>,
+}
+
+impl Workers {
+    pub(super) fn named(&self, name: &str) -> Option<&Arc<WorkerCell>> {
+        self.by_name.get(name).map(|index| self.at(*index))
+    }
+
+    pub(super) fn at(&self, index: WorkerIndex) -> &Arc<WorkerCell> {
+        &self.list[index.0 as usize]
+    }
+}
+
+/// Something to do without any lock.
+pub(super) enum Task {
+    Spawn { worker: Arc<WorkerCell>, epoch: Epoch, build: Option<Build> },
+    Cancel(Sender<Infallible>),
+    Order(Sender<Order>, Order),
+    Answer { worker: Arc<WorkerCell>, asker: Asker, granted: Granted },
+    EndLeases(Arc<Connection>, LeaseEnd),
+    TellGone(Vec<Sender<()>>),
+    /// Give the build to the worker.
+    Assign { build: Arc<BuildCell>, worker: WorkerIndex, fit: Fit },
+    Withdraw { build: BuildId, worker: WorkerIndex },
+    /// The last word on a build.
+    Finish { build: Arc<BuildCell>, error: BuildError },
+    CancelLease(Arc<BuildCell>),
+    Log(Event),
+}
+
+/// What one thread still has to do. Tasks lead to more tasks; a list instead of recursion keeps the stack small however
+/// long the chain.
+#[derive(Default)]
+pub(super) struct Agenda {
+    tasks: VecDeque<Task>,
+    /// The queue has to be looked at when the tasks are done.
+    look_at_queue: bool,
+}
+
+impl Agenda {
+    pub(super) fn push(&mut self, task: Task) {
+        self.tasks.push_back(task);
+    }
+
+    pub(super) fn look_at_queue(&mut self) {
+        self.look_at_queue = true;
+    }
+}
+
+impl Shared {
+    pub(super) fn new(number: u64, clock: Arc<dyn Clock>, agent_address: Option<Arc<str>>) -> Self {
+        let origin = clock.now();
+        Self {
+            number,
+            clock,
+            agent_address,
+            observers: Observers::new(origin),
+            timer: Timer::default(),
+            threads: Threads::default(),
+            workers: RwLock::default(),
+            queue: Mutex::new(Queue::new()),
+            waiting: AtomicUsize::new(0),
+            dirty: Mutex::default(),
+            closing: AtomicBool::new(false),
+            unknown_agents: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn worker_at(&self, index: WorkerIndex) -> Arc<WorkerCell> {
+        self.workers.read().at(index).clone()
+    }
+
+    /// After a turn of `worker`: remembers that the queue must look at it, and does so now if a build waits.
+    ///
+    /// Both sides order "note, then look at the other's note" sequentially, so that of a build that is submitted and a
+    /// worker that becomes free at the same time at least one sees the other.
+    pub(super) fn note_change(&self, worker: &Arc<WorkerCell>, agenda: &mut Agenda) {
+        if worker.mark_dirty() {
+            self.dirty.lock().push(worker.clone());
+        }
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            agenda.look_at_queue();
+        }
+    }
+
+    pub(super) fn take_dirty(&self) -> Vec<Arc<WorkerCell>> {
+        std::mem::take(&mut self.dirty.lock())
+    }
+
+    /// Does everything on the agenda and everything that follows from it.
+    pub(super) fn perform(self: &Arc<Self>, mut agenda: Agenda) {
+        loop {
+            if let Some(task) = agenda.tasks.pop_front() {
+                self.perform_one(task, &mut agenda);
+            } else if std::mem::take(&mut agenda.look_at_queue) {
+                self.dispatch(&mut agenda);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn perform_one(self: &Arc<Self>, task: Task, agenda: &mut Agenda) {
+        match task {
+            Task::Spawn { worker, epoch, build } => self.spawn_instance(worker, epoch, build, agenda),
+            Task::Cancel(cancel) => drop(cancel),
+            Task::Order(orders, order) => {
+                // There is room: the lifecycle has one call in flight at most. The thread is there until its stop.
+                let _ = orders.try_send(order);
+            }
+            Task::Answer { worker, asker, granted } => match asker {
+                Asker::Queue(id, build) => self.queue_answered(id, build, &worker, granted, agenda),
+                Asker::Direct(sender, build) => {
+                    // When nobody waits any more, the lease comes back with the error and is given back.
+                    let lease = granted.map(|granted| Lease::new(self, &worker, granted, build));
+                    let _ = sender.try_send(lease.map_err(|(error, _)| error));
+                }
+                Asker::WarmUp(sender) => {
+                    let _ = sender.try_send(granted.map(|_| ()).map_err(|(error, _)| error));
+                }
+            },
+            Task::EndLeases(connection, end) => connection.end.set(end),
+            Task::TellGone(waiting) => {
+                for sender in waiting {
+                    let _ = sender.try_send(());
+                }
+            }
+            Task::Assign { build, worker, fit } => self.assign(&build, worker, fit, agenda),
+            Task::Withdraw { build, worker } => self.withdraw(build, worker, agenda),
+            Task::Finish { build, error } => build.finish(error),
+            Task::CancelLease(build) => build.cancelled.set(LeaseEnd::Cancelled),
+            Task::Log(event) => log(&event),
+        }
+    }
+
+    fn spawn_instance(
+        self: &Arc<Self>,
+        worker: Arc<WorkerCell>,
+        epoch: Epoch,
+        build: Option<Build>,
+        agenda: &mut Agenda,
+    ) {
+        let number = self.number;
+        let body = {
+            let (shared, worker) = (self.clone(), worker.clone());
+            move || {
+                threads::belong_to(number);
+                worker.driver.run_instance(&shared, &worker, epoch, build);
+                Owner(shared)
+            }
+        };
+        // Linux shows the first 15 bytes of a thread's name.
+        if let Err(error) = self.threads.spawn(format!("lw {}", worker.name), body) {
+            let reason = format!("no thread for the instance: {error}");
+            worker.transition(self, agenda, |turn| turn.apply(Input::NoThread(epoch, reason.into())));
+        }
+    }
+
+    /// Something that went wrong in user code where nobody else is told.
+    pub(super) fn warn(&self, worker: &WorkerCell, what: &str) {
+        log::warn!(target: "latent_worker", "worker {}: {what}", worker.name);
+    }
+
+    /// What the timer does when `worker` is to be looked after.
+    pub(super) fn time_has_come(self: &Arc<Self>, worker: WorkerIndex, scheduled: Instant) {
+        let worker = self.worker_at(worker);
+        let mut agenda = Agenda::default();
+        worker.transition(self, &mut agenda, |turn| {
+            turn.inner.timer_called(scheduled);
+            turn.apply(Input::Time);
+        });
+        self.perform(agenda);
+    }
+
+    pub(super) fn fire_timer(self: &Arc<Self>) {
+        self.timer.fire(&*self.clock, |worker, scheduled| self.time_has_come(worker, scheduled));
+    }
+
+    pub(super) fn cancel_request(self: &Arc<Self>, worker: &Arc<WorkerCell>, request: RequestId) {
+        let mut agenda = Agenda::default();
+        worker.transition(self, &mut agenda, |turn| turn.apply(Input::Cancel(request)));
+        self.perform(agenda);
+    }
+
+    /// Lets an agent in, or says why not.
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        name: &str,
+        secret: &str,
+        agent: Arc<dyn Agent>,
+    ) -> Result<Attachment, AttachError> {
+        let Some(worker) = self.workers.read().named(name).cloned() else {
+            self.unknown_agents.fetch_add(1, Ordering::Relaxed);
+            let kind = EventKind::AttachRefused { error: AttachError::UnknownWorker };
+            if self.observers.any()
+                && let Some(event) = self.observers.publish(self.clock.now(), About::default(), kind)
+            {
+                log(&event);
+            }
+            return Err(AttachError::UnknownWorker);
+        };
+        let mut agenda = Agenda::default();
+        let connected = worker.transition(self, &mut agenda, |turn| {
+            let result = turn.attach(secret, agent);
+            if let Err(error) = result {
+                turn.inner.refused_agents += 1;
+                turn.tell(EventKind::AttachRefused { error });
+            }
+            result
+        });
+        self.perform(agenda);
+        let connection = connected?;
+        let shared = Arc::downgrade(self);
+        let detach = Box::new(move |reason: &str| {
+            if let Some(shared) = shared.upgrade() {
+                let mut agenda = Agenda::default();
+                let input = Input::Detach(connection, reason.into());
+                worker.transition(&shared, &mut agenda, |turn| turn.apply(input));
+                shared.perform(agenda);
+            }
+        });
+        Ok(Attachment { detach: Some(detach) })
+    }
+}
+
+/// What an instance thread leaves last.
+struct Owner(Arc<Shared>);
+
+impl AsRef<Threads> for Owner {
+    fn as_ref(&self) -> &Threads {
+        &self.0.threads
+    }
+}
+
+/// The way in for agents of this process, which does not keep the master alive.
+pub(super) struct SharedPoint(pub(super) Weak<Shared>);
+
+impl AttachPoint for SharedPoint {
+    fn attach(&self, worker: &str, secret: &str, agent: Arc<dyn Agent>) -> Result<Attachment, AttachError> {
+        match self.0.upgrade() {
+            Some(shared) => shared.attach(worker, secret, agent),
+            None => Err(AttachError::Stale),
+        }
+    }
+}

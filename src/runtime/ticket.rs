@@ -1,0 +1,145 @@
+//! Where the answers for a submitted build come out: a [`Ticket`] for one, an [`Inbox`] for many.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
+
+use super::lease::{Lease, recv_within};
+use super::queue::Submitter;
+use super::shared::Shared;
+use crate::build::{Build, BuildId};
+use crate::error::BuildError;
+
+/// The claim to the answer for one submitted build.
+///
+/// The answer is a [`Lease`] when the build has its turn, or an error when it never will. A lease that is
+/// [retried](Lease::retry) is followed by another answer. After the last one every wait returns
+/// [`BuildError::Ended`].
+///
+/// Dropping the ticket cancels the build unless its lease was taken.
+#[must_use = "dropping the ticket cancels the build"]
+pub struct Ticket {
+    shared: Arc<Shared>,
+    id: BuildId,
+    answers: Receiver<Result<Lease, BuildError>>,
+}
+
+impl Ticket {
+    pub(super) fn submit(shared: &Arc<Shared>, build: Build) -> Self {
+        // One lease at a time, and the last answer, which may come while a lease lies here.
+        let (sender, answers) = bounded(2);
+        let id = shared.submit(build, Submitter::Ticket(sender));
+        Self { shared: shared.clone(), id, answers }
+    }
+
+    /// The number of the build.
+    pub fn id(&self) -> BuildId {
+        self.id
+    }
+
+    /// Blocks until there is an answer. Another thread can end the wait with [`Master::cancel`](crate::Master::cancel).
+    pub fn wait(&self) -> Result<Lease, BuildError> {
+        self.answers.recv().unwrap_or(Err(BuildError::Ended))
+    }
+
+    /// As [`wait`](Ticket::wait), but at most for `timeout`: then the error is [`BuildError::WaitTimedOut`] and the
+    /// build is as it was.
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Lease, BuildError> {
+        recv_within(&self.answers, timeout).unwrap_or_else(|error| match error {
+            RecvTimeoutError::Timeout => Err(BuildError::WaitTimedOut),
+            RecvTimeoutError::Disconnected => Err(BuildError::Ended),
+        })
+    }
+
+    /// The answer, if there is one. Does not block.
+    pub fn try_wait(&self) -> Option<Result<Lease, BuildError>> {
+        match self.answers.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Err(BuildError::Ended)),
+        }
+    }
+
+    /// The channel that the answers come through, for `select!`. It is disconnected after the last answer.
+    pub fn receiver(&self) -> &Receiver<Result<Lease, BuildError>> {
+        &self.answers
+    }
+
+    /// Ends the build, wherever it is: it is answered with [`BuildError::Cancelled`] at once, and a lease that is out
+    /// ends. Does not block. Nothing happens when the build has ended already.
+    pub fn cancel(&self) {
+        self.shared.cancel_build(self.id);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // A lease that lies here untaken is given back as it is dropped; one that was taken goes on.
+        match self.answers.try_recv() {
+            Ok(untaken) => drop(untaken),
+            Err(TryRecvError::Empty) if !self.shared.is_running(self.id) => self.cancel(),
+            Err(_) => {}
+        }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// One place for the answers to many builds: see [`Master::submit_to`](crate::Master::submit_to).
+///
+/// It holds at most one lease and one last answer for each build that was submitted to it. Leases that still lie in it
+/// when it is dropped are given back; builds that have not had their turn go on waiting, and theirs is given back then.
+///
+/// ```
+/// use latent_worker::{Build, BuildError, Inbox, Master};
+///
+/// let (master, inbox) = (Master::new(), Inbox::new());
+/// let id = master.submit_to(Build::new("nobody takes it"), &inbox);
+/// let (answered, answer) = inbox.receiver().recv().unwrap();
+/// assert_eq!(answered, id);
+/// assert!(matches!(answer, Err(BuildError::NoWorkerFits { .. })));
+/// ```
+pub struct Inbox {
+    sender: Sender<(BuildId, Result<Lease, BuildError>)>,
+    answers: Receiver<(BuildId, Result<Lease, BuildError>)>,
+}
+
+impl Inbox {
+    /// An empty one.
+    pub fn new() -> Self {
+        let (sender, answers) = unbounded();
+        Self { sender, answers }
+    }
+
+    pub(super) fn submitter(&self) -> Submitter {
+        Submitter::Inbox(self.sender.clone())
+    }
+
+    /// The channel that the answers come through.
+    pub fn receiver(&self) -> &Receiver<(BuildId, Result<Lease, BuildError>)> {
+        &self.answers
+    }
+
+    /// Blocks until there is an answer, at most for `timeout`.
+    pub fn recv_timeout(&self, timeout: Duration) -> Option<(BuildId, Result<Lease, BuildError>)> {
+        recv_within(&self.answers, timeout).ok()
+    }
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").field("answers", &self.answers.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,138 @@
+//! The one thread that waits for deadlines: those of all workers and the sleeps of starts.
+//!
+//! What is due is handed to a function that never calls user code, so that nothing can hold the thread up.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::Clock;
+use crate::dispatch::WorkerIndex;
+
+#[derive(Default)]
+pub(super) struct Timer {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// At most one entry for each worker and each sleep.
+    due: BTreeMap<(Instant, Key), Option<Sender<()>>>,
+    next_sleep: u64,
+    /// Grows when the first entry or the closing flag has changed: what a waiting thread must look at again.
+    generation: u64,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Key {
+    Worker(WorkerIndex),
+    Sleep(u64),
+}
+
+/// A sleep under way; dropping it takes it off the list.
+pub(super) struct Sleep<'a> {
+    timer: &'a Timer,
+    key: (Instant, Key),
+    over: Receiver<()>,
+}
+
+impl Sleep<'_> {
+    pub(super) fn over(&self) -> &Receiver<()> {
+        &self.over
+    }
+}
+
+impl Drop for Sleep<'_> {
+    fn drop(&mut self) {
+        self.timer.inner.lock().due.remove(&self.key);
+    }
+}
+
+impl Timer {
+    /// Has the worker looked after at `at`, and not at `instead_of`.
+    pub(super) fn set(&self, worker: WorkerIndex, instead_of: Option<Instant>, at: Instant) {
+        let mut inner = self.inner.lock();
+        if let Some(old) = instead_of {
+            inner.due.remove(&(old, Key::Worker(worker)));
+        }
+        self.insert(&mut inner, (at, Key::Worker(worker)), None);
+    }
+
+    pub(super) fn sleep(&self, until: Instant) -> Sleep<'_> {
+        let (sender, over) = bounded(1);
+        let mut inner = self.inner.lock();
+        inner.next_sleep += 1;
+        let key = (until, Key::Sleep(inner.next_sleep));
+        self.insert(&mut inner, key, Some(sender));
+        Sleep { timer: self, key, over }
+    }
+
+    fn insert(&self, inner: &mut Inner, key: (Instant, Key), sender: Option<Sender<()>>) {
+        let is_first = inner.due.first_key_value().is_none_or(|(first, _)| key < *first);
+        inner.due.insert(key, sender);
+        if is_first {
+            inner.generation += 1;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Ends the thread.
+    pub(super) fn close(&self) {
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        inner.generation += 1;
+        self.changed.notify_one();
+    }
+
+    /// Takes the first entry that is due: wakes a sleeper, or returns the worker with its deadline.
+    fn take_due(&self, now: Instant) -> Option<Option<(WorkerIndex, Instant)>> {
+        let mut inner = self.inner.lock();
+        let entry = inner.due.first_entry().filter(|entry| entry.key().0 <= now)?;
+        match entry.remove_entry() {
+            ((at, Key::Worker(worker)), _) => Some(Some((worker, at))),
+            ((_, Key::Sleep(_)), sender) => {
+                if let Some(sender) = sender {
+                    // Room for one and sent once: cannot fail but by the sleeper being gone.
+                    let _ = sender.try_send(());
+                }
+                Some(None)
+            }
+        }
+    }
+
+    /// Does all that is due. Runs on the timer thread, and on the thread that moves a clock by hand.
+    pub(super) fn fire(&self, clock: &dyn Clock, mut on_due: impl FnMut(WorkerIndex, Instant)) {
+        while let Some(due) = self.take_due(clock.now()) {
+            if let Some((worker, at)) = due {
+                on_due(worker, at);
+            }
+        }
+    }
+
+    /// Waits until something may be due; `false` when the timer is closed. The clock is asked without the lock, since a
+    /// user may have brought it.
+    pub(super) fn wait(&self, clock: &dyn Clock) -> bool {
+        let (generation, first) = {
+            let inner = self.inner.lock();
+            if inner.closed {
+                return false;
+            }
+            (inner.generation, inner.due.first_key_value().map(|((at, _), _)| *at))
+        };
+        let real_time = first.and_then(|at| clock.real_time_until(at));
+        let mut inner = self.inner.lock();
+        if inner.generation == generation {
+            match real_time {
+                Some(time) => {
+                    self.changed.wait_for(&mut inner, time);
+                }
+                None => self.changed.wait(&mut inner),
+            }
+        }
+        !inner.closed
+    }
+}
