@@ -19,7 +19,7 @@ mod quarantine;
 #[cfg(test)]
 mod explore;
 #[cfg(test)]
-mod tests;
+mod world;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -141,7 +141,7 @@ impl Effects {
 }
 
 /// What is wanted, with exactly the data that is legal meanwhile.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Stage {
     NotSubstantiated,
     Substantiating { give_up: Option<Instant> },
@@ -152,7 +152,7 @@ enum Stage {
 }
 
 /// An instance whose agent has attached.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Up {
     leases: Vec<(LeaseId, Option<BuildId>)>,
     /// It is stopped after its last lease and gives no new ones.
@@ -165,7 +165,7 @@ struct Up {
     reattach_until: Option<Instant>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Waiter {
     request: Request,
     made: Instant,
@@ -175,7 +175,7 @@ struct Waiter {
 }
 
 /// The driver call in flight. There is never more than one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Call {
     Start,
     Check,
@@ -183,7 +183,7 @@ enum Call {
     Stop,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Lifecycle {
     limits: Limits,
     epoch: Epoch,

@@ -8,7 +8,7 @@ const SHORTEST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The quarantine of one worker: whether it is in one, and how long the next one will be.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Quarantine {
     until: Option<Instant>,
     next_length: Duration,
@@ -45,6 +45,14 @@ impl Quarantine {
 
     pub(crate) fn until(&self) -> Option<Instant> {
         self.until
+    }
+}
+
+#[cfg(test)]
+impl Quarantine {
+    /// Moves the end so that `now` becomes `origin`.
+    pub(crate) fn rebase(&mut self, now: Instant, origin: Instant) {
+        self.until = self.until.map(|until| origin + until.saturating_duration_since(now));
     }
 }
 

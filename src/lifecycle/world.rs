@@ -1,0 +1,398 @@
+//! A worker's surroundings as a test plays them: a driver, agents and askers that may do anything they are able to do,
+//! in any order, and the promises that must hold after every step.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::worker::Limits;
+
+/// What may vary from one run to the next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting {
+    pub(super) idle: IdlePolicy,
+    pub(super) may_be_incompatible: bool,
+    pub(super) max_builds: usize,
+    /// Whether the second request is one without a build.
+    pub(super) warm_up: bool,
+    pub(super) requests: u64,
+    pub(super) attempts: u64,
+    pub(super) connections: u64,
+}
+
+/// One thing that can happen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    Request(u64),
+    Attach(Epoch),
+    Input(Input),
+    /// The next deadline comes.
+    Deadline,
+    /// An answer that belongs to nothing in flight.
+    Stale(Input),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum RequestState {
+    Open,
+    Answered,
+}
+
+/// A lifecycle and all that the outside knows of it.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    setting: Setting,
+    pub(super) life: Lifecycle,
+    pub(super) now: Instant,
+    /// Instance threads that have not reported yet.
+    threads: BTreeSet<Epoch>,
+    call: Option<(DriverCall, Epoch)>,
+    starts: BTreeSet<Epoch>,
+    stops: BTreeSet<Epoch>,
+    /// Starts whose cancel token was set.
+    cancelled: BTreeSet<Epoch>,
+    requests: Vec<RequestState>,
+    /// Leases that somebody holds; some of them may have ended.
+    leases: BTreeSet<LeaseId>,
+    /// Leases that have neither been given back nor ended.
+    in_use: BTreeSet<LeaseId>,
+    connections: BTreeSet<ConnectionId>,
+    connections_made: u64,
+    /// The last step began a quarantine or failed an attempt for these reasons; only for checks.
+    pub(super) quarantined: u32,
+}
+
+pub(super) const MISSING: Duration = Duration::from_secs(25);
+pub(super) const INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const IDLE: Duration = Duration::from_secs(30);
+
+impl World {
+    pub(super) fn new(setting: Setting, now: Instant) -> Self {
+        let limits = Limits {
+            max_builds: NonZeroUsize::new(setting.max_builds).expect("at least one"),
+            idle: setting.idle,
+            missing_timeout: MISSING,
+            check_instance_interval: INTERVAL,
+        };
+        Self {
+            setting,
+            life: Lifecycle::new(limits, now),
+            now,
+            threads: BTreeSet::new(),
+            call: None,
+            starts: BTreeSet::new(),
+            stops: BTreeSet::new(),
+            cancelled: BTreeSet::new(),
+            requests: Vec::new(),
+            leases: BTreeSet::new(),
+            in_use: BTreeSet::new(),
+            connections: BTreeSet::new(),
+            connections_made: 0,
+            quarantined: 0,
+        }
+    }
+
+    /// Everything that can happen now.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let made = self.requests.len() as u64;
+        if made < self.setting.requests {
+            steps.push(Step::Request(made));
+        }
+        steps.extend((0..made).map(|request| Step::Input(Input::Cancel(RequestId(request)))));
+        for &epoch in &self.threads {
+            steps.push(Step::Input(Input::ThreadReady(epoch)));
+            steps.push(Step::Input(Input::NoThread(epoch, reason())));
+        }
+        if let Some((call, epoch)) = self.call {
+            steps.extend(answers(call, epoch).into_iter().map(Step::Input));
+        }
+        if self.connections_made < self.setting.connections {
+            steps.extend(self.starts.iter().map(|&epoch| Step::Attach(epoch)));
+        }
+        steps.extend(self.connections.iter().map(|&id| Step::Input(Input::Detach(id, reason()))));
+        steps.extend(self.leases.iter().map(|&id| Step::Input(Input::Release(id))));
+        for fast in [false, true] {
+            steps.push(Step::Input(Input::Insubstantiate { fast }));
+            steps.push(Step::Input(Input::Shutdown { fast }));
+        }
+        steps.push(Step::Input(Input::Pause));
+        steps.push(Step::Input(Input::Unpause));
+        if self.life.next_deadline().is_some() {
+            steps.push(Step::Deadline);
+        }
+        for epoch in self.starts.iter().copied().chain([Epoch(self.life.epoch().0 + 1)]) {
+            for call in [DriverCall::Start, DriverCall::Check, DriverCall::Compatible, DriverCall::Stop] {
+                if self.call != Some((call, epoch)) {
+                    steps.extend(answers(call, epoch).into_iter().take(1).map(Step::Stale));
+                }
+            }
+        }
+        steps
+    }
+
+    /// Lets it happen and checks every promise that can be checked at once.
+    pub(super) fn take(&mut self, step: &Step) {
+        let mut effects = Effects::new(true);
+        let before = self.life.clone();
+        match step {
+            Step::Request(number) => {
+                let warm_up = self.setting.warm_up && *number == 1;
+                let lease = (!warm_up).then(|| LeaseFor(Some(BuildId(*number))));
+                let fit = match (self.setting.may_be_incompatible, number % 2) {
+                    (false, _) => Fit::Always,
+                    (true, 0) => Fit::Ask,
+                    (true, _) => Fit::AskOrRecycle,
+                };
+                self.requests.push(RequestState::Open);
+                let request = Request { id: RequestId(*number), lease, fit };
+                if let Some(answer) = self.life.request(self.now, request, &mut effects) {
+                    self.answered(RequestId(*number), &answer);
+                }
+            }
+            Step::Attach(epoch) => {
+                self.connections_made += 1;
+                match self.life.attach(self.now, *epoch, &mut effects) {
+                    Ok(connection) => {
+                        assert_eq!(*epoch, self.life.epoch(), "a2: an agent of an older attempt was let in");
+                        assert!(!before.attached(), "a3: a second agent was let in");
+                        self.connections.insert(connection);
+                    }
+                    Err(_) => self.assert_unchanged(&before, "a2: a refused agent changed something"),
+                }
+            }
+            Step::Input(input) => {
+                match input {
+                    Input::ThreadReady(epoch) | Input::NoThread(epoch, _) => {
+                        self.threads.remove(epoch);
+                    }
+                    Input::StartReturned(..)
+                    | Input::CheckReturned(..)
+                    | Input::CompatibleReturned(..)
+                    | Input::StopReturned(..) => self.call = None,
+                    Input::Release(lease) => {
+                        self.leases.remove(lease);
+                        self.in_use.remove(lease);
+                    }
+                    Input::Detach(connection, _) => {
+                        self.connections.remove(connection);
+                    }
+                    _ => {}
+                }
+                self.life.apply(self.now, input.clone(), &mut effects);
+                if let Input::Detach(connection, _) = input
+                    && before.connection != Some(*connection)
+                {
+                    self.assert_unchanged(&before, "w7: the end of an older connection changed something");
+                }
+            }
+            Step::Deadline => {
+                let (at, _) = self.life.next_deadline().expect("there is a deadline");
+                self.now = self.now.max(at);
+                self.life.apply(self.now, Input::Time, &mut effects);
+            }
+            Step::Stale(input) => {
+                self.life.apply(self.now, input.clone(), &mut effects);
+                self.assert_unchanged(&before, "w7: a late answer changed something");
+            }
+        }
+        self.observe(effects, &before, step);
+    }
+
+    fn observe(&mut self, effects: Effects, before: &Lifecycle, step: &Step) {
+        let epoch = self.life.epoch();
+        for effect in effects.orders {
+            match effect {
+                Effect::SpawnThread(epoch) => {
+                    assert!(self.threads.insert(epoch), "two threads for one attempt");
+                }
+                Effect::CancelStart => {
+                    assert!(matches!(self.call, Some((DriverCall::Start, _))), "there is no start to cancel");
+                    self.cancelled.insert(epoch);
+                }
+                Effect::CallStart => {
+                    self.called(DriverCall::Start, epoch);
+                    assert!(self.starts.insert(epoch), "w1: an attempt was started twice");
+                }
+                Effect::CallCheck => {
+                    assert!(!self.life.attached(), "w10: a check after the attach");
+                    self.called(DriverCall::Check, epoch);
+                }
+                Effect::CallCompatible(_) => {
+                    assert!(self.setting.may_be_incompatible, "w11: a driver was asked that never says no");
+                    self.called(DriverCall::Compatible, epoch);
+                }
+                Effect::CallStop { .. } => {
+                    self.called(DriverCall::Stop, epoch);
+                    assert!(self.starts.contains(&epoch), "w2: a stop without a start");
+                    assert!(self.stops.insert(epoch), "w2: a second stop");
+                    assert_eq!(self.in_use.first(), None, "a busy instance was stopped");
+                }
+                Effect::Answer(request, answer) => self.answered(request, &answer),
+                Effect::EndLeases(_) => self.in_use.clear(),
+                Effect::Gone => {}
+            }
+        }
+        for occurrence in effects.occurrences {
+            if let EventKind::Quarantined { .. } = occurrence.kind {
+                self.quarantined += 1;
+                assert!(before.quarantine(self.now).is_none(), "w12: a quarantine within a quarantine");
+                let by_user = matches!(
+                    step,
+                    Step::Input(Input::Cancel(_) | Input::Insubstantiate { .. } | Input::Shutdown { .. } | Input::Detach(..))
+                );
+                assert!(!by_user, "w12: quarantine by {step:?}");
+                if let Step::Input(Input::StartReturned(_, Err(StartFailure::Cannot(_)))) = step {
+                    panic!("w12: quarantine for the build's own fault");
+                }
+            }
+        }
+        assert_eq!(self.life.leases(), self.in_use.len(), "b6: every lease in use is counted, and no other");
+        assert!(self.life.leases() <= self.setting.max_builds, "b6: more leases than places");
+        assert_eq!(self.life.call().map(|(call, _)| call), self.call.map(|(call, _)| call), "w1: the call in flight");
+        let open = self.requests.iter().filter(|state| **state == RequestState::Open).count();
+        assert_eq!(open, self.life.waiting(), "w3: every open request waits in the lifecycle, and no other");
+        if self.life.state() == WorkerState::Substantiated && self.life.next_deadline().is_none() {
+            let idle = self.life.leases() == 0 && self.life.waiting() == 0 && self.life.attached();
+            let never = self.setting.idle == IdlePolicy::Never;
+            assert!(!idle || never, "w9: an idle instance would live for ever");
+        }
+        let waits = matches!(self.life.state(), WorkerState::Substantiating | WorkerState::SubstantiatingStarting);
+        assert!(!waits || self.life.waiting() > 0, "w5: a start that nobody waits for goes on");
+        assert!(open == 0 || self.life.next_deadline().is_some(), "w3: a request without a deadline");
+    }
+
+    fn called(&mut self, call: DriverCall, epoch: Epoch) {
+        assert_eq!(self.call, None, "w1: {call} while another call is in flight");
+        if call == DriverCall::Start {
+            let unstopped = self.starts.difference(&self.stops).next();
+            assert_eq!(unstopped, None, "w1: a start before the stop of an earlier attempt");
+        }
+        self.call = Some((call, epoch));
+    }
+
+    fn answered(&mut self, request: RequestId, answer: &Answer) {
+        let state = &mut self.requests[request.0 as usize];
+        assert_eq!(*state, RequestState::Open, "w3: a second answer to {request:?}");
+        *state = RequestState::Answered;
+        if let Ok(grant) = answer {
+            assert_eq!(grant.epoch, self.life.epoch());
+            self.leases.extend(grant.lease);
+            self.in_use.extend(grant.lease);
+        }
+    }
+
+    fn assert_unchanged(&self, before: &Lifecycle, promise: &str) {
+        let mut expected = before.clone();
+        expected.version = self.life.version;
+        assert_eq!(expected, self.life, "{promise}");
+    }
+
+    /// Keeps a long history from growing: only the last attempts can still be heard of.
+    pub(super) fn forget_the_past(&mut self) {
+        let recent = |epoch: &Epoch| epoch.0 + 3 > self.life.epoch().0;
+        assert_eq!(self.starts.difference(&self.stops).filter(|epoch| !recent(epoch)).next(), None, "w2: no stop");
+        self.starts.retain(recent);
+        self.stops.retain(recent);
+        self.cancelled.retain(recent);
+    }
+
+    /// From here, a shutdown ends the worker however the driver's calls turn out.
+    pub(super) fn shut_down(mut self, fast: bool, driver_works: bool) {
+        self.take(&Step::Input(Input::Shutdown { fast }));
+        for _ in 0..20 {
+            let step = if let Some(&epoch) = self.threads.first() {
+                Input::ThreadReady(epoch)
+            } else if let Some((call, epoch)) = self.call {
+                let answers = answers(call, epoch);
+                answers[if driver_works { 0 } else { answers.len() - 1 }].clone()
+            } else if let Some(&lease) = self.leases.first() {
+                Input::Release(lease)
+            } else {
+                break;
+            };
+            self.take(&Step::Input(step));
+        }
+        assert_eq!(self.life.state(), WorkerState::ShutDown, "s1: a shutdown ends in ShutDown");
+        assert_eq!(self.starts, self.stops, "w2: one stop for every start");
+        assert!(self.requests.iter().all(|state| *state == RequestState::Answered), "w3: every request is answered");
+    }
+
+    /// The world with nothing in it that makes no difference to what can follow: times are relative to the present.
+    pub(super) fn normalised(&self, origin: Instant) -> impl std::hash::Hash + use<> {
+        let mut life = self.life.clone();
+        life.rebase(self.now, origin);
+        (
+            life,
+            self.threads.clone(),
+            self.call,
+            (self.starts.clone(), self.stops.clone()),
+            self.requests.clone(),
+            self.leases.clone(),
+            self.connections.clone(),
+            self.connections_made,
+        )
+    }
+}
+
+impl Lifecycle {
+    /// Moves all times so that `now` becomes `origin`, and forgets what is only told to people.
+    fn rebase(&mut self, now: Instant, origin: Instant) {
+        let rebase = |at: &mut Option<Instant>| {
+            if let Some(at) = at {
+                *at = origin + at.saturating_duration_since(now);
+            }
+        };
+        match &mut self.stage {
+            Stage::Substantiating { give_up } => rebase(give_up),
+            Stage::Starting { give_up, next_check, .. } => {
+                rebase(give_up);
+                rebase(next_check);
+            }
+            Stage::Substantiated(up) => {
+                rebase(&mut up.idle_until);
+                rebase(&mut up.reattach_until);
+            }
+            Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
+        }
+        for waiter in &mut self.waiters {
+            rebase(&mut waiter.deadline);
+            // Given by the deadline.
+            waiter.made = origin;
+        }
+        if let Some((_, since)) = &mut self.call {
+            *since = origin;
+        }
+        self.quarantine.rebase(now, origin);
+        self.state_since = origin;
+        self.last_failure = None;
+        self.details.clear();
+        self.version = 0;
+    }
+}
+
+pub(super) fn reason() -> Arc<str> {
+    "reason".into()
+}
+
+/// What a call can return: the good answer first, the worst last.
+pub(super) fn answers(call: DriverCall, epoch: Epoch) -> Vec<Input> {
+    match call {
+        DriverCall::Start => vec![
+            Input::StartReturned(epoch, Ok(vec!["detail".into()])),
+            Input::StartReturned(epoch, Err(StartFailure::Cannot(reason()))),
+            Input::StartReturned(epoch, Err(StartFailure::Failed(FailureCause::Infrastructure, reason()))),
+        ],
+        DriverCall::Check => {
+            vec![Input::CheckReturned(epoch, Ok(())), Input::CheckReturned(epoch, Err(reason()))]
+        }
+        DriverCall::Compatible => vec![
+            Input::CompatibleReturned(epoch, Ok(true)),
+            Input::CompatibleReturned(epoch, Ok(false)),
+            Input::CompatibleReturned(epoch, Err(reason())),
+        ],
+        DriverCall::Stop => vec![Input::StopReturned(epoch, Ok(())), Input::StopReturned(epoch, Err(reason()))],
+    }
+}
