@@ -20,7 +20,7 @@ pub use build::{Build, BuildId, Epoch, Labels, Properties};
 pub use clock::Clock;
 pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};
 #[cfg(all(feature = "local", unix))]
-pub use drivers::local::{Kind, LocalLatentWorker};
+pub use drivers::local::{LocalAgent, LocalInstance, LocalKind, LocalLatentWorker};
 pub use error::{
     AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, LeaseEnd,
     StartError, StopError, SubstantiateError, UnknownBuild,

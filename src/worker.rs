@@ -340,8 +340,11 @@ impl fmt::Debug for Attacher {
 /// as lost and the instance is stopped. Keep it as long as the agent is there, for example within the instance.
 #[must_use = "the agent is detached when this is dropped"]
 pub struct Attachment {
-    pub(crate) detach: Option<Box<dyn FnOnce(&str) + Send + Sync>>,
+    pub(crate) detach: Option<Detach>,
 }
+
+/// What is done with the reason when the agent is gone.
+pub(crate) type Detach = Box<dyn FnOnce(&str) + Send + Sync>;
 
 impl Attachment {
     /// Detaches with a reason for people.

@@ -176,10 +176,6 @@ impl Index {
         index
     }
 
-    pub(super) fn stand(&self, worker: WorkerIndex) -> Stand {
-        self.workers[worker.0 as usize].1
-    }
-
     pub(super) fn set_stand(&mut self, worker: WorkerIndex, stand: Stand) {
         let (class_index, old) = self.workers[worker.0 as usize];
         if old == stand {

@@ -19,25 +19,11 @@ use self::index::{Census, Index, Rank, RouteIndex, Shelf, Stand};
 use crate::build::{Build, BuildId, Epoch, Labels};
 use crate::error::{Attempt, BuildError};
 use crate::event::{BuildState, BuildStatus};
+use crate::lifecycle::{Fit, Openness};
 
 /// The number of a worker: 0, 1, 2 … in the order in which they were added.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub(crate) struct WorkerIndex(pub(crate) u32);
-
-/// What a worker could do with one more build.
-#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
-pub(crate) enum Openness {
-    /// Nothing: it is full, paused, in quarantine, draining or shut down.
-    Closed,
-    /// An instance is attached and has room. `unused`: nobody has or awaits a lease of it, so it may be recycled.
-    Attached { unused: bool },
-    /// There is no instance: it would start one.
-    Down,
-    /// The instance is being stopped: a start would follow.
-    Stopping,
-    /// A start is under way and has room for those who join it.
-    Starting,
-}
 
 /// What a worker says about itself. A greater `version` is newer.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
@@ -47,17 +33,6 @@ pub(crate) struct Facts {
     pub(crate) openness: Openness,
 }
 
-/// What the worker does when an instance is up that may not suit the build.
-#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
-pub(crate) enum Fit {
-    /// It always suits; the driver is never asked.
-    Always,
-    /// The driver is asked, and an instance that is incompatible refuses.
-    Ask,
-    /// The driver is asked again, and an unused instance that is still incompatible makes place for a new one.
-    AskOrRecycle,
-}
-
 /// Something to be done, once the lock around [`Dispatch`] is released.
 #[derive(Clone, Eq, PartialEq, Debug)]
 pub(crate) enum Order {
@@ -65,7 +40,7 @@ pub(crate) enum Order {
     Assign { build: BuildId, worker: WorkerIndex, fit: Fit },
     /// The build has ended while its request was at the worker. Comes only after the assignment was carried out.
     Withdraw { build: BuildId, worker: WorkerIndex },
-    /// The final answer for whoever submitted the build. Nothing follows, except for `Withdraw` and `DropLease`.
+    /// The final answer for whoever submitted the build; exactly one, unless its lease came back for good.
     Answer { build: BuildId, error: BuildError },
     /// The lease that was granted goes to whoever submitted the build.
     Deliver { build: BuildId, history: Vec<Attempt> },
@@ -273,39 +248,39 @@ impl Dispatch {
             WorkerAnswer::Failed { epoch, reason } => self.attempt_failed(build, worker, epoch, reason, orders),
             WorkerAnswer::Cannot { reason } => {
                 let history = std::mem::take(&mut entry.history);
-                self.end(build, BuildError::Cannot { reason, history }, orders);
+                self.conclude(build, BuildError::Cannot { reason, history }, orders);
             }
             WorkerAnswer::Refused => self.requeue(build),
             WorkerAnswer::Incompatible { epoch } => {
                 entry.incompatible.insert(worker, epoch);
                 self.requeue(build);
             }
-            WorkerAnswer::ShutDown => self.end(build, BuildError::ShutDown, orders),
+            WorkerAnswer::ShutDown => self.conclude(build, BuildError::ShutDown, orders),
         }
     }
 
     /// Ends the build, wherever it is; `false` if it had ended already.
     pub(crate) fn cancel(&mut self, build: BuildId, orders: &mut Orders) -> bool {
-        let known = self.builds.contains_key(&build);
-        self.end(build, BuildError::Cancelled, orders);
-        known
+        self.end(build, BuildError::Cancelled, orders)
     }
 
     /// Whoever has the lease of the build gives it back and wants another one.
     pub(crate) fn retry(&mut self, build: BuildId, reason: Arc<str>, orders: &mut Orders) {
         let Some(&Entry { place: Place::Running { worker, epoch }, .. }) = self.builds.get(&build) else { return };
         if self.shut_down {
-            // The lease is on its way back by itself.
-            self.forget(build);
-            orders.push(Order::Answer { build, error: BuildError::ShutDown });
+            self.conclude(build, BuildError::ShutDown, orders);
         } else {
             self.attempt_failed(build, worker, epoch, reason, orders);
         }
     }
 
-    /// The lease of the build came back, and that was the last of it; `false` if the build had ended before.
+    /// The lease of the build came back, and that was the last of it; `false` if the build does not run (any more).
     pub(crate) fn finished(&mut self, build: BuildId) -> bool {
-        self.forget(build).is_some()
+        let running = self.builds.get(&build).is_some_and(|entry| matches!(entry.place, Place::Running { .. }));
+        if running {
+            self.forget(build);
+        }
+        running
     }
 
     /// From now on nothing is given out any more. All builds end, except for those that run.
@@ -332,8 +307,7 @@ impl Dispatch {
         entry.history.push(Attempt { worker: name, epoch, reason: reason.clone() });
         if entry.max_attempts.is_some_and(|most| entry.history.len() >= most.get() as usize) {
             let history = std::mem::take(&mut entry.history);
-            self.forget(build);
-            orders.push(Order::Answer { build, error: BuildError::AttemptsExhausted { history } });
+            self.conclude(build, BuildError::AttemptsExhausted { history }, orders);
         } else {
             self.requeue(build);
             orders.push(Order::Requeued { build, reason });
@@ -346,29 +320,34 @@ impl Dispatch {
         self.index.enqueue(entry.route, entry.rank);
     }
 
-    /// Ends a build with `error`, and what it has at a worker with it.
-    fn end(&mut self, build: BuildId, error: BuildError, orders: &mut Orders) {
-        match self.forget(build) {
-            None => return,
-            Some(Place::Waiting) => {}
-            Some(Place::Assigned { worker }) => match &mut self.workers[worker.0 as usize].availability {
+    /// Ends a build from outside, and what it has at a worker with it; `false` if it is unknown.
+    fn end(&mut self, build: BuildId, error: BuildError, orders: &mut Orders) -> bool {
+        let Some(place) = self.builds.get(&build).map(|entry| entry.place) else { return false };
+        match place {
+            Place::Waiting => {}
+            Place::Assigned { worker } => match &mut self.workers[worker.0 as usize].availability {
                 // A withdrawal must not overtake the assignment.
                 Availability::Assigning { build: assigning, withdraw, .. } if *assigning == build => *withdraw = true,
                 _ => orders.push(Order::Withdraw { build, worker }),
             },
-            Some(Place::Running { .. }) => orders.push(Order::EndLease { build }),
+            Place::Running { .. } => orders.push(Order::EndLease { build }),
         }
+        self.conclude(build, error, orders);
+        true
+    }
+
+    /// Ends a build that has nothing at a worker (any more).
+    fn conclude(&mut self, build: BuildId, error: BuildError, orders: &mut Orders) {
+        self.forget(build);
         orders.push(Order::Answer { build, error });
     }
 
-    /// Removes the build and says where it was.
-    fn forget(&mut self, build: BuildId) -> Option<Place> {
-        let entry = self.builds.remove(&build)?;
+    fn forget(&mut self, build: BuildId) {
+        let Some(entry) = self.builds.remove(&build) else { return };
         if entry.place == Place::Waiting {
             self.index.dequeue(entry.route, entry.rank);
         }
         self.index.release_route(entry.route);
-        Some(entry.place)
     }
 }
 
@@ -423,11 +402,6 @@ impl Dispatch {
         self.index.waiting()
     }
 
-    /// Whether the build has not ended.
-    pub(crate) fn has(&self, build: BuildId) -> bool {
-        self.builds.contains_key(&build)
-    }
-
     /// Where the build is, unless it has ended.
     pub(crate) fn status(&self, build: BuildId) -> Option<BuildStatus> {
         let entry = self.builds.get(&build)?;
@@ -446,5 +420,7 @@ impl Dispatch {
 
 #[cfg(test)]
 mod explore;
+#[cfg(test)]
+mod tests;
 #[cfg(test)]
 mod world;

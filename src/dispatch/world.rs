@@ -282,7 +282,7 @@ impl World {
             can(worker.stale.is_some(), Action::TellStale(i));
             can(worker.phase == Phase::Starting, Action::Attach(i));
             can(worker.phase == Phase::Starting && scenario.failures, Action::FailStart(i));
-            can(worker.phase == Phase::Starting && scenario.failures && scenario.endless, Action::CannotStart(i));
+            can(worker.phase == Phase::Starting && scenario.failures, Action::CannotStart(i));
             can(worker.phase == Phase::Attached && unused, Action::Stop(i));
             can(worker.phase == Phase::Stopping, Action::Stopped(i));
             can(worker.phase == Phase::Attached && !unused && scenario.losses, Action::Lose(i));
@@ -336,7 +336,13 @@ impl World {
                     assert!(matches!(orders.as_slice(), [Order::Answer { .. }]));
                 }
             }
-            Action::Cancel(slot) => assert!(self.dispatch.cancel(self.jobs[slot].id, &mut orders)),
+            Action::Cancel(slot) => {
+                let build = self.jobs[slot].id;
+                assert!(self.dispatch.cancel(build, &mut orders));
+                let ran = matches!(self.jobs[slot].state, JobState::Running(_));
+                assert_eq!(orders.contains(&Order::EndLease { build }), ran);
+                assert!(orders.contains(&Order::Answer { build, error: BuildError::Cancelled }));
+            }
             Action::Finish(slot) => {
                 self.return_lease(slot);
                 assert!(self.dispatch.finished(self.jobs[slot].id));
@@ -509,6 +515,7 @@ impl World {
                     let worker = &mut self.workers[worker.0 as usize];
                     assert!(worker.order.is_none_or(|(of, _)| of != slot), "a withdrawal overtakes its assignment");
                     assert_ne!(worker.unreported, Some(slot), "a withdrawal before the report");
+                    assert!(worker.mentions(slot), "a withdrawal of what was answered");
                     worker.withdrawals |= bit(slot);
                 }
                 Order::Answer { build, error } => {
@@ -589,6 +596,10 @@ impl World {
     pub(super) fn round(&mut self) {
         let mut orders = Orders::new();
         self.dispatch.dispatch(&mut orders);
+        if self.jobs.iter().all(|job| job.state != JobState::Waiting) {
+            assert_eq!(orders, []);
+            return;
+        }
         let mut queue: Vec<Slot> =
             (0..self.jobs.len()).filter(|&slot| self.jobs[slot].state == JobState::Waiting).collect();
         queue.sort_by_key(|&slot| (Reverse(self.scenario.jobs[slot].priority), self.jobs[slot].id));
@@ -669,19 +680,19 @@ impl World {
             };
             // The kind of an instance matters only while there is one.
             let up = matches!(worker.phase, Phase::Starting | Phase::Attached);
-            key.push(worker.phase as u8 | worker.kind * u8::from(up) << 4);
-            key.push(worker.requests as u8 | (worker.leases as u8) << 4);
+            key.push(worker.phase as u8 | ((worker.kind * u8::from(up)) << 4));
+            key.push(worker.requests as u8 | ((worker.leases as u8) << 4));
             key.push(match worker.order {
                 None => 0,
-                Some((slot, fit)) => 1 + slot as u8 | (fit as u8) << 4,
+                Some((slot, fit)) => (1 + slot as u8) | ((fit as u8) << 4),
             });
             let dirty = worker.told.version < worker.version;
             let withdraw =
                 matches!(self.dispatch.workers[i].availability, Availability::Assigning { withdraw: true, .. });
-            key.push(worker.withdrawals as u8 | u8::from(dirty) << 4 | u8::from(withdraw) << 5);
+            key.push(worker.withdrawals as u8 | (u8::from(dirty) << 4) | (u8::from(withdraw) << 5));
             // Whether the facts are newer than the last assignment, if that still matters.
             let news = worker.assigned_at.is_none_or(|version| worker.told.version > version);
-            key.push(worker.unreported.map_or(0, |slot| 1 + slot as u8) | u8::from(news) << 4);
+            key.push(worker.unreported.map_or(0, |slot| 1 + slot as u8) | (u8::from(news) << 4));
             key.push(match worker.told.openness {
                 Openness::Closed => 0,
                 Openness::Attached { unused } => 1 + u8::from(unused),

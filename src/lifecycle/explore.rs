@@ -69,7 +69,15 @@ fn guarded(origins: &[Origin], origin: usize, step: Option<&Step>, check: impl F
 }
 
 fn setting(idle: IdlePolicy) -> Setting {
-    Setting { idle, may_be_incompatible: false, max_builds: 1, warm_up: false, requests: 2, attempts: 2, connections: 2 }
+    Setting {
+        idle,
+        may_be_incompatible: false,
+        max_builds: 1,
+        warm_up: false,
+        requests: 2,
+        attempts: 2,
+        connections: 2,
+    }
 }
 
 #[test]
@@ -130,7 +138,8 @@ fn random_history(seed: u64) {
         let steps = world.steps();
         let step = random.choice(&steps).expect("something can always happen");
         // What ends a history would end almost all of them early.
-        if matches!(step, Step::Input(Input::Shutdown { .. })) || (matches!(step, Step::Input(Input::Pause)) && random.u8(..) > 8)
+        if matches!(step, Step::Input(Input::Shutdown { .. }))
+            || (matches!(step, Step::Input(Input::Pause)) && random.u8(..) > 8)
         {
             continue;
         }

@@ -30,8 +30,6 @@ use crate::event::{DriverCall, EventKind, NextStep, StartFailure, WorkerState};
 use crate::worker::{DEFAULT_IDLE_TIMEOUT, IdlePolicy, Limits};
 use quarantine::Quarantine;
 
-pub(crate) use crate::dispatch::{Fit, Openness};
-
 /// A request to be told when the worker is attached; unique within the worker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct RequestId(pub(crate) u64);
@@ -43,6 +41,32 @@ pub(crate) struct LeaseId(u64);
 /// A connection that was accepted; unique within the worker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct ConnectionId(u64);
+
+/// What a worker could do with one more build.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub(crate) enum Openness {
+    /// Nothing: it is full, paused, in quarantine, draining or shut down.
+    Closed,
+    /// An instance is attached and has room. `unused`: nobody has or awaits a lease of it, so it may be recycled.
+    Attached { unused: bool },
+    /// There is no instance: it would start one.
+    Down,
+    /// The instance is being stopped: a start would follow.
+    Stopping,
+    /// A start is under way and has room for those who join it.
+    Starting,
+}
+
+/// What the worker does when an instance is up that may not suit the build.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub(crate) enum Fit {
+    /// It always suits; the driver is never asked.
+    Always,
+    /// The driver is asked, and an instance that is incompatible refuses.
+    Ask,
+    /// The driver is asked again, and an unused instance that is still incompatible makes place for a new one.
+    AskOrRecycle,
+}
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Request {
@@ -70,9 +94,13 @@ pub(crate) enum Input {
     /// Somebody gives up a request.
     Cancel(RequestId),
     /// Somebody wants the instance stopped: after its builds, or at once when `fast`.
-    Insubstantiate { fast: bool },
+    Insubstantiate {
+        fast: bool,
+    },
     /// As before, and for ever.
-    Shutdown { fast: bool },
+    Shutdown {
+        fast: bool,
+    },
     Pause,
     Unpause,
     /// The instance thread of this attempt runs and would call the start now.
@@ -130,6 +158,11 @@ pub(crate) struct Effects {
 impl Effects {
     pub(crate) fn new(observed: bool) -> Self {
         Self { observed, ..Self::default() }
+    }
+
+    /// Whether there is nothing to do and nothing to tell.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.orders.is_empty() && self.occurrences.is_empty()
     }
 
     /// Tells observers something that happened beside the transition.
@@ -286,7 +319,10 @@ impl Lifecycle {
                 up.reattach_until = None;
                 None
             }
-            Stage::NotSubstantiated | Stage::Substantiating { .. } | Stage::Insubstantiating { .. } | Stage::ShutDown => {
+            Stage::NotSubstantiated
+            | Stage::Substantiating { .. }
+            | Stage::Insubstantiating { .. }
+            | Stage::ShutDown => {
                 return Err(AttachError::Stale);
             }
         };
@@ -764,23 +800,30 @@ impl Lifecycle {
 
     /// When [`Input::Time`] is due next, and what for.
     pub(crate) fn next_deadline(&self) -> Option<(Instant, NextStep)> {
-        let mut deadlines = [None; 5];
+        let mut first: Option<(Instant, NextStep)> = None;
+        // Asked after every turn, and most often there is nothing to compare.
+        let mut consider = |at: Option<Instant>, step: NextStep| {
+            if let Some(at) = at
+                && first.is_none_or(|first| (at, step) < first)
+            {
+                first = Some((at, step));
+            }
+        };
         match &self.stage {
-            Stage::Substantiating { give_up } => deadlines[0] = give_up.map(|at| (at, NextStep::GiveUp)),
+            Stage::Substantiating { give_up } => consider(*give_up, NextStep::GiveUp),
             Stage::Starting { give_up, next_check, .. } => {
-                deadlines[0] = give_up.map(|at| (at, NextStep::GiveUp));
-                deadlines[1] = next_check.map(|at| (at, NextStep::Check));
+                consider(*give_up, NextStep::GiveUp);
+                consider(*next_check, NextStep::Check);
             }
             Stage::Substantiated(up) => {
-                deadlines[0] = up.reattach_until.map(|at| (at, NextStep::GiveUp));
-                deadlines[2] = up.idle_until.map(|at| (at, NextStep::StopIdle));
+                consider(up.reattach_until, NextStep::GiveUp);
+                consider(up.idle_until, NextStep::StopIdle);
             }
             Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
         }
-        let first_waiter = self.waiters.iter().filter_map(|waiter| waiter.deadline).min();
-        deadlines[3] = first_waiter.map(|at| (at, NextStep::GiveUp));
-        deadlines[4] = self.quarantine.until().map(|at| (at, NextStep::EndQuarantine));
-        deadlines.into_iter().flatten().min()
+        self.waiters.iter().for_each(|waiter| consider(waiter.deadline, NextStep::GiveUp));
+        consider(self.quarantine.until(), NextStep::EndQuarantine);
+        first
     }
 
     pub(crate) fn openness(&self, now: Instant) -> Openness {
@@ -791,10 +834,10 @@ impl Lifecycle {
             Stage::NotSubstantiated => Openness::Down,
             Stage::Substantiating { .. } | Stage::Starting { .. } => Openness::Starting,
             Stage::Substantiated(up) if up.draining || self.connection.is_none() => Openness::Closed,
-            Stage::Substantiated(up) => {
-                Openness::Attached { unused: up.leases.is_empty() && self.waiters.is_empty() }
-            }
-            Stage::Insubstantiating { .. } => Openness::Stopping,
+            Stage::Substantiated(up) => Openness::Attached { unused: up.leases.is_empty() && self.waiters.is_empty() },
+            Stage::Insubstantiating { .. } if self.waiters.is_empty() => Openness::Stopping,
+            // A start is queued behind the stop; who comes now joins that.
+            Stage::Insubstantiating { .. } => Openness::Starting,
             Stage::ShutDown => Openness::Closed,
         }
     }

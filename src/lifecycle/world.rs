@@ -241,7 +241,9 @@ impl World {
                 assert!(before.quarantine(self.now).is_none(), "w12: a quarantine within a quarantine");
                 let by_user = matches!(
                     step,
-                    Step::Input(Input::Cancel(_) | Input::Insubstantiate { .. } | Input::Shutdown { .. } | Input::Detach(..))
+                    Step::Input(
+                        Input::Cancel(_) | Input::Insubstantiate { .. } | Input::Shutdown { .. } | Input::Detach(..)
+                    )
                 );
                 assert!(!by_user, "w12: quarantine by {step:?}");
                 if let Step::Input(Input::StartReturned(_, Err(StartFailure::Cannot(_)))) = step {

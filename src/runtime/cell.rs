@@ -17,11 +17,10 @@ use super::observers::About;
 use super::shared::{Agenda, Shared, Task};
 use crate::build::{Build, BuildId, Epoch};
 use crate::dispatch::WorkerIndex;
-use crate::command::Agent;
 use crate::error::{AttachError, SubstantiateError};
-use crate::event::{EventKind, WorkerStatus};
+use crate::event::{Event, EventKind, WorkerStatus};
 use crate::lifecycle::{
-    ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, Lifecycle, Openness, Request, RequestId,
+    ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, Lifecycle, Occurrence, Openness, Request, RequestId,
 };
 use crate::worker::{AttemptIdentity, Secret};
 
@@ -115,7 +114,9 @@ impl WorkerCell {
 
     /// Whether this is the first change since the dispatch has looked.
     pub(super) fn mark_dirty(&self) -> bool {
-        !self.dirty.swap(true, Ordering::SeqCst)
+        // Looked at before it is written, which is cheaper. Whoever clears the mark does so before it takes the lock of
+        // this worker, so that one who still sees the mark has made its change before that.
+        !self.dirty.load(Ordering::SeqCst) && !self.dirty.swap(true, Ordering::SeqCst)
     }
 
     /// What the dispatch wants to know, at this moment.
@@ -169,14 +170,11 @@ impl WorkerCell {
             let effects = Effects::new(shared.observers.any());
             let mut transition = Transition { now, effects, inner: &mut inner };
             result = step(&mut transition);
-            let Effects { orders, occurrences, .. } = transition.effects;
-            for occurrence in occurrences {
-                let about =
-                    About { worker: Some(self.name.clone()), epoch: Some(occurrence.epoch), build: occurrence.build };
-                to_log.extend(shared.observers.publish(now, about, occurrence.kind));
-            }
-            for effect in orders {
-                self.resolve(effect, &mut inner, shared, agenda);
+            let effects = transition.effects;
+            // A lease that is given or comes back leads to nothing else, if nobody observes.
+            if !effects.is_empty() {
+                to_log = self.publish(now, effects.occurrences, shared);
+                effects.orders.into_iter().for_each(|effect| self.resolve(effect, &mut inner, shared, agenda));
             }
             self.schedule(&mut inner, shared);
         }
@@ -185,6 +183,15 @@ impl WorkerCell {
         }
         shared.note_change(self, agenda);
         result
+    }
+
+    /// Tells observers. Returns what is to be logged, once the lock is gone.
+    fn publish(&self, now: Instant, occurrences: Vec<Occurrence>, shared: &Shared) -> Vec<Event> {
+        let published = occurrences.into_iter().map(|Occurrence { epoch, build, kind }| {
+            let about = About { worker: Some(self.name.clone()), epoch: Some(epoch), build };
+            shared.observers.publish(now, about, kind)
+        });
+        published.flatten().collect()
     }
 
     /// Looks up what an effect refers to, so that it can be carried out without the lock.
@@ -291,16 +298,20 @@ impl Transition<'_> {
         self.inner.life.apply(self.now, input, &mut self.effects);
     }
 
-    /// Lets an agent in that knows the secret of the attempt under way.
-    pub(super) fn attach(&mut self, secret: &str, agent: Arc<dyn Agent>) -> Result<ConnectionId, AttachError> {
+    /// Lets an agent in that knows the secret of the attempt under way. Also returns the connection that is replaced,
+    /// which must not be dropped before the lock is gone.
+    pub(super) fn attach(
+        &mut self,
+        secret: &str,
+        connection: impl FnOnce() -> Connection,
+    ) -> Result<(ConnectionId, Option<Arc<Connection>>), AttachError> {
         let current = self.inner.attempt.as_mut().filter(|attempt| attempt.identity.secret.matches(secret));
         let Some(attempt) = current else {
             let ended = self.inner.ended_secret.as_ref().is_some_and(|ended| ended.matches(secret));
             return Err(if ended { AttachError::Stale } else { AttachError::WrongSecret });
         };
         let id = self.inner.life.attach(self.now, attempt.identity.epoch, &mut self.effects)?;
-        attempt.connection = Some(Arc::new(Connection::new(agent)));
-        Ok(id)
+        Ok((id, attempt.connection.replace(Arc::new(connection()))))
     }
 
     /// Tells observers something that is not the lifecycle's business.

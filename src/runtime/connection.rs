@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
+use super::cell::WorkerCell;
+use super::shared::Shared;
 use crate::command::Agent;
 use crate::error::LeaseEnd;
 
@@ -40,14 +42,18 @@ impl EndSignal {
     }
 }
 
+/// A lease holds this alone, because every further reference would have to be counted twice for each lease. The worker
+/// lets go of it when its instance was stopped, so that they do not keep each other for ever.
 pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
+    pub(super) worker: Arc<WorkerCell>,
     pub(super) agent: Arc<dyn Agent>,
     /// The leases that use this connection are over.
     pub(super) end: EndSignal,
 }
 
 impl Connection {
-    pub(super) fn new(agent: Arc<dyn Agent>) -> Self {
-        Self { agent, end: EndSignal::new() }
+    pub(super) fn new(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, agent: &Arc<dyn Agent>) -> Self {
+        Self { shared: shared.clone(), worker: worker.clone(), agent: agent.clone(), end: EndSignal::new() }
     }
 }

@@ -6,7 +6,11 @@ use std::io;
 pub(crate) fn hex<const N: usize>() -> io::Result<String> {
     let mut bytes = [0_u8; N];
     fill(&mut bytes)?;
-    Ok(bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect())
+    Ok(bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)]))
+        .collect())
 }
 
 /// A file of the system is all it takes, so that the core needs no crate for it.

@@ -39,9 +39,8 @@ impl Worker {
     #[doc(alias = "acquire")]
     pub fn substantiate(&self, build: &Build) -> Substantiation<Lease> {
         let fit = if self.cell.may_be_incompatible { Fit::AskOrRecycle } else { Fit::Always };
-        let lease = |granted: Granted| {
-            granted.map(|granted| Lease::new(&self.shared, &self.cell, granted, build.clone())).map_err(|(error, _)| error)
-        };
+        let lease =
+            |granted: Granted| granted.map(|granted| Lease::new(granted, build.clone())).map_err(|(error, _)| error);
         self.request(fit, Some(LeaseFor(None)), |sender| Asker::Direct(sender, build.clone()), lease)
     }
 

@@ -18,7 +18,7 @@ use crate::error::{Cancelled, FailureCause, chain};
 use crate::event::{DriverCall, EventKind, StartFailure};
 use crate::lifecycle::{Effect, Input};
 use crate::worker::{
-    AttemptIdentity, Attacher, Health, LatentWorker, Secret, StartControls, StartRequest, Started, StopRequest,
+    Attacher, AttemptIdentity, Health, LatentWorker, Secret, StartControls, StartRequest, Started, StopRequest,
 };
 
 /// The next call to make. The lifecycle never has two in flight, so that the channel of orders has room for one.

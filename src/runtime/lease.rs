@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, never, select, select_biased};
 
-use super::cell::WorkerCell;
 use super::connection::Connection;
 use super::fence::fenced;
 use super::queue::BuildCell;
-use super::shared::{Agenda, Shared};
+use super::shared::Agenda;
 use crate::build::{Build, BuildId, Epoch};
 use crate::command::{Agent, Command, CommandEnd, Output, Process};
 use crate::error::{Attempt, CommandError, LeaseEnd};
@@ -31,8 +30,6 @@ use crate::lifecycle::{Grant, Input, LeaseId};
 /// No method but `wait_end` and those that run commands blocks.
 #[must_use = "the place is given back when this is dropped"]
 pub struct Lease {
-    shared: Arc<Shared>,
-    worker: Arc<WorkerCell>,
     connection: Arc<Connection>,
     id: LeaseId,
     epoch: Epoch,
@@ -44,15 +41,9 @@ pub struct Lease {
 
 impl Lease {
     /// A lease that no build of the queue knows of.
-    pub(super) fn new(
-        shared: &Arc<Shared>,
-        worker: &Arc<WorkerCell>,
-        (grant, connection): (Grant, Arc<Connection>),
-        build: Build,
-    ) -> Self {
+    pub(super) fn new((grant, connection): (Grant, Arc<Connection>), build: Build) -> Self {
         let id = grant.lease.expect("a lease was asked for");
-        let (shared, worker) = (shared.clone(), worker.clone());
-        Self { shared, worker, connection, id, epoch: grant.epoch, build, queued: None, history: Vec::new() }
+        Self { connection, id, epoch: grant.epoch, build, queued: None, history: Vec::new() }
     }
 
     /// The lease was given for a build of the queue.
@@ -73,7 +64,7 @@ impl Lease {
 
     /// The name of the worker.
     pub fn worker(&self) -> &Arc<str> {
-        &self.worker.name
+        &self.connection.worker.name
     }
 
     /// The attempt of the worker that brought this instance up.
@@ -137,7 +128,7 @@ impl Lease {
         let mut stdout = Tail::new(keep);
         let mut stderr = Tail::new(keep);
         loop {
-            match running.next()? {
+            match running.recv()? {
                 Output::Stdout(bytes) => stdout.push(&bytes),
                 Output::Stderr(bytes) => stderr.push(&bytes),
                 Output::End(end) => {
@@ -153,7 +144,7 @@ impl Lease {
     /// Says how the build ended and gives the place back.
     pub fn finish(mut self, result: BuildResult) {
         if let Some(build) = self.queued.take() {
-            self.shared.finish_build(build.id, result);
+            self.connection.shared.finish_build(build.id, result);
         }
     }
 
@@ -162,7 +153,7 @@ impl Lease {
     ///
     /// The lease of a worker that is used without the queue is only given back.
     pub fn retry(mut self, reason: &str) {
-        let (shared, build) = (self.shared.clone(), self.queued.take());
+        let (shared, build) = (self.connection.shared.clone(), self.queued.take());
         drop(self);
         if let Some(build) = build {
             shared.retry_build(build.id, reason);
@@ -172,19 +163,20 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        let Connection { shared, worker, .. } = &*self.connection;
         if let Some(build) = self.queued.take() {
-            self.shared.finish_build(build.id, BuildResult::Dropped);
+            shared.finish_build(build.id, BuildResult::Dropped);
         }
         let mut agenda = Agenda::default();
-        self.worker.transition(&self.shared, &mut agenda, |turn| turn.apply(Input::Release(self.id)));
-        self.shared.perform(agenda);
+        worker.transition(shared, &mut agenda, |turn| turn.apply(Input::Release(self.id)));
+        shared.perform(agenda);
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
-            .field("worker", &self.worker.name)
+            .field("worker", self.worker())
             .field("epoch", &self.epoch)
             .field("build", &self.build.name())
             .field("end", &self.end())
@@ -205,16 +197,16 @@ impl Running<'_> {
     ///
     /// # Errors
     /// When the lease has ended, and the command with it; when the agent went away without a word; and after the end.
-    pub fn next(&mut self) -> Result<Output, CommandError> {
-        self.next_within(None).map(|output| output.expect("without a limit there is no time-out"))
+    pub fn recv(&mut self) -> Result<Output, CommandError> {
+        self.recv_output(None).map(|output| output.expect("without a limit there is no time-out"))
     }
 
-    /// As [`next`](Running::next), but `None` after `timeout`.
-    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Output>, CommandError> {
-        self.next_within(Some(timeout))
+    /// As [`recv`](Running::recv), but `None` after `timeout`.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Output>, CommandError> {
+        self.recv_output(Some(timeout))
     }
 
-    fn next_within(&mut self, timeout: Option<Duration>) -> Result<Option<Output>, CommandError> {
+    fn recv_output(&mut self, timeout: Option<Duration>) -> Result<Option<Output>, CommandError> {
         if self.ended {
             return Err(CommandError::NoEnd);
         }
@@ -303,7 +295,10 @@ impl Tail {
 }
 
 /// Waits on a channel with an optional limit that may be too long for a clock.
-pub(super) fn recv_within<T>(receiver: &crossbeam_channel::Receiver<T>, timeout: Duration) -> Result<T, RecvTimeoutError> {
+pub(super) fn recv_within<T>(
+    receiver: &crossbeam_channel::Receiver<T>,
+    timeout: Duration,
+) -> Result<T, RecvTimeoutError> {
     match Instant::now().checked_add(timeout) {
         Some(deadline) => receiver.recv_deadline(deadline),
         None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),

@@ -195,8 +195,8 @@ impl Master {
             return Err(AddWorkerError::NoName);
         }
         let driver: Arc<dyn Driver> = Arc::new(driver);
-        let may_be_incompatible =
-            fenced("builds_may_be_incompatible", || driver.builds_may_be_incompatible()).map_err(AddWorkerError::Panicked)?;
+        let may_be_incompatible = fenced("builds_may_be_incompatible", || driver.builds_may_be_incompatible())
+            .map_err(AddWorkerError::Panicked)?;
         let now = self.shared().clock.now();
         let life = Lifecycle::new(limits, now);
         let facts = Facts { version: life.version(), epoch: life.epoch(), openness: life.openness(now) };

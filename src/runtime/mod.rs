@@ -19,7 +19,7 @@
 //! | a worker's turn ([`cell`]) | threads (count only), timer, observers |
 //! | the list of workers | queue |
 //! | the queue's turn ([`queue`]) | observers |
-//! | dirty list, threads, timer, observers, end signals | none |
+//! | dirty list, threads, timer, observers, end signals, a build's submitter | none |
 //!
 //! Two workers' locks are never held at once, nor a worker's and the queue's.
 

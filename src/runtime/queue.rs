@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
-use parking_lot::MutexGuard;
+use crossbeam_channel::{Sender, TrySendError};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::cell::{Asker, Granted, WorkerCell};
 use super::connection::EndSignal;
@@ -33,7 +33,8 @@ pub(super) struct Queue {
 pub(super) struct BuildCell {
     pub(super) id: BuildId,
     pub(super) build: Build,
-    submitter: Submitter,
+    /// Taken with the last answer: nothing can follow, and the channel closes though the lease may still be out.
+    submitter: Mutex<Option<Submitter>>,
     /// Set when the build is cancelled while its lease is out.
     pub(super) cancelled: EndSignal,
 }
@@ -48,10 +49,18 @@ pub(super) enum Submitter {
 impl BuildCell {
     /// A lease that nobody is there to take is given back by being dropped.
     fn deliver(&self, answer: Result<Lease, BuildError>) {
-        match &self.submitter {
-            Submitter::Ticket(sender) => drop(sender.try_send(answer)),
-            Submitter::Inbox(sender) => drop(sender.try_send((self.id, answer))),
+        let mut submitter = self.submitter.lock();
+        let is_last = answer.is_err();
+        let undelivered = match &*submitter {
+            Some(Submitter::Ticket(sender)) => sender.try_send(answer).err().map(TrySendError::into_inner),
+            Some(Submitter::Inbox(sender)) => sender.try_send((self.id, answer)).err().map(|full| full.into_inner().1),
+            None => Some(answer),
+        };
+        if is_last {
+            *submitter = None;
         }
+        drop(submitter);
+        drop(undelivered);
     }
 
     pub(super) fn finish(&self, error: BuildError) {
@@ -69,7 +78,8 @@ impl Queue {
 struct Turn<'a> {
     shared: &'a Shared,
     queue: MutexGuard<'a, Queue>,
-    now: Instant,
+    /// When it began, if somebody observes.
+    observed: Option<Instant>,
     orders: Vec<Order>,
     /// The lease that the turn is about, if it is about one.
     lease: Option<Lease>,
@@ -86,10 +96,10 @@ impl Shared {
         lease: Option<Lease>,
         step: impl FnOnce(&mut Turn<'_>) -> R,
     ) -> R {
-        let now = self.clock.now();
+        let observed = self.observers.any().then(|| self.clock.now());
         let queue = self.queue.lock();
         let mut turn =
-            Turn { shared: self, queue, now, orders: Vec::new(), lease, tasks: Vec::new(), delivery: None };
+            Turn { shared: self, queue, observed, orders: Vec::new(), lease, tasks: Vec::new(), delivery: None };
         let result = step(&mut turn);
         turn.resolve_orders();
         self.waiting.store(turn.queue.dispatch.waiting(), Ordering::SeqCst);
@@ -112,12 +122,17 @@ impl Shared {
             turn.queue.last_id += 1;
             let id = BuildId(turn.queue.last_id);
             turn.tell(id, EventKind::BuildQueued { name: build.name().clone(), retry: None });
-            let cell = BuildCell { id, build: build.clone(), submitter, cancelled: EndSignal::new() };
+            let cell = BuildCell {
+                id,
+                build: build.clone(),
+                submitter: Mutex::new(Some(submitter)),
+                cancelled: EndSignal::new(),
+            };
             turn.queue.builds.insert(id, Arc::new(cell));
             turn.queue.dispatch.submit(id, &build, &mut turn.orders);
             id
         });
-        agenda.look_at_queue();
+        self.look_if_waiting(&mut agenda);
         self.perform(agenda);
         id
     }
@@ -135,13 +150,7 @@ impl Shared {
     }
 
     /// Asks a worker to take a build.
-    pub(super) fn assign(
-        self: &Arc<Self>,
-        build: &Arc<BuildCell>,
-        worker: WorkerIndex,
-        fit: Fit,
-        agenda: &mut Agenda,
-    ) {
+    pub(super) fn assign(self: &Arc<Self>, build: &Arc<BuildCell>, worker: WorkerIndex, fit: Fit, agenda: &mut Agenda) {
         let cell = self.worker_at(worker);
         let id = build.id;
         let asker = || Asker::Queue(id, build.build.clone());
@@ -150,7 +159,7 @@ impl Shared {
         if let Some(granted) = answer {
             self.queue_answered(id, build.build.clone(), &cell, granted, agenda);
         }
-        agenda.look_at_queue();
+        self.look_if_waiting(agenda);
     }
 
     pub(super) fn withdraw(self: &Arc<Self>, build: BuildId, worker: WorkerIndex, agenda: &mut Agenda) {
@@ -174,21 +183,21 @@ impl Shared {
         let (answer, lease) = match granted {
             Ok(granted) => {
                 let epoch = granted.0.epoch;
-                (WorkerAnswer::Granted { epoch }, Some(Lease::new(self, worker, granted, build)))
+                (WorkerAnswer::Granted { epoch }, Some(Lease::new(granted, build)))
             }
             Err((error, epoch)) => (answer_of(error, epoch), None),
         };
         self.queue_turn(agenda, lease, |turn| {
             turn.queue.dispatch.answered(id, worker.index, answer, &mut turn.orders);
         });
-        agenda.look_at_queue();
+        self.look_if_waiting(agenda);
     }
 
     /// Ends a build wherever it is; `false` if it has ended already or never was.
     pub(super) fn cancel_build(self: &Arc<Self>, id: BuildId) -> bool {
         let mut agenda = Agenda::default();
         let known = self.queue_turn(&mut agenda, None, |turn| turn.queue.dispatch.cancel(id, &mut turn.orders));
-        agenda.look_at_queue();
+        self.look_if_waiting(&mut agenda);
         self.perform(agenda);
         known
     }
@@ -220,7 +229,7 @@ impl Shared {
         self.queue_turn(&mut agenda, None, |turn| {
             turn.queue.dispatch.retry(id, reason.into(), &mut turn.orders);
         });
-        agenda.look_at_queue();
+        self.look_if_waiting(&mut agenda);
         self.perform(agenda);
     }
 
@@ -258,8 +267,8 @@ impl Turn<'_> {
     }
 
     fn tell_about(&mut self, about: About, kind: EventKind) {
-        if self.shared.observers.any() {
-            self.tasks.extend(self.shared.observers.publish(self.now, about, kind).map(Task::Log));
+        if let Some(now) = self.observed {
+            self.tasks.extend(self.shared.observers.publish(now, about, kind).map(Task::Log));
         }
     }
 

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::cell::{Asker, Granted, WorkerCell};
 use super::connection::Connection;
+use super::fence::fenced;
 use super::instance::Order;
 use super::lease::Lease;
 use super::observers::{About, Observers, log};
@@ -63,17 +64,35 @@ impl Workers {
 
 /// Something to do without any lock.
 pub(super) enum Task {
-    Spawn { worker: Arc<WorkerCell>, epoch: Epoch, build: Option<Build> },
+    Spawn {
+        worker: Arc<WorkerCell>,
+        epoch: Epoch,
+        build: Option<Build>,
+    },
     Cancel(Sender<Infallible>),
     Order(Sender<Order>, Order),
-    Answer { worker: Arc<WorkerCell>, asker: Asker, granted: Granted },
+    Answer {
+        worker: Arc<WorkerCell>,
+        asker: Asker,
+        granted: Granted,
+    },
     EndLeases(Arc<Connection>, LeaseEnd),
     TellGone(Vec<Sender<()>>),
     /// Give the build to the worker.
-    Assign { build: Arc<BuildCell>, worker: WorkerIndex, fit: Fit },
-    Withdraw { build: BuildId, worker: WorkerIndex },
+    Assign {
+        build: Arc<BuildCell>,
+        worker: WorkerIndex,
+        fit: Fit,
+    },
+    Withdraw {
+        build: BuildId,
+        worker: WorkerIndex,
+    },
     /// The last word on a build.
-    Finish { build: Arc<BuildCell>, error: BuildError },
+    Finish {
+        build: Arc<BuildCell>,
+        error: BuildError,
+    },
     CancelLease(Arc<BuildCell>),
     Log(Event),
 }
@@ -128,6 +147,11 @@ impl Shared {
         if worker.mark_dirty() {
             self.dirty.lock().push(worker.clone());
         }
+        self.look_if_waiting(agenda);
+    }
+
+    /// Has the queue look at its workers if a build waits. Otherwise whoever puts the next build in does so.
+    pub(super) fn look_if_waiting(&self, agenda: &mut Agenda) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             agenda.look_at_queue();
         }
@@ -162,7 +186,7 @@ impl Shared {
                 Asker::Queue(id, build) => self.queue_answered(id, build, &worker, granted, agenda),
                 Asker::Direct(sender, build) => {
                     // When nobody waits any more, the lease comes back with the error and is given back.
-                    let lease = granted.map(|granted| Lease::new(self, &worker, granted, build));
+                    let lease = granted.map(|granted| Lease::new(granted, build));
                     let _ = sender.try_send(lease.map_err(|(error, _)| error));
                 }
                 Asker::WarmUp(sender) => {
@@ -251,18 +275,23 @@ impl Shared {
         };
         let mut agenda = Agenda::default();
         let connected = worker.transition(self, &mut agenda, |turn| {
-            let result = turn.attach(secret, agent);
-            if let Err(error) = result {
+            let result = turn.attach(secret, || Connection::new(self, &worker, &agent));
+            if let Err(error) = &result {
                 turn.inner.refused_agents += 1;
-                turn.tell(EventKind::AttachRefused { error });
+                turn.tell(EventKind::AttachRefused { error: *error });
             }
             result
         });
         self.perform(agenda);
-        let connection = connected?;
-        let shared = Arc::downgrade(self);
+        let (connection, replaced) = connected?;
+        if let Err(panic) = fenced("dropping the agent", || drop(replaced)) {
+            self.warn(&worker, &panic);
+        }
+        // An agent that lives longer than its master keeps neither that nor a driver alive.
+        let (shared, worker) = (Arc::downgrade(self), worker.index);
         let detach = Box::new(move |reason: &str| {
             if let Some(shared) = shared.upgrade() {
+                let worker = shared.worker_at(worker);
                 let mut agenda = Agenda::default();
                 let input = Input::Detach(connection, reason.into());
                 worker.transition(&shared, &mut agenda, |turn| turn.apply(input));

@@ -221,7 +221,8 @@ mod tests {
         let agent = agent(&place);
         let error = |command: &Command| agent.start_command(command).unwrap_err().to_string();
         assert!(
-            error(&Command::exec(["./no-such-program"])).starts_with("cannot start \"./no-such-program\": No such file")
+            error(&Command::exec(["./no-such-program"]))
+                .starts_with("cannot start \"./no-such-program\": No such file")
         );
         let missing = place.path().join("nowhere");
         let message = error(&Command::shell("true").directory("nowhere"));

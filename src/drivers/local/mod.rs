@@ -33,32 +33,34 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 
 /// A driver whose instances are directories on this machine. Unix only.
 ///
-/// A start creates a directory that only this user can enter, fills it when its [kind](Kind) has a template, and
+/// A start creates a directory that only this user can enter, fills it when its [kind](LocalKind) has a template, and
 /// attaches a [`LocalAgent`]; it needs nothing but a file system. Builds run their commands there, each as a child
 /// process in a process group of its own. A stop kills what still runs, at once, and removes the directory.
 ///
 /// A build chooses the kind of its instance with a property; without the property it gets the kind `default`, which is
 /// empty unless it is replaced. As soon as there are others, an idle instance is only used for builds of its own kind.
 ///
+/// When this process is killed itself, directories (`latent-worker-…` in the root) and running commands are left behind.
+///
 /// ```
-/// use latent_worker::{Kind, LocalLatentWorker};
+/// use latent_worker::{LocalKind, LocalLatentWorker};
 ///
 /// let driver = LocalLatentWorker::new()
 ///     .root("/var/tmp/builds")
 ///     .kind_property("flavour")
-///     .kind("rust", Kind::new().template("/srv/templates/rust").env("CARGO_TERM_COLOR", "never"));
+///     .kind("rust", LocalKind::new().template("/srv/templates/rust").env("CARGO_TERM_COLOR", "never"));
 /// ```
 #[derive(Clone, Debug)]
 pub struct LocalLatentWorker {
     root: PathBuf,
     property: String,
-    kinds: BTreeMap<String, Kind>,
+    kinds: BTreeMap<String, LocalKind>,
 }
 
 impl LocalLatentWorker {
     /// Instances of the kind `default` alone, in [`std::env::temp_dir`]. Other kinds are chosen by the property `kind`.
     pub fn new() -> Self {
-        let kinds = BTreeMap::from([(DEFAULT_KIND.to_owned(), Kind::new())]);
+        let kinds = BTreeMap::from([(DEFAULT_KIND.to_owned(), LocalKind::new())]);
         Self { root: absolute(std::env::temp_dir()), property: "kind".to_owned(), kinds }
     }
 
@@ -77,9 +79,9 @@ impl LocalLatentWorker {
         self
     }
 
-    /// Adds a kind, or replaces the one of that name. The name `default` is that of the kind for builds that choose none.
+    /// Adds a kind, or replaces the one of that name. The kind for builds that choose none is named `default`.
     #[must_use]
-    pub fn kind(mut self, name: impl Into<String>, kind: Kind) -> Self {
+    pub fn kind(mut self, name: impl Into<String>, kind: LocalKind) -> Self {
         self.kinds.insert(name.into(), kind);
         self
     }
@@ -137,8 +139,8 @@ impl LatentWorker for LocalLatentWorker {
     ///
     /// # Errors
     ///
-    /// When the directory cannot be removed or a command outlives its kill: it is stuck in the kernel, or it has changed
-    /// its user. The directory is removed all the same.
+    /// When the directory cannot be removed, or when a command outlives its kill: it is stuck in the kernel, or it has
+    /// changed its user. The directory is removed all the same.
     fn stop_instance(&self, stop: StopRequest<LocalInstance>) -> Result<(), StopError> {
         let directory = self.directory(stop.key());
         // Kept to the end: dropping it detaches the agent.
@@ -174,12 +176,12 @@ impl LatentWorker for LocalLatentWorker {
 
 /// What the instances of one kind have in common.
 #[derive(Clone, Default)]
-pub struct Kind {
+pub struct LocalKind {
     template: Option<PathBuf>,
     environment: Environment,
 }
 
-impl Kind {
+impl LocalKind {
     /// An empty directory and the environment of this process.
     pub fn new() -> Self {
         Self::default()
@@ -211,9 +213,12 @@ impl Kind {
 }
 
 /// Shows the names of variables, not their values: they may be secrets.
-impl fmt::Debug for Kind {
+impl fmt::Debug for LocalKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kind").field("template", &self.template).field("environment", &self.environment.keys()).finish()
+        f.debug_struct("LocalKind")
+            .field("template", &self.template)
+            .field("environment", &self.environment.keys())
+            .finish()
     }
 }
 
@@ -498,14 +503,14 @@ mod tests {
     fn builds_may_be_incompatible_when_there_is_more_than_one_kind() {
         let driver = LocalLatentWorker::new();
         assert!(!driver.builds_may_be_incompatible());
-        let driver = driver.kind("default", Kind::new().env("A", "b"));
+        let driver = driver.kind("default", LocalKind::new().env("A", "b"));
         assert!(!driver.builds_may_be_incompatible());
-        assert!(driver.kind("rust", Kind::new()).builds_may_be_incompatible());
+        assert!(driver.kind("rust", LocalKind::new()).builds_may_be_incompatible());
     }
 
     #[test]
     fn the_values_of_variables_are_not_shown() {
-        let shown = format!("{:?}", LocalLatentWorker::new().kind("a", Kind::new().env("TOKEN", "hush")));
+        let shown = format!("{:?}", LocalLatentWorker::new().kind("a", LocalKind::new().env("TOKEN", "hush")));
         assert!(shown.contains("TOKEN") && !shown.contains("hush"), "{shown}");
     }
 }
