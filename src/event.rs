@@ -71,6 +71,8 @@ pub enum EventKind {
     StopCalled {
         /// Without grace.
         fast: bool,
+        /// Why the instance is stopped.
+        cause: StopCause,
     },
     /// `stop_instance` has returned. After a failure something may be left behind.
     StopReturned {
@@ -110,7 +112,7 @@ pub enum EventKind {
     Paused,
     /// The worker takes builds again; a quarantine is over as well.
     Unpaused,
-    /// The shutdown of the master has begun or has become a fast one.
+    /// The shutdown of the master has begun, or has become a fast one.
     Shutdown {
         /// Running builds are not waited for.
         fast: bool,
@@ -157,11 +159,11 @@ impl EventKind {
             Self::CheckReturned { result } | Self::StopReturned { result } => error(result),
             Self::AttachRefused { error } => Some(error.to_string()),
             Self::Quarantined { length, reason } => Some(format!("for {length:?}: {reason}")),
+            Self::StopCalled { cause, .. } => Some(cause.to_string()),
             Self::Released { end } => end.as_deref().map(str::to_owned),
             Self::BuildStarted
             | Self::StartCalled
             | Self::CheckCalled
-            | Self::StopCalled { .. }
             | Self::Attached
             | Self::Paused
             | Self::Unpaused
@@ -183,6 +185,43 @@ impl fmt::Display for Event {
             Some(reason) => write!(f, ": {reason}"),
             None => Ok(()),
         }
+    }
+}
+
+/// Why an instance is stopped.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum StopCause {
+    /// It had no work for as long as the idle policy allows.
+    Idle,
+    /// It is stopped after every build.
+    AfterBuild,
+    /// Its start failed, a check was bad, or its agent did not attach in time.
+    Failed,
+    /// Everybody who waited for it gave up.
+    Cancelled,
+    /// The connection to its agent was lost.
+    Lost,
+    /// It does not fit the build that comes next.
+    Incompatible,
+    /// Somebody asked for it.
+    Requested,
+    /// The master is shutting down.
+    Shutdown,
+}
+
+impl fmt::Display for StopCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "idle",
+            Self::AfterBuild => "its build is over",
+            Self::Failed => "it did not come up",
+            Self::Cancelled => "nobody waits for it any more",
+            Self::Lost => "its agent is gone",
+            Self::Incompatible => "it does not fit the next build",
+            Self::Requested => "on request",
+            Self::Shutdown => "shutdown",
+        })
     }
 }
 

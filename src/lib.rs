@@ -1,4 +1,5 @@
-//! Latent workers.
+#![cfg_attr(all(feature = "local", unix), doc = include_str!("../README.md"))]
+#![doc = include_str!("tutorial.md")]
 
 mod build;
 mod clock;
@@ -26,7 +27,7 @@ pub use error::{
     StartError, StopError, SubstantiateError, UnknownBuild,
 };
 pub use event::{
-    BuildResult, BuildState, BuildStatus, DriverCall, Event, EventKind, NextStep, WorkerState, WorkerStatus,
+    BuildResult, BuildState, BuildStatus, DriverCall, Event, EventKind, NextStep, StopCause, WorkerState, WorkerStatus,
 };
 pub use runtime::{
     Finished, Inbox, Insubstantiation, Lease, Master, MasterBuilder, RunError, Running, ShutdownMode, ShutdownReport,

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use crate::build::{BuildId, Epoch};
 use crate::error::{AttachError, FailureCause, LeaseEnd, SubstantiateError};
-use crate::event::{DriverCall, EventKind, NextStep, StartFailure, WorkerState};
+use crate::event::{DriverCall, EventKind, NextStep, StartFailure, StopCause, WorkerState};
 use crate::worker::{DEFAULT_IDLE_TIMEOUT, IdlePolicy, Limits};
 use quarantine::Quarantine;
 
@@ -180,7 +180,7 @@ enum Stage {
     Substantiating { give_up: Option<Instant> },
     Starting { give_up: Option<Instant>, next_check: Option<Instant>, started: bool },
     Substantiated(Up),
-    Insubstantiating { fast: bool },
+    Insubstantiating { fast: bool, cause: StopCause },
     ShutDown,
 }
 
@@ -188,8 +188,8 @@ enum Stage {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Up {
     leases: Vec<(LeaseId, Option<BuildId>)>,
-    /// It is stopped after its last lease and gives no new ones.
-    draining: bool,
+    /// It is stopped after its last lease, for this cause, and gives no new ones.
+    draining: Option<StopCause>,
     /// It has had a lease.
     used: bool,
     /// When it is stopped for want of work; only while it has none.
@@ -265,7 +265,7 @@ impl Lifecycle {
         }
         if let Stage::Substantiated(up) = &mut self.stage
             && self.connection.is_some()
-            && !up.draining
+            && up.draining.is_none()
             && (request.fit == Fit::Always || request.lease.is_none())
         {
             if up.leases.is_empty() {
@@ -461,7 +461,7 @@ impl Lifecycle {
             (Stage::Starting { .. }, Err(StartFailure::Cannot(reason))) => {
                 self.last_failure = Some((reason.clone(), now));
                 self.answer_all(&SubstantiateError::Cannot { reason }, effects);
-                self.go_down(now, false, effects);
+                self.go_down(now, false, StopCause::Failed, effects);
             }
             (Stage::Starting { .. }, Err(StartFailure::Failed(cause, reason))) => {
                 self.fail(now, cause, &reason, effects);
@@ -474,7 +474,7 @@ impl Lifecycle {
             }
             // The agent works, but the driver says that there is no instance. Whoever uses it may finish.
             (Stage::Substantiated(up), Err(failure)) => {
-                up.draining = true;
+                up.draining = Some(StopCause::Failed);
                 let (cause, reason) = match failure {
                     StartFailure::Cannot(reason) => (None, reason),
                     StartFailure::Failed(cause, reason) => (Some(cause), reason),
@@ -500,7 +500,7 @@ impl Lifecycle {
         let usable = self.connection.is_some();
         if let Stage::Substantiated(up) = &self.stage
             && usable
-            && !up.draining
+            && up.draining.is_none()
             && let Some(position) = self.waiters.iter().position(|waiter| waiter.request.id == request)
         {
             let alone = up.leases.is_empty() && self.waiters.len() == 1;
@@ -509,7 +509,7 @@ impl Lifecycle {
                 let grant = self.grant(&waiter.request, effects);
                 effects.orders.push(Effect::Answer(request, Ok(grant)));
             } else if alone && self.waiters[position].request.fit == Fit::AskOrRecycle {
-                self.go_down(now, false, effects);
+                self.go_down(now, false, StopCause::Incompatible, effects);
             } else {
                 self.waiters.remove(position);
                 let refusal = SubstantiateError::Incompatible { reason: result.err() };
@@ -546,7 +546,7 @@ impl Lifecycle {
         self.last_failure = Some((reason.clone(), now));
         self.enter_quarantine(now, cause, reason, effects);
         self.answer_all(&SubstantiateError::Failed { cause, reason: reason.clone() }, effects);
-        self.go_down(now, false, effects);
+        self.go_down(now, false, StopCause::Failed, effects);
     }
 
     fn enter_quarantine(&mut self, now: Instant, cause: FailureCause, reason: &Arc<str>, effects: &mut Effects) {
@@ -561,24 +561,25 @@ impl Lifecycle {
 
     /// Wants the instance gone, whatever it is doing, but leaves running builds their time unless `fast`.
     fn bring_down(&mut self, now: Instant, fast: bool, effects: &mut Effects) {
+        let cause = if self.closing { StopCause::Shutdown } else { StopCause::Requested };
         match &mut self.stage {
             Stage::NotSubstantiated if self.closing => self.stage = Stage::ShutDown,
             Stage::NotSubstantiated | Stage::ShutDown => {}
             Stage::Substantiated(up) if !fast && !up.leases.is_empty() => {
-                up.draining = true;
+                up.draining = Some(cause);
                 self.settle(now, effects);
             }
             Stage::Substantiated(_) => {
                 self.end_leases(LeaseEnd::Stopped, effects);
-                self.go_down(now, fast, effects);
+                self.go_down(now, fast, cause, effects);
             }
-            Stage::Insubstantiating { fast: already } => *already |= fast,
-            Stage::Substantiating { .. } | Stage::Starting { .. } => self.go_down(now, fast, effects),
+            Stage::Insubstantiating { fast: already, .. } => *already |= fast,
+            Stage::Substantiating { .. } | Stage::Starting { .. } => self.go_down(now, fast, cause, effects),
         }
     }
 
     /// The attempt is over: the stop follows as soon as no other call is in flight. No lease is left.
-    fn go_down(&mut self, now: Instant, fast: bool, effects: &mut Effects) {
+    fn go_down(&mut self, now: Instant, fast: bool, cause: StopCause, effects: &mut Effects) {
         if matches!(self.stage, Stage::Substantiating { .. }) {
             // The start was not called, so that there is nothing to stop.
             self.stage = if self.closing { Stage::ShutDown } else { Stage::NotSubstantiated };
@@ -587,16 +588,16 @@ impl Lifecycle {
         if let Some((Call::Start, _)) = self.call {
             effects.orders.push(Effect::CancelStart);
         }
-        self.stage = Stage::Insubstantiating { fast };
+        self.stage = Stage::Insubstantiating { fast, cause };
         self.call_stop(now, effects);
     }
 
     fn call_stop(&mut self, now: Instant, effects: &mut Effects) {
-        if let Stage::Insubstantiating { fast } = self.stage
+        if let Stage::Insubstantiating { fast, cause } = self.stage
             && self.call.is_none()
         {
             self.call = Some((Call::Stop, now));
-            self.tell(effects, None, || EventKind::StopCalled { fast });
+            self.tell(effects, None, || EventKind::StopCalled { fast, cause });
             effects.orders.push(Effect::CallStop { fast });
         }
     }
@@ -608,10 +609,10 @@ impl Lifecycle {
             self.call_stop(now, effects);
             return;
         };
-        if up.draining {
+        if let Some(cause) = up.draining {
             // Whoever waits here waits for the instance after this one.
             if up.leases.is_empty() {
-                self.go_down(now, false, effects);
+                self.go_down(now, false, cause, effects);
             }
         } else if !connected {
             up.idle_until = None;
@@ -626,7 +627,7 @@ impl Lifecycle {
             up.idle_until = None;
         } else if up.idle_until.is_none() {
             match self.limits.idle {
-                IdlePolicy::AfterBuild if up.used => self.go_down(now, false, effects),
+                IdlePolicy::AfterBuild if up.used => self.go_down(now, false, StopCause::AfterBuild, effects),
                 IdlePolicy::AfterBuild => up.idle_until = now.checked_add(DEFAULT_IDLE_TIMEOUT),
                 IdlePolicy::After(time) => up.idle_until = now.checked_add(time),
                 IdlePolicy::Never => {}
@@ -673,7 +674,7 @@ impl Lifecycle {
     fn waiter_left(&mut self, now: Instant, effects: &mut Effects) {
         match self.stage {
             Stage::Substantiating { .. } | Stage::Starting { .. } if self.waiters.is_empty() => {
-                self.go_down(now, false, effects);
+                self.go_down(now, false, StopCause::Cancelled, effects);
             }
             _ => self.settle(now, effects),
         }
@@ -708,7 +709,7 @@ impl Lifecycle {
         self.tell(effects, None, || EventKind::Detached { reason: reason.clone() });
         let Stage::Substantiated(up) = &mut self.stage else { return };
         let busy = !up.leases.is_empty();
-        if !busy && self.limits.idle == IdlePolicy::Never && !up.draining {
+        if !busy && self.limits.idle == IdlePolicy::Never && up.draining.is_none() {
             up.reattach_until = now.checked_add(self.limits.missing_timeout);
             self.settle(now, effects);
             return;
@@ -717,7 +718,7 @@ impl Lifecycle {
             self.last_failure = Some((reason.clone(), now));
         }
         self.end_leases(LeaseEnd::Lost(reason.clone()), effects);
-        self.go_down(now, false, effects);
+        self.go_down(now, false, StopCause::Lost, effects);
     }
 
     fn time(&mut self, now: Instant, effects: &mut Effects) {
@@ -736,7 +737,7 @@ impl Lifecycle {
                     let error = SubstantiateError::TimedOut { after };
                     effects.orders.push(Effect::Answer(waiter.request.id, Err(error)));
                 }
-                self.go_down(now, false, effects);
+                self.go_down(now, false, StopCause::Failed, effects);
             }
             Stage::Starting { next_check, .. } if due(*next_check) && self.call.is_none() => {
                 *next_check = None;
@@ -744,10 +745,10 @@ impl Lifecycle {
                 self.tell(effects, None, || EventKind::CheckCalled);
                 effects.orders.push(Effect::CallCheck);
             }
-            Stage::Substantiated(up) if due(up.idle_until) => self.go_down(now, false, effects),
+            Stage::Substantiated(up) if due(up.idle_until) => self.go_down(now, false, StopCause::Idle, effects),
             Stage::Substantiated(up) if due(up.reattach_until) => {
                 self.last_failure = Some(("the agent did not re-attach".into(), now));
-                self.go_down(now, false, effects);
+                self.go_down(now, false, StopCause::Lost, effects);
             }
             _ => {}
         }
@@ -833,7 +834,7 @@ impl Lifecycle {
         match &self.stage {
             Stage::NotSubstantiated => Openness::Down,
             Stage::Substantiating { .. } | Stage::Starting { .. } => Openness::Starting,
-            Stage::Substantiated(up) if up.draining || self.connection.is_none() => Openness::Closed,
+            Stage::Substantiated(up) if up.draining.is_some() || self.connection.is_none() => Openness::Closed,
             Stage::Substantiated(up) => Openness::Attached { unused: up.leases.is_empty() && self.waiters.is_empty() },
             Stage::Insubstantiating { .. } if self.waiters.is_empty() => Openness::Stopping,
             // A start is queued behind the stop; who comes now joins that.

@@ -140,7 +140,7 @@ impl World {
         match step {
             Step::Request(number) => {
                 let warm_up = self.setting.warm_up && *number == 1;
-                let lease = (!warm_up).then(|| LeaseFor(Some(BuildId(*number))));
+                let lease = (!warm_up).then_some(LeaseFor(Some(BuildId(*number))));
                 let fit = match (self.setting.may_be_incompatible, number % 2) {
                     (false, _) => Fit::Always,
                     (true, 0) => Fit::Ask,
@@ -295,7 +295,7 @@ impl World {
     /// Keeps a long history from growing: only the last attempts can still be heard of.
     pub(super) fn forget_the_past(&mut self) {
         let recent = |epoch: &Epoch| epoch.0 + 3 > self.life.epoch().0;
-        assert_eq!(self.starts.difference(&self.stops).filter(|epoch| !recent(epoch)).next(), None, "w2: no stop");
+        assert_eq!(self.starts.difference(&self.stops).find(|epoch| !recent(epoch)), None, "w2: no stop");
         self.starts.retain(recent);
         self.stops.retain(recent);
         self.cancelled.retain(recent);

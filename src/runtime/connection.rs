@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::cell::WorkerCell;
+use super::fence::fenced;
 use super::shared::Shared;
 use crate::command::Agent;
 use crate::error::LeaseEnd;
@@ -47,13 +48,28 @@ impl EndSignal {
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) worker: Arc<WorkerCell>,
-    pub(super) agent: Arc<dyn Agent>,
+    /// Present until it is dropped.
+    agent: Option<Arc<dyn Agent>>,
     /// The leases that use this connection are over.
     pub(super) end: EndSignal,
 }
 
 impl Connection {
     pub(super) fn new(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, agent: &Arc<dyn Agent>) -> Self {
-        Self { shared: shared.clone(), worker: worker.clone(), agent: agent.clone(), end: EndSignal::new() }
+        Self { shared: shared.clone(), worker: worker.clone(), agent: Some(agent.clone()), end: EndSignal::new() }
+    }
+
+    pub(super) fn agent(&self) -> &dyn Agent {
+        self.agent.as_deref().expect("it is there until the connection is dropped")
+    }
+}
+
+/// The agent is user code, also as it is dropped, and whoever held the connection last is not to blame for it.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let agent = self.agent.take();
+        if let Err(panic) = fenced("dropping the agent", || drop(agent)) {
+            self.shared.warn(&self.worker, &panic);
+        }
     }
 }

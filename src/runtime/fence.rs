@@ -1,6 +1,7 @@
 //! The fence around every call into user code: a panic becomes a message, and the caller goes on.
 
 use std::any::Any;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -13,10 +14,18 @@ pub(crate) fn fenced<T>(what: &str, user_code: impl FnOnce() -> T) -> Result<T, 
         let message = message(payload.as_ref());
         // The payload is user code as well: its `Drop` may panic.
         if catch_unwind(AssertUnwindSafe(|| drop(payload))).is_err() {
-            log::error!("{what} panicked with a payload whose drop panicked");
+            write_log(log::Level::Error, format_args!("{what} panicked with a payload whose drop panicked"));
         }
         format!("{what} panicked: {message}").into()
     })
+}
+
+/// Writes a line to the log. A logger is user code as well; there is nobody to tell that it panics.
+pub(super) fn write_log(level: log::Level, line: fmt::Arguments<'_>) {
+    let write = || log::log!(target: "latent_worker", level, "{line}");
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(write)) {
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    }
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {

@@ -59,10 +59,10 @@ impl<W: LatentWorker> Driver for W {
 
         let controls = Controls { shared, worker, identity: &identity, cancelled };
         let request = StartRequest { identity: &identity, build: build.as_ref(), controls: &controls };
-        let started = match fenced("start_instance", || self.start_instance(&request)) {
-            Ok(returned) => returned.map_err(StartFailure::from),
-            Err(panic) => Err(StartFailure::Failed(FailureCause::Infrastructure, panic)),
-        };
+        // What an error says is its own code, so that it is asked within the fence: here and below.
+        let start = || self.start_instance(&request).map_err(StartFailure::from);
+        let started = fenced("start_instance", start)
+            .unwrap_or_else(|panic| Err(StartFailure::Failed(FailureCause::Infrastructure, panic)));
         let (instance, result) = match started {
             Ok(Started { instance, details }) => (Some(instance), Ok(details)),
             Err(failure) => (None, Err(failure)),
@@ -80,12 +80,11 @@ impl<W: LatentWorker> Driver for W {
                     report(Input::CheckReturned(epoch, result));
                 }
                 (Order::Compare(properties), Some(instance)) => {
-                    let compare = || self.is_compatible_with_build(instance, &properties);
-                    let result = match fenced("is_compatible_with_build", compare) {
-                        Ok(Ok(compatible)) => Ok(compatible),
-                        Ok(Err(error)) => Err(chain(error.as_ref()).into()),
-                        Err(panic) => Err(panic),
+                    let compare = || {
+                        let compatible = self.is_compatible_with_build(instance, &properties);
+                        compatible.map_err(|error| chain(error.as_ref()).into())
                     };
+                    let result = fenced("is_compatible_with_build", compare).unwrap_or_else(Err);
                     report(Input::CompatibleReturned(epoch, result));
                 }
                 (Order::Check | Order::Compare(_), None) => {
@@ -94,11 +93,8 @@ impl<W: LatentWorker> Driver for W {
                 (Order::Stop { fast }, _) => {
                     close_agent(shared, worker);
                     let request = StopRequest { identity: identity.clone(), instance, fast };
-                    let result = match fenced("stop_instance", || self.stop_instance(request)) {
-                        Ok(Ok(())) => Ok(()),
-                        Ok(Err(error)) => Err(error.to_string().into()),
-                        Err(panic) => Err(panic),
-                    };
+                    let stop = || self.stop_instance(request).map_err(|error| error.to_string().into());
+                    let result = fenced("stop_instance", stop).unwrap_or_else(Err);
                     return report_stopped(shared, worker, epoch, result);
                 }
             }
@@ -141,7 +137,7 @@ fn announce(
 /// Lets the agent end what it runs, before its instance is taken away.
 fn close_agent(shared: &Shared, worker: &WorkerCell) {
     if let Some(connection) = worker.connection()
-        && let Err(panic) = fenced("Agent::close", || connection.agent.close())
+        && let Err(panic) = fenced("Agent::close", || connection.agent().close())
     {
         shared.warn(worker, &panic);
     }
@@ -158,9 +154,7 @@ fn report_stopped(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, 
         ended
     });
     shared.perform(agenda);
-    if let Err(panic) = fenced("dropping the agent", || drop(ended)) {
-        shared.warn(worker, &panic);
-    }
+    drop(ended);
 }
 
 /// What a start can ask for while it runs.

@@ -79,7 +79,7 @@ impl Lease {
 
     /// The agent itself, if it is of this type.
     pub fn agent<A: Agent>(&self) -> Option<&A> {
-        let agent: &dyn Any = &*self.connection.agent;
+        let agent: &dyn Any = self.connection.agent();
         agent.downcast_ref()
     }
 
@@ -109,11 +109,11 @@ impl Lease {
         if let Some(end) = self.end() {
             return Err(end.into());
         }
-        let started = fenced("Agent::start_command", || self.connection.agent.start_command(command));
+        let started = fenced("Agent::start_command", || self.connection.agent().start_command(command));
         let process = started.unwrap_or_else(|panic| {
             Err(CommandError::Start { program: command.to_string(), source: std::io::Error::other(panic.to_string()) })
         })?;
-        Ok(Running { lease: self, process, ended: false })
+        Ok(Running { lease: self, process: Some(process), ended: false })
     }
 
     /// Runs a command to its end and collects its output: of each stream the last
@@ -141,7 +141,8 @@ impl Lease {
         }
     }
 
-    /// Says how the build ended and gives the place back.
+    /// Says how the build ended and gives the place back. Nothing is said again about a build that was cancelled
+    /// meanwhile; one whose lease was ended by a fast stop may be finished as [`BuildResult::Cancelled`].
     pub fn finish(mut self, result: BuildResult) {
         if let Some(build) = self.queued.take() {
             self.connection.shared.finish_build(build.id, result);
@@ -188,7 +189,8 @@ impl fmt::Debug for Lease {
 #[derive(Debug)]
 pub struct Running<'a> {
     lease: &'a Lease,
-    process: Process,
+    /// Present until it is dropped.
+    process: Option<Process>,
     ended: bool,
 }
 
@@ -210,7 +212,7 @@ impl Running<'_> {
         if self.ended {
             return Err(CommandError::NoEnd);
         }
-        let never_cancelled = never();
+        let (never_cancelled, no_output) = (never(), never());
         let cancelled = self.lease.queued.as_ref().map_or(&never_cancelled, |build| build.cancelled.closed());
         let timed_out = match timeout.map(|timeout| Instant::now().checked_add(timeout)) {
             Some(Some(deadline)) => crossbeam_channel::at(deadline),
@@ -220,7 +222,7 @@ impl Running<'_> {
         let output = select_biased! {
             recv(cancelled) -> _ => None,
             recv(self.lease.connection.end.closed()) -> _ => None,
-            recv(self.process.output()) -> output => Some(output),
+            recv(self.process.as_ref().map_or(&no_output, Process::output)) -> output => Some(output),
             recv(timed_out) -> _ => return Ok(None),
         };
         match output {
@@ -234,7 +236,7 @@ impl Running<'_> {
             }
             None => {
                 self.ended = true;
-                self.process.interrupt();
+                self.interrupt();
                 Err(self.lease.end().map_or(CommandError::NoEnd, CommandError::LeaseEnded))
             }
         }
@@ -242,7 +244,24 @@ impl Running<'_> {
 
     /// Kills the command and everything that it started. Does not block; the end comes as [`Output::End`].
     pub fn interrupt(&self) {
-        self.process.interrupt();
+        if let Some(process) = &self.process {
+            self.fence(|| process.interrupt());
+        }
+    }
+
+    fn fence(&self, interrupt: impl FnOnce()) {
+        if let Err(panic) = fenced("interrupting a command", interrupt) {
+            let Connection { shared, worker, .. } = &*self.lease.connection;
+            shared.warn(worker, &panic);
+        }
+    }
+}
+
+/// Interrupts what has not ended: user code, and perhaps in the middle of a panic.
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let process = self.process.take();
+        self.fence(|| drop(process));
     }
 }
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::cell::WorkerCell;
 use super::clock::SystemClock;
-use super::fence::fenced;
+use super::fence::{fenced, write_log};
 use super::handle::Worker;
 use super::instance::Driver;
 use super::lease::Lease;
@@ -298,7 +298,8 @@ impl Master {
     }
 
     /// All events from now on, in the order in which they happened. An observer that lets more than `capacity` of them
-    /// lie misses some, and sees a gap in [`Event::sequence`]; nothing ever waits for it. The channel is disconnected
+    /// lie misses some, and sees a gap in [`Event::sequence`]; nothing ever waits for it. A shutdown ends all waiting
+    /// builds at once, so that who must not miss anything needs room for one event of each. The channel is disconnected
     /// when the master, its workers, tickets and leases are all dropped.
     pub fn events(&self, capacity: usize) -> Receiver<Event> {
         self.shared().observers.subscribe(capacity)
@@ -382,13 +383,13 @@ impl Drop for Handle {
             }
             let report = self.shutdown(ShutdownMode::Fast, self.drop_timeout);
             if !report.complete {
-                log::warn!(target: "latent_worker", "the master was dropped: {report}");
+                write_log(log::Level::Warn, format_args!("the master was dropped: {report}"));
             }
             // Whatever is still in flight ends by itself and needs no more deadlines.
             self.shared.timer.close();
         });
         if catch_unwind(shutdown).is_err() {
-            log::error!(target: "latent_worker", "the shutdown panicked: this is a defect of latent-worker");
+            write_log(log::Level::Error, format_args!("the shutdown panicked: this is a defect of latent-worker"));
         }
     }
 }

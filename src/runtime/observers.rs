@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
+use super::fence::write_log;
 use crate::build::{BuildId, Epoch};
 use crate::event::{Event, EventKind};
 
@@ -93,5 +94,5 @@ pub(super) fn log(event: &Event) {
         | EventKind::Shutdown { .. } => log::Level::Info,
         _ => log::Level::Debug,
     };
-    log::log!(target: "latent_worker", level, "{event}");
+    write_log(level, format_args!("{event}"));
 }

@@ -27,6 +27,8 @@ pub(super) struct Queue {
     /// The builds that have not ended.
     builds: HashMap<BuildId, Arc<BuildCell>>,
     last_id: u64,
+    /// Whether a shutdown has begun, and whether it is a fast one.
+    closed: Option<bool>,
 }
 
 /// A submitted build, from the submission to its last answer.
@@ -70,7 +72,7 @@ impl BuildCell {
 
 impl Queue {
     pub(super) fn new() -> Self {
-        Self { dispatch: Dispatch::new(), builds: HashMap::new(), last_id: 0 }
+        Self { dispatch: Dispatch::new(), builds: HashMap::new(), last_id: 0, closed: None }
     }
 }
 
@@ -237,7 +239,11 @@ impl Shared {
     pub(super) fn close_queue(self: &Arc<Self>, fast: bool) {
         let mut agenda = Agenda::default();
         self.queue_turn(&mut agenda, None, |turn| {
-            turn.tell_about(About::default(), EventKind::Shutdown { fast });
+            // Once, and once more when a graceful shutdown becomes a fast one.
+            if turn.queue.closed.is_none_or(|was_fast| fast && !was_fast) {
+                turn.queue.closed = Some(fast);
+                turn.tell_about(About::default(), EventKind::Shutdown { fast });
+            }
             turn.queue.dispatch.shutdown(&mut turn.orders);
         });
         self.perform(agenda);

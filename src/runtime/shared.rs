@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::cell::{Asker, Granted, WorkerCell};
 use super::connection::Connection;
-use super::fence::fenced;
+use super::fence::write_log;
 use super::instance::Order;
 use super::lease::Lease;
 use super::observers::{About, Observers, log};
@@ -232,7 +232,7 @@ impl Shared {
 
     /// Something that went wrong in user code where nobody else is told.
     pub(super) fn warn(&self, worker: &WorkerCell, what: &str) {
-        log::warn!(target: "latent_worker", "worker {}: {what}", worker.name);
+        write_log(log::Level::Warn, format_args!("worker {}: {what}", worker.name));
     }
 
     /// What the timer does when `worker` is to be looked after.
@@ -284,9 +284,7 @@ impl Shared {
         });
         self.perform(agenda);
         let (connection, replaced) = connected?;
-        if let Err(panic) = fenced("dropping the agent", || drop(replaced)) {
-            self.warn(&worker, &panic);
-        }
+        drop(replaced);
         // An agent that lives longer than its master keeps neither that nor a driver alive.
         let (shared, worker) = (Arc::downgrade(self), worker.index);
         let detach = Box::new(move |reason: &str| {

@@ -11,6 +11,8 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::fence::write_log;
+
 thread_local! {
     /// The master that this thread works for, if it is a thread of the library.
     static MASTER: Cell<Option<u64>> = const { Cell::new(None) };
@@ -139,6 +141,7 @@ fn join(ended: Option<JoinHandle<()>>) {
     if let Some(handle) = ended
         && handle.join().is_err()
     {
-        log::error!("an instance thread panicked outside of any driver call: this is a defect of latent-worker");
+        let line = "an instance thread panicked outside of any driver call: this is a defect of latent-worker";
+        write_log(log::Level::Error, format_args!("{line}"));
     }
 }

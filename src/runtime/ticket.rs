@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 
 use super::lease::{Lease, recv_within};
 use super::queue::Submitter;
@@ -28,8 +28,10 @@ pub struct Ticket {
 
 impl Ticket {
     pub(super) fn submit(shared: &Arc<Shared>, build: Build) -> Self {
-        // One lease at a time, and the last answer, which may come while a lease lies here.
-        let (sender, answers) = bounded(2);
+        // Never more than two in it: one lease, and the last answer, which may come while that lies here. It is of the
+        // unbounded kind because that drops what lies in it with its last receiver. A bounded one would keep a lease
+        // that comes while the ticket is dropped, and the lease the channel's sender, for ever.
+        let (sender, answers) = unbounded();
         let id = shared.submit(build, Submitter::Ticket(sender));
         Self { shared: shared.clone(), id, answers }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, ReentrantMutex};
 
 use crate::clock::Clock;
 use crate::dispatch::WorkerIndex;
@@ -15,6 +15,8 @@ use crate::dispatch::WorkerIndex;
 pub(super) struct Timer {
     inner: Mutex<Inner>,
     changed: Condvar,
+    /// Held while deadlines are handled. Reentrant, because a logger may move a clock.
+    firing: ReentrantMutex<()>,
 }
 
 #[derive(Default)]
@@ -104,8 +106,10 @@ impl Timer {
         }
     }
 
-    /// Does all that is due. Runs on the timer thread, and on the thread that moves a clock by hand.
+    /// Does all that is due. Runs on the timer thread, and on the thread that moves a clock by hand; when it returns,
+    /// what the other one has begun is done as well.
     pub(super) fn fire(&self, clock: &dyn Clock, mut on_due: impl FnMut(WorkerIndex, Instant)) {
+        let _firing = self.firing.lock();
         while let Some(due) = self.take_due(clock.now()) {
             if let Some((worker, at)) = due {
                 on_due(worker, at);

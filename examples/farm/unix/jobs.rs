@@ -53,6 +53,12 @@ pub(crate) fn parse(file: &[u8]) -> Result<Vec<Job>, Vec<BadLine>> {
     if bad.is_empty() { Ok(jobs) } else { Err(bad) }
 }
 
+/// The job of this line; the jobs are in the order of their lines.
+pub(crate) fn job_at(jobs: &[Job], line: usize) -> Option<&Job> {
+    let index = jobs.binary_search_by_key(&line, |job| job.line).ok()?;
+    Some(&jobs[index])
+}
+
 fn parse_line(line: usize, bytes: &[u8]) -> Result<Option<Job>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "this is not UTF-8")?;
     if text.contains('\0') {

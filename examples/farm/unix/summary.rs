@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::tally::{Tally, Times, Work};
+use super::tally::{Tally, Times, Work};
 
-/// More rows than this of one kind are only counted.
-const MOST_ROWS: usize = 50;
+/// What is more is only counted.
+const MOST_WORKERS: usize = 16;
+const MOST_FAILURES: usize = 50;
 
 pub(crate) fn summary(tally: &Tally, workers: usize) -> String {
     let mut text = String::new();
@@ -49,26 +50,28 @@ pub(crate) fn summary(tally: &Tally, workers: usize) -> String {
 
     line(String::new());
     let mut rows = vec![["worker", "started", "stopped", "builds", "warm", "ran"].map(str::to_owned).to_vec()];
-    rows.extend(tally.workers.iter().take(MOST_ROWS).map(|(worker, work)| work_row(&worker.name, work)));
+    rows.extend(tally.workers.iter().take(MOST_WORKERS).map(|(worker, work)| work_row(&worker.name, work)));
     if tally.workers.len() > 1 {
         rows.push(work_row("all", &all));
     }
     table(&rows).into_iter().for_each(&mut line);
-    line(more(tally.workers.len(), "worker"));
+    line(more(tally.workers.len(), MOST_WORKERS, "worker"));
 
     if !tally.failures.is_empty() {
         line("failures".to_owned());
-        for failure in tally.failures.iter().take(MOST_ROWS) {
+        for failure in tally.failures.iter().take(MOST_FAILURES) {
             let place = failure.worker.as_ref().map(|worker| format!(" on {worker}")).unwrap_or_default();
             line(format!("  build {}{place}: {}", failure.build, failure.reason));
-            line(format!("    {}", failure.command));
+            if !failure.command.is_empty() {
+                line(format!("    {}", failure.command));
+            }
         }
-        line(more(tally.failures.len(), "failure"));
+        line(more(tally.failures.len(), MOST_FAILURES, "failure"));
     }
     if !tally.trouble.is_empty() {
         line("trouble with instances".to_owned());
-        tally.trouble.iter().take(MOST_ROWS).for_each(|trouble| line(format!("  {trouble}")));
-        line(more(tally.trouble.len(), "time"));
+        tally.trouble.iter().take(MOST_FAILURES).for_each(|trouble| line(format!("  {trouble}")));
+        line(more(tally.trouble.len(), MOST_FAILURES, "line"));
     }
     text.truncate(text.trim_end().len());
     text.push('\n');
@@ -101,17 +104,17 @@ fn counted(number: usize, thing: &str) -> String {
 }
 
 /// What is not shown, or nothing.
-fn more(number: usize, thing: &str) -> String {
-    match number.saturating_sub(MOST_ROWS) {
+fn more(number: usize, shown: usize, thing: &str) -> String {
+    match number.saturating_sub(shown) {
         0 => String::new(),
-        hidden => format!("  and {} more\n", counted(hidden, thing)),
+        hidden => format!("  and {hidden} more {thing}s\n"),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tally::tests::{ended, two_builds_on_one_instance};
     use super::*;
-    use crate::tally::tests::{ended, two_builds_on_one_instance};
 
     #[test]
     fn the_summary_is_a_table_for_people() {

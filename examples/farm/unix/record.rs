@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use latent_worker::{BuildId, Event, EventKind};
 use serde_json::Value;
 
-use crate::jobs::Job;
+use super::jobs::Job;
 
 /// One line of the record.
 #[derive(Clone, PartialEq, Default, Debug)]
@@ -45,7 +45,9 @@ impl Entry {
             EventKind::CheckReturned { result } | EventKind::StopReturned { result } => {
                 (said(result.as_ref().map(|_| ()).map_err(|_| ())), event.kind.reason())
             }
-            EventKind::StopCalled { fast } => (None, fast.then(|| "fast".to_owned())),
+            EventKind::StopCalled { fast, cause } => {
+                (None, Some(format!("{cause}{}", if *fast { ", fast" } else { "" })))
+            }
             EventKind::Shutdown { fast } => (None, Some(if *fast { "fast" } else { "graceful" }.to_owned())),
             _ => return None,
         };

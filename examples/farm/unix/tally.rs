@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::record::Entry;
+use super::record::Entry;
 
 #[derive(Default)]
 pub(crate) struct Tally {

@@ -1,0 +1,233 @@
+//! The shape of the library as absences: who does not import whom, and what does not occur in the pure modules.
+//!
+//! Read from the sources as text. Code for tests (files `tests.rs`, `world.rs`, `explore.rs`, and what follows
+//! `#[cfg(test)]` in any other file) may do as it likes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which modules each module may name. `root`: what every user can name, and nothing private.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("build", &["error"]),
+    ("error", &["build"]),
+    ("clock", &[]),
+    ("command", &["error", "build"]),
+    ("worker", &["error", "build", "command"]),
+    ("event", &["error", "build", "worker"]),
+    ("lifecycle", &["worker", "build", "error", "event"]),
+    ("dispatch", &["lifecycle", "build", "error", "event"]),
+    ("runtime", &["build", "clock", "command", "dispatch", "error", "event", "lifecycle", "worker"]),
+    ("drivers", &["root"]),
+    ("testing", &["root"]),
+];
+
+/// What must not occur in modules that only compute.
+const PURE: &[&str] = &["build", "error", "event", "lifecycle", "dispatch"];
+const IMPURE: &[&str] = &[
+    "Instant::now",
+    "SystemTime",
+    "std::thread",
+    "thread::",
+    "std::fs",
+    "std::net",
+    "std::io",
+    "std::process",
+    "Mutex",
+    "RwLock",
+    "Condvar",
+    "Atomic",
+    "crossbeam_channel",
+    "log::",
+    "println!",
+    "fastrand",
+    "getrandom",
+    "sleep(",
+    "dyn LatentWorker",
+];
+
+/// Traits that user code implements, and values that the pure modules therefore must not call.
+const CALLS_INTO_USER_CODE: &[&str] =
+    &[".start_instance(", ".stop_instance(", ".check_instance(", ".is_compatible_with"];
+
+#[test]
+fn modules_import_only_what_they_may() {
+    let mut broken = Vec::new();
+    for (module, sources) in modules() {
+        let allowed = MAY_IMPORT.iter().find(|(name, _)| *name == module);
+        let Some((_, allowed)) = allowed else {
+            broken.push(format!("{module}: a module that the table of imports does not know"));
+            continue;
+        };
+        for (path, code) in sources {
+            for import in imports(&code) {
+                // Types and functions of the root begin with a capital or are constants; modules do not.
+                let is_module = import.starts_with(|first: char| first.is_lowercase());
+                let permitted = if is_module {
+                    import == module || allowed.contains(&import.as_str())
+                } else {
+                    allowed.contains(&"root")
+                };
+                if !permitted {
+                    broken.push(format!("{}: {module} must not name crate::{import}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn pure_modules_stay_pure() {
+    let mut broken = Vec::new();
+    for (module, sources) in modules() {
+        if !PURE.contains(&module.as_str()) {
+            continue;
+        }
+        for (path, code) in sources {
+            for word in IMPURE.iter().chain(CALLS_INTO_USER_CODE) {
+                // Errors carry what the system said; that is a value like any other.
+                let allowed = module == "error" && *word == "std::io";
+                if code.contains(word) && !allowed {
+                    broken.push(format!("{}: {word}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn only_the_runtime_has_threads_and_locks_besides_drivers_and_testing() {
+    for (module, sources) in modules() {
+        if ["runtime", "drivers", "testing"].contains(&module.as_str()) {
+            continue;
+        }
+        for (path, code) in sources {
+            for word in ["std::thread", "Mutex", "Condvar", "Instant::now", "catch_unwind"] {
+                assert!(!code.contains(word), "{}: {word}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn there_is_no_unsafe_code_and_no_async() {
+    for (_, sources) in modules() {
+        for (path, code) in sources {
+            for word in ["unsafe ", "async fn", ".await"] {
+                assert!(!code.contains(word), "{}: {word}", path.display());
+            }
+        }
+    }
+}
+
+/// The front door has no logic.
+#[test]
+fn the_root_only_declares_and_re_exports() {
+    let root = source_folder().join("lib.rs");
+    for line in code_of(&fs::read_to_string(root).unwrap()).lines() {
+        assert!(!line.contains("fn ") && !line.contains("struct ") && !line.contains("impl "), "lib.rs: {line}");
+    }
+}
+
+/// The checks themselves can fail.
+#[test]
+fn the_scanner_sees_imports() {
+    let code = code_of(
+        "// crate::comment\nuse crate::runtime::{A, B};\nuse crate::{Master, error::X};\nfn f() { crate::event::g() }\n\
+         #[cfg(test)]\nuse crate::testing::T;",
+    );
+    let expected: BTreeSet<String> = ["runtime", "Master", "error", "event"].map(String::from).into();
+    assert_eq!(imports(&code), expected);
+}
+
+fn source_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// The code of every top-level module, by file.
+fn modules() -> BTreeMap<String, Vec<(PathBuf, String)>> {
+    let mut modules = BTreeMap::new();
+    for entry in fs::read_dir(source_folder()).unwrap() {
+        let path = entry.unwrap().path();
+        let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if module != "lib" {
+            let mut sources = Vec::new();
+            collect(&path, &mut sources);
+            modules.insert(module, sources);
+        }
+    }
+    assert!(modules.len() >= 10, "the sources were not found");
+    modules
+}
+
+fn collect(path: &Path, sources: &mut Vec<(PathBuf, String)>) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            collect(&entry.unwrap().path(), sources);
+        }
+    } else {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.ends_with(".rs") && !["tests.rs", "world.rs", "explore.rs"].contains(&name) {
+            sources.push((path.to_owned(), code_of(&fs::read_to_string(path).unwrap())));
+        }
+    }
+}
+
+/// Without comments and without what is only compiled for tests at the end of the file.
+fn code_of(text: &str) -> String {
+    let mut code = String::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line.trim() == "#[cfg(test)]" {
+            match lines.peek() {
+                // A module in a file of its own; the next line is its declaration.
+                Some(next) if next.trim_start().starts_with("mod ") && next.trim_end().ends_with(';') => {
+                    lines.next();
+                    continue;
+                }
+                _ => break,
+            }
+        }
+        code.push_str(line.split("//").next().unwrap_or_default());
+        code.push('\n');
+    }
+    code
+}
+
+/// The first names after `crate::`, also within braces.
+fn imports(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 1;
+            let mut item = String::new();
+            for character in group.chars() {
+                match character {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    _ => {}
+                }
+                if depth == 0 || (depth == 1 && character == ',') {
+                    found.extend(first_name(item.trim()));
+                    item.clear();
+                } else {
+                    item.push(character);
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+        } else {
+            found.extend(first_name(rest));
+        }
+    }
+    found
+}
+
+fn first_name(path: &str) -> Option<String> {
+    let name: String = path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    (!name.is_empty()).then_some(name)
+}

@@ -1,0 +1,498 @@
+//! The example `farm`, as a user meets it: a process with options, files, output, signals and an exit status.
+//!
+//! `cargo test` builds the example; with `--test farm` alone it must have been built before.
+#![cfg(all(unix, feature = "local"))]
+
+#[path = "support/record.rs"]
+mod record;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Long enough for the slowest machine, short enough to see that something hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A directory of one test: the farm is started in it, its instances live in `instances`.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let name = format!("farm-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
+        let place = Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+        fs::create_dir_all(place.path("instances")).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.path(name).exists()
+    }
+
+    /// A named pipe, through which builds and tests wait for each other.
+    fn pipe(&self, name: &str) {
+        let made = Command::new("mkfifo").arg(self.path(name)).status().unwrap();
+        assert!(made.success());
+    }
+
+    fn farm(&self, arguments: &[&str]) -> Command {
+        let tests = std::env::current_exe().unwrap();
+        let profile = tests.ancestors().nth(2).unwrap();
+        let farm = profile.join("examples/farm");
+        assert!(farm.exists(), "{} is missing: cargo build --example farm", farm.display());
+        let mut command = Command::new(farm);
+        command
+            .args(arguments)
+            .current_dir(&self.0)
+            .env("TMPDIR", self.path("instances"))
+            .env_remove("CARGO_MANIFEST_DIR")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs the farm to its end over these builds.
+    fn run(&self, arguments: &[&str], jobs: &str) -> Ran {
+        self.write("jobs", jobs);
+        let arguments: Vec<_> = arguments.iter().copied().chain(["jobs"]).collect();
+        end(self.farm(&arguments).spawn().unwrap())
+    }
+
+    fn record(&self) -> Vec<record::Line> {
+        record::parse(&fs::read_to_string(self.path("events")).unwrap()).unwrap()
+    }
+
+    /// Nothing of any instance is left.
+    fn assert_no_instances(&self) {
+        let left: Vec<_> = fs::read_dir(self.path("instances")).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+struct Ran {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+/// Waits for the end, but not for ever.
+fn end(child: Child) -> Ran {
+    let pid = child.id();
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    let Ok(output) = receiver.recv_timeout(LIMIT) else {
+        signal("KILL", pid);
+        panic!("the farm has not ended");
+    };
+    let Output { status, stdout, stderr } = output.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let ran = Ran { status: status.code(), stdout: text(stdout), stderr: text(stderr) };
+    assert!(!ran.stderr.contains("panicked"), "{ran:?}");
+    ran
+}
+
+fn signal(name: &str, pid: u32) {
+    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Reads lines until one contains `text`.
+fn wait_for(output: &mut BufReader<impl Read>, text: &str) {
+    let mut line = String::new();
+    while !line.contains(text) {
+        line.clear();
+        assert_ne!(output.read_line(&mut line).unwrap(), 0, "{text:?} never came");
+    }
+}
+
+impl Ran {
+    fn assert_status(&self, status: i32) {
+        assert_eq!(self.status, Some(status), "{self:#?}");
+    }
+
+    fn assert_stdout_has(&self, text: &str) {
+        assert!(self.stdout.contains(text), "no {text:?} in {self:#?}");
+    }
+
+    fn assert_stderr_has(&self, text: &str) {
+        assert!(self.stderr.contains(text), "no {text:?} in {self:#?}");
+    }
+}
+
+#[test]
+fn exits_with_0_when_every_build_succeeded() {
+    let place = Place::new();
+    let ran = place.run(&["--workers=2"], "-- echo one\n# nothing\n-- echo two >&2\n");
+    ran.assert_status(0);
+    ran.assert_stdout_has("build 1 | one\n");
+    ran.assert_stdout_has("build 3 ! two\n");
+    ran.assert_stdout_has("builds   2: 2 succeeded, 0 failed, 0 cancelled, 0 not run\n");
+    assert_eq!(ran.stderr, "");
+    place.assert_no_instances();
+}
+
+#[test]
+fn exits_with_1_when_a_build_failed_and_says_why() {
+    let place = Place::new();
+    let ran = place.run(&["--events=events"], "-- true\n-- exit 7\n-- kill -9 $$\n");
+    ran.assert_status(1);
+    ran.assert_stdout_has("3: 1 succeeded, 2 failed");
+    ran.assert_stdout_has("exit code 7\n    exit 7\n");
+    ran.assert_stdout_has("killed by signal 9\n    kill -9 $$\n");
+    let finished = |build| {
+        let record = place.record();
+        record.into_iter().find(|line| line.event == "build_finished" && line.build == Some(build)).unwrap()
+    };
+    assert_eq!((finished(1).result.as_deref(), finished(1).exit), (Some("succeeded"), Some(0)));
+    assert_eq!((finished(2).result.as_deref(), finished(2).exit), (Some("failed"), Some(7)));
+    assert_eq!(finished(2).reason.as_deref(), Some("exit code 7"));
+    assert_eq!((finished(3).result.as_deref(), finished(3).exit), (Some("failed"), None));
+    place.assert_no_instances();
+}
+
+#[test]
+fn exits_with_2_for_bad_usage() {
+    let place = Place::new();
+    place.write("jobs", "-- touch started\n");
+    for (arguments, message) in [
+        (vec!["--workers=0", "jobs"], "--workers"),
+        (vec!["--idle=later", "jobs"], "--idle"),
+        (vec!["--frobnicate"], "--frobnicate"),
+        (vec!["jobs", "jobs"], "only one FILE"),
+        (vec!["no-such-file"], "no-such-file"),
+        (vec!["--events=no/such/directory", "jobs"], "no/such/directory"),
+        (vec!["--kind=text=nowhere", "jobs"], "nowhere"),
+    ] {
+        let ran = end(place.farm(&arguments).spawn().unwrap());
+        ran.assert_status(2);
+        ran.assert_stderr_has(message);
+        assert_eq!(ran.stdout, "");
+    }
+    assert!(!place.has("started"));
+    end(place.farm(&["--frobnicate"]).spawn().unwrap()).assert_stderr_has("--help");
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let place = Place::new();
+    for argument in ["-h", "--help"] {
+        let ran = end(place.farm(&[argument]).spawn().unwrap());
+        ran.assert_status(0);
+        ran.assert_stdout_has("Usage: farm");
+    }
+    let ran = end(place.farm(&["-V"]).spawn().unwrap());
+    ran.assert_status(0);
+    assert_eq!(ran.stdout, concat!("farm ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn bad_lines_are_named_and_nothing_is_started() {
+    let place = Place::new();
+    let started = "touch \"$FARM_DIR\"/started";
+    let ran = place.run(&["--events=events"], &format!("-- {started}\nkind=a\n# fine\n{started}\n-- {started}\n"));
+    ran.assert_status(2);
+    ran.assert_stderr_has("farm: jobs:2: ");
+    ran.assert_stderr_has("farm: jobs:4: ");
+    ran.assert_stderr_has("a right line looks like");
+    assert_eq!(ran.stderr.lines().count(), 2, "{ran:?}");
+    assert_eq!(ran.stdout, "");
+    assert!(!place.has("started"));
+    assert!(!place.has("events"));
+}
+
+#[test]
+fn a_dash_is_standard_input() {
+    let place = Place::new();
+    for (lines, status) in [("-- echo from stdin\n", 0), ("bad\n", 2)] {
+        let mut child = place.farm(&["-"]).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let ran = end(child);
+        ran.assert_status(status);
+        if status == 0 {
+            ran.assert_stdout_has("build 1 | from stdin\n");
+        } else {
+            ran.assert_stderr_has("farm: standard input:1: ");
+        }
+    }
+}
+
+#[test]
+fn nothing_to_do_is_done() {
+    let place = Place::new();
+    let ran = place.run(&["--events=events"], "# nothing\n\n");
+    ran.assert_status(0);
+    assert_eq!(record::check(&place.record(), 1).unwrap(), record::Seen::default());
+}
+
+#[test]
+fn w1_w2_b6_hold_in_the_events_record() {
+    let place = Place::new();
+    let jobs: String = (0..120)
+        .map(|number| match number % 6 {
+            0 => "kind=a -- exit 3\n",
+            1 | 2 => "kind=a -- echo x\n",
+            3 => "kind=b -- sleep 0.02\n",
+            4 => "-- true\n",
+            _ => "-- kill -TERM $$\n",
+        })
+        .collect();
+    for (idle, max_builds) in [("0", 1), ("after-build", 3), ("never", 4), ("0.01", 2)] {
+        let (idle, most) = (format!("--idle={idle}"), format!("--max-builds={max_builds}"));
+        place.run(&[&idle, &most, "--workers=4", "--quiet", "--events=events"], &jobs).assert_status(1);
+        let record = place.record();
+        let seen = record::check(&record, max_builds).unwrap();
+        assert_eq!(seen.builds, 120);
+        assert!(seen.starts.len() > 1, "{idle}: one worker did it all: {seen:?}");
+        let results = |result: &str| record.iter().filter(|line| line.result.as_deref() == Some(result)).count();
+        assert_eq!(results("succeeded"), 80);
+        let results =
+            record.iter().filter(|line| line.event == "build_finished" && line.result.as_deref() == Some("failed"));
+        assert_eq!(results.count(), 40);
+        place.assert_no_instances();
+    }
+}
+
+#[test]
+fn w9_idle_after_build_gives_every_build_a_fresh_instance() {
+    let place = Place::new();
+    place
+        .run(&["--workers=1", "--idle=after-build", "--events=events"], &"-- ls; touch x\n".repeat(5))
+        .assert_status(0);
+    let seen = record::check(&place.record(), 1).unwrap();
+    assert_eq!(seen.starts["local-1"], 5);
+}
+
+#[test]
+fn w9_idle_never_keeps_the_instance_until_the_shutdown() {
+    let place = Place::new();
+    place.run(&["--workers=1", "--idle=never", "--events=events"], &"-- true\n".repeat(5)).assert_status(0);
+    let record = place.record();
+    assert_eq!(record::check(&record, 1).unwrap().starts["local-1"], 1);
+    let at = |event: &str| record.iter().position(|line| line.event == event).unwrap();
+    assert!(at("shutdown") < at("stop_called"));
+}
+
+#[test]
+fn w11_builds_of_two_kinds_never_share_an_instance() {
+    let place = Place::new();
+    let look = "echo \"$LATENT_WORKER_KIND\" >> kinds; cat kinds";
+    let jobs = format!("kind=a -- {look}\n-- {look}\nkind=b -- {look}\nkind=a -- {look}\nkind=a -- {look}\n");
+    let ran = place.run(&["--workers=1", "--idle=never", "--events=events"], &jobs);
+    ran.assert_status(0);
+    let lines: Vec<_> = ran.stdout.lines().filter(|line| line.contains(" | ")).collect();
+    let expected = ["build 1 | a", "build 2 | ", "build 3 | b", "build 4 | a", "build 5 | a", "build 5 | a"].as_slice();
+    assert_eq!(lines, expected);
+    assert_eq!(record::check(&place.record(), 1).unwrap().starts["local-1"], 4);
+    ran.assert_stdout_has("a build of another kind needs its place");
+}
+
+#[test]
+fn an_instance_starts_with_a_copy_of_its_template() {
+    let place = Place::new();
+    fs::create_dir(place.path("template")).unwrap();
+    place.write("template/note", "from the template\n");
+    let ran = place.run(&["--kind=t=template"], "kind=t -- cat note; rm note\n-- test ! -e note\n");
+    ran.assert_status(0);
+    ran.assert_stdout_has("build 1 | from the template\n");
+    assert!(place.has("template/note"));
+}
+
+#[test]
+fn b6_max_builds_lets_builds_share_an_instance_at_once() {
+    let place = Place::new();
+    place.pipe("pipe");
+    // Neither ends without the other.
+    let jobs = "-- cat \"$FARM_DIR\"/pipe\n-- echo met > \"$FARM_DIR\"/pipe\n";
+    let ran = place.run(&["--workers=1", "--max-builds=2", "--events=events"], jobs);
+    ran.assert_status(0);
+    ran.assert_stdout_has("build 1 | met\n");
+    let seen = record::check(&place.record(), 2).unwrap();
+    assert_eq!((seen.most_leases, seen.starts["local-1"]), (2, 1));
+}
+
+#[test]
+fn b2_a_build_whose_instance_cannot_start_is_tried_elsewhere_up_to_the_limit() {
+    let place = Place::new();
+    place.write("file", "");
+    place.write("jobs", "-- true\n");
+    let mut farm = place.farm(&["--workers=4", "--max-attempts=3", "--events=events", "jobs"]);
+    let ran = end(farm.env("TMPDIR", place.path("file")).spawn().unwrap());
+    ran.assert_status(1);
+    ran.assert_stdout_has("gave up after 3 attempts");
+    let record = place.record();
+    let seen = record::check(&record, 1).unwrap();
+    assert_eq!(seen.starts.len(), 3, "each worker is tried once: {seen:?}");
+    assert_eq!(record.iter().filter(|line| line.event == "quarantined").count(), 3);
+    assert_eq!(record.iter().filter(|line| line.event == "build_queued" && line.reason.is_some()).count(), 2);
+}
+
+#[test]
+fn quiet_shows_failures_and_the_summary_alone() {
+    let place = Place::new();
+    let ran = place.run(&["--quiet", "--workers=1"], "-- echo fine\n-- echo on the way; echo why >&2; exit 2\n");
+    ran.assert_status(1);
+    let before_summary = ran.stdout.split("\nbuilds ").next().unwrap();
+    let lines: Vec<_> = before_summary.lines().collect();
+    assert_eq!(lines[..2], ["build 2 | on the way", "build 2 ! why"]);
+    assert!(lines[2].starts_with("build 2 failed on local-1 after "), "{lines:?}");
+    assert_eq!(lines.len(), 3);
+    ran.assert_stdout_has("2: 1 succeeded, 1 failed");
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn a_time_limit_ends_a_build() {
+    let place = Place::new();
+    let ran = place.run(&["--time-limit=0.1"], "-- sleep 100 & wait\n");
+    ran.assert_status(1);
+    ran.assert_stdout_has("it ran longer than its time limit");
+    place.assert_no_instances();
+}
+
+#[test]
+fn a_closed_pipe_does_not_stop_the_builds() {
+    let place = Place::new();
+    place.write("jobs", &"-- echo to nobody\n".repeat(20));
+    let mut child = place.farm(&["--events=events", "jobs"]).spawn().unwrap();
+    drop(child.stdout.take());
+    end(child).assert_status(0);
+    assert_eq!(record::check(&place.record(), 1).unwrap().builds, 20);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_record_that_cannot_be_written_is_told() {
+    let place = Place::new();
+    let ran = place.run(&["--events=/dev/full"], "-- true\n");
+    ran.assert_status(1);
+    ran.assert_stderr_has("the record is incomplete: cannot write to /dev/full");
+    ran.assert_stdout_has("1: 1 succeeded");
+}
+
+#[test]
+fn long_output_comes_whole_and_in_order() {
+    let place = Place::new();
+    let ran = place.run(&["--workers=1"], "-- i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i + 1)); done\n");
+    ran.assert_status(0);
+    let lines = ran.stdout.lines().filter_map(|line| line.strip_prefix("build 1 | line "));
+    assert!(lines.eq((0..20_000).map(|number| number.to_string())));
+}
+
+/// A farm whose first build runs and says so, with another one in the queue behind it.
+fn interrupted(place: &Place, first: &str) -> (Child, BufReader<ChildStdout>) {
+    place.write("jobs", &format!("-- {first}\n-- touch \"$FARM_DIR\"/second\n"));
+    let mut child = place.farm(&["--workers=1", "--events=events", "jobs"]).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    wait_for(&mut stdout, "build 1 | running");
+    (child, stdout)
+}
+
+#[test]
+fn s1_one_interrupt_lets_running_builds_finish_and_starts_no_others() {
+    for name in ["INT", "TERM"] {
+        let place = Place::new();
+        place.pipe("go");
+        let first = "echo running; cat \"$FARM_DIR\"/go > /dev/null; touch \"$FARM_DIR\"/first";
+        let (mut child, mut stdout) = interrupted(&place, first);
+        signal(name, child.id());
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        wait_for(&mut stderr, "Ctrl-C again");
+        assert!(!place.has("first"));
+        drop(File::options().write(true).open(place.path("go")).unwrap());
+        end(child).assert_status(130);
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("2: 1 succeeded, 0 failed, 0 cancelled, 1 not run"), "{rest}");
+        assert!(place.has("first"));
+        assert!(!place.has("second"));
+        place.assert_no_instances();
+        record::check(&place.record(), 1).unwrap();
+    }
+}
+
+#[test]
+fn s1_two_interrupts_end_running_builds_and_leave_nothing_behind() {
+    let place = Place::new();
+    place.pipe("held");
+    // Both processes hold the pipe open, and one of them does not listen to polite signals.
+    let first = "exec 3> \"$FARM_DIR\"/held; trap '' INT TERM; sleep 1000 & echo running; wait";
+    let held = {
+        let path = place.path("held");
+        thread::spawn(move || {
+            let mut rest = Vec::new();
+            File::open(path).unwrap().read_to_end(&mut rest).unwrap();
+        })
+    };
+    let (mut child, mut stdout) = interrupted(&place, first);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    signal("INT", child.id());
+    wait_for(&mut stderr, "Ctrl-C again");
+    let begun = Instant::now();
+    signal("INT", child.id());
+    end(child).assert_status(130);
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    // Ends when nobody holds the pipe any more.
+    held.join().unwrap();
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("2: 0 succeeded, 0 failed, 1 cancelled, 1 not run"), "{rest}");
+    assert!(!place.has("second"));
+    place.assert_no_instances();
+    record::check(&place.record(), 1).unwrap();
+}
+
+#[test]
+fn the_built_in_list_shows_what_a_newcomer_should_see() {
+    let place = Place::new();
+    let begun = Instant::now();
+    // On the checkout, as cargo runs it.
+    let mut farm = place.farm(&["--events=events"]);
+    let ran = end(farm.env("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR")).spawn().unwrap());
+    ran.assert_status(0);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    ran.assert_stdout_has("local-1 starts instance 1 of kind text");
+    ran.assert_stdout_has("local-2 starts instance 1 of kind text");
+    ran.assert_stdout_has("warm instance");
+    ran.assert_stdout_has("a build of another kind needs its place");
+    ran.assert_stdout_has("no work for 2.");
+    ran.assert_stdout_has("got a warm instance");
+    ran.assert_stderr_has("built-in list");
+    assert!(!ran.stdout.contains(" ! "), "a command complains: {}", ran.stdout);
+    let record = place.record();
+    record::check(&record, 1).unwrap();
+    let first_end = record.iter().position(|line| line.event == "build_finished").unwrap();
+    let starts = record[..first_end].iter().filter(|line| line.event == "start_called");
+    assert_eq!(starts.count(), 2, "both workers start before the first build is over");
+    place.assert_no_instances();
+}
+
+#[test]
+fn the_built_in_list_runs_in_any_directory() {
+    let place = Place::new();
+    let ran = end(place.farm(&["--workers=8", "--quiet"]).spawn().unwrap());
+    ran.assert_status(0);
+    ran.assert_stdout_has("0 failed");
+    place.assert_no_instances();
+}
