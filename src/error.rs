@@ -312,9 +312,9 @@ pub enum AddWorkerError {
     /// Names are unique within a master.
     #[error("there is a worker named {0:?} already")]
     NameTaken(Arc<str>),
-    /// A worker needs a name.
-    #[error("a worker needs a name")]
-    NoName,
+    /// Agents log in as `name:secret`, and the name is seen in logs.
+    #[error("{0:?} is no name for a worker: it must not be empty nor contain a colon or control characters")]
+    BadName(Arc<str>),
     /// The driver panicked when it was asked for something that does not change.
     #[error("the driver panicked in builds_may_be_incompatible: {0}")]
     Panicked(Arc<str>),

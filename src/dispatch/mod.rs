@@ -402,6 +402,11 @@ impl Dispatch {
         self.index.waiting()
     }
 
+    /// Whether the lease of the build is out.
+    pub(crate) fn runs(&self, build: BuildId) -> bool {
+        self.builds.get(&build).is_some_and(|entry| matches!(entry.place, Place::Running { .. }))
+    }
+
     /// Where the build is, unless it has ended.
     pub(crate) fn status(&self, build: BuildId) -> Option<BuildStatus> {
         let entry = self.builds.get(&build)?;

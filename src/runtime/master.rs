@@ -188,11 +188,11 @@ impl Master {
     /// Calls [`LatentWorker::builds_may_be_incompatible`] on this thread.
     ///
     /// # Errors
-    /// When the name is taken or empty, when the driver panics, and after a shutdown began.
+    /// When the name is taken or not a name, when the driver panics, and after a shutdown began.
     pub fn add_worker(&self, config: WorkerConfig, driver: impl LatentWorker) -> Result<Worker, AddWorkerError> {
         let WorkerConfig { name, labels, limits } = config;
-        if name.is_empty() {
-            return Err(AddWorkerError::NoName);
+        if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control()) {
+            return Err(AddWorkerError::BadName(name));
         }
         let driver: Arc<dyn Driver> = Arc::new(driver);
         let may_be_incompatible = fenced("builds_may_be_incompatible", || driver.builds_may_be_incompatible())

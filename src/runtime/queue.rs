@@ -19,7 +19,7 @@ use super::shared::{Agenda, Shared, Task};
 use crate::build::{Build, BuildId, Epoch};
 use crate::dispatch::{Dispatch, Facts, Order, WorkerAnswer, WorkerIndex};
 use crate::error::{BuildError, SubstantiateError};
-use crate::event::{BuildResult, BuildState, EventKind};
+use crate::event::{BuildResult, EventKind};
 use crate::lifecycle::{Fit, Input, LeaseFor};
 
 pub(super) struct Queue {
@@ -206,8 +206,7 @@ impl Shared {
 
     /// Whether the lease of the build is out.
     pub(super) fn is_running(&self, id: BuildId) -> bool {
-        let status = self.queue.lock().dispatch.status(id);
-        status.is_some_and(|status| matches!(status.state, BuildState::Running { .. }))
+        self.queue.lock().dispatch.runs(id)
     }
 
     /// Whoever holds the lease of a build says how it ended.

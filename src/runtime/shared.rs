@@ -220,11 +220,11 @@ impl Shared {
             move || {
                 threads::belong_to(number);
                 worker.driver.run_instance(&shared, &worker, epoch, build);
-                Owner(shared)
             }
         };
         // Linux shows the first 15 bytes of a thread's name.
-        if let Err(error) = self.threads.spawn(format!("lw {}", worker.name), body) {
+        let name = format!("lw {}", worker.name);
+        if let Err(error) = self.threads.spawn(name, Owner(self.clone()), body) {
             let reason = format!("no thread for the instance: {error}");
             worker.transition(self, agenda, |turn| turn.apply(Input::NoThread(epoch, reason.into())));
         }
@@ -300,7 +300,7 @@ impl Shared {
     }
 }
 
-/// What an instance thread leaves last.
+/// What an instance thread lets go of last.
 struct Owner(Arc<Shared>);
 
 impl AsRef<Threads> for Owner {

@@ -52,11 +52,12 @@ impl Threads {
 
     /// Spawns the thread that was reserved. On failure the reservation is taken back.
     ///
-    /// `body` returns what owns these threads, so that the end of the thread can be noted there.
-    pub(super) fn spawn<O: AsRef<Threads>>(
+    /// `owner` is what these threads belong to: the end of the thread is noted there, also when `body` panics.
+    pub(super) fn spawn<O: AsRef<Threads> + Send + 'static>(
         &self,
         name: String,
-        body: impl FnOnce() -> O + Send + 'static,
+        owner: O,
+        body: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
         let number = {
             let mut inner = self.inner.lock();
@@ -64,8 +65,8 @@ impl Threads {
             inner.next
         };
         let spawned = Builder::new().name(name).spawn(move || {
-            let owner = body();
-            owner.as_ref().end(number);
+            let _end = End { owner, number };
+            body();
         });
         let mut inner = self.inner.lock();
         match spawned {
@@ -134,6 +135,18 @@ impl Threads {
         drop(inner);
         join(last);
         true
+    }
+}
+
+/// Notes the end of a thread when it is dropped.
+struct End<O: AsRef<Threads>> {
+    owner: O,
+    number: u64,
+}
+
+impl<O: AsRef<Threads>> Drop for End<O> {
+    fn drop(&mut self) {
+        self.owner.as_ref().end(self.number);
     }
 }
 
