@@ -152,7 +152,8 @@ fn modules() -> BTreeMap<String, Vec<(PathBuf, String)>> {
     for entry in fs::read_dir(source_folder()).unwrap() {
         let path = entry.unwrap().path();
         let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        if module != "lib" {
+        let is_code = path.is_dir() || path.extension().is_some_and(|extension| extension == "rs");
+        if is_code && module != "lib" {
             let mut sources = Vec::new();
             collect(&path, &mut sources);
             modules.insert(module, sources);
