@@ -335,11 +335,13 @@ fn w3_b6_tickets_dropped_at_any_moment_keep_no_lease() {
         master.add_worker(config.with_idle(idle), Works).unwrap();
     }
     let user = |mut random: fastrand::Rng| {
-        for _ in 0..2_000 {
+        for _ in 0..3_000 {
             let label = if random.bool() { "any".to_owned() } else { format!("l{}", random.u32(0..3)) };
             let ticket = master.submit(Build::new("short").with_label(label));
-            if random.u32(0..10) == 0 {
-                continue; // the ticket is dropped
+            if random.u32(0..3) == 0 {
+                // Dropped at about the moment in which the lease comes.
+                (0..random.u32(0..3_000)).for_each(|_| std::hint::spin_loop());
+                continue;
             }
             let lease = ticket.wait_timeout(PATIENCE).expect("a lease was lost");
             if random.bool() {
