@@ -16,6 +16,7 @@
 //!
 //! | while this is held | these may be taken |
 //! |---|---|
+//! | deadlines being handled ([`timer`], reentrant; who moves a clock by hand waits for it) | all below, and the log |
 //! | a worker's turn ([`cell`]) | threads (count only), timer, observers |
 //! | the list of workers | queue |
 //! | the queue's turn ([`queue`]) | observers |
