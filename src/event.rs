@@ -112,6 +112,16 @@ pub enum EventKind {
     Paused,
     /// The worker takes builds again; a quarantine is over as well.
     Unpaused,
+    /// User code panicked where nobody could be given an error: an agent's `close` or drop, say.
+    Panicked {
+        /// Which, and its message.
+        what: Arc<str>,
+    },
+    /// The last handle of the master was dropped, and the time for that was over before everything was stopped.
+    Abandoned {
+        /// What was still in flight.
+        in_flight: Arc<str>,
+    },
     /// The shutdown of the master has begun, or has become a fast one.
     Shutdown {
         /// Running builds are not waited for.
@@ -141,6 +151,8 @@ impl EventKind {
             Self::Released { .. } => "released",
             Self::Paused => "paused",
             Self::Unpaused => "unpaused",
+            Self::Panicked { .. } => "panicked",
+            Self::Abandoned { .. } => "abandoned",
             Self::Shutdown { .. } => "shutdown",
         }
     }
@@ -155,7 +167,9 @@ impl EventKind {
                 (!details.is_empty()).then(|| details.join(", "))
             }
             Self::StartReturned { result: Err(reason) } | Self::Detached { reason } => Some(reason.to_string()),
-            Self::Progress { text } => Some(text.to_string()),
+            Self::Panicked { what: text } | Self::Abandoned { in_flight: text } | Self::Progress { text } => {
+                Some(text.to_string())
+            }
             Self::CheckReturned { result } | Self::StopReturned { result } => error(result),
             Self::AttachRefused { error } => Some(error.to_string()),
             Self::Quarantined { length, reason } => Some(format!("for {length:?}: {reason}")),

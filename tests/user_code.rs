@@ -39,12 +39,17 @@ impl log::Log for HookedLogger {
     fn flush(&self) {}
 }
 
-fn when_logged(text: &str, hook: impl Fn() + Send + Sync + 'static) {
+/// A world whose master writes to the log.
+fn logged_world() -> World {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         log::set_logger(&HookedLogger).unwrap();
         log::set_max_level(log::LevelFilter::Trace);
     });
+    World::new()
+}
+
+fn when_logged(text: &str, hook: impl Fn() + Send + Sync + 'static) {
     HOOKS.lock().unwrap().push((text.to_owned(), Arc::new(hook)));
 }
 
@@ -365,35 +370,36 @@ fn w14_everything_answers_while_an_agent_closes_or_is_dropped() {
 }
 
 #[test]
-fn w14_everything_answers_while_the_logger_hangs_on_an_instance_thread() {
-    let world = World::new();
-    let (worker, script) = world.add(WorkerConfig::new("log-in").with_label("stuck"));
+fn w14_everything_answers_while_the_logger_hangs() {
+    let world = logged_world();
+    let (worker, script) = world.add(WorkerConfig::new("log-stuck").with_label("stuck"));
     let (hold, place) = Hold::new();
-    when_logged("worker log-in: start called", move || place());
+    when_logged("worker log-stuck: start called", move || place());
     let request = worker.substantiate(&Build::new("b"));
     hold.await_arrival();
     everything_answers(&world.master, &world.clock, &worker);
-    drop((hold, request));
+    drop((request, hold));
     world.finish(&[&script]);
 }
 
 #[test]
-fn w14_everything_answers_while_the_logger_hangs_on_a_thread_of_the_user() {
-    let world = World::new();
-    let (worker, script) = world.add(WorkerConfig::new("log-out").with_label("stuck"));
+fn w8_s2_deadlines_and_the_shutdown_come_while_the_logger_hangs() {
+    let world = logged_world();
+    let (worker, script) = world.worker("log-late");
     let (hold, place) = Hold::new();
-    let (first, asking) = (Mutex::new(Some(place)), worker.clone());
-    when_logged("worker log-out: paused", move || {
-        let place = first.lock().unwrap().take();
-        if let Some(place) = place {
-            place();
-        }
-    });
-    let pausing = std::thread::spawn(move || asking.pause());
+    when_logged("worker log-late: start called", move || place());
+    let mut request = worker.substantiate(&Build::new("b"));
+    let start = script.expect_start();
     hold.await_arrival();
-    everything_answers(&world.master, &world.clock, &worker);
+    world.clock.advance(SECOND * 3600);
+    assert!(matches!(answer(&mut request), Err(SubstantiateError::TimedOut { .. })));
+    start.fail("at last");
+    script.expect_stop().succeed();
+    // Nothing is in flight but the logger, which nobody waits for.
+    let master = world.master.clone();
+    let report = bounded("Master::shutdown", move || master.shutdown(ShutdownMode::Fast, PATIENCE));
+    assert!(report.complete, "{report}");
     drop(hold);
-    bounded("Worker::pause", || pausing.join().unwrap());
     world.finish(&[&script]);
 }
 
@@ -535,7 +541,7 @@ fn w14_an_error_that_panics_when_it_is_asked_what_it_is_does_no_harm() {
 
 #[test]
 fn w14_a_logger_that_panics_does_no_harm() {
-    let world = World::new();
+    let world = logged_world();
     let (worker, script) = world.worker("log-panic");
     when_logged("log-panic", || panic!("the logger"));
     let lease = world.lease(&worker, &script);
@@ -688,7 +694,7 @@ fn w14_an_agent_that_is_refused_or_replaced_may_call_the_library_in_its_drop() {
 
 #[test]
 fn w14_a_logger_may_call_the_library() {
-    let world = World::new();
+    let world = logged_world();
     let (worker, script) = world.worker("log-back");
     script.automate_all();
     let (hook, returned) = calls_back(&world, &worker);

@@ -18,7 +18,7 @@ use super::shared::{Agenda, Shared, Task};
 use crate::build::{Build, BuildId, Epoch};
 use crate::dispatch::WorkerIndex;
 use crate::error::{AttachError, SubstantiateError};
-use crate::event::{Event, EventKind, WorkerStatus};
+use crate::event::{EventKind, WorkerStatus};
 use crate::lifecycle::{
     ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, Lifecycle, Occurrence, Openness, Request, RequestId,
 };
@@ -163,7 +163,6 @@ impl WorkerCell {
         step: impl FnOnce(&mut Transition<'_>) -> R,
     ) -> R {
         let now = shared.clock.now();
-        let mut to_log = Vec::new();
         let result;
         {
             let mut inner = self.inner.lock();
@@ -173,25 +172,20 @@ impl WorkerCell {
             let effects = transition.effects;
             // A lease that is given or comes back leads to nothing else, if nobody observes.
             if !effects.is_empty() {
-                to_log = self.publish(now, effects.occurrences, shared);
+                self.publish(now, effects.occurrences, shared);
                 effects.orders.into_iter().for_each(|effect| self.resolve(effect, &mut inner, shared, agenda));
             }
             self.schedule(&mut inner, shared);
-        }
-        for event in &to_log {
-            super::observers::log(event);
         }
         shared.note_change(self, agenda);
         result
     }
 
-    /// Tells observers. Returns what is to be logged, once the lock is gone.
-    fn publish(&self, now: Instant, occurrences: Vec<Occurrence>, shared: &Shared) -> Vec<Event> {
-        let published = occurrences.into_iter().map(|Occurrence { epoch, build, kind }| {
+    fn publish(&self, now: Instant, occurrences: Vec<Occurrence>, shared: &Shared) {
+        for Occurrence { epoch, build, kind } in occurrences {
             let about = About { worker: Some(self.name.clone()), epoch: Some(epoch), build };
-            shared.observers.publish(now, about, kind)
-        });
-        published.flatten().collect()
+            shared.observers.publish(now, about, kind);
+        }
     }
 
     /// Looks up what an effect refers to, so that it can be carried out without the lock.

@@ -69,7 +69,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let agent = self.agent.take();
         if let Err(panic) = fenced("dropping the agent", || drop(agent)) {
-            self.shared.warn(&self.worker, &panic);
+            self.shared.tell_panic(&self.worker, panic);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The fence around every call into user code: a panic becomes a message, and the caller goes on.
 
 use std::any::Any;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -13,19 +12,11 @@ pub(crate) fn fenced<T>(what: &str, user_code: impl FnOnce() -> T) -> Result<T, 
     catch_unwind(AssertUnwindSafe(user_code)).map_err(|payload| {
         let message = message(payload.as_ref());
         // The payload is user code as well: its `Drop` may panic.
-        if catch_unwind(AssertUnwindSafe(|| drop(payload))).is_err() {
-            write_log(log::Level::Error, format_args!("{what} panicked with a payload whose drop panicked"));
+        match catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            Ok(()) => format!("{what} panicked: {message}").into(),
+            Err(_) => format!("{what} panicked, and so did what it panicked with").into(),
         }
-        format!("{what} panicked: {message}").into()
     })
-}
-
-/// Writes a line to the log. A logger is user code as well; there is nobody to tell that it panics.
-pub(super) fn write_log(level: log::Level, line: fmt::Arguments<'_>) {
-    let write = || log::log!(target: "latent_worker", level, "{line}");
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(write)) {
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-    }
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
@@ -60,6 +51,6 @@ mod tests {
     #[test]
     fn w14_a_payload_that_panics_when_dropped_does_no_harm() {
         let result = fenced("it", || std::panic::panic_any(Bomb));
-        assert_eq!(&*result.unwrap_err(), "it panicked: no message");
+        assert_eq!(&*result.unwrap_err(), "it panicked, and so did what it panicked with");
     }
 }

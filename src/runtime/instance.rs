@@ -139,7 +139,7 @@ fn close_agent(shared: &Shared, worker: &WorkerCell) {
     if let Some(connection) = worker.connection()
         && let Err(panic) = fenced("Agent::close", || connection.agent().close())
     {
-        shared.warn(worker, &panic);
+        shared.tell_panic(worker, panic);
     }
 }
 

@@ -252,7 +252,7 @@ impl Running<'_> {
     fn fence(&self, interrupt: impl FnOnce()) {
         if let Err(panic) = fenced("interrupting a command", interrupt) {
             let Connection { shared, worker, .. } = &*self.lease.connection;
-            shared.warn(worker, &panic);
+            shared.tell_panic(worker, panic);
         }
     }
 }

@@ -12,10 +12,12 @@ use parking_lot::Mutex;
 
 use super::cell::WorkerCell;
 use super::clock::SystemClock;
-use super::fence::{fenced, write_log};
+use super::fence::fenced;
 use super::handle::Worker;
 use super::instance::Driver;
 use super::lease::Lease;
+use super::log_thread::LogThread;
+use super::observers::About;
 use super::shared::{Agenda, Shared};
 use super::threads;
 use super::ticket::{Inbox, Ticket};
@@ -24,7 +26,7 @@ use crate::clock::Clock;
 use crate::command::Agent;
 use crate::dispatch::{Facts, WorkerIndex};
 use crate::error::{AddWorkerError, AttachError, BuildError, LeaseEnd, UnknownBuild};
-use crate::event::{BuildResult, BuildStatus, Event, WorkerState, WorkerStatus};
+use crate::event::{BuildResult, BuildStatus, Event, EventKind, WorkerState, WorkerStatus};
 use crate::lifecycle::{Input, Lifecycle};
 use crate::worker::{Attachment, LatentWorker, WorkerConfig};
 
@@ -42,8 +44,15 @@ pub struct Master {
 /// What all clones of one master share; its drop is the shutdown.
 struct Handle {
     shared: Arc<Shared>,
-    timer_thread: Mutex<Option<JoinHandle<()>>>,
+    /// Until the shutdown is complete.
+    threads: Mutex<Option<OwnThreads>>,
     drop_timeout: Duration,
+}
+
+/// The threads that live as long as the master.
+struct OwnThreads {
+    timer: JoinHandle<()>,
+    log: Option<LogThread>,
 }
 
 /// How a shutdown treats running builds.
@@ -123,10 +132,11 @@ impl MasterBuilder {
         self
     }
 
-    /// Makes the master and its timer thread.
+    /// Makes the master and its timer thread, and a thread for the log if a logger is set that takes warnings; so set
+    /// the logger first.
     ///
     /// # Panics
-    /// When the system has no thread for the timer.
+    /// When the system has no thread to give.
     pub fn build(self) -> Master {
         static MASTERS: AtomicU64 = AtomicU64::new(1);
         let number = MASTERS.fetch_add(1, Ordering::Relaxed);
@@ -139,14 +149,15 @@ impl MasterBuilder {
             }
         }));
         let timed = shared.clone();
-        let timer_thread = std::thread::Builder::new().name("lw timer".to_owned()).spawn(move || {
+        let timer = std::thread::Builder::new().name("lw timer".to_owned()).spawn(move || {
             threads::belong_to(number);
             while timed.timer.wait(&*timed.clock) {
                 timed.fire_timer();
             }
         });
-        let timer_thread = Mutex::new(Some(timer_thread.expect("the system has a thread for the timer")));
-        Master { handle: Arc::new(Handle { shared, timer_thread, drop_timeout: self.drop_timeout }) }
+        let log = LogThread::start(&shared.observers, number).expect("the system has a thread for the log");
+        let own = OwnThreads { timer: timer.expect("the system has a thread for the timer"), log };
+        Master { handle: Arc::new(Handle { shared, threads: Mutex::new(Some(own)), drop_timeout: self.drop_timeout }) }
     }
 }
 
@@ -357,7 +368,7 @@ impl Handle {
             shared.threads.wait(Instant::now().checked_add(limit))
         };
         if complete && !on_own_thread {
-            self.end_timer();
+            self.end_own_threads(limit);
         }
         let now = shared.clock.now();
         let statuses = workers.iter().map(|worker| worker.status(now));
@@ -365,12 +376,16 @@ impl Handle {
         ShutdownReport { complete, in_flight }
     }
 
-    fn end_timer(&self) {
+    /// Nothing is in flight any more, or nobody cares.
+    fn end_own_threads(&self, limit: Duration) {
         self.shared.timer.close();
-        let thread = self.timer_thread.lock().take();
-        if let Some(thread) = thread {
+        let own = self.threads.lock().take();
+        if let Some(OwnThreads { timer, log }) = own {
             // It calls no user code, and has nothing left to do.
-            let _ = thread.join();
+            let _ = timer.join();
+            if let Some(log) = log {
+                log.end(&self.shared.observers, limit);
+            }
         }
     }
 }
@@ -378,19 +393,25 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let shutdown = AssertUnwindSafe(|| {
-            if self.timer_thread.lock().is_none() {
+            if self.threads.lock().is_none() {
                 return; // shut down completely already
             }
             let report = self.shutdown(ShutdownMode::Fast, self.drop_timeout);
-            if !report.complete {
-                write_log(log::Level::Warn, format_args!("the master was dropped: {report}"));
+            if !report.complete && self.shared.observers.any() {
+                let in_flight = report.to_string().into();
+                self.shared.observers.publish(
+                    self.shared.clock.now(),
+                    About::default(),
+                    EventKind::Abandoned { in_flight },
+                );
             }
-            // Whatever is still in flight ends by itself and needs no more deadlines.
+            // Whatever is still in flight ends by itself and needs no more deadlines; what is to be logged is in the
+            // channel already.
             self.shared.timer.close();
+            self.shared.observers.end_log();
         });
-        if catch_unwind(shutdown).is_err() {
-            write_log(log::Level::Error, format_args!("the shutdown panicked: this is a defect of latent-worker"));
-        }
+        // A panic here would be a defect of ours, of which the panic hook has told. A drop must not pass it on.
+        let _ = catch_unwind(shutdown);
     }
 }
 

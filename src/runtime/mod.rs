@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `lw <worker>` | one for each live instance | all driver calls of that instance, one after the other ([`instance`]) |
 //! | `lw timer` | one for each master | all deadlines; never calls user code ([`timer`]) |
+//! | `lw log` | one for each master, if there is a logger | writes events to the log ([`log_thread`]) |
 //! | the user's | | requests, leases, commands; whatever follows from them that needs no driver |
 //!
 //! # Locks
@@ -16,7 +17,7 @@
 //!
 //! | while this is held | these may be taken |
 //! |---|---|
-//! | deadlines being handled ([`timer`], reentrant; who moves a clock by hand waits for it) | all below, and the log |
+//! | deadlines being handled ([`timer`], reentrant; who moves a clock by hand waits for it) | all below |
 //! | a worker's turn ([`cell`]) | threads (count only), timer, observers |
 //! | the list of workers | queue |
 //! | the queue's turn ([`queue`]) | observers |
@@ -32,6 +33,7 @@ mod fence;
 mod handle;
 mod instance;
 mod lease;
+mod log_thread;
 mod master;
 mod observers;
 mod queue;

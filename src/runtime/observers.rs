@@ -1,4 +1,4 @@
-//! Where events are numbered and handed to observers and to the log.
+//! Where events are numbered and handed to observers, of whom the log is one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-use super::fence::write_log;
 use crate::build::{BuildId, Epoch};
 use crate::event::{Event, EventKind};
 
@@ -30,6 +29,7 @@ struct Inner {
 struct Observer {
     sender: Sender<Event>,
     capacity: usize,
+    is_log: bool,
 }
 
 /// What an event is about.
@@ -46,23 +46,38 @@ impl Observers {
         Self { origin, count: AtomicUsize::new(0), inner: Mutex::new(inner) }
     }
 
-    /// The channel is unbounded in type and bounded by the count: a bounded one would take all its memory at once.
     pub(super) fn subscribe(&self, capacity: usize) -> Receiver<Event> {
+        self.add(capacity, false)
+    }
+
+    /// For the log, which is ended by [`end_log`](Observers::end_log).
+    pub(super) fn subscribe_log(&self, capacity: usize) -> Receiver<Event> {
+        self.add(capacity, true)
+    }
+
+    /// The channel is unbounded in type and bounded by the count: a bounded one would take all its memory at once.
+    fn add(&self, capacity: usize, is_log: bool) -> Receiver<Event> {
         let (sender, receiver) = unbounded();
         let mut inner = self.inner.lock();
-        inner.observers.push(Observer { sender, capacity });
+        inner.observers.push(Observer { sender, capacity, is_log });
         self.count.store(inner.observers.len(), Ordering::Release);
         receiver
     }
 
-    /// Whether it is worth making events at all.
-    pub(super) fn any(&self) -> bool {
-        self.count.load(Ordering::Acquire) > 0 || log::max_level() >= log::LevelFilter::Info
+    /// The log is told nothing more.
+    pub(super) fn end_log(&self) {
+        let mut inner = self.inner.lock();
+        inner.observers.retain(|observer| !observer.is_log);
+        self.count.store(inner.observers.len(), Ordering::Release);
     }
 
-    /// Numbers the event and hands it out; never blocks. Returns it when it is to be logged, which is done by the
-    /// caller without any lock: a logger is user code.
-    pub(super) fn publish(&self, now: Instant, about: About, kind: EventKind) -> Option<Event> {
+    /// Whether it is worth making events at all.
+    pub(super) fn any(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+    }
+
+    /// Numbers the event and hands it out; never blocks.
+    pub(super) fn publish(&self, now: Instant, about: About, kind: EventKind) {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let sequence = inner.next_sequence;
@@ -75,24 +90,5 @@ impl Observers {
             observer.sender.len() >= observer.capacity || observer.sender.send(event.clone()).is_ok()
         });
         self.count.store(inner.observers.len(), Ordering::Release);
-        (log::max_level() >= log::LevelFilter::Info).then_some(event)
     }
-}
-
-/// Writes an event to the log. Failures are warnings, what people follow is information, the rest is for debugging.
-pub(super) fn log(event: &Event) {
-    let level = match &event.kind {
-        EventKind::StartReturned { result: Err(_) }
-        | EventKind::CheckReturned { result: Err(_) }
-        | EventKind::StopReturned { result: Err(_) }
-        | EventKind::Quarantined { .. }
-        | EventKind::AttachRefused { .. } => log::Level::Warn,
-        EventKind::Substantiated { .. }
-        | EventKind::StopCalled { .. }
-        | EventKind::BuildStarted
-        | EventKind::BuildFinished { .. }
-        | EventKind::Shutdown { .. } => log::Level::Info,
-        _ => log::Level::Debug,
-    };
-    write_log(level, format_args!("{event}"));
 }

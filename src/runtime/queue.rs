@@ -273,7 +273,7 @@ impl Turn<'_> {
 
     fn tell_about(&mut self, about: About, kind: EventKind) {
         if let Some(now) = self.observed {
-            self.tasks.extend(self.shared.observers.publish(now, about, kind).map(Task::Log));
+            self.shared.observers.publish(now, about, kind);
         }
     }
 

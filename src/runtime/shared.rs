@@ -11,10 +11,9 @@ use parking_lot::{Mutex, RwLock};
 
 use super::cell::{Asker, Granted, WorkerCell};
 use super::connection::Connection;
-use super::fence::write_log;
 use super::instance::Order;
 use super::lease::Lease;
-use super::observers::{About, Observers, log};
+use super::observers::{About, Observers};
 use super::queue::{BuildCell, Queue};
 use super::threads::{self, Threads};
 use super::timer::Timer;
@@ -23,7 +22,7 @@ use crate::clock::Clock;
 use crate::command::Agent;
 use crate::dispatch::WorkerIndex;
 use crate::error::{AttachError, BuildError, LeaseEnd};
-use crate::event::{Event, EventKind};
+use crate::event::EventKind;
 use crate::lifecycle::{Fit, Input, RequestId};
 use crate::worker::{AttachPoint, Attachment};
 
@@ -94,7 +93,6 @@ pub(super) enum Task {
         error: BuildError,
     },
     CancelLease(Arc<BuildCell>),
-    Log(Event),
 }
 
 /// What one thread still has to do. Tasks lead to more tasks; a list instead of recursion keeps the stack small however
@@ -203,7 +201,6 @@ impl Shared {
             Task::Withdraw { build, worker } => self.withdraw(build, worker, agenda),
             Task::Finish { build, error } => build.finish(error),
             Task::CancelLease(build) => build.cancelled.set(LeaseEnd::Cancelled),
-            Task::Log(event) => log(&event),
         }
     }
 
@@ -231,8 +228,11 @@ impl Shared {
     }
 
     /// Something that went wrong in user code where nobody else is told.
-    pub(super) fn warn(&self, worker: &WorkerCell, what: &str) {
-        write_log(log::Level::Warn, format_args!("worker {}: {what}", worker.name));
+    pub(super) fn tell_panic(&self, worker: &WorkerCell, panic: Arc<str>) {
+        if self.observers.any() {
+            let about = About { worker: Some(worker.name.clone()), ..About::default() };
+            self.observers.publish(self.clock.now(), about, EventKind::Panicked { what: panic });
+        }
     }
 
     /// What the timer does when `worker` is to be looked after.
@@ -266,10 +266,8 @@ impl Shared {
         let Some(worker) = self.workers.read().named(name).cloned() else {
             self.unknown_agents.fetch_add(1, Ordering::Relaxed);
             let kind = EventKind::AttachRefused { error: AttachError::UnknownWorker };
-            if self.observers.any()
-                && let Some(event) = self.observers.publish(self.clock.now(), About::default(), kind)
-            {
-                log(&event);
+            if self.observers.any() {
+                self.observers.publish(self.clock.now(), About::default(), kind);
             }
             return Err(AttachError::UnknownWorker);
         };
