@@ -280,7 +280,7 @@ impl Lifecycle {
                 self.stop_returned(now, result, effects);
             }
             Input::Detach(connection, reason) => self.detach(now, connection, &reason, effects),
-            Input::Release(lease) => self.release(now, lease, effects),
+            Input::Release { lease, finished } => self.release(now, lease, finished, effects),
             Input::Time => self.time(now, effects),
             // The answer to a call of an attempt that is over.
             Input::StartReturned(..) | Input::CheckReturned(..) | Input::StopReturned(..) => {}
@@ -323,7 +323,11 @@ impl Lifecycle {
             }
             (Stage::Starting { .. }, Err(StartFailure::Cannot(reason))) => {
                 self.last_failure = Some((reason.clone(), now));
-                self.answer_all(&SubstantiateError::Cannot { reason }, effects);
+                // The fault of one build. Whoever joined it gets an attempt of its own, after the stop.
+                if let Some(position) = self.waiters.iter().position(|waiter| waiter.initiator) {
+                    let request = self.waiters.remove(position).request.id;
+                    effects.orders.push(Effect::Answer(request, Err(SubstantiateError::Cannot { reason })));
+                }
                 self.go_down(now, false, StopCause::Failed, effects);
             }
             (Stage::Starting { .. }, Err(StartFailure::Failed(cause, reason))) => {
@@ -543,11 +547,13 @@ impl Lifecycle {
         }
     }
 
-    fn release(&mut self, now: Instant, lease: LeaseId, effects: &mut Effects) {
+    fn release(&mut self, now: Instant, lease: LeaseId, finished: bool, effects: &mut Effects) {
         let Stage::Substantiated(up) = &mut self.stage else { return };
         let Some(position) = up.leases.iter().position(|(id, _)| *id == lease) else { return };
         let (_, build) = up.leases.swap_remove(position);
-        self.quarantine.reset_length();
+        if finished {
+            self.quarantine.reset_length();
+        }
         self.tell(effects, build, || EventKind::Released { end: None });
         self.settle(now, effects);
     }

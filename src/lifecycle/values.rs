@@ -88,7 +88,11 @@ pub(crate) enum Input {
     CompatibleReturned(Epoch, Result<bool, Arc<str>>),
     StopReturned(Epoch, Result<(), Arc<str>>),
     Detach(ConnectionId, Arc<str>),
-    Release(LeaseId),
+    /// A lease comes back; its build is finished, or wants another one.
+    Release {
+        lease: LeaseId,
+        finished: bool,
+    },
     /// Time has passed: do what is due.
     Time,
 }

@@ -337,11 +337,8 @@ impl Supervisor {
 
     fn kill(&mut self, reason: Exit) {
         if self.ended.is_none() && self.killed.is_none() {
-            log::debug!("killing the process group {}: {reason}", self.group.leader.id());
             self.killed = Some(reason);
-            if let Err(error) = self.group.kill() {
-                log::warn!("cannot kill process {}: {error}", self.group.leader.id());
-            }
+            let _ = self.group.kill();
         }
     }
 
