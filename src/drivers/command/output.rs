@@ -77,7 +77,8 @@ impl Output {
             stderr: Stream::new(stderr),
             woken: woken.try_clone()?,
             notes: Notes {
-                heard: Heard::default(),
+                first_line: None,
+                last_error: Lines::default(),
                 progress: source.progress.then_some(progress_sender),
                 budget: Budget { since: Instant::now(), used: 0 },
                 source,
@@ -244,6 +245,13 @@ impl Lines {
         }
     }
 
+    /// Replaces what is here.
+    fn keep(&mut self, line: Line<'_>) {
+        self.line.clear();
+        self.line.extend_from_slice(line.bytes);
+        self.cut = line.cut;
+    }
+
     /// The line that has no end yet.
     fn rest(&self) -> Line<'_> {
         Line { bytes: &self.line, cut: self.cut }
@@ -252,7 +260,10 @@ impl Lines {
 
 /// What is made of lines.
 struct Notes {
-    heard: Heard,
+    /// Of standard output.
+    first_line: Option<FirstLine>,
+    /// The last line of standard error that is not empty.
+    last_error: Lines,
     /// `None` when standard error is no progress (any more).
     progress: Option<Sender<String>>,
     budget: Budget,
@@ -261,25 +272,25 @@ struct Notes {
 
 impl Notes {
     fn stdout(&mut self, line: Line<'_>) {
-        if self.heard.first_line.is_none() {
+        if self.first_line.is_none() {
             let first = FirstLine { bytes: line.bytes.to_vec(), complete: true, cut: line.cut };
-            self.heard.first_line = Some(first);
+            self.first_line = Some(first);
         }
         self.log("stdout", || line.text(&self.source.secret));
     }
 
     fn stderr(&mut self, line: Line<'_>) {
-        let text = line.text(&self.source.secret);
-        if text.is_empty() {
+        if line.bytes.trim_ascii().is_empty() {
             return;
         }
+        // Its text is only made when somebody is to see it: there may be millions of lines.
+        self.last_error.keep(line);
         let is_progress = self.progress.is_some() && self.budget.take();
-        let told =
-            is_progress && self.progress.as_ref().is_some_and(|progress| progress.try_send(text.clone()).is_ok());
+        let told = is_progress
+            && self.progress.as_ref().is_some_and(|progress| progress.try_send(line.text(&self.source.secret)).is_ok());
         if !told {
-            self.log("stderr", || text.clone());
+            self.log("stderr", || line.text(&self.source.secret));
         }
-        self.heard.message = Some(text);
     }
 
     fn log(&self, stream: &str, text: impl FnOnce() -> String) {
@@ -290,12 +301,12 @@ impl Notes {
 
     /// The program has ended; what follows is from others and is only logged.
     fn end(&mut self, rest: Line<'_>) -> Heard {
-        if !rest.bytes.is_empty() {
-            self.stderr(rest);
-        }
+        self.stderr(rest);
         self.progress = None;
+        let last = self.last_error.rest();
+        let message = (!last.bytes.is_empty()).then(|| last.text(&self.source.secret));
         // The first line stays known as such.
-        Heard { first_line: self.heard.first_line.clone(), message: self.heard.message.take() }
+        Heard { first_line: self.first_line.clone(), message }
     }
 }
 
