@@ -605,6 +605,29 @@ fn w11_an_instance_fits_builds_with_the_same_values_of_what_matters() {
     }
 }
 
+/// The scripts in `examples/command` are what a user begins with.
+#[test]
+fn the_example_programs_start_and_stop_an_agent() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/command");
+    let (start, stop) = (examples.join("start.sh").into_os_string(), [examples.join("stop.sh")]);
+    for fast in [false, true] {
+        let place = Place::new();
+        let (secret, line) = (place.told("secret"), place.lifeline("line"));
+        let agent = place.sh("exec 3>line; echo $LATENT_WORKER_SECRET >secret; exec sleep 1000");
+        let words = [start.clone()].into_iter().chain(agent.map(Into::into));
+        let farm = Farm::new(CommandLatentWorker::new(words, &stop));
+        drop(farm.attached(&secret, &Build::new("test")));
+        line.recv_timeout(LONG).unwrap();
+        farm.stop(fast);
+        assert_eq!(farm.stopped(), Ok(()));
+        line.recv_timeout(LONG).expect("the agent has ended");
+    }
+    let farm = Farm::new(CommandLatentWorker::new([start, "no-such-agent".into()], &stop));
+    let failure = farm.failure().to_string();
+    assert!(failure.ends_with("there is no agent 'no-such-agent' (exit code 1)"), "{failure}");
+    assert_eq!(farm.stopped(), Ok(()));
+}
+
 #[test]
 fn w14_a_logger_that_hangs_or_panics_harms_no_program_and_sees_no_secret() {
     /// Keeps what programs say, panics at one line and hangs at another.
