@@ -365,6 +365,10 @@ fn w5_children_have_the_grace_too_when_their_leader_goes_at_once() {
 
 #[test]
 fn much_output_blocks_no_program_and_takes_little_memory() {
+    // The memory of a whole process is looked at.
+    if !alone(&[]) {
+        return;
+    }
     let place = Place::new();
     let secret = place.told("secret");
     let flood = "head -c 104857600 /dev/zero; head -c 104857600 /dev/zero >&2; yes | head -c 20000000 >&2";
@@ -691,7 +695,8 @@ fn no_thread_no_descriptor_and_no_process_is_left_behind() {
     (0..20).for_each(|_| cycle());
     // A thread can be joined a moment before the system has taken it off its list.
     let deadline = Instant::now() + LONG;
-    while census() != before {
+    let more = |now: (usize, usize)| now.0 > before.0 || now.1 > before.1;
+    while more(census()) {
         assert!(Instant::now() < deadline, "{:?}, and before {before:?}", census());
         std::thread::yield_now();
     }
