@@ -20,6 +20,8 @@ pub mod testing;
 pub use build::{Build, BuildId, Epoch, Labels, Properties};
 pub use clock::Clock;
 pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};
+#[cfg(all(feature = "command", unix))]
+pub use drivers::command::{CommandInstance, CommandLatentWorker};
 #[cfg(all(feature = "local", unix))]
 pub use drivers::local::{LocalAgent, LocalInstance, LocalKind, LocalLatentWorker};
 pub use error::{

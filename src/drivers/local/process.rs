@@ -2,17 +2,15 @@
 //!
 //! There are two threads for each command. The *supervisor* owns the child: it moves the bytes of all three streams,
 //! keeps the limits, kills and reaps. The *waiter* blocks until the leader of the group has ended and tells the
-//! supervisor. A pid is free for others from the moment it is reaped; so the leader stays a zombie, which keeps the
-//! number of its group taken, until the rest of the group is killed, and nothing is killed after that.
+//! supervisor, which then kills the rest of the group before it reaps the leader.
 //!
-//! What leaves the group (`setsid`, a shell with job control) is not followed: it lives on, and nobody waits for the
-//! output that it may still write. What is to be run, and where, is decided by the agent.
+//! What leaves the group is not followed: it lives on, and nobody waits for the output that it may still write. What is
+//! to be run, and where, is decided by the agent; what a group is, is in `process_group`.
 
 use std::convert::Infallible;
-use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ExitStatus, Stdio};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -20,18 +18,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, at, bounded, never, select};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use rustix::io::ioctl_fionbio;
+use rustix::process::Signal;
 
+use crate::drivers::pipe::{OutputPipe, PIECE, is_momentary};
+use crate::drivers::process_group::{Group, wait_for_end};
 use crate::{Command, CommandEnd, Exit, Output, Process};
 
 /// How many pieces of output wait for the reader before the command is slowed down.
 const PIECES: usize = 16;
-/// The size of the largest piece: the usual capacity of a pipe.
-const PIECE: usize = 64 << 10;
-/// How often, and how far apart, a program is tried that somebody still has open for writing.
-const BUSY_TRIES: u32 = 10;
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// A command that was started.
 pub(super) struct Running {
@@ -58,12 +53,16 @@ pub(super) fn start(
         prepared.stdin(child_end);
         Some(stdin)
     };
-    prepared.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    prepared.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut group = Group::spawn(&mut prepared)?;
     let started = Instant::now();
     // It holds on to the child's end of standard input.
     drop(prepared);
-    let streams = group.streams()?;
+    let [stdout, stderr] = group.take_output()?;
+    let streams = [
+        stdout.map(|pipe| Stream { pipe, kind: Output::Stdout }),
+        stderr.map(|pipe| Stream { pipe, kind: Output::Stderr }),
+    ];
 
     let waiter = thread::Builder::new().name("local waiter".into()).spawn({
         let (pid, control) = (group.pid(), control.clone());
@@ -95,17 +94,6 @@ pub(super) fn start(
         move || control.interrupt()
     });
     Ok(Running { process, control, thread })
-}
-
-/// Blocks until the process has ended, and leaves it to be reaped.
-fn wait_for_end(pid: Pid) -> io::Result<()> {
-    loop {
-        match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// The way to tell a supervisor something, whether it waits for the child (the pipe wakes it) or for the reader of the
@@ -149,80 +137,10 @@ impl Control {
     }
 }
 
-/// A process group, by its leader. The only one who kills the group and who reaps the leader.
-struct Group {
-    leader: Child,
-    /// The number may belong to a stranger.
-    reaped: bool,
-}
-
-impl Group {
-    /// A file that was written a moment ago may still be open in a process that another thread is just starting
-    /// (between its fork and its exec): the system calls it busy, nobody tells when it is not, and it is over in no
-    /// time.
-    fn spawn(prepared: &mut std::process::Command) -> io::Result<Self> {
-        let mut tries = 1;
-        loop {
-            match prepared.spawn() {
-                Ok(leader) => return Ok(Self { leader, reaped: false }),
-                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
-                    tries += 1;
-                    thread::sleep(BUSY_PAUSE);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.leader)
-    }
-
-    fn streams(&mut self) -> io::Result<[Option<Stream>; 2]> {
-        let stdout = self.leader.stdout.take().map(|pipe| Stream::new(pipe.into(), Output::Stdout));
-        let stderr = self.leader.stderr.take().map(|pipe| Stream::new(pipe.into(), Output::Stderr));
-        Ok([stdout.transpose()?, stderr.transpose()?])
-    }
-
-    /// An error when the system refuses to kill the leader; when it has ended, systems differ in what they say.
-    fn kill(&self) -> io::Result<()> {
-        if !self.reaped {
-            let _ = kill_process_group(self.pid(), Signal::KILL);
-            // By itself too: it may have moved to another group.
-            kill_process(self.pid(), Signal::KILL)?;
-        }
-        Ok(())
-    }
-
-    /// Blocks until the leader has ended.
-    fn reap(&mut self) -> io::Result<ExitStatus> {
-        let status = self.leader.wait();
-        self.reaped = true;
-        status
-    }
-}
-
-impl Drop for Group {
-    /// For a start that failed half-way and for a supervisor that panicked.
-    fn drop(&mut self) {
-        if !self.reaped {
-            let _ = self.kill();
-            let _ = self.reap();
-        }
-    }
-}
-
 /// One stream of output.
 struct Stream {
-    pipe: PipeReader,
+    pipe: OutputPipe,
     kind: fn(Vec<u8>) -> Output,
-}
-
-impl Stream {
-    fn new(pipe: OwnedFd, kind: fn(Vec<u8>) -> Output) -> io::Result<Self> {
-        ioctl_fionbio(&pipe, true)?;
-        Ok(Self { pipe: pipe.into(), kind })
-    }
 }
 
 /// What the command has not read yet of its standard input.
@@ -289,7 +207,7 @@ impl Supervisor {
         self.drain();
         match self.ended.take() {
             Some(Ok(end)) => self.deliver(Output::End(end)),
-            Some(Err(error)) => log::warn!("the end of process {} is unknown: {error}", self.group.leader.id()),
+            Some(Err(error)) => log::warn!("the end of process {} is unknown: {error}", self.group.pid()),
             None => {}
         }
         if let Some(waiter) = self.waiter.take() {
@@ -329,7 +247,7 @@ impl Supervisor {
                 self.ended = Some(self.group.reap().map(|status| self.end(status)));
             }
             Event::LeaderEnded(Err(error)) => {
-                self.group.reaped = true;
+                self.group.lost();
                 self.ended = Some(Err(error));
             }
         }
@@ -388,13 +306,13 @@ impl Supervisor {
     fn pump(&mut self, index: usize, most: usize) -> usize {
         let Some(stream) = &mut self.streams[index] else { return 0 };
         match stream.pipe.read(&mut self.buffer[..most]) {
-            Ok(count @ 1..) => {
+            Some(0) => {}
+            Some(count) => {
                 let output = (stream.kind)(self.buffer[..count].to_vec());
                 self.deliver(output);
                 return count;
             }
-            Err(error) if is_momentary(&error) => {}
-            Ok(0) | Err(_) => self.streams[index] = None,
+            None => self.streams[index] = None,
         }
         0
     }
@@ -403,8 +321,7 @@ impl Supervisor {
     /// for ever; so it is neither the end nor a lull that is waited for.
     fn drain(&mut self) {
         for index in 0..self.streams.len() {
-            let waiting = self.streams[index].as_ref().and_then(|stream| ioctl_fionread(&stream.pipe).ok());
-            let mut waiting = waiting.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+            let mut waiting = self.streams[index].as_ref().map_or(0, |stream| stream.pipe.waiting());
             while waiting > 0 {
                 match self.pump(index, waiting.min(PIECE)) {
                     0 => break,
@@ -438,11 +355,6 @@ impl Supervisor {
     }
 }
 
-/// Nothing is wrong, there is just nothing to do now.
-fn is_momentary(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -450,6 +362,10 @@ mod tests {
 
     use super::super::testing::{PATIENCE, Place, collect, tell};
     use super::*;
+    #[cfg(target_os = "linux")]
+    use rustix::io::Errno;
+    #[cfg(target_os = "linux")]
+    use rustix::process::{Pid, kill_process};
 
     fn begin_in(place: &Path, command: Command) -> Running {
         let mut prepared = std::process::Command::new("/bin/sh");
@@ -699,7 +615,7 @@ mod tests {
         let lifeline = Lifeline::new("group");
         let place = lifeline.0.path().to_owned();
         let mut prepared = std::process::Command::new("/bin/sh");
-        prepared.args(["-c", "exec 3>line; sleep 1000 & sleep 1000"]).current_dir(&place).process_group(0);
+        prepared.args(["-c", "exec 3>line; sleep 1000 & sleep 1000"]).current_dir(&place);
         let group = Group::spawn(&mut prepared).unwrap();
         let mut line = File::open(place.join("line")).unwrap();
         drop(group);

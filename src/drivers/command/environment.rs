@@ -1,0 +1,156 @@
+//! What a program is told: the variables of its environment, and the file that can hold the secret instead of one.
+//!
+//! Which program is run, and when, is decided by the driver.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::{Properties, Secret, StartError, StartRequest};
+
+const PROPERTY: &str = "LATENT_WORKER_PROPERTY_";
+/// The other variables. A program sees those that it is told about, never those of the master's own environment: that
+/// may be an instance of a latent worker itself.
+const OTHERS: &[&str] = &[
+    "LATENT_WORKER_NAME",
+    "LATENT_WORKER_SECRET",
+    "LATENT_WORKER_SECRET_FILE",
+    "LATENT_WORKER_MASTER",
+    "LATENT_WORKER_KEY",
+    "LATENT_WORKER_EPOCH",
+    "LATENT_WORKER_INSTANCE",
+    "LATENT_WORKER_FAST",
+];
+
+/// What all programs of one attempt are told.
+pub(super) struct Environment(Vec<(OsString, OsString)>);
+
+impl Environment {
+    /// An error when the properties of the build cannot be told as variables: that is the build's own fault.
+    pub(super) fn new(start: &StartRequest<'_>, secret_file: Option<&SecretFile>) -> Result<Self, StartError> {
+        let mut environment = Self(properties(&start.properties())?);
+        environment.set("LATENT_WORKER_NAME", start.worker());
+        environment.set("LATENT_WORKER_KEY", start.key());
+        environment.set("LATENT_WORKER_EPOCH", start.epoch().to_string());
+        match secret_file {
+            None => environment.set("LATENT_WORKER_SECRET", start.secret().expose()),
+            Some(file) => environment.set("LATENT_WORKER_SECRET_FILE", file.path()),
+        }
+        if let Some(address) = start.agent_address() {
+            environment.set("LATENT_WORKER_MASTER", address);
+        }
+        Ok(environment)
+    }
+
+    fn set(&mut self, name: &str, value: impl AsRef<OsStr>) {
+        self.0.push((name.into(), value.as_ref().to_owned()));
+    }
+
+    /// Tells the program this and `more`. Everything else it inherits.
+    pub(super) fn apply(&self, prepared: &mut std::process::Command, more: &[(&str, &OsStr)]) {
+        OTHERS.iter().for_each(|name| _ = prepared.env_remove(name));
+        let inherited = env::vars_os().map(|(name, _)| name);
+        inherited.filter(|name| name.as_bytes().starts_with(PROPERTY.as_bytes())).for_each(|name| {
+            prepared.env_remove(name);
+        });
+        prepared.envs(self.0.iter().map(|(name, value)| (name, value)));
+        prepared.envs(more.iter().copied());
+    }
+}
+
+/// The name of a property as (a part of) the name of a variable.
+fn variable(property: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' };
+    property.chars().map(letter).collect()
+}
+
+fn properties(properties: &Properties) -> Result<Vec<(OsString, OsString)>, StartError> {
+    let mut variables: Vec<(String, &str, &str)> =
+        properties.iter().map(|(name, value)| (variable(name), name, value)).collect();
+    variables.sort_unstable();
+    // Left to chance, one of them would be lost, and the instance would be of the wrong kind.
+    let mut neighbours = variables.iter().zip(variables.iter().skip(1));
+    if let Some(((variable, one, _), (_, other, _))) = neighbours.find(|(a, b)| a.0 == b.0) {
+        let reason = format!("the properties {one:?} and {other:?} would both be the variable {PROPERTY}{variable}");
+        return Err(StartError::cannot(reason));
+    }
+    if let Some((_, name, _)) = variables.iter().find(|(_, _, value)| value.contains('\0')) {
+        let reason = format!("the property {name:?} has a NUL character in it, which no variable can have");
+        return Err(StartError::cannot(reason));
+    }
+    Ok(variables
+        .into_iter()
+        .map(|(variable, _, value)| (format!("{PROPERTY}{variable}").into(), value.into()))
+        .collect())
+}
+
+/// A file that holds the secret of one attempt, in a directory that nobody else can enter. Removed when dropped.
+pub(super) struct SecretFile {
+    path: PathBuf,
+    removed: bool,
+}
+
+impl SecretFile {
+    /// The key is unique and cannot be guessed, so that nobody can have made the directory before.
+    pub(super) fn create(parent: &Path, key: &str, secret: &Secret) -> io::Result<Self> {
+        let directory = parent.join(format!("latent-worker-{key}"));
+        fs::DirBuilder::new().mode(0o700).create(&directory)?;
+        // From here on the drop removes what there is.
+        let file = Self { path: directory.join("secret"), removed: false };
+        let mut opened = fs::File::options().write(true).create_new(true).mode(0o600).open(&file.path)?;
+        opened.write_all(secret.expose().as_bytes())?;
+        Ok(file)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the file and its directory. What is gone already counts as removed.
+    pub(super) fn remove(&mut self) -> io::Result<()> {
+        self.removed = true;
+        gone(fs::remove_file(&self.path))?;
+        self.path.parent().map_or(Ok(()), |directory| gone(fs::remove_dir(directory)))
+    }
+}
+
+impl Drop for SecretFile {
+    fn drop(&mut self) {
+        if !self.removed {
+            let _ = self.remove();
+        }
+    }
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(list: &[(&str, &str)]) -> Result<Vec<(OsString, OsString)>, String> {
+        properties(&list.iter().copied().collect()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn names_of_properties_become_names_of_variables() {
+        let seen = told(&[("image", "rust"), ("os.version-2", "ü"), ("grün", "a b\nc"), ("", "")]).unwrap();
+        let expected = [("", ""), ("gr_n", "a b\nc"), ("image", "rust"), ("os_version_2", "ü")];
+        assert_eq!(seen, expected.map(|(name, value)| (format!("{PROPERTY}{name}").into(), value.into())));
+    }
+
+    #[test]
+    fn properties_that_cannot_be_told_are_the_builds_own_fault() {
+        let error = told(&[("a-b", "1"), ("z", ""), ("a.b", "1")]).unwrap_err();
+        let expected = "the properties \"a-b\" and \"a.b\" would both be the variable LATENT_WORKER_PROPERTY_a_b";
+        assert_eq!(error, format!("cannot substantiate: {expected}"));
+        let error = told(&[("a", "x\0y")]).unwrap_err();
+        assert!(error.starts_with("cannot substantiate: the property \"a\" has a NUL"), "{error}");
+    }
+}

@@ -1,0 +1,435 @@
+//! Instances that programs of the user start, check and stop: the smallest way to a new kind of worker, in any language.
+//!
+//! [`CommandLatentWorker`] decides which program is run when and what its end means; `run` runs one, `environment` is
+//! what it is told, `output` what it says, and `log` where that goes. How the agent gets to the instance, and how it
+//! attaches, is the programs' own affair.
+
+mod environment;
+mod log;
+mod output;
+mod run;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::{BoxError, Cancelled, FailureCause, Health, LatentWorker, Properties, Secret};
+use crate::{StartError, StartRequest, Started, StopError, StopRequest};
+
+use environment::{Environment, SecretFile};
+use log::ProgramLog;
+use output::{FirstLine, LINE_LIMIT, Output, Source};
+use run::{Bounds, End, Ran, Spawned, UserProgram};
+
+/// The program says that the build asks for what can never be (`EX_DATAERR` of sysexits.h).
+const EXIT_CANNOT: i32 = 65;
+/// The program says that there is none left now (`EX_TEMPFAIL`).
+const EXIT_NO_CAPACITY: i32 = 75;
+
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+const DEFAULT_STOP_LIMIT: Duration = Duration::from_secs(600);
+const DEFAULT_CHECK_LIMIT: Duration = Duration::from_secs(60);
+
+/// A driver whose instances are started, checked and stopped by programs of the user. Unix only.
+///
+/// The start program makes an instance whose agent connects to the master, writes one line about it (an id) to its
+/// standard output, and exits. The stop program gets that line and removes the instance.
+///
+/// ```
+/// use std::time::Duration;
+/// use latent_worker::CommandLatentWorker;
+///
+/// let driver = CommandLatentWorker::new(["./start.sh"], ["./stop.sh", "--verbose"])
+///     .check(["./check.sh"])
+///     .stop_limit(Duration::from_secs(60))
+///     .compatible_by(["image"])
+///     .secret_in_file();
+/// ```
+///
+/// ```sh
+/// #!/bin/sh -e
+/// # start.sh: exit 65 when the build asks for what cannot be, 75 when there is no room now
+/// image=${LATENT_WORKER_PROPERTY_image:-debian}
+/// docker run --detach --label "key=$LATENT_WORKER_KEY" \
+///     --env LATENT_WORKER_NAME --env LATENT_WORKER_SECRET --env LATENT_WORKER_MASTER "$image" agent
+/// ```
+///
+/// ```sh
+/// #!/bin/sh -e
+/// # stop.sh: by the key, because a start that failed may have left something without saying so
+/// docker ps --all --quiet --filter "label=key=$LATENT_WORKER_KEY" | xargs --no-run-if-empty docker rm --force
+/// ```
+///
+/// # What a program is told
+///
+/// It inherits the environment and the current directory of this process; its standard input is empty. These variables
+/// are added, and only these: where one of these names is set in this process already, that is not passed on.
+///
+/// | variable | value | for |
+/// |---|---|---|
+/// | `LATENT_WORKER_NAME` | the name of the worker, under which the agent must attach | all |
+/// | `LATENT_WORKER_SECRET` | what the agent must prove itself with; not set with [`secret_in_file`](Self::secret_in_file) | all |
+/// | `LATENT_WORKER_SECRET_FILE` | only with [`secret_in_file`](Self::secret_in_file): the path of a file with the secret, without a newline | all |
+/// | `LATENT_WORKER_MASTER` | where the agent must connect to, `host:port`, if the master was [told](crate::MasterBuilder::agent_address) | all |
+/// | `LATENT_WORKER_KEY` | 32 hexadecimal digits that belong to this attempt alone: for tags and names | all |
+/// | `LATENT_WORKER_EPOCH` | the number of the attempt of this worker | all |
+/// | `LATENT_WORKER_PROPERTY_<name>` | a property of the build that the instance is (or was) started for | all |
+/// | `LATENT_WORKER_INSTANCE` | the first line that start wrote to its standard output, if it wrote one | stop, check |
+/// | `LATENT_WORKER_FAST` | `1` when somebody waits for the end, so that all grace is to be skipped; else `0` | stop |
+///
+/// In the name of a property every character that is not an ASCII letter, a digit or `_` becomes `_`. A build with two
+/// properties that would be the same variable ends with an error, as does one with a property that holds a NUL
+/// character or is too long for the system.
+///
+/// # What a program tells
+///
+/// | exit code | start | check | stop |
+/// |---|---|---|---|
+/// | 0 | the instance runs | it looks well | it is gone |
+/// | 65 | cannot substantiate: the build's own fault; no retry, no quarantine | bad | failed |
+/// | 75 | failed, [no capacity](crate::FailureCause::Capacity): try again later | bad | failed |
+/// | other, or a signal | failed, infrastructure | bad | failed |
+///
+/// The last line of its standard error that is not empty is the message. Lines that start writes to its standard error
+/// are told to observers as [progress](StartRequest::progress): 100 at once and 10 a second after that. All other lines
+/// are written to the log, at the level `debug`, by a thread of the driver that exists if the log takes such messages;
+/// a logger that is too slow misses lines. A program never waits for a reader, however much it writes.
+/// Lines longer than 4 KiB are cut, and the first line of start's standard output must not be longer. The secret is
+/// blotted out in all of these.
+///
+/// # What it leaves running
+///
+/// When *start* has exited, whatever it has left in the background lives on: that may be the instance itself
+/// (`agent & echo $!`). Its output is read until the stop program has exited; one thread does that, unless the output of
+/// what is left goes elsewhere (`agent >agent.log 2>&1 &`). What *check* and *stop* leave in their process group is
+/// killed when they exit.
+///
+/// A start that is cancelled, and a check or a stop that runs longer than its limit, is ended: its process group gets a
+/// SIGTERM. After the [grace](Self::grace), or as soon as the program has exited and nobody holds its output any more,
+/// what is left of the group gets a SIGKILL. What has left the group (`setsid`) lives on in all these cases.
+///
+/// # Stopping
+///
+/// The stop program is run exactly once for every start program that was run, also after one that failed or was
+/// cancelled: then with `LATENT_WORKER_INSTANCE` only if a complete line had been written. It must succeed when there
+/// is nothing (left) to stop, and finds what has no line yet by `LATENT_WORKER_KEY`.
+///
+/// A clone has the same settings; clones share nothing that matters but the thread for the log.
+#[derive(Clone)]
+pub struct CommandLatentWorker {
+    start: UserProgram,
+    stop: UserProgram,
+    check: Option<UserProgram>,
+    grace: Duration,
+    stop_limit: Duration,
+    check_limit: Duration,
+    /// Where files with secrets are made.
+    secret_files: Option<PathBuf>,
+    compatible_by: Vec<String>,
+    /// By key: those whose start program was run and whose stop has not come yet.
+    attempts: Arc<Mutex<BTreeMap<String, Arc<Attempt>>>>,
+    /// Below the attempts, whose output it is to write.
+    log: Arc<ProgramLog>,
+}
+
+impl CommandLatentWorker {
+    /// With a program that starts an instance and one that stops it, each as the program and its arguments.
+    ///
+    /// A program with a slash in it is a path, and a relative one counts from the directory that is current now; one
+    /// without is looked for in `PATH`. That it is missing shows when it is run.
+    pub fn new<A: Into<OsString>, O: Into<OsString>>(
+        start: impl IntoIterator<Item = A>,
+        stop: impl IntoIterator<Item = O>,
+    ) -> Self {
+        Self {
+            start: UserProgram::new(start),
+            stop: UserProgram::new(stop),
+            check: None,
+            grace: DEFAULT_GRACE,
+            stop_limit: DEFAULT_STOP_LIMIT,
+            check_limit: DEFAULT_CHECK_LIMIT,
+            secret_files: None,
+            compatible_by: Vec::new(),
+            attempts: Arc::default(),
+            log: Arc::default(),
+        }
+    }
+
+    /// A program that tells by its exit code whether an instance whose agent has not attached yet looks well. Without
+    /// one they always do.
+    #[must_use]
+    pub fn check<S: Into<OsString>>(mut self, check: impl IntoIterator<Item = S>) -> Self {
+        self.check = Some(UserProgram::new(check));
+        self
+    }
+
+    /// How long a program has to end between SIGTERM and SIGKILL; 10 s by default.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long the stop program may run before it is ended, which counts as a failure; 10 minutes by default.
+    #[must_use]
+    pub fn stop_limit(mut self, limit: Duration) -> Self {
+        self.stop_limit = limit;
+        self
+    }
+
+    /// How long the check program may run before it is ended, which counts as bad; 1 minute by default. A stop waits
+    /// for a check that runs. There is no such limit for start: that is the worker's
+    /// [`missing_timeout`](crate::WorkerConfig::with_missing_timeout).
+    #[must_use]
+    pub fn check_limit(mut self, limit: Duration) -> Self {
+        self.check_limit = limit;
+        self
+    }
+
+    /// Hands the secret over in a file, `LATENT_WORKER_SECRET_FILE`, and not in the environment. The file can only be
+    /// read by this user (mode 0600), in a directory of its own in [`std::env::temp_dir`] that only this user can
+    /// enter. It is removed after the instance was stopped; when this process is killed, it stays.
+    #[must_use]
+    pub fn secret_in_file(mut self) -> Self {
+        let directory = std::env::temp_dir();
+        self.secret_files = Some(std::path::absolute(&directory).unwrap_or(directory));
+        self
+    }
+
+    /// The names of properties that make a difference: a running instance is only used for builds whose values of all
+    /// of these are the same as those of the build that it was started for (to have none is a value, too). None by
+    /// default: every instance fits every build.
+    #[must_use]
+    pub fn compatible_by<S: Into<String>>(mut self, properties: impl IntoIterator<Item = S>) -> Self {
+        self.compatible_by = properties.into_iter().map(Into::into).collect();
+        self
+    }
+
+    fn source(&self, attempt: &Attempt, call: &str) -> Source {
+        Source {
+            name: format!("{}: {call}", attempt.name),
+            secret: attempt.secret.clone(),
+            progress: call == "start",
+            log: self.log.sender(),
+        }
+    }
+
+    /// Runs a program that is not cancelled: check or stop. The error is for people.
+    fn run_within(
+        &self,
+        attempt: &Attempt,
+        call: &str,
+        program: &UserProgram,
+        limit: Duration,
+        more: &[(&str, &OsStr)],
+    ) -> Result<(), String> {
+        let mut told = more.to_vec();
+        told.extend(attempt.id.get().map(|id| ("LATENT_WORKER_INSTANCE", id.as_os_str())));
+        let bounds = Bounds { cancel: None, limit: Some(limit), grace: self.grace, may_leave_processes: false };
+        let spawned = program.spawn(&attempt.environment, &told).map_err(|error| cannot_run(program, &error))?;
+        let ran = spawned.wait(self.source(attempt, call), &bounds, &|_| {});
+        let ran = ran.map_err(|error| unknown_end(program, &error))?;
+        if ran.end == End::Code(0) { Ok(()) } else { Err(message(program, ran.end, ran.heard.message)) }
+    }
+}
+
+impl LatentWorker for CommandLatentWorker {
+    type Instance = CommandInstance;
+
+    /// Blocks until the start program has exited, or after a cancel until it was ended.
+    ///
+    /// # Errors
+    ///
+    /// What the exit code says; see [`CommandLatentWorker`]. `CannotSubstantiate` also when the properties of the build
+    /// cannot be variables. An infrastructure failure also when the program cannot be run, when the first line of its
+    /// standard output is longer than 4 KiB or holds a NUL character, and when the start was cancelled.
+    fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<CommandInstance>, StartError> {
+        let directory = self.secret_files.as_ref();
+        let secret_file = directory.map(|directory| SecretFile::create(directory, start.key(), start.secret()));
+        let secret_file = secret_file
+            .transpose()
+            .map_err(|error| StartError::infrastructure(format!("cannot write the file for the secret: {error}")))?;
+        let attempt = Arc::new(Attempt {
+            name: format!("{} (attempt {})", start.worker(), start.epoch()),
+            environment: Environment::new(start, secret_file.as_ref())?,
+            properties: start.properties(),
+            secret: start.secret().clone(),
+            id: OnceLock::new(),
+            belongings: Mutex::new(Belongings { _output: None, secret_file }),
+        });
+        let spawned = self.start.spawn(&attempt.environment, &[]).map_err(|error| match error.kind() {
+            // There is nothing else in it that could be so long.
+            ErrorKind::ArgumentListTooLong => StartError::cannot(format!("the properties are too long: {error}")),
+            _ => StartError::infrastructure(cannot_run(&self.start, &error)),
+        })?;
+        // From here on there may be something to stop.
+        self.attempts.lock().insert(start.key().to_owned(), attempt.clone());
+        self.wait_for_start(spawned, start, &attempt)?;
+
+        let id = attempt.shown_id();
+        let started = Started::new(CommandInstance { attempt });
+        Ok(id.into_iter().fold(started, Started::detail))
+    }
+
+    /// Runs the stop program, unless no start program was run; blocks until it has exited or was ended. Then the output
+    /// of what start has left running is no longer read, and the file with the secret is removed, whatever the stop
+    /// program came to.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be run, fails or runs longer than its limit; when the file cannot be removed.
+    fn stop_instance(&self, stop: StopRequest<CommandInstance>) -> Result<(), StopError> {
+        let Some(attempt) = self.attempts.lock().remove(stop.key()) else { return Ok(()) };
+        let fast = [("LATENT_WORKER_FAST", OsStr::new(if stop.fast() { "1" } else { "0" }))];
+        let stopped = self.run_within(&attempt, "stop", &self.stop, self.stop_limit, &fast);
+        let mut belongings = std::mem::take(&mut *attempt.belongings.lock());
+        let removed = belongings.secret_file.as_mut().map_or(Ok(()), SecretFile::remove);
+        stopped.map_err(StopError::new)?;
+        removed.map_err(|error| StopError::new(format!("cannot remove the file with the secret: {error}")))
+    }
+
+    /// Runs the check program, if there is one; blocks until it has exited or was ended. Bad for every exit code but 0,
+    /// when it cannot be run and when it runs longer than its limit.
+    fn check_instance(&self, instance: &CommandInstance) -> Health {
+        let Some(check) = &self.check else { return Health::Good };
+        match self.run_within(&instance.attempt, "check", check, self.check_limit, &[]) {
+            Ok(()) => Health::Good,
+            Err(reason) => Health::Bad(reason),
+        }
+    }
+
+    /// Whether any properties make a difference; see [`CommandLatentWorker::compatible_by`].
+    fn builds_may_be_incompatible(&self) -> bool {
+        !self.compatible_by.is_empty()
+    }
+
+    /// Compares the properties that make a difference; see [`CommandLatentWorker::compatible_by`].
+    fn is_compatible_with_build(&self, instance: &CommandInstance, properties: &Properties) -> Result<bool, BoxError> {
+        let started_with = &instance.attempt.properties;
+        Ok(self.compatible_by.iter().all(|name| started_with.get(name) == properties.get(name)))
+    }
+}
+
+impl CommandLatentWorker {
+    fn wait_for_start(&self, spawned: Spawned, start: &StartRequest<'_>, attempt: &Attempt) -> Result<(), StartError> {
+        let bounds =
+            Bounds { cancel: Some(start.cancel_signal()), limit: None, grace: self.grace, may_leave_processes: true };
+        let ran = spawned.wait(self.source(attempt, "start"), &bounds, &|line| start.progress(line));
+        let Ran { end, heard, output } =
+            ran.map_err(|error| StartError::infrastructure(unknown_end(&self.start, &error)))?;
+        attempt.belongings.lock()._output = Some(output);
+        let succeeded = end == End::Code(0);
+        match heard.first_line.map(|line| instance_id(line, succeeded)) {
+            Some(Ok(Some(id))) => _ = attempt.id.set(id),
+            Some(Err(reason)) if succeeded => {
+                return Err(StartError::infrastructure(format!("{}: {reason}", self.start.path().display())));
+            }
+            _ => {}
+        }
+        match end {
+            End::Code(0) => Ok(()),
+            End::Cancelled => Err(Cancelled.into()),
+            End::Code(EXIT_CANNOT) => Err(StartError::cannot(message(&self.start, end, heard.message))),
+            End::Code(EXIT_NO_CAPACITY) => {
+                Err(StartError::failed(FailureCause::Capacity, message(&self.start, end, heard.message)))
+            }
+            _ => Err(StartError::infrastructure(message(&self.start, end, heard.message))),
+        }
+    }
+}
+
+/// Shows the programs without their arguments.
+impl fmt::Debug for CommandLatentWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandLatentWorker")
+            .field("start", &self.start)
+            .field("stop", &self.stop)
+            .field("check", &self.check)
+            .field("grace", &self.grace)
+            .field("stop_limit", &self.stop_limit)
+            .field("check_limit", &self.check_limit)
+            .field("secret_in_file", &self.secret_files.is_some())
+            .field("compatible_by", &self.compatible_by)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An instance of [`CommandLatentWorker`].
+pub struct CommandInstance {
+    attempt: Arc<Attempt>,
+}
+
+impl CommandInstance {
+    /// The first line that the start program wrote to its standard output; `None` when it wrote nothing.
+    pub fn id(&self) -> Option<&OsStr> {
+        self.attempt.id.get().map(OsString::as_os_str)
+    }
+}
+
+impl fmt::Debug for CommandInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandInstance").field("id", &self.attempt.shown_id()).finish()
+    }
+}
+
+/// What is known about one attempt from the run of its start program to the end of its stop.
+struct Attempt {
+    /// For the log.
+    name: String,
+    environment: Environment,
+    properties: Properties,
+    secret: Secret,
+    id: OnceLock<OsString>,
+    belongings: Mutex<Belongings>,
+}
+
+impl Attempt {
+    /// For people.
+    fn shown_id(&self) -> Option<String> {
+        self.id.get().map(|id| id.to_string_lossy().replace(self.secret.expose(), "(secret)"))
+    }
+}
+
+/// What ends with the stop of an instance.
+#[derive(Default)]
+struct Belongings {
+    /// Read for as long as it is here.
+    _output: Option<Output>,
+    secret_file: Option<SecretFile>,
+}
+
+/// What a first line means. Half a line is an id only when the program cannot have been ended within it: half a number
+/// is another process.
+fn instance_id(line: FirstLine, succeeded: bool) -> Result<Option<OsString>, String> {
+    if line.cut {
+        return Err(format!("the first line of its standard output is longer than {LINE_LIMIT} bytes"));
+    }
+    if line.bytes.contains(&0) {
+        return Err("the first line of its standard output has a NUL character in it".to_owned());
+    }
+    Ok((line.complete || succeeded).then(|| OsString::from_vec(line.bytes)))
+}
+
+/// The program's own words. An end that has no meaning of its own is added, for the words may be about something else.
+fn message(program: &UserProgram, end: End, words: Option<String>) -> String {
+    match (words, end) {
+        (Some(words), End::Code(EXIT_CANNOT | EXIT_NO_CAPACITY)) => words,
+        (Some(words), end) => format!("{words} ({end})"),
+        (None, end) => format!("{}: {end}, and it did not say why", program.path().display()),
+    }
+}
+
+fn cannot_run(program: &UserProgram, error: &io::Error) -> String {
+    format!("cannot run {}: {error}", program.path().display())
+}
+
+fn unknown_end(program: &UserProgram, error: &io::Error) -> String {
+    format!("how {} ended is unknown: {error}", program.path().display())
+}
