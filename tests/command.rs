@@ -661,7 +661,7 @@ fn w14_a_logger_that_hangs_or_panics_harms_no_program_and_sees_no_secret() {
     let place = Place::new();
     let secret = place.told("secret");
     let start = "echo panic; echo $LATENT_WORKER_SECRET; echo $LATENT_WORKER_SECRET >secret";
-    let farm = Farm::new(place.driver(start, "echo bye >&2; echo hang; yes | head -c 10000000"));
+    let farm = Farm::new(place.driver(start, "echo bye >&2; echo hang; yes | head -c 100000"));
     drop(farm.attached(&secret, &Build::new("test")));
     farm.stop(false);
     let began = Instant::now();
