@@ -568,4 +568,4 @@ pub(super) fn encode_response(number: u64, error: Option<&str>) -> Vec<u8> {
 
 #[cfg(test)]
 #[path = "codec/tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -140,9 +140,11 @@ impl Link {
         }
         if let Some((command, ending)) = turn.ended {
             let sink = self.state.lock().sinks.remove(&command);
-            match ending {
-                Ending::Ended(end) => sink.iter().for_each(|sink| sink.end(end.clone())),
-                Ending::Broken(why) => log::warn!("the worker at {} cannot run a command: {why}", self.peer_text()),
+            if let Some(sink) = sink {
+                sink.end(match ending {
+                    Ending::Ended(end) => Output::End(end),
+                    Ending::Broken(why) => Output::Failed(why),
+                });
             }
         }
         if let Some(message) = turn.send {
@@ -153,10 +155,6 @@ impl Link {
 
     fn sink(&self, command: CommandId) -> Option<Arc<Sink>> {
         self.state.lock().sinks.get(&command).cloned()
-    }
-
-    fn peer_text(&self) -> String {
-        self.socket.peer_addr().map_or_else(|error| error.to_string(), |peer| peer.to_string())
     }
 
     /// Ends the connection at once, for this reason if it is the first one.
@@ -419,7 +417,8 @@ impl Agent for ConnectedAgent {
     ///   [`max_message_size`](crate::AgentListenerBuilder::max_message_size) costs the connection.
     /// - A directory that does not exist is made.
     /// - `${NAME}` in the value of a variable is replaced by the value of the worker's own variable.
-    /// - A program that does not exist ends with exit code 1 and a message on standard error.
+    /// - A program that does not exist is [`CommandError::Failed`] while the command runs.
+    /// - It may fail to kill what the command itself has started.
     ///
     /// Output that is not read slows the agent: beyond 64 pieces (of 64 KiB at most) for a command nothing more is read
     /// from it, also for other commands of the same agent. After an interrupt only the last 64 pieces are kept.
@@ -429,7 +428,7 @@ impl Agent for ConnectedAgent {
     /// # Errors
     ///
     /// [`CommandError::LeaseEnded`] when the connection has ended; [`CommandError::Start`] when the command cannot be
-    /// said on the wire. What the worker itself refuses ends without an end ([`CommandError::NoEnd`]) and is logged.
+    /// said on the wire. What the worker itself cannot run fails as [`CommandError::Failed`] while it is waited for.
     fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
         self.link.start(command)
     }

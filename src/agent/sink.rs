@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use parking_lot::Mutex;
 
-use crate::{CommandEnd, Output};
+use crate::Output;
 
 /// How many pieces wait for the reader …
 const PIECES: usize = 64;
@@ -42,9 +42,9 @@ impl Sink {
         bytes.chunks(PIECE).for_each(|piece| self.put(kind(piece.to_vec())));
     }
 
-    /// Tells the end. Does not block when the sink is released.
-    pub(super) fn end(&self, end: CommandEnd) {
-        self.put(Output::End(end));
+    /// Tells the end, as [`deliver`](Self::deliver).
+    pub(super) fn end(&self, end: Output) {
+        self.put(end);
     }
 
     fn put(&self, piece: Output) {
@@ -68,7 +68,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::Exit;
+    use crate::{CommandEnd, Exit};
 
     const END: CommandEnd = CommandEnd { exit: Exit::Interrupted, elapsed: Duration::ZERO };
 
@@ -79,7 +79,7 @@ mod tests {
         for _ in 0..10 * PIECES {
             sink.deliver(b"text", Output::Stdout);
         }
-        sink.end(END);
+        sink.end(Output::End(END));
         drop(sink);
         let pieces: Vec<_> = reader.iter().collect();
         assert_eq!(pieces.len(), PIECES);
@@ -93,7 +93,7 @@ mod tests {
         let expected = text.clone();
         let writer = std::thread::spawn(move || {
             sink.deliver(&text, Output::Stdout);
-            sink.end(END);
+            sink.end(Output::End(END));
         });
         let mut seen = Vec::new();
         for piece in reader {
