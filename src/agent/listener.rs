@@ -165,13 +165,13 @@ struct Connections {
     next: u64,
     /// Those that have not logged in, the oldest first.
     strangers: VecDeque<(u64, Arc<TcpStream>)>,
-    /// Those that have logged in and not attached yet, by name: one at a time for each.
-    arriving: HashMap<String, Arc<TcpStream>>,
+    /// Those that have logged in and not attached yet, by name: one at a time for each, and one that is sent away.
+    arriving: HashMap<(String, Admission), Arc<TcpStream>>,
     links: HashMap<u64, Weak<Link>>,
 }
 
 /// What a peer that has logged in is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Admission {
     Attach,
     /// The attempt of its secret has ended.
@@ -370,12 +370,13 @@ impl Shared {
             Err(_) => return None,
         };
         let mut connections = self.connections.lock();
-        match connections.arriving.entry(credentials.name.clone()) {
+        let key = (credentials.name.clone(), admission);
+        match connections.arriving.entry(key.clone()) {
             Entry::Occupied(_) => return None,
             Entry::Vacant(vacant) => vacant.insert(socket.clone()),
         };
         connections.strangers.retain(|(other, _)| *other != number);
-        Some((admission, Arriving { shared: self, name: credentials.name.clone() }))
+        Some((admission, Arriving { shared: self, key }))
     }
 
     fn attach(
@@ -414,12 +415,12 @@ impl Shared {
 /// A name that has logged in and not attached yet.
 struct Arriving<'a> {
     shared: &'a Shared,
-    name: String,
+    key: (String, Admission),
 }
 
 impl Drop for Arriving<'_> {
     fn drop(&mut self) {
-        self.shared.connections.lock().arriving.remove(&self.name);
+        self.shared.connections.lock().arriving.remove(&self.key);
     }
 }
 
