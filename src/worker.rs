@@ -322,6 +322,7 @@ pub(crate) trait AttachPoint: Send + Sync {
 
     /// Whether an agent of this name and secret would be let in now. A refusal counts as that of an attach; otherwise
     /// nothing changes, so that an attach may still be refused later.
+    #[cfg(feature = "agent")]
     fn knock(&self, worker: &str, secret: &str) -> Result<(), AttachError>;
 }
 

@@ -80,7 +80,7 @@ pub(super) struct Session {
     phase: Phase,
     next_number: u64,
     /// Our requests that are not answered yet.
-    awaited: HashMap<u64, Awaited>,
+    asked: HashMap<u64, Awaited>,
     next_command: CommandId,
     commands: HashMap<CommandId, Run>,
     /// Messages that meant nothing: without a number, or answers to what was not asked.
@@ -120,7 +120,7 @@ impl Session {
         let mut session = Self {
             phase: Phase::AwaitingInfo,
             next_number: 0,
-            awaited: HashMap::new(),
+            asked: HashMap::new(),
             next_command: 0,
             commands: HashMap::new(),
             strays: 0,
@@ -140,7 +140,7 @@ impl Session {
     fn ask(&mut self, awaited: Awaited) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        self.awaited.insert(number, awaited);
+        self.asked.insert(number, awaited);
         number
     }
 
@@ -151,7 +151,7 @@ impl Session {
                 self.strays += 1;
                 Ok(Turn::default())
             }
-            Message::Response { number, result } => match self.awaited.remove(&number) {
+            Message::Response { number, result } => match self.asked.remove(&number) {
                 Some(awaited) => self.answered(awaited, result),
                 None => {
                     self.strays += 1;
@@ -271,7 +271,7 @@ impl Session {
 
     /// The connection is gone: nothing that was asked will be answered. The commands that have no end.
     pub(super) fn lost(&mut self) -> Vec<CommandId> {
-        self.awaited.clear();
+        self.asked.clear();
         self.commands.drain().map(|(id, _)| id).collect()
     }
 }

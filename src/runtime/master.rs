@@ -312,6 +312,16 @@ impl Master {
         self.shared().attach(worker, secret, Arc::new(agent))
     }
 
+    /// Whether an agent of this name and secret would be let in now: for those who bring their own connections and have
+    /// something to say to an agent before it [attaches](Master::attach). A refusal counts as that of an attach;
+    /// otherwise nothing changes, and the attach may still be refused.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn knock(&self, worker: &str, secret: &str) -> Result<(), AttachError> {
+        self.shared().knock(worker, secret)
+    }
+
     /// The way in for agents that come over a network; it does not keep the master alive.
     #[cfg(feature = "agent")]
     pub(crate) fn attach_point(&self) -> Arc<dyn AttachPoint> {

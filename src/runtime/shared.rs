@@ -270,7 +270,7 @@ impl Shared {
     }
 
     /// Whether an agent would be let in.
-    fn knock(self: &Arc<Self>, name: &str, secret: &str) -> Result<(), AttachError> {
+    pub(super) fn knock(self: &Arc<Self>, name: &str, secret: &str) -> Result<(), AttachError> {
         let worker = self.worker_named(name)?;
         let mut agenda = Agenda::default();
         let result = worker.transition(self, &mut agenda, |turn| {
@@ -338,6 +338,7 @@ impl AttachPoint for SharedPoint {
         }
     }
 
+    #[cfg(feature = "agent")]
     fn knock(&self, worker: &str, secret: &str) -> Result<(), AttachError> {
         match self.0.upgrade() {
             Some(shared) => shared.knock(worker, secret),

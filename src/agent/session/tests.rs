@@ -229,6 +229,6 @@ fn when_the_connection_is_lost_every_command_is() {
     let mut lost = session.lost();
     lost.sort_unstable();
     assert_eq!(lost, [0, 2]);
-    assert!(session.awaited.is_empty() && session.lost().is_empty());
+    assert!(session.asked.is_empty() && session.lost().is_empty());
     assert!(session.interrupt(0).is_none());
 }
