@@ -334,7 +334,7 @@ impl Shared {
         }
         let link = Link::new(socket, self.settings.link);
         self.connections.lock().links.insert(number, Arc::downgrade(&link));
-        let _registered = Registered { shared: self, number };
+        let _registered = Registered { shared: self, number, link: link.clone() };
         let writing = link.clone();
         if let Err(error) = self.threads.spawn("lw agent out", move || writing.write()) {
             log::warn!("no thread for the connection from {peer}: {error}");
@@ -428,10 +428,16 @@ impl Drop for Arriving<'_> {
 struct Registered<'a> {
     shared: &'a Shared,
     number: u64,
+    link: Arc<Link>,
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.shared.connections.lock().links.remove(&self.number);
+        // User code runs on this thread when an attach or its end sets something off; the writing thread must not stay
+        // behind alone.
+        if std::thread::panicking() {
+            self.link.break_off("its thread has panicked");
+        }
     }
 }
