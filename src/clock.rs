@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 /// A source of time for one master; the system's monotonic clock unless
 /// [`MasterBuilder::clock`](crate::MasterBuilder::clock) sets another. The feature `testing` has a clock that is
 /// moved by hand.
+///
+/// The methods must not block: every deadline waits for them. When one panics, the time stands still until it answers
+/// again.
 pub trait Clock: Send + Sync + 'static {
     /// The present moment. Never goes back.
     fn now(&self) -> Instant;

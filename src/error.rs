@@ -81,6 +81,7 @@ impl fmt::Display for FailureCause {
 /// assert!(matches!(read_template(), Err(StartError::FailedToSubstantiate { .. })));
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum StartError {
     /// The build asks for what can never be: an image that does not exist, a size that is not offered. The build ends
     /// with this error, it is not retried and the worker is not put into quarantine.
@@ -203,7 +204,7 @@ pub enum SubstantiateError {
     /// The worker has as many builds as it may have.
     #[error("the worker already has as many builds as it may have")]
     Full,
-    /// The instance that is up does not fit the build and is busy with another one.
+    /// The instance that is up does not fit the build, and others use it or wait for it.
     #[error("the running instance is incompatible with the build{}", .reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default())]
     Incompatible {
         /// What the driver said, when it failed to answer.
@@ -212,6 +213,9 @@ pub enum SubstantiateError {
     /// The master is shutting down.
     #[error("the master is shutting down")]
     ShutDown,
+    /// The one answer to the request was taken already.
+    #[error("the request has been answered")]
+    Answered,
 }
 
 /// One attempt at a build that did not work out.

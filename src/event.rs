@@ -117,7 +117,8 @@ pub enum EventKind {
         /// Which, and its message.
         what: Arc<str>,
     },
-    /// The last handle of the master was dropped, and the time for that was over before everything was stopped.
+    /// The last handle of the master was dropped, and what was in flight could not be waited for long enough, or not at
+    /// all because it was dropped on a thread of the library.
     Abandoned {
         /// What was still in flight.
         in_flight: Arc<str>,
@@ -433,6 +434,13 @@ pub struct BuildStatus {
     pub state: BuildState,
     /// The attempts that did not work out so far.
     pub history: Vec<Attempt>,
+}
+
+impl fmt::Display for BuildStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "build {}: {}", self.id, self.state)?;
+        self.history.iter().try_for_each(|attempt| write!(f, "; before that, {attempt}"))
+    }
 }
 
 /// Where a submitted build is.

@@ -70,7 +70,8 @@ pub trait LatentWorker: Send + Sync + 'static {
     }
 }
 
-impl<W: LatentWorker> LatentWorker for Arc<W> {
+/// So that one driver value can serve many workers, and a driver can be a trait object.
+impl<W: LatentWorker + ?Sized> LatentWorker for Arc<W> {
     type Instance = W::Instance;
 
     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<Self::Instance>, StartError> {
@@ -204,7 +205,12 @@ impl<I> StopRequest<I> {
         self.instance.as_ref()
     }
 
-    /// Takes the instance out.
+    /// Takes the instance out; what else is known stays.
+    pub fn take_instance(&mut self) -> Option<I> {
+        self.instance.take()
+    }
+
+    /// The instance alone.
     pub fn into_instance(self) -> Option<I> {
         self.instance
     }
@@ -263,6 +269,7 @@ impl<I> Started<I> {
 
 /// What [`LatentWorker::check_instance`] found.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Health {
     /// Nothing wrong with it.
     Good,
@@ -381,6 +388,7 @@ impl fmt::Debug for Attachment {
 #[doc(alias = "build_wait_timeout")]
 #[doc(alias = "idle timeout")]
 #[doc(alias = "scale down")]
+#[non_exhaustive]
 pub enum IdlePolicy {
     /// As soon as its build is over, so that every build has a fresh one. An instance that was started without a build
     /// waits [`DEFAULT_IDLE_TIMEOUT`] for its first one.
@@ -485,10 +493,10 @@ impl WorkerConfig {
         self
     }
 
-    /// The time between two checks of an instance that has not attached yet. The default is 10 s.
+    /// The time between two checks of an instance that has not attached yet; at least 1 ms. The default is 10 s.
     #[must_use]
     pub fn with_check_instance_interval(mut self, interval: Duration) -> Self {
-        self.limits.check_instance_interval = interval;
+        self.limits.check_instance_interval = interval.max(Duration::from_millis(1));
         self
     }
 }

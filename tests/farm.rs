@@ -305,7 +305,7 @@ fn w11_builds_of_two_kinds_never_share_an_instance() {
     let expected = ["build 1 | a", "build 2 | ", "build 3 | b", "build 4 | a", "build 5 | a", "build 5 | a"].as_slice();
     assert_eq!(lines, expected);
     assert_eq!(record::check(&place.record(), 1).unwrap().starts["local-1"], 4);
-    ran.assert_stdout_has("a build of another kind needs its place");
+    ran.assert_stdout_has("it does not fit the next build");
 }
 
 #[test]
@@ -475,8 +475,8 @@ fn the_built_in_list_shows_what_a_newcomer_should_see() {
     ran.assert_stdout_has("local-1 starts instance 1 of kind text");
     ran.assert_stdout_has("local-2 starts instance 1 of kind text");
     ran.assert_stdout_has("warm instance");
-    ran.assert_stdout_has("a build of another kind needs its place");
-    ran.assert_stdout_has("no work for 2.");
+    ran.assert_stdout_has("it does not fit the next build");
+    ran.assert_stdout_has(": idle");
     ran.assert_stdout_has("got a warm instance");
     ran.assert_stderr_has("built-in list");
     assert!(!ran.stdout.contains(" ! "), "a command complains: {}", ran.stdout);

@@ -222,3 +222,12 @@ fn d1_two_methods_are_enough_and_one_value_can_serve_many_workers() {
     assert!(matches!(leases[0].run(&Command::shell("true")), Err(CommandError::Unsupported)));
     leases.into_iter().for_each(|lease| lease.finish(BuildResult::Succeeded));
 }
+
+#[test]
+fn w11_b3_an_unknown_kind_does_not_run_on_a_warm_instance() {
+    let root = Root::new();
+    let (master, worker) = one_worker(root.driver(), IdlePolicy::Never);
+    drop(lease(&worker));
+    let answer = master.submit(Build::new("typo").with_property("kind", "typo")).wait_timeout(LONG);
+    assert!(matches!(answer, Err(BuildError::Cannot { .. })), "{answer:?}");
+}

@@ -15,6 +15,8 @@
 //! ```
 
 mod quarantine;
+mod values;
+mod view;
 
 #[cfg(test)]
 mod explore;
@@ -26,152 +28,13 @@ use std::time::{Duration, Instant};
 
 use crate::build::{BuildId, Epoch};
 use crate::error::{AttachError, FailureCause, LeaseEnd, SubstantiateError};
-use crate::event::{DriverCall, EventKind, NextStep, StartFailure, StopCause, WorkerState};
+use crate::event::{DriverCall, EventKind, StartFailure, StopCause, WorkerState};
 use crate::worker::{DEFAULT_IDLE_TIMEOUT, IdlePolicy, Limits};
 use quarantine::Quarantine;
-
-/// A request to be told when the worker is attached; unique within the worker.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct RequestId(pub(crate) u64);
-
-/// A lease; unique within the worker.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct LeaseId(u64);
-
-/// A connection that was accepted; unique within the worker.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct ConnectionId(u64);
-
-/// What a worker could do with one more build.
-#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
-pub(crate) enum Openness {
-    /// Nothing: it is full, paused, in quarantine, draining or shut down.
-    Closed,
-    /// An instance is attached and has room. `unused`: nobody has or awaits a lease of it, so it may be recycled.
-    Attached { unused: bool },
-    /// There is no instance: it would start one.
-    Down,
-    /// The instance is being stopped: a start would follow.
-    Stopping,
-    /// A start is under way and has room for those who join it.
-    Starting,
-}
-
-/// What the worker does when an instance is up that may not suit the build.
-#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
-pub(crate) enum Fit {
-    /// It always suits; the driver is never asked.
-    Always,
-    /// The driver is asked, and an instance that is incompatible refuses.
-    Ask,
-    /// The driver is asked again, and an unused instance that is still incompatible makes place for a new one.
-    AskOrRecycle,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Request {
-    pub(crate) id: RequestId,
-    /// `None` asks for an instance that is up, without a lease.
-    pub(crate) lease: Option<LeaseFor>,
-    pub(crate) fit: Fit,
-}
-
-/// What a lease is asked for: a build of the queue, or work that only the asker knows of.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct LeaseFor(pub(crate) Option<BuildId>);
-
-/// The good answer to a request.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Grant {
-    pub(crate) epoch: Epoch,
-    pub(crate) lease: Option<LeaseId>,
-}
-
-pub(crate) type Answer = Result<Grant, SubstantiateError>;
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Input {
-    /// Somebody gives up a request.
-    Cancel(RequestId),
-    /// Somebody wants the instance stopped: after its builds, or at once when `fast`.
-    Insubstantiate {
-        fast: bool,
-    },
-    /// As before, and for ever.
-    Shutdown {
-        fast: bool,
-    },
-    Pause,
-    Unpause,
-    /// The instance thread of this attempt runs and would call the start now.
-    ThreadReady(Epoch),
-    /// There is no thread to be had for this attempt.
-    NoThread(Epoch, Arc<str>),
-    StartReturned(Epoch, Result<Vec<String>, StartFailure>),
-    CheckReturned(Epoch, Result<(), Arc<str>>),
-    CompatibleReturned(Epoch, Result<bool, Arc<str>>),
-    StopReturned(Epoch, Result<(), Arc<str>>),
-    Detach(ConnectionId, Arc<str>),
-    Release(LeaseId),
-    /// Time has passed: do what is due.
-    Time,
-}
-
-/// What is to be done after a transition, in this order.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Effect {
-    /// Make an instance thread; it reports [`Input::ThreadReady`].
-    SpawnThread(Epoch),
-    /// Nobody waits for the start in flight any more.
-    CancelStart,
-    CallStart,
-    CallCheck,
-    /// Ask the driver about the build of this request.
-    CallCompatible(RequestId),
-    CallStop {
-        fast: bool,
-    },
-    Answer(RequestId, Answer),
-    /// All leases of this attempt are over.
-    EndLeases(LeaseEnd),
-    /// No instance of the attempts so far is left.
-    Gone,
-}
-
-/// Something to tell observers.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Occurrence {
-    pub(crate) epoch: Epoch,
-    pub(crate) build: Option<BuildId>,
-    pub(crate) kind: EventKind,
-}
-
-/// What comes out of a transition.
-#[derive(Default, Debug)]
-pub(crate) struct Effects {
-    pub(crate) orders: Vec<Effect>,
-    /// Empty when nobody observes.
-    pub(crate) occurrences: Vec<Occurrence>,
-    observed: bool,
-}
-
-impl Effects {
-    pub(crate) fn new(observed: bool) -> Self {
-        Self { observed, ..Self::default() }
-    }
-
-    /// Whether there is nothing to do and nothing to tell.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.orders.is_empty() && self.occurrences.is_empty()
-    }
-
-    /// Tells observers something that happened beside the transition.
-    pub(crate) fn tell(&mut self, epoch: Epoch, kind: EventKind) {
-        if self.observed {
-            self.occurrences.push(Occurrence { epoch, build: None, kind });
-        }
-    }
-}
+pub(crate) use values::{
+    Answer, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, LeaseId, Occurrence, Openness, Request,
+    RequestId,
+};
 
 /// What is wanted, with exactly the data that is legal meanwhile.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -422,7 +285,7 @@ impl Lifecycle {
                 self.stop_returned(now, result, effects);
             }
             Input::Detach(connection, reason) => self.detach(now, connection, &reason, effects),
-            Input::Release(lease) => self.release(now, lease, effects),
+            Input::Release { lease, finished } => self.release(now, lease, finished, effects),
             Input::Time => self.time(now, effects),
             // The answer to a call of an attempt that is over.
             Input::StartReturned(..) | Input::CheckReturned(..) | Input::StopReturned(..) => {}
@@ -465,7 +328,11 @@ impl Lifecycle {
             }
             (Stage::Starting { .. }, Err(StartFailure::Cannot(reason))) => {
                 self.last_failure = Some((reason.clone(), now));
-                self.answer_all(&SubstantiateError::Cannot { reason }, effects);
+                // The fault of one build. Whoever joined it gets an attempt of its own, after the stop.
+                if let Some(position) = self.waiters.iter().position(|waiter| waiter.initiator) {
+                    let request = self.waiters.remove(position).request.id;
+                    effects.orders.push(Effect::Answer(request, Err(SubstantiateError::Cannot { reason })));
+                }
                 self.go_down(now, false, StopCause::Failed, effects);
             }
             (Stage::Starting { .. }, Err(StartFailure::Failed(cause, reason))) => {
@@ -685,11 +552,13 @@ impl Lifecycle {
         }
     }
 
-    fn release(&mut self, now: Instant, lease: LeaseId, effects: &mut Effects) {
+    fn release(&mut self, now: Instant, lease: LeaseId, finished: bool, effects: &mut Effects) {
         let Stage::Substantiated(up) = &mut self.stage else { return };
         let Some(position) = up.leases.iter().position(|(id, _)| *id == lease) else { return };
         let (_, build) = up.leases.swap_remove(position);
-        self.quarantine.reset_length();
+        if finished {
+            self.quarantine.reset_length();
+        }
         self.tell(effects, build, || EventKind::Released { end: None });
         self.settle(now, effects);
     }
@@ -768,7 +637,7 @@ impl Lifecycle {
         }
     }
 
-    // ---- what others want to know
+    // ---- small things
 
     /// Whether `call` of attempt `epoch` is the one in flight; then it is in flight no more.
     fn returned(&mut self, epoch: Epoch, call: DriverCall) -> bool {
@@ -802,110 +671,6 @@ impl Lifecycle {
 
     fn tell_substantiated(&self, effects: &mut Effects) {
         self.tell(effects, None, || EventKind::Substantiated { details: self.details.clone() });
-    }
-
-    /// When [`Input::Time`] is due next, and what for.
-    pub(crate) fn next_deadline(&self) -> Option<(Instant, NextStep)> {
-        let mut first: Option<(Instant, NextStep)> = None;
-        // Asked after every turn, and most often there is nothing to compare.
-        let mut consider = |at: Option<Instant>, step: NextStep| {
-            if let Some(at) = at
-                && first.is_none_or(|first| (at, step) < first)
-            {
-                first = Some((at, step));
-            }
-        };
-        match &self.stage {
-            Stage::Substantiating { give_up } => consider(*give_up, NextStep::GiveUp),
-            Stage::Starting { give_up, next_check, .. } => {
-                consider(*give_up, NextStep::GiveUp);
-                consider(*next_check, NextStep::Check);
-            }
-            Stage::Substantiated(up) => {
-                consider(up.reattach_until, NextStep::GiveUp);
-                consider(up.idle_until, NextStep::StopIdle);
-            }
-            Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
-        }
-        self.waiters.iter().for_each(|waiter| consider(waiter.deadline, NextStep::GiveUp));
-        consider(self.quarantine.until(), NextStep::EndQuarantine);
-        first
-    }
-
-    pub(crate) fn openness(&self, now: Instant) -> Openness {
-        if self.closing || self.paused || self.quarantine.remaining(now).is_some() || self.is_full() {
-            return Openness::Closed;
-        }
-        match &self.stage {
-            Stage::NotSubstantiated => Openness::Down,
-            Stage::Substantiating { .. } | Stage::Starting { .. } => Openness::Starting,
-            Stage::Substantiated(up) if up.draining.is_some() || self.connection.is_none() => Openness::Closed,
-            Stage::Substantiated(up) => Openness::Attached { unused: up.leases.is_empty() && self.waiters.is_empty() },
-            Stage::Insubstantiating { .. } if self.waiters.is_empty() => Openness::Stopping,
-            // A start is queued behind the stop; who comes now joins that.
-            Stage::Insubstantiating { .. } => Openness::Starting,
-            Stage::ShutDown => Openness::Closed,
-        }
-    }
-
-    pub(crate) fn state(&self) -> WorkerState {
-        match self.stage {
-            Stage::NotSubstantiated => WorkerState::NotSubstantiated,
-            Stage::Substantiating { .. } => WorkerState::Substantiating,
-            Stage::Starting { .. } => WorkerState::SubstantiatingStarting,
-            Stage::Substantiated(_) => WorkerState::Substantiated,
-            Stage::Insubstantiating { .. } if self.waiters.is_empty() => WorkerState::Insubstantiating,
-            Stage::Insubstantiating { .. } => WorkerState::InsubstantiatingSubstantiating,
-            Stage::ShutDown => WorkerState::ShutDown,
-        }
-    }
-
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    /// Grows with every transition.
-    pub(crate) fn version(&self) -> u64 {
-        self.version
-    }
-
-    pub(crate) fn leases(&self) -> usize {
-        match &self.stage {
-            Stage::Substantiated(up) => up.leases.len(),
-            _ => 0,
-        }
-    }
-
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiters.len()
-    }
-
-    pub(crate) fn attached(&self) -> bool {
-        self.connection.is_some()
-    }
-
-    pub(crate) fn call(&self) -> Option<(DriverCall, Instant)> {
-        self.call.map(|(call, since)| (call.kind(), since))
-    }
-
-    pub(crate) fn details(&self) -> &[String] {
-        &self.details
-    }
-
-    pub(crate) fn last_failure(&self) -> Option<&(Arc<str>, Instant)> {
-        self.last_failure.as_ref()
-    }
-
-    pub(crate) fn quarantine(&self, now: Instant) -> Option<Duration> {
-        self.quarantine.remaining(now)
-    }
-
-    pub(crate) fn paused(&self) -> bool {
-        self.paused
-    }
-
-    pub(crate) fn state_since(&self) -> Instant {
-        self.state_since
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 const SHORTEST: Duration = Duration::from_secs(10);
 /// The length beyond which it does not double any more, as in Buildbot.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// The longest time that a provider's hint is followed for: a year, which every clock can add.
+const FARTHEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The quarantine of one worker: whether it is in one, and how long the next one will be.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -24,7 +26,7 @@ impl Quarantine {
         if self.remaining(now).is_some() {
             return None;
         }
-        let length = self.next_length.max(at_least);
+        let length = self.next_length.max(at_least.min(FARTHEST));
         self.until = now.checked_add(length);
         self.next_length = (self.next_length * 2).min(LONGEST);
         Some(length)

@@ -113,7 +113,7 @@ impl World {
             steps.extend(self.starts.iter().map(|&epoch| Step::Attach(epoch)));
         }
         steps.extend(self.connections.iter().map(|&id| Step::Input(Input::Detach(id, reason()))));
-        steps.extend(self.leases.iter().map(|&id| Step::Input(Input::Release(id))));
+        steps.extend(self.leases.iter().map(|&lease| Step::Input(Input::Release { lease, finished: true })));
         for fast in [false, true] {
             steps.push(Step::Input(Input::Insubstantiate { fast }));
             steps.push(Step::Input(Input::Shutdown { fast }));
@@ -172,7 +172,7 @@ impl World {
                     | Input::CheckReturned(..)
                     | Input::CompatibleReturned(..)
                     | Input::StopReturned(..) => self.call = None,
-                    Input::Release(lease) => {
+                    Input::Release { lease, .. } => {
                         self.leases.remove(lease);
                         self.in_use.remove(lease);
                     }
@@ -311,7 +311,7 @@ impl World {
                 let answers = answers(call, epoch);
                 answers[if driver_works { 0 } else { answers.len() - 1 }].clone()
             } else if let Some(&lease) = self.leases.first() {
-                Input::Release(lease)
+                Input::Release { lease, finished: true }
             } else {
                 break;
             };

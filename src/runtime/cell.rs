@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
 use super::connection::Connection;
+use super::fence::fenced;
 use super::instance::{Driver, Order};
 use super::lease::Lease;
 use super::observers::About;
@@ -27,7 +28,8 @@ use crate::worker::{AttemptIdentity, Secret};
 pub(super) struct WorkerCell {
     pub(super) index: WorkerIndex,
     pub(super) name: Arc<str>,
-    pub(super) driver: Arc<dyn Driver>,
+    /// Present until it is dropped.
+    driver: Option<Arc<dyn Driver>>,
     pub(super) may_be_incompatible: bool,
     /// The dispatch has not looked at this worker since its last transition.
     dirty: AtomicBool,
@@ -42,8 +44,8 @@ pub(super) struct Inner {
     pub(super) attempt: Option<Attempt>,
     /// The secret of the attempt before, so that its agent can be told apart from a stranger.
     pub(super) ended_secret: Option<Secret>,
-    /// Who waits for the instance to be gone.
-    pub(super) gone: Vec<Sender<()>>,
+    /// Shared by all who wait for the instance to be gone; the sender is dropped when it is.
+    pub(super) gone: Option<(Sender<Infallible>, Receiver<Infallible>)>,
     /// When the timer looks after this worker. It may be too early, never too late.
     scheduled: Option<Instant>,
     pub(super) progress: Option<Arc<str>>,
@@ -90,6 +92,14 @@ pub(super) struct Transition<'a> {
     pub(super) inner: &'a mut Inner,
 }
 
+/// The driver is user code, also as it is dropped; by whom that is, is chance.
+impl Drop for WorkerCell {
+    fn drop(&mut self) {
+        let driver = self.driver.take();
+        let _ = fenced("dropping the driver", || drop(driver));
+    }
+}
+
 impl WorkerCell {
     pub(super) fn new(
         index: WorkerIndex,
@@ -104,12 +114,23 @@ impl WorkerCell {
             requests: Vec::new(),
             attempt: None,
             ended_secret: None,
-            gone: Vec::new(),
+            gone: None,
             scheduled: None,
             progress: None,
             refused_agents: 0,
         };
-        Self { index, name, driver, may_be_incompatible, dirty: AtomicBool::new(false), inner: Mutex::new(inner) }
+        Self {
+            index,
+            name,
+            driver: Some(driver),
+            may_be_incompatible,
+            dirty: AtomicBool::new(false),
+            inner: Mutex::new(inner),
+        }
+    }
+
+    pub(super) fn driver(&self) -> &dyn Driver {
+        self.driver.as_deref().expect("it is there until the worker is dropped")
     }
 
     /// Whether this is the first change since the dispatch has looked.
@@ -197,7 +218,7 @@ impl WorkerCell {
                 Task::Spawn { worker: self.clone(), epoch, build }
             }
             Effect::CancelStart => match inner.attempt.as_mut().and_then(|attempt| attempt.cancel.take()) {
-                Some(cancel) => Task::Cancel(cancel),
+                Some(cancel) => Task::Disconnect(cancel),
                 None => return,
             },
             // Whoever reported that its thread is ready makes this call itself.
@@ -219,12 +240,10 @@ impl WorkerCell {
                 Some(connection) => Task::EndLeases(connection, end),
                 None => return,
             },
-            Effect::Gone => {
-                if inner.gone.is_empty() {
-                    return;
-                }
-                Task::TellGone(std::mem::take(&mut inner.gone))
-            }
+            Effect::Gone => match inner.gone.take() {
+                Some((open, _)) => Task::Disconnect(open),
+                None => return,
+            },
         };
         agenda.push(task);
     }

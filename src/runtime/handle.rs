@@ -1,5 +1,6 @@
 //! What a user holds of one worker, and of what was asked of it without the queue.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,11 +83,11 @@ impl Worker {
     /// of the queue go back to it.
     #[doc(alias = "terminate")]
     pub fn insubstantiate(&self, fast: bool) -> Insubstantiation {
-        let (sender, gone) = bounded(1);
         let mut agenda = Agenda::default();
-        self.cell.transition(&self.shared, &mut agenda, |turn| {
-            turn.inner.gone.push(sender);
+        let gone = self.cell.transition(&self.shared, &mut agenda, |turn| {
+            let gone = turn.inner.gone.get_or_insert_with(|| bounded(0)).1.clone();
             turn.apply(Input::Insubstantiate { fast });
+            gone
         });
         self.shared.perform(agenda);
         Insubstantiation { gone }
@@ -134,9 +135,10 @@ enum Answer<T> {
 }
 
 impl<T> Substantiation<T> {
-    /// Blocks until there is an answer: at the latest when the worker's `missing_timeout` is over.
+    /// Blocks until there is an answer: at the latest when the worker's `missing_timeout` is over. When it was taken
+    /// already, the error is [`SubstantiateError::Answered`].
     pub fn wait(mut self) -> Result<T, SubstantiateError> {
-        self.take(|answers| answers.recv().ok()).expect("every request is answered")
+        self.take(|answers| answers.recv().ok()).unwrap_or(Err(SubstantiateError::Answered))
     }
 
     /// The answer, if it comes within `timeout`; otherwise the request stays as it is. After the answer was taken
@@ -196,12 +198,13 @@ impl<T> fmt::Debug for Substantiation<T> {
 /// A stop that was asked for. Dropping it changes nothing.
 #[derive(Debug)]
 pub struct Insubstantiation {
-    gone: Receiver<()>,
+    /// Disconnected when it is.
+    gone: Receiver<Infallible>,
 }
 
 impl Insubstantiation {
     /// Blocks until the instance is gone, at most for `timeout`; whether it is.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        recv_within(&self.gone, timeout).is_ok()
+        recv_within(&self.gone, timeout).is_err_and(|error| error.is_disconnected())
     }
 }

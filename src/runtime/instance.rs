@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded, select};
+use crossbeam_channel::{Receiver, bounded, select_biased};
 
 use super::cell::{Attempt, WorkerCell};
 use super::entropy;
@@ -67,7 +67,7 @@ impl<W: LatentWorker> Driver for W {
             Ok(Started { instance, details }) => (Some(instance), Ok(details)),
             Err(failure) => (None, Err(failure)),
         };
-        report(Input::StartReturned(epoch, result));
+        report_started(shared, worker, epoch, result);
 
         for order in orders {
             match (order, &instance) {
@@ -143,6 +143,20 @@ fn close_agent(shared: &Shared, worker: &WorkerCell) {
     }
 }
 
+fn report_started(
+    shared: &Arc<Shared>,
+    worker: &Arc<WorkerCell>,
+    epoch: Epoch,
+    result: Result<Vec<String>, StartFailure>,
+) {
+    let mut agenda = Agenda::default();
+    worker.transition(shared, &mut agenda, |turn| {
+        turn.inner.progress = None;
+        turn.apply(Input::StartReturned(epoch, result));
+    });
+    shared.perform(agenda);
+}
+
 fn report_stopped(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, result: Result<(), Arc<str>>) {
     let mut agenda = Agenda::default();
     let ended = worker.transition(shared, &mut agenda, |turn| {
@@ -174,7 +188,7 @@ impl StartControls for Controls<'_> {
         // A duration beyond the end of time is a sleep until the cancel.
         let sleep = self.shared.clock.now().checked_add(duration).map(|until| self.shared.timer.sleep(until));
         let never = crossbeam_channel::never();
-        select! {
+        select_biased! {
             recv(self.cancelled) -> _ => Err(Cancelled),
             recv(sleep.as_ref().map_or(&never, |sleep| sleep.over())) -> _ => Ok(()),
         }

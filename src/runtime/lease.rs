@@ -23,8 +23,9 @@ use crate::lifecycle::{Grant, Input, LeaseId};
 /// how it went with [`finish`](Lease::finish). A lease that is dropped in any other way, a panic included, gives its
 /// place back too; the build then ends as [dropped](BuildResult::Dropped).
 ///
-/// A lease can end before that: its connection is lost, its build is cancelled, or its instance is stopped. Commands
-/// that run are killed then and return [`CommandError::LeaseEnded`]; [`end`](Lease::end) tells why.
+/// A lease can end before that: its connection is lost, its build is cancelled, or its instance is stopped. Then
+/// [`run`](Lease::run) and [`Running::recv`] kill their command and return [`CommandError::LeaseEnded`] at once, and
+/// [`end`](Lease::end) tells why.
 /// [`retry`](Lease::retry) puts the build back into the queue.
 ///
 /// No method but `wait_end` and those that run commands blocks.
@@ -37,13 +38,15 @@ pub struct Lease {
     /// The build of the queue that it belongs to, while that has not been ended through this lease.
     queued: Option<Arc<BuildCell>>,
     history: Vec<Attempt>,
+    /// Its build is not finished, but wants another lease.
+    retried: bool,
 }
 
 impl Lease {
     /// A lease that no build of the queue knows of.
     pub(super) fn new((grant, connection): (Grant, Arc<Connection>), build: Build) -> Self {
         let id = grant.lease.expect("a lease was asked for");
-        Self { connection, id, epoch: grant.epoch, build, queued: None, history: Vec::new() }
+        Self { connection, id, epoch: grant.epoch, build, queued: None, history: Vec::new(), retried: false }
     }
 
     /// The lease was given for a build of the queue.
@@ -156,6 +159,7 @@ impl Lease {
     /// The lease of a worker that is used without the queue is only given back.
     pub fn retry(mut self, reason: &str) {
         let (shared, build) = (self.connection.shared.clone(), self.queued.take());
+        self.retried = true;
         drop(self);
         if let Some(build) = build {
             shared.retry_build(build.id, reason);
@@ -170,7 +174,9 @@ impl Drop for Lease {
             shared.finish_build(build.id, BuildResult::Dropped);
         }
         let mut agenda = Agenda::default();
-        worker.transition(shared, &mut agenda, |turn| turn.apply(Input::Release(self.id)));
+        worker.transition(shared, &mut agenda, |turn| {
+            turn.apply(Input::Release { lease: self.id, finished: !self.retried })
+        });
         shared.perform(agenda);
     }
 }

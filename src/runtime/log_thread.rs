@@ -80,7 +80,8 @@ fn level(event: &EventKind) -> log::Level {
         | EventKind::StopReturned { result: Err(_) }
         | EventKind::Quarantined { .. }
         | EventKind::AttachRefused { .. }
-        | EventKind::Panicked { .. } => log::Level::Warn,
+        | EventKind::Panicked { .. }
+        | EventKind::Abandoned { .. } => log::Level::Warn,
         EventKind::Substantiated { .. }
         | EventKind::StopCalled { .. }
         | EventKind::BuildStarted

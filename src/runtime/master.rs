@@ -11,7 +11,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use super::cell::WorkerCell;
-use super::clock::SystemClock;
+use super::clock::{FencedClock, SystemClock};
 use super::fence::fenced;
 use super::handle::Worker;
 use super::instance::Driver;
@@ -37,7 +37,8 @@ use crate::worker::{Attachment, LatentWorker, WorkerConfig};
 /// Workers, and the queue of builds that wait for them.
 ///
 /// A handle, cheap to clone. When the last one is dropped the master is shut down fast, within a bound; see
-/// [`MasterBuilder::drop_timeout`]. Workers, tickets and leases do not keep it from that.
+/// [`MasterBuilder::drop_timeout`]. Workers, tickets and leases do not keep it from that; a driver or an agent that holds
+/// a `Master` itself does, for ever.
 ///
 /// Except for [`shutdown`](Master::shutdown) and [`run`](Master::run) no method blocks, whatever the drivers do.
 #[derive(Clone)]
@@ -61,6 +62,7 @@ struct OwnThreads {
 
 /// How a shutdown treats running builds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum ShutdownMode {
     /// They are waited for, and instances stop with grace.
     Graceful,
@@ -72,7 +74,8 @@ pub enum ShutdownMode {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// Nothing is in flight any more: every instance was stopped and every thread has ended.
+    /// Nothing is in flight any more: every instance was stopped, and every thread has ended but perhaps that of a
+    /// logger that takes too long.
     pub complete: bool,
     /// The workers that are not done yet, each with the call that it waits for.
     pub in_flight: Vec<WorkerStatus>,
@@ -117,7 +120,7 @@ impl MasterBuilder {
     /// Measures all deadlines by another clock; the system's by default.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
+        self.clock = Arc::new(FencedClock::new(clock));
         self
     }
 
@@ -153,13 +156,13 @@ impl MasterBuilder {
             }
         }));
         let timed = shared.clone();
+        let log = LogThread::start(&shared.observers, number).expect("the system has a thread for the log");
         let timer = std::thread::Builder::new().name("lw timer".to_owned()).spawn(move || {
             threads::belong_to(number);
             while timed.timer.wait(&*timed.clock) {
                 timed.fire_timer();
             }
         });
-        let log = LogThread::start(&shared.observers, number).expect("the system has a thread for the log");
         let own = OwnThreads { timer: timer.expect("the system has a thread for the timer"), log };
         Master { handle: Arc::new(Handle { shared, threads: Mutex::new(Some(own)), drop_timeout: self.drop_timeout }) }
     }
@@ -260,11 +263,12 @@ impl Master {
         self.shared().submit(build, inbox.submitter())
     }
 
-    /// Submits a build, blocks until it has its turn, does the work on this thread, and again elsewhere when the
-    /// connection was lost meanwhile.
+    /// Submits a build, blocks until it has its turn, does the work on this thread, and again elsewhere when it fails
+    /// and the connection was lost or the instance stopped meanwhile.
     ///
     /// # Errors
-    /// When the build gets no lease, and when the work fails on an instance that is still there.
+    /// When the build gets no (further) lease or was cancelled, and when the work fails on an instance that is still
+    /// there.
     ///
     /// # Panics
     /// When `work` does; the lease is given back.
@@ -281,7 +285,8 @@ impl Master {
                     lease.finish(BuildResult::Succeeded);
                     return Ok(value);
                 }
-                (Err(_), Some(lost @ LeaseEnd::Lost(_))) => lease.retry(&lost.to_string()),
+                (Err(_), Some(LeaseEnd::Cancelled)) => return Err(RunError::Build(BuildError::Cancelled)),
+                (Err(_), Some(lost)) => lease.retry(&lost.to_string()),
                 (Err(error), _) => {
                     lease.finish(BuildResult::Failed(error.to_string().into()));
                     return Err(RunError::Work(error));

@@ -59,7 +59,7 @@ impl Observers {
     fn add(&self, capacity: usize, is_log: bool) -> Receiver<Event> {
         let (sender, receiver) = unbounded();
         let mut inner = self.inner.lock();
-        inner.observers.push(Observer { sender, capacity, is_log });
+        inner.observers.push(Observer { sender, capacity: capacity.max(1), is_log });
         self.count.store(inner.observers.len(), Ordering::Release);
         receiver
     }

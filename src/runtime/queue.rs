@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::{Sender, TrySendError};
@@ -39,6 +39,8 @@ pub(super) struct BuildCell {
     submitter: Mutex<Option<Submitter>>,
     /// Set when the build is cancelled while its lease is out.
     pub(super) cancelled: EndSignal,
+    /// The ticket was dropped while the lease is out. Changed under the queue's lock.
+    abandoned: AtomicBool,
 }
 
 /// Where the answers to a submission go. A build has at most one lease at a time and one last answer, so that there is
@@ -129,6 +131,7 @@ impl Shared {
                 build: build.clone(),
                 submitter: Mutex::new(Some(submitter)),
                 cancelled: EndSignal::new(),
+                abandoned: AtomicBool::new(false),
             };
             turn.queue.builds.insert(id, Arc::new(cell));
             turn.queue.dispatch.submit(id, &build, &mut turn.orders);
@@ -204,9 +207,17 @@ impl Shared {
         known
     }
 
-    /// Whether the lease of the build is out.
-    pub(super) fn is_running(&self, id: BuildId) -> bool {
-        self.queue.lock().dispatch.runs(id)
+    /// Nobody waits for the build any more: ends it, but if its lease is out, only when that is to be retried.
+    pub(super) fn abandon_build(self: &Arc<Self>, id: BuildId) {
+        let mut agenda = Agenda::default();
+        self.queue_turn(&mut agenda, None, |turn| match turn.queue.builds.get(&id) {
+            Some(build) if turn.queue.dispatch.runs(id) => build.abandoned.store(true, Ordering::Relaxed),
+            _ => {
+                turn.queue.dispatch.cancel(id, &mut turn.orders);
+            }
+        });
+        self.look_if_waiting(&mut agenda);
+        self.perform(agenda);
     }
 
     /// Whoever holds the lease of a build says how it ended.
@@ -228,7 +239,11 @@ impl Shared {
     pub(super) fn retry_build(self: &Arc<Self>, id: BuildId, reason: &str) {
         let mut agenda = Agenda::default();
         self.queue_turn(&mut agenda, None, |turn| {
-            turn.queue.dispatch.retry(id, reason.into(), &mut turn.orders);
+            if turn.queue.builds.get(&id).is_some_and(|build| build.abandoned.load(Ordering::Relaxed)) {
+                turn.queue.dispatch.cancel(id, &mut turn.orders);
+            } else {
+                turn.queue.dispatch.retry(id, reason.into(), &mut turn.orders);
+            }
         });
         self.look_if_waiting(&mut agenda);
         self.perform(agenda);
@@ -262,7 +277,8 @@ fn answer_of(error: SubstantiateError, epoch: Epoch) -> WorkerAnswer {
         | SubstantiateError::Insubstantiated
         | SubstantiateError::Paused
         | SubstantiateError::Quarantined { .. }
-        | SubstantiateError::Full => WorkerAnswer::Refused,
+        | SubstantiateError::Full
+        | SubstantiateError::Answered => WorkerAnswer::Refused,
     }
 }
 

@@ -68,7 +68,8 @@ pub(super) enum Task {
         epoch: Epoch,
         build: Option<Build>,
     },
-    Cancel(Sender<Infallible>),
+    /// Tell all who wait for this signal.
+    Disconnect(Sender<Infallible>),
     Order(Sender<Order>, Order),
     Answer {
         worker: Arc<WorkerCell>,
@@ -76,7 +77,6 @@ pub(super) enum Task {
         granted: Granted,
     },
     EndLeases(Arc<Connection>, LeaseEnd),
-    TellGone(Vec<Sender<()>>),
     /// Give the build to the worker.
     Assign {
         build: Arc<BuildCell>,
@@ -175,7 +175,7 @@ impl Shared {
     fn perform_one(self: &Arc<Self>, task: Task, agenda: &mut Agenda) {
         match task {
             Task::Spawn { worker, epoch, build } => self.spawn_instance(worker, epoch, build, agenda),
-            Task::Cancel(cancel) => drop(cancel),
+            Task::Disconnect(signal) => drop(signal),
             Task::Order(orders, order) => {
                 // There is room: the lifecycle has one call in flight at most. The thread is there until its stop.
                 let _ = orders.try_send(order);
@@ -192,11 +192,6 @@ impl Shared {
                 }
             },
             Task::EndLeases(connection, end) => connection.end.set(end),
-            Task::TellGone(waiting) => {
-                for sender in waiting {
-                    let _ = sender.try_send(());
-                }
-            }
             Task::Assign { build, worker, fit } => self.assign(&build, worker, fit, agenda),
             Task::Withdraw { build, worker } => self.withdraw(build, worker, agenda),
             Task::Finish { build, error } => build.finish(error),
@@ -216,7 +211,7 @@ impl Shared {
             let (shared, worker) = (self.clone(), worker.clone());
             move || {
                 threads::belong_to(number);
-                worker.driver.run_instance(&shared, &worker, epoch, build);
+                worker.driver().run_instance(&shared, &worker, epoch, build);
             }
         };
         // Linux shows the first 15 bytes of a thread's name.

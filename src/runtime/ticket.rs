@@ -81,8 +81,8 @@ impl Drop for Ticket {
         // A lease that lies here untaken is given back as it is dropped; one that was taken goes on.
         match self.answers.try_recv() {
             Ok(untaken) => drop(untaken),
-            Err(TryRecvError::Empty) if !self.shared.is_running(self.id) => self.cancel(),
-            Err(_) => {}
+            Err(TryRecvError::Empty) => self.shared.abandon_build(self.id),
+            Err(TryRecvError::Disconnected) => {}
         }
     }
 }

@@ -38,17 +38,25 @@ fn w3_all_who_wait_get_the_answer_of_the_attempt() {
     reaches(&worker, WorkerState::NotSubstantiated);
 
     let requests = [ask(), ask(), ask()];
-    script.expect_start().cannot("no such image");
-    for request in requests {
-        assert!(matches!(only_answer(request), Err(SubstantiateError::Cannot { .. })));
-    }
-    script.expect_stop().succeed();
-    reaches(&worker, WorkerState::NotSubstantiated);
-
-    let requests = [ask(), ask(), ask()];
     script.expect_start().succeed_attached();
     let leases = requests.map(|request| only_answer(request).expect("attached"));
-    assert!(leases.iter().all(|lease| lease.epoch().get() == 3), "one start for all");
+    assert!(leases.iter().all(|lease| lease.epoch().get() == 2), "one start for all");
+    drop(leases);
+    world.finish(&[&script]);
+}
+
+#[test]
+fn b3_the_fault_of_one_build_is_not_the_answer_of_those_who_joined_it() {
+    let world = World::new();
+    let (worker, script) = world.add(WorkerConfig::new("w").with_max_builds(three_places()));
+    let at_fault = worker.substantiate(&Build::new("at fault"));
+    let joined = [worker.substantiate(&Build::new("b")), worker.substantiate(&Build::new("b"))];
+    script.expect_start().cannot("no such image");
+    assert!(matches!(only_answer(at_fault), Err(SubstantiateError::Cannot { .. })));
+    script.expect_stop().succeed();
+    script.expect_start().succeed_attached();
+    let leases = joined.map(|request| only_answer(request).expect("attached"));
+    assert!(leases.iter().all(|lease| lease.epoch().get() == 2), "an attempt of their own");
     drop(leases);
     world.finish(&[&script]);
 }

@@ -8,6 +8,7 @@ mod answers;
 mod attach;
 mod calls;
 mod connection;
+mod edges;
 mod fit;
 mod health;
 mod idle;

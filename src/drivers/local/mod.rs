@@ -38,7 +38,7 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 /// process in a process group of its own. A stop kills what still runs, at once, and removes the directory.
 ///
 /// A build chooses the kind of its instance with a property; without the property it gets the kind `default`, which is
-/// empty unless it is replaced. As soon as there are others, an idle instance is only used for builds of its own kind.
+/// empty unless it is replaced. An idle instance is only used for builds of its own kind.
 ///
 /// When this process is killed itself, directories (`latent-worker-…` in the root) and running commands are left behind.
 ///
@@ -163,9 +163,9 @@ impl LatentWorker for LocalLatentWorker {
         Health::bad(format!("the directory {} is gone", instance.directory().display()))
     }
 
-    /// True when there is any kind but `default`.
+    /// True: a build may ask for a kind that does not exist, and an instance that is up must not take it.
     fn builds_may_be_incompatible(&self) -> bool {
-        self.kinds.len() > 1
+        true
     }
 
     /// Whether the build asks for the kind of this instance.
@@ -501,12 +501,12 @@ mod tests {
     }
 
     #[test]
-    fn builds_may_be_incompatible_when_there_is_more_than_one_kind() {
+    fn an_instance_is_compatible_with_builds_of_its_kind_alone() {
         let driver = LocalLatentWorker::new();
-        assert!(!driver.builds_may_be_incompatible());
-        let driver = driver.kind("default", LocalKind::new().env("A", "b"));
-        assert!(!driver.builds_may_be_incompatible());
-        assert!(driver.kind("rust", LocalKind::new()).builds_may_be_incompatible());
+        assert!(driver.builds_may_be_incompatible());
+        let kind = |properties: &[(&str, &str)]| driver.kind_of(&properties.iter().copied().collect()).to_owned();
+        assert_eq!(kind(&[]), "default");
+        assert_eq!(kind(&[("kind", "rust")]), "rust");
     }
 
     #[test]

@@ -1,0 +1,114 @@
+//! What others want to know of a lifecycle. Nothing here changes it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Lifecycle, Openness, Stage};
+use crate::build::Epoch;
+use crate::event::{DriverCall, NextStep, WorkerState};
+
+impl Lifecycle {
+    /// When [`Input::Time`] is due next, and what for.
+    pub(crate) fn next_deadline(&self) -> Option<(Instant, NextStep)> {
+        let mut first: Option<(Instant, NextStep)> = None;
+        // Asked after every turn, and most often there is nothing to compare.
+        let mut consider = |at: Option<Instant>, step: NextStep| {
+            if let Some(at) = at
+                && first.is_none_or(|first| (at, step) < first)
+            {
+                first = Some((at, step));
+            }
+        };
+        match &self.stage {
+            Stage::Substantiating { give_up } => consider(*give_up, NextStep::GiveUp),
+            Stage::Starting { give_up, next_check, .. } => {
+                consider(*give_up, NextStep::GiveUp);
+                consider(*next_check, NextStep::Check);
+            }
+            Stage::Substantiated(up) => {
+                consider(up.reattach_until, NextStep::GiveUp);
+                consider(up.idle_until, NextStep::StopIdle);
+            }
+            Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
+        }
+        self.waiters.iter().for_each(|waiter| consider(waiter.deadline, NextStep::GiveUp));
+        consider(self.quarantine.until(), NextStep::EndQuarantine);
+        first
+    }
+
+    pub(crate) fn openness(&self, now: Instant) -> Openness {
+        if self.closing || self.paused || self.quarantine.remaining(now).is_some() || self.is_full() {
+            return Openness::Closed;
+        }
+        match &self.stage {
+            Stage::NotSubstantiated => Openness::Down,
+            Stage::Substantiating { .. } | Stage::Starting { .. } => Openness::Starting,
+            Stage::Substantiated(up) if up.draining.is_some() || self.connection.is_none() => Openness::Closed,
+            Stage::Substantiated(up) => Openness::Attached { unused: up.leases.is_empty() && self.waiters.is_empty() },
+            Stage::Insubstantiating { .. } if self.waiters.is_empty() => Openness::Stopping,
+            // A start is queued behind the stop; who comes now joins that.
+            Stage::Insubstantiating { .. } => Openness::Starting,
+            Stage::ShutDown => Openness::Closed,
+        }
+    }
+
+    pub(crate) fn state(&self) -> WorkerState {
+        match self.stage {
+            Stage::NotSubstantiated => WorkerState::NotSubstantiated,
+            Stage::Substantiating { .. } => WorkerState::Substantiating,
+            Stage::Starting { .. } => WorkerState::SubstantiatingStarting,
+            Stage::Substantiated(_) => WorkerState::Substantiated,
+            Stage::Insubstantiating { .. } if self.waiters.is_empty() => WorkerState::Insubstantiating,
+            Stage::Insubstantiating { .. } => WorkerState::InsubstantiatingSubstantiating,
+            Stage::ShutDown => WorkerState::ShutDown,
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Grows with every transition.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn leases(&self) -> usize {
+        match &self.stage {
+            Stage::Substantiated(up) => up.leases.len(),
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    pub(crate) fn attached(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    pub(crate) fn call(&self) -> Option<(DriverCall, Instant)> {
+        self.call.map(|(call, since)| (call.kind(), since))
+    }
+
+    pub(crate) fn details(&self) -> &[String] {
+        &self.details
+    }
+
+    pub(crate) fn last_failure(&self) -> Option<&(Arc<str>, Instant)> {
+        self.last_failure.as_ref()
+    }
+
+    pub(crate) fn quarantine(&self, now: Instant) -> Option<Duration> {
+        self.quarantine.remaining(now)
+    }
+
+    pub(crate) fn paused(&self) -> bool {
+        self.paused
+    }
+
+    pub(crate) fn state_since(&self) -> Instant {
+        self.state_since
+    }
+}
