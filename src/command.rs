@@ -189,6 +189,9 @@ pub enum Output {
     Stderr(Vec<u8>),
     /// It has ended; nothing follows.
     End(CommandEnd),
+    /// The agent could not run it, or does not know how it ended; nothing follows. Who runs commands through a lease
+    /// gets this as [`CommandError::Failed`].
+    Failed(String),
 }
 
 /// How a command ended.
@@ -255,7 +258,7 @@ impl Process {
     /// For implementors of [`Agent`].
     ///
     /// `output` must be bounded, so that a slow reader slows the command and not fills the memory; the last item is
-    /// [`Output::End`]. `interrupt` must kill the command without blocking, and must be harmless after its end and when
+    /// [`Output::End`] or [`Output::Failed`]. `interrupt` must kill the command without blocking, and must be harmless after its end and when
     /// called more than once.
     pub fn new(output: Receiver<Output>, interrupt: impl Fn() + Send + Sync + 'static) -> Self {
         Self { output, interrupt: Box::new(interrupt) }

@@ -342,6 +342,9 @@ pub enum CommandError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The agent has tried to run the command and could not; this is what it says.
+    #[error("the agent could not run the command: {0}")]
+    Failed(String),
     /// The lease ended while the command ran; the command was killed.
     #[error(transparent)]
     LeaseEnded(#[from] LeaseEnd),

@@ -13,10 +13,15 @@ mod lifecycle;
 
 mod runtime;
 
+#[cfg(feature = "agent")]
+mod agent;
+
 mod drivers;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+#[cfg(feature = "agent")]
+pub use agent::{AgentListener, AgentListenerBuilder, ConnectedAgent};
 pub use build::{Build, BuildId, Epoch, Labels, Properties};
 pub use clock::Clock;
 pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};

@@ -326,6 +326,11 @@ pub struct Attacher {
 /// Where agents are let in.
 pub(crate) trait AttachPoint: Send + Sync {
     fn attach(&self, worker: &str, secret: &str, agent: Arc<dyn Agent>) -> Result<Attachment, AttachError>;
+
+    /// Whether an agent of this name and secret would be let in now. A refusal counts as that of an attach; otherwise
+    /// nothing changes, so that an attach may still be refused later.
+    #[cfg(feature = "agent")]
+    fn knock(&self, worker: &str, secret: &str) -> Result<(), AttachError>;
 }
 
 impl Attacher {

@@ -63,9 +63,15 @@ fn a1_a_secret_lets_one_agent_in() {
     let (worker, script) = world.worker("w");
     let mut request = worker.substantiate(&Build::new("b"));
     let start = script.expect_start();
+    assert_eq!(world.master.knock("w", "wrong"), Err(AttachError::WrongSecret));
+    assert_eq!(world.master.knock("x", "wrong"), Err(AttachError::UnknownWorker));
+    assert_eq!((worker.status().refused_agents, world.master.unknown_agents()), (1, 1));
+    assert_eq!(world.master.knock("w", start.secret().expose()), Ok(()));
+    assert!(!worker.status().attached && worker.status().refused_agents == 1, "a knock changes nothing");
     let connection = world.master.attach("w", start.secret().expose(), ()).expect("the right one");
     let again = world.master.attach("w", start.secret().expose(), ()).unwrap_err();
     assert_eq!(again, AttachError::AlreadyAttached);
+    assert_eq!(world.master.knock("w", start.secret().expose()), Err(AttachError::AlreadyAttached));
     assert!(answer(&mut request).unwrap().end().is_none());
     start.succeed();
     drop(connection);

@@ -163,7 +163,20 @@ impl Lifecycle {
         }
     }
 
-    /// Decides whether an agent that proved to belong to attempt `epoch` is let in.
+    /// Whether an agent that proved to belong to attempt `epoch` would be let in.
+    pub(crate) fn admits_agent(&self, epoch: Epoch) -> Result<(), AttachError> {
+        match self.stage {
+            _ if epoch != self.epoch => Err(AttachError::Stale),
+            Stage::Substantiated(_) if self.connection.is_some() => Err(AttachError::AlreadyAttached),
+            Stage::Starting { .. } | Stage::Substantiated(_) => Ok(()),
+            Stage::NotSubstantiated
+            | Stage::Substantiating { .. }
+            | Stage::Insubstantiating { .. }
+            | Stage::ShutDown => Err(AttachError::Stale),
+        }
+    }
+
+    /// Lets an agent in that proved to belong to attempt `epoch`, or says why not.
     pub(crate) fn attach(
         &mut self,
         now: Instant,
@@ -172,22 +185,14 @@ impl Lifecycle {
     ) -> Result<ConnectionId, AttachError> {
         self.version += 1;
         let before = self.state();
-        if epoch != self.epoch {
-            return Err(AttachError::Stale);
-        }
+        self.admits_agent(epoch)?;
         let started = match &mut self.stage {
             Stage::Starting { started, .. } => Some(*started),
-            Stage::Substantiated(_) if self.connection.is_some() => return Err(AttachError::AlreadyAttached),
             Stage::Substantiated(up) => {
                 up.reattach_until = None;
                 None
             }
-            Stage::NotSubstantiated
-            | Stage::Substantiating { .. }
-            | Stage::Insubstantiating { .. }
-            | Stage::ShutDown => {
-                return Err(AttachError::Stale);
-            }
+            _ => unreachable!("it admits no agent"),
         };
         self.last_connection += 1;
         let connection = ConnectionId(self.last_connection);

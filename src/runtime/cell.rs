@@ -273,6 +273,15 @@ impl Inner {
         Ok((grant, connection.expect("a grant is given by an attached instance")))
     }
 
+    /// The attempt under way, if this is its secret.
+    fn attempt_of(&self, secret: &str) -> Result<&Attempt, AttachError> {
+        let current = self.attempt.as_ref().filter(|attempt| attempt.identity.secret.matches(secret));
+        current.ok_or_else(|| {
+            let ended = self.ended_secret.as_ref().is_some_and(|ended| ended.matches(secret));
+            if ended { AttachError::Stale } else { AttachError::WrongSecret }
+        })
+    }
+
     /// The timer has called at `scheduled`.
     pub(super) fn timer_called(&mut self, scheduled: Instant) {
         if self.scheduled == Some(scheduled) {
@@ -318,13 +327,22 @@ impl Transition<'_> {
         secret: &str,
         connection: impl FnOnce() -> Connection,
     ) -> Result<(ConnectionId, Option<Arc<Connection>>), AttachError> {
-        let current = self.inner.attempt.as_mut().filter(|attempt| attempt.identity.secret.matches(secret));
-        let Some(attempt) = current else {
-            let ended = self.inner.ended_secret.as_ref().is_some_and(|ended| ended.matches(secret));
-            return Err(if ended { AttachError::Stale } else { AttachError::WrongSecret });
-        };
-        let id = self.inner.life.attach(self.now, attempt.identity.epoch, &mut self.effects)?;
+        let attempt = self.inner.attempt_of(secret)?;
+        let epoch = attempt.identity.epoch;
+        let id = self.inner.life.attach(self.now, epoch, &mut self.effects)?;
+        let attempt = self.inner.attempt.as_mut().expect("it was just found");
         Ok((id, attempt.connection.replace(Arc::new(connection()))))
+    }
+
+    /// Whether an agent with this secret would be let in.
+    pub(super) fn knock(&self, secret: &str) -> Result<(), AttachError> {
+        self.inner.life.admits_agent(self.inner.attempt_of(secret)?.identity.epoch)
+    }
+
+    /// An agent was not let in.
+    pub(super) fn refuse(&mut self, error: AttachError) {
+        self.inner.refused_agents += 1;
+        self.tell(EventKind::AttachRefused { error });
     }
 
     /// Tells observers something that is not the lifecycle's business.

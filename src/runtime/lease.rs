@@ -140,6 +140,7 @@ impl Lease {
                     let dropped = stdout.dropped + stderr.dropped;
                     return Ok(Finished { end, stdout: stdout.bytes, stderr: stderr.bytes, dropped });
                 }
+                Output::Failed(reason) => return Err(CommandError::Failed(reason)),
             }
         }
     }
@@ -232,6 +233,10 @@ impl Running<'_> {
             recv(timed_out) -> _ => return Ok(None),
         };
         match output {
+            Some(Ok(Output::Failed(reason))) => {
+                self.ended = true;
+                Err(CommandError::Failed(reason))
+            }
             Some(Ok(output)) => {
                 self.ended = matches!(output, Output::End(_));
                 Ok(Some(output))

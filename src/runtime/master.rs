@@ -18,6 +18,8 @@ use super::instance::Driver;
 use super::lease::Lease;
 use super::log_thread::LogThread;
 use super::observers::About;
+#[cfg(feature = "agent")]
+use super::shared::SharedPoint;
 use super::shared::{Agenda, Shared};
 use super::threads;
 use super::ticket::{Inbox, Ticket};
@@ -28,6 +30,8 @@ use crate::dispatch::{Facts, WorkerIndex};
 use crate::error::{AddWorkerError, AttachError, BuildError, LeaseEnd, UnknownBuild};
 use crate::event::{BuildResult, BuildStatus, Event, EventKind, WorkerState, WorkerStatus};
 use crate::lifecycle::{Input, Lifecycle};
+#[cfg(feature = "agent")]
+use crate::worker::AttachPoint;
 use crate::worker::{Attachment, LatentWorker, WorkerConfig};
 
 /// Workers, and the queue of builds that wait for them.
@@ -311,6 +315,22 @@ impl Master {
     /// See [`AttachError`].
     pub fn attach(&self, worker: &str, secret: &str, agent: impl Agent) -> Result<Attachment, AttachError> {
         self.shared().attach(worker, secret, Arc::new(agent))
+    }
+
+    /// Whether an agent of this name and secret would be let in now: for those who bring their own connections and have
+    /// something to say to an agent before it [attaches](Master::attach). A refusal counts as that of an attach;
+    /// otherwise nothing changes, and the attach may still be refused.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn knock(&self, worker: &str, secret: &str) -> Result<(), AttachError> {
+        self.shared().knock(worker, secret)
+    }
+
+    /// The way in for agents that come over a network; it does not keep the master alive.
+    #[cfg(feature = "agent")]
+    pub(crate) fn attach_point(&self) -> Arc<dyn AttachPoint> {
+        Arc::new(SharedPoint(Arc::downgrade(self.shared())))
     }
 
     /// All events from now on, in the order in which they happened. An observer that lets more than `capacity` of them

@@ -251,6 +251,34 @@ impl Shared {
         self.perform(agenda);
     }
 
+    /// The worker that an agent says to belong to; that there is none is a refusal.
+    fn worker_named(&self, name: &str) -> Result<Arc<WorkerCell>, AttachError> {
+        let worker = self.workers.read().named(name).cloned();
+        worker.ok_or_else(|| {
+            self.unknown_agents.fetch_add(1, Ordering::Relaxed);
+            let kind = EventKind::AttachRefused { error: AttachError::UnknownWorker };
+            if self.observers.any() {
+                self.observers.publish(self.clock.now(), About::default(), kind);
+            }
+            AttachError::UnknownWorker
+        })
+    }
+
+    /// Whether an agent would be let in.
+    pub(super) fn knock(self: &Arc<Self>, name: &str, secret: &str) -> Result<(), AttachError> {
+        let worker = self.worker_named(name)?;
+        let mut agenda = Agenda::default();
+        let result = worker.transition(self, &mut agenda, |turn| {
+            let result = turn.knock(secret);
+            if let Err(error) = result {
+                turn.refuse(error);
+            }
+            result
+        });
+        self.perform(agenda);
+        result
+    }
+
     /// Lets an agent in, or says why not.
     pub(super) fn attach(
         self: &Arc<Self>,
@@ -258,20 +286,12 @@ impl Shared {
         secret: &str,
         agent: Arc<dyn Agent>,
     ) -> Result<Attachment, AttachError> {
-        let Some(worker) = self.workers.read().named(name).cloned() else {
-            self.unknown_agents.fetch_add(1, Ordering::Relaxed);
-            let kind = EventKind::AttachRefused { error: AttachError::UnknownWorker };
-            if self.observers.any() {
-                self.observers.publish(self.clock.now(), About::default(), kind);
-            }
-            return Err(AttachError::UnknownWorker);
-        };
+        let worker = self.worker_named(name)?;
         let mut agenda = Agenda::default();
         let connected = worker.transition(self, &mut agenda, |turn| {
             let result = turn.attach(secret, || Connection::new(self, &worker, &agent));
             if let Err(error) = &result {
-                turn.inner.refused_agents += 1;
-                turn.tell(EventKind::AttachRefused { error: *error });
+                turn.refuse(*error);
             }
             result
         });
@@ -310,6 +330,15 @@ impl AttachPoint for SharedPoint {
         match self.0.upgrade() {
             Some(shared) => shared.attach(worker, secret, agent),
             None => Err(AttachError::Stale),
+        }
+    }
+
+    #[cfg(feature = "agent")]
+    fn knock(&self, worker: &str, secret: &str) -> Result<(), AttachError> {
+        match self.0.upgrade() {
+            Some(shared) => shared.knock(worker, secret),
+            // Nobody is left who could tell the agent of an ended attempt from a stranger.
+            None => Err(AttachError::UnknownWorker),
         }
     }
 }

@@ -391,6 +391,7 @@ mod testing {
                 Output::Stdout(piece) => stdout.extend(piece),
                 Output::Stderr(piece) => stderr.extend(piece),
                 Output::End(end) => break end,
+                Output::Failed(reason) => panic!("{reason}"),
             }
         };
         assert!(process.output().recv_timeout(PATIENCE).unwrap_err().is_disconnected());

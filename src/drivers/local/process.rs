@@ -553,6 +553,7 @@ mod tests {
                 Output::Stdout(piece) => bytes += piece.len(),
                 Output::Stderr(piece) => number.extend(piece),
                 Output::End(_) => break,
+                Output::Failed(reason) => panic!("{reason}"),
             }
             assert!(bytes < 3 * PIECES * PIECE, "there is no end to it");
             // Slower than the writer, so that the pipe is never empty.
@@ -576,6 +577,7 @@ mod tests {
                 }
                 Output::Stderr(piece) => panic!("{}", String::from_utf8_lossy(&piece)),
                 Output::End(end) => break end,
+                Output::Failed(reason) => panic!("{reason}"),
             }
         };
         assert_eq!((bytes, end.exit), (100 << 20, Exit::Code(0)));

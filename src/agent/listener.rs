@@ -1,0 +1,443 @@
+//! Where agents connect: accepts them, bounds what has not attached yet, counts what is refused, and ends everything.
+//!
+//! What is said on a connection is in `handshake` and `link`.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::handshake::{self, Credentials, Failure};
+use super::link::{self, ConnectedAgent, Link, LinkLimits};
+use super::threads::Threads;
+use crate::Master;
+use crate::error::AttachError;
+use crate::worker::{AttachPoint, Attachment};
+
+/// How long accepting rests when the system has no file or memory to give.
+const REST: Duration = Duration::from_millis(50);
+/// How long a drop waits for the threads.
+const DROP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where agents of other processes and machines connect: stock `buildbot-worker` 4.x with the protocol
+/// `msgpack_experimental_v7`, or anything that speaks the same.
+///
+/// An agent logs in with the name of its worker and the secret of the attempt
+/// ([`StartRequest::secret`](crate::StartRequest::secret)). It has attached when it has said who it is and has taken our
+/// settings. Every refusal is counted in [`WorkerStatus::refused_agents`](crate::WorkerStatus::refused_agents) or
+/// [`Master::unknown_agents`], and is an event. A worker that comes back after its attempt has ended is told to shut
+/// down. The connection is not encrypted: keep it in a network that you trust.
+///
+/// ```no_run
+/// use latent_worker::{AgentListener, Master};
+///
+/// let master = Master::builder().agent_address("10.0.0.1:9989").build();
+/// let listener = AgentListener::bind(&master, "0.0.0.0:9989")?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// Drop it after the master has shut down: dropping it ends all its connections, within 5 s.
+pub struct AgentListener {
+    shared: Arc<Shared>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Settings of an [`AgentListener`].
+#[derive(Clone, Debug)]
+pub struct AgentListenerBuilder {
+    link: LinkLimits,
+    handshake_timeout: Duration,
+    max_handshakes: usize,
+}
+
+impl Default for AgentListenerBuilder {
+    fn default() -> Self {
+        Self {
+            link: LinkLimits {
+                heartbeat_interval: Duration::from_secs(10),
+                heartbeat_timeout: Duration::from_secs(30),
+                write_timeout: Duration::from_secs(10),
+                max_message: 64 << 20,
+                linger: Duration::from_secs(1),
+            },
+            handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 64,
+        }
+    }
+}
+
+impl AgentListenerBuilder {
+    /// How often an agent is pinged, and after how long without a word it is lost: 10 s and 30 s by default. The second
+    /// should be some times the first.
+    #[must_use]
+    pub fn heartbeat(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.link.heartbeat_interval = interval;
+        self.link.heartbeat_timeout = timeout;
+        self
+    }
+
+    /// How long an agent may leave what it is sent unread before it is lost; 10 s by default.
+    #[must_use]
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.link.write_timeout = timeout;
+        self
+    }
+
+    /// The longest message that an agent may send, 64 MiB by default; a line of output is one message at least. Before
+    /// it has attached the limit is 1 MiB at most.
+    #[must_use]
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.link.max_message = bytes;
+        self
+    }
+
+    /// How long a connection may take from its first byte until it has attached; 10 s by default.
+    #[must_use]
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// How many connections may be open that have not logged in, 64 by default. When there is one more, the oldest of
+    /// them is closed: an agent that logs in needs a moment, and whoever takes longer makes room for it.
+    #[must_use]
+    pub fn max_handshakes(mut self, connections: usize) -> Self {
+        self.max_handshakes = connections.max(1);
+        self
+    }
+
+    /// Listens on all of the addresses. Port 0 is a free one: see [`AgentListener::addresses`].
+    ///
+    /// The listener does not keep the master alive.
+    ///
+    /// # Errors
+    /// When an address cannot be resolved or listened on, or the system has no thread.
+    pub fn bind(self, master: &Master, addresses: impl ToSocketAddrs) -> io::Result<AgentListener> {
+        let mut listeners = Vec::new();
+        for address in addresses.to_socket_addrs()? {
+            listeners.push(TcpListener::bind(address)?);
+        }
+        if listeners.is_empty() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "no address to listen on"));
+        }
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        let shared = Arc::new(Shared {
+            point: master.attach_point(),
+            settings: self,
+            threads: Arc::default(),
+            closing: AtomicBool::new(false),
+            rest: Mutex::new(()),
+            closed: Condvar::new(),
+            connections: Mutex::default(),
+            refused: AtomicU64::new(0),
+        });
+        // Its drop ends those that were spawned, should one not be.
+        let listener = AgentListener { shared, addresses };
+        for socket in listeners {
+            let shared = listener.shared.clone();
+            listener.shared.threads.spawn("lw listen", move || shared.accept(&socket))?;
+        }
+        Ok(listener)
+    }
+}
+
+/// What the threads of one listener share.
+struct Shared {
+    point: Arc<dyn AttachPoint>,
+    settings: AgentListenerBuilder,
+    threads: Arc<Threads>,
+    closing: AtomicBool,
+    rest: Mutex<()>,
+    closed: Condvar,
+    connections: Mutex<Connections>,
+    /// Connections that ended without having logged in.
+    refused: AtomicU64,
+}
+
+#[derive(Default)]
+struct Connections {
+    next: u64,
+    /// Those that have not logged in, the oldest first.
+    strangers: VecDeque<(u64, Arc<TcpStream>)>,
+    /// Those that have logged in and not attached yet, by name: one at a time for each, and one that is sent away.
+    arriving: HashMap<(String, Admission), Arc<TcpStream>>,
+    links: HashMap<u64, Weak<Link>>,
+}
+
+/// What a peer that has logged in is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Admission {
+    Attach,
+    /// The attempt of its secret has ended.
+    Dismiss,
+}
+
+impl AgentListener {
+    /// Listens on the addresses with default settings; see [`AgentListenerBuilder::bind`].
+    ///
+    /// # Errors
+    /// As [`AgentListenerBuilder::bind`].
+    pub fn bind(master: &Master, addresses: impl ToSocketAddrs) -> io::Result<Self> {
+        Self::builder().bind(master, addresses)
+    }
+
+    /// Settings to begin with.
+    pub fn builder() -> AgentListenerBuilder {
+        AgentListenerBuilder::default()
+    }
+
+    /// Where it listens, with the ports that it got.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// How many connections were closed before they had logged in: what they sent was no request, they took too long,
+    /// they made room for others, or their name and secret were refused (those are counted by the master too).
+    pub fn refused_connections(&self) -> u64 {
+        self.shared.refused.load(Ordering::Relaxed)
+    }
+
+    /// Ends all connections and takes no new ones. Waits for the threads, at most for `limit`; whether they have ended.
+    /// May be repeated.
+    ///
+    /// Agents that are attached are lost, and are not told to end: they may come back to another listener. Shut the
+    /// master down first to have them end.
+    pub fn shutdown(&self, limit: Duration) -> bool {
+        let shared = &self.shared;
+        let deadline =
+            Instant::now().checked_add(limit).unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30));
+        shared.closing.store(true, Ordering::SeqCst);
+        drop(shared.rest.lock());
+        shared.closed.notify_all();
+        self.addresses.iter().for_each(wake);
+        shared.end_connections();
+        let complete = shared.threads.wait(deadline);
+        if !complete {
+            for link in shared.links() {
+                link.break_off("the listener was shut down");
+            }
+        }
+        complete
+    }
+}
+
+impl Drop for AgentListener {
+    fn drop(&mut self) {
+        self.shutdown(DROP_PATIENCE);
+    }
+}
+
+impl fmt::Debug for AgentListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentListener").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// A thread that waits for a connection is woken by one.
+fn wake(address: &SocketAddr) {
+    let mut address = *address;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    // When that fails for lack of files the thread is not waiting: it rests, and then looks.
+    drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+}
+
+impl Shared {
+    /// The body of an accepting thread.
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        let mut complained = false;
+        while !self.closing.load(Ordering::SeqCst) {
+            match listener.accept() {
+                Ok((socket, peer)) => {
+                    complained = false;
+                    self.admit(socket, peer);
+                }
+                // The peer has thought better of it.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut complained, true) {
+                        log::warn!("cannot accept agents for now: {error}");
+                    }
+                    let mut rest = self.rest.lock();
+                    if !self.closing.load(Ordering::SeqCst) {
+                        self.closed.wait_for(&mut rest, REST);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives a new connection a thread, and makes room for it.
+    fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
+        let write_timeout = self.settings.link.write_timeout.max(Duration::from_millis(1));
+        if socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(write_timeout))).is_err() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let socket = Arc::new(socket);
+        let number = {
+            let mut connections = self.connections.lock();
+            while connections.strangers.len() >= self.settings.max_handshakes {
+                if let Some((_, oldest)) = connections.strangers.pop_front() {
+                    let _ = oldest.shutdown(Shutdown::Both);
+                }
+            }
+            // Looked at under the lock, behind which a shutdown ends those that it finds.
+            if self.closing.load(Ordering::SeqCst) {
+                return;
+            }
+            connections.next += 1;
+            let number = connections.next;
+            connections.strangers.push_back((number, socket.clone()));
+            number
+        };
+        let shared = self.clone();
+        let spawned = self.threads.spawn("lw agent", move || shared.serve(number, socket, peer));
+        if let Err(error) = spawned {
+            log::warn!("no thread for the connection from {peer}: {error}");
+            self.no_stranger(number);
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn no_stranger(&self, number: u64) {
+        self.connections.lock().strangers.retain(|(other, _)| *other != number);
+    }
+
+    /// The body of a connection's thread.
+    fn serve(self: &Arc<Self>, number: u64, socket: Arc<TcpStream>, peer: SocketAddr) {
+        let deadline = Instant::now() + self.settings.handshake_timeout.min(Duration::from_secs(3600));
+        let upgraded = handshake::perform(&socket, deadline, |credentials| self.log_in(number, &socket, credentials));
+        self.no_stranger(number);
+        let upgraded = match upgraded {
+            Ok(upgraded) => upgraded,
+            Err(failure) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                if !matches!(failure, Failure::Unauthorized) {
+                    log::debug!("the connection from {peer} was closed: {failure}");
+                }
+                return;
+            }
+        };
+        let (admission, arriving) = upgraded.admission;
+        if admission == Admission::Dismiss {
+            // Whether it obeys is its own business.
+            let _ = link::dismiss(&socket, deadline);
+            return;
+        }
+        let link = Link::new(socket, self.settings.link);
+        self.connections.lock().links.insert(number, Arc::downgrade(&link));
+        let _registered = Registered { shared: self, number, link: link.clone() };
+        let writing = link.clone();
+        if let Err(error) = self.threads.spawn("lw agent out", move || writing.write()) {
+            log::warn!("no thread for the connection from {peer}: {error}");
+            return link.break_off("there is no thread for it");
+        }
+        match self.attach(&link, upgraded.rest, &upgraded.credentials, peer, deadline) {
+            Ok((reader, attachment)) => {
+                drop(arriving);
+                drop(upgraded.credentials);
+                let reason = reader.run();
+                // First of all: whoever waits for output is to see why there is none.
+                attachment.lost(&reason);
+                link.break_off_unless_ending(&reason);
+                link.fail_commands();
+            }
+            Err(reason) => {
+                log::debug!("the agent at {peer} did not attach: {reason}");
+                link.break_off_unless_ending(&reason);
+            }
+        }
+    }
+
+    /// Asks the master about a peer. Whoever is let in makes no room for strangers any more.
+    fn log_in(
+        &self,
+        number: u64,
+        socket: &Arc<TcpStream>,
+        credentials: &Credentials,
+    ) -> Option<(Admission, Arriving<'_>)> {
+        let admission = match self.point.knock(&credentials.name, &credentials.secret) {
+            Ok(()) => Admission::Attach,
+            Err(AttachError::Stale) => Admission::Dismiss,
+            Err(_) => return None,
+        };
+        let mut connections = self.connections.lock();
+        let key = (credentials.name.clone(), admission);
+        match connections.arriving.entry(key.clone()) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(vacant) => vacant.insert(socket.clone()),
+        };
+        connections.strangers.retain(|(other, _)| *other != number);
+        Some((admission, Arriving { shared: self, key }))
+    }
+
+    fn attach(
+        &self,
+        link: &Arc<Link>,
+        rest: Vec<u8>,
+        credentials: &Credentials,
+        peer: SocketAddr,
+        deadline: Instant,
+    ) -> Result<(link::Reader, Attachment), String> {
+        let reader = link.greet(rest, deadline)?;
+        let agent = Arc::new(ConnectedAgent::new(link.clone(), peer));
+        let attached = self.point.attach(&credentials.name, &credentials.secret, agent);
+        attached.map(|attachment| (reader, attachment)).map_err(|error| error.to_string())
+    }
+
+    fn links(&self) -> Vec<Arc<Link>> {
+        self.connections.lock().links.values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn end_connections(&self) {
+        let sockets: Vec<_> = {
+            let mut connections = self.connections.lock();
+            let strangers = std::mem::take(&mut connections.strangers);
+            strangers.into_iter().map(|(_, socket)| socket).chain(connections.arriving.values().cloned()).collect()
+        };
+        for socket in sockets {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        for link in self.links() {
+            link.break_off_unless_ending("the listener was shut down");
+        }
+    }
+}
+
+/// A name that has logged in and not attached yet.
+struct Arriving<'a> {
+    shared: &'a Shared,
+    key: (String, Admission),
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        self.shared.connections.lock().arriving.remove(&self.key);
+    }
+}
+
+/// A link that a shutdown has to end.
+struct Registered<'a> {
+    shared: &'a Shared,
+    number: u64,
+    link: Arc<Link>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.shared.connections.lock().links.remove(&self.number);
+        // User code runs on this thread when an attach or its end sets something off; the writing thread must not stay
+        // behind alone.
+        if std::thread::panicking() {
+            self.link.break_off("its thread has panicked");
+        }
+    }
+}

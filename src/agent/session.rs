@@ -1,0 +1,360 @@
+//! The master's side of one connection, as a value: messages and the time go in, messages and what they mean come out.
+//!
+//! It greets the worker (`get_worker_info`, then `set_worker_settings`), numbers our requests, answers every request of
+//! the worker, and follows every command from its start to its `complete`. The worker's updates for a quick command
+//! arrive before its response to `start_command`; so a command is known from the moment its start was written, and the
+//! response only matters when it is an error. Sockets, threads and where the output goes are decided elsewhere.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::codec::{self, Malformed, Message, Request, Settings, Shell, ShellProgram, Update, Updates, WorkerInfo};
+use crate::{Command, CommandEnd, Exit, Program};
+
+/// A command of this connection.
+pub(super) type CommandId = u64;
+
+/// Sent to every worker.
+const SETTINGS: Settings<'static> = Settings {
+    buffer_size: 64 << 10,
+    // Output is a stream for somebody who looks at it.
+    buffer_timeout: 0.1,
+    // Matches nothing, and is quick at that: what a command writes is not for us to change.
+    newline_re: r"\x00(?!)",
+    // The stock worker loses text of lines that are longer than this.
+    max_line_length: 1 << 30,
+};
+
+/// The shortest limit: zero is no limit to the stock worker.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The worker does not keep to the protocol, so that nothing it says can be relied on.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Violation {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error("it does not say who it is")]
+    NoInfo,
+    #[error("its directory {0:?} is not absolute")]
+    RelativeBasedir(String),
+    #[error("it refused {0}: {1}")]
+    Refused(&'static str, String),
+}
+
+/// Why a command is not started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum StartRefused {
+    #[error("the worker is not ready")]
+    NotReady,
+    #[error("the command names no program")]
+    NoProgram,
+    #[error("an argument, a variable or the standard input is longer than 4 GiB")]
+    TooLong,
+    #[error("the directory is not Unicode")]
+    Directory,
+}
+
+/// What follows from one message, to be done in this order.
+#[derive(Debug, Default)]
+pub(super) struct Turn<'m> {
+    /// Output of a command; to be passed on before the answer is sent, so that a slow reader delays the worker.
+    pub(super) output: Option<(CommandId, Updates<'m>)>,
+    pub(super) ended: Option<(CommandId, Ending)>,
+    /// The next message to the worker.
+    pub(super) send: Option<Vec<u8>>,
+    /// The greeting is over.
+    pub(super) ready: bool,
+}
+
+/// The end of a command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// As commands end.
+    Ended(CommandEnd),
+    /// The worker could not run it, or does not say how it ended; why.
+    Broken(String),
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    phase: Phase,
+    next_number: u64,
+    /// Our requests that are not answered yet.
+    asked: HashMap<u64, Awaited>,
+    next_command: CommandId,
+    commands: HashMap<CommandId, Run>,
+    /// Messages that meant nothing: without a number, or answers to what was not asked.
+    strays: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    AwaitingInfo,
+    AwaitingSettings(WorkerInfo),
+    Ready(WorkerInfo),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Awaited {
+    Info,
+    Settings,
+    Start(CommandId),
+    /// Nothing follows from the answer.
+    Nothing,
+}
+
+/// What is known of a command that runs.
+#[derive(Debug)]
+struct Run {
+    started: Instant,
+    interrupted: bool,
+    code: Option<i64>,
+    signal: Option<i32>,
+    limit: Option<Exit>,
+    elapsed: Option<Duration>,
+}
+
+impl Session {
+    /// A session, and the first message to the worker.
+    pub(super) fn new() -> (Self, Vec<u8>) {
+        let mut session = Self {
+            phase: Phase::AwaitingInfo,
+            next_number: 0,
+            asked: HashMap::new(),
+            next_command: 0,
+            commands: HashMap::new(),
+            strays: 0,
+        };
+        let number = session.ask(Awaited::Info);
+        (session, codec::encode_plain("get_worker_info", number))
+    }
+
+    /// What the worker said of itself, once it is ready.
+    pub(super) fn info(&self) -> Option<&WorkerInfo> {
+        match &self.phase {
+            Phase::Ready(info) => Some(info),
+            _ => None,
+        }
+    }
+
+    fn ask(&mut self, awaited: Awaited) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.asked.insert(number, awaited);
+        number
+    }
+
+    /// Takes the next message of the worker.
+    pub(super) fn receive<'m>(&mut self, now: Instant, bytes: &'m [u8]) -> Result<Turn<'m>, Violation> {
+        match codec::decode(bytes)? {
+            Message::Unanswerable => {
+                self.strays += 1;
+                Ok(Turn::default())
+            }
+            Message::Response { number, result } => match self.asked.remove(&number) {
+                Some(awaited) => self.answered(awaited, result),
+                None => {
+                    self.strays += 1;
+                    Ok(Turn::default())
+                }
+            },
+            Message::Request { number, request } => Ok(self.requested(now, number, request)),
+        }
+    }
+
+    fn answered<'m>(
+        &mut self,
+        awaited: Awaited,
+        result: Result<codec::Raw<'m>, String>,
+    ) -> Result<Turn<'m>, Violation> {
+        let mut turn = Turn::default();
+        match awaited {
+            Awaited::Info => {
+                let info = result.map_err(|error| Violation::Refused("get_worker_info", error))?;
+                let info = info.worker_info().ok_or(Violation::NoInfo)?;
+                if !is_absolute(&info) {
+                    return Err(Violation::RelativeBasedir(info.basedir));
+                }
+                self.phase = Phase::AwaitingSettings(info);
+                let number = self.ask(Awaited::Settings);
+                turn.send = Some(codec::encode_settings(number, &SETTINGS));
+            }
+            Awaited::Settings => {
+                result.map_err(|error| Violation::Refused("set_worker_settings", error))?;
+                let phase = std::mem::replace(&mut self.phase, Phase::AwaitingInfo);
+                if let Phase::AwaitingSettings(info) = phase {
+                    self.phase = Phase::Ready(info);
+                }
+                turn.ready = true;
+            }
+            Awaited::Start(command) => {
+                if let Err(error) = result
+                    && self.commands.remove(&command).is_some()
+                {
+                    turn.ended = Some((command, Ending::Broken(error)));
+                }
+            }
+            Awaited::Nothing => {}
+        }
+        Ok(turn)
+    }
+
+    fn requested<'m>(&mut self, now: Instant, number: u64, request: Request<'m>) -> Turn<'m> {
+        let mut turn = Turn::default();
+        let mut refusal = None;
+        match request {
+            Request::Update { command, updates } => match self.running(command) {
+                Some((id, run)) => {
+                    updates.for_each(|update| run.note(update));
+                    turn.output = Some((id, updates));
+                }
+                None => refusal = Some("no such command"),
+            },
+            Request::Complete { command, error } => match self.running(command).map(|(id, _)| id) {
+                Some(id) => {
+                    let run = self.commands.remove(&id).expect("it was just found");
+                    turn.ended = Some((id, run.ending(now, error)));
+                }
+                None => refusal = Some("no such command"),
+            },
+            Request::Refused(why) => refusal = Some(why),
+        }
+        turn.send = Some(codec::encode_response(number, refusal));
+        turn
+    }
+
+    fn running(&mut self, command: &str) -> Option<(CommandId, &mut Run)> {
+        let id = command.parse().ok()?;
+        self.commands.get_mut(&id).map(|run| (id, run))
+    }
+
+    /// The message that starts a command.
+    pub(super) fn start(&mut self, now: Instant, command: &Command) -> Result<(CommandId, Vec<u8>), StartRefused> {
+        let Phase::Ready(info) = &self.phase else { return Err(StartRefused::NotReady) };
+        let program = match &command.program {
+            Program::Shell(line) => ShellProgram::Line(line),
+            Program::Exec(arguments) if arguments.is_empty() => return Err(StartRefused::NoProgram),
+            Program::Exec(arguments) => ShellProgram::Arguments(arguments),
+        };
+        let directory = command.directory.as_ref().map(|path| path.to_str().ok_or(StartRefused::Directory));
+        let workdir = join(info, directory.transpose()?.unwrap_or_default());
+        check_lengths(command)?;
+        let shell = Shell {
+            program,
+            workdir: &workdir,
+            environment: &command.environment,
+            stdin: &command.stdin,
+            time_limit: command.time_limit.map(|limit| limit.max(SHORTEST).as_secs_f64()),
+            silence_limit: command.silence_limit.map(|limit| limit.max(SHORTEST).as_secs_f64()),
+        };
+        let id = self.next_command;
+        self.next_command += 1;
+        let run = Run { started: now, interrupted: false, code: None, signal: None, limit: None, elapsed: None };
+        self.commands.insert(id, run);
+        let number = self.ask(Awaited::Start(id));
+        Ok((id, codec::encode_start(number, &id.to_string(), &shell)))
+    }
+
+    /// The message that ends a command; `None` when it has ended or is being ended already.
+    pub(super) fn interrupt(&mut self, command: CommandId) -> Option<Vec<u8>> {
+        let run = self.commands.get_mut(&command).filter(|run| !run.interrupted)?;
+        run.interrupted = true;
+        let number = self.ask(Awaited::Nothing);
+        Some(codec::encode_interrupt(number, &command.to_string(), "interrupted"))
+    }
+
+    /// The message that ends the worker.
+    pub(super) fn shutdown(&mut self) -> Vec<u8> {
+        let number = self.ask(Awaited::Nothing);
+        codec::encode_plain("shutdown", number)
+    }
+
+    /// The connection is gone: nothing that was asked will be answered. The commands that have no end.
+    pub(super) fn lost(&mut self) -> Vec<CommandId> {
+        self.asked.clear();
+        self.commands.drain().map(|(id, _)| id).collect()
+    }
+}
+
+/// A message that ends a worker with which there is no session.
+pub(super) fn dismissal() -> Vec<u8> {
+    codec::encode_plain("shutdown", 0)
+}
+
+impl Run {
+    fn note(&mut self, update: Update<'_>) {
+        match update {
+            Update::ExitCode(code) => self.code = Some(code),
+            Update::FailureReason(b"timeout") => self.limit = Some(Exit::TimeLimit),
+            Update::FailureReason(b"timeout_without_output") => self.limit = Some(Exit::SilenceLimit),
+            Update::Elapsed(seconds) => self.elapsed = Duration::try_from_secs_f64(seconds).ok(),
+            // The only place where the stock worker names the signal. A command's own text is in the headers too, but
+            // before this one.
+            Update::Header(text) => self.signal = signal_in(text).or(self.signal),
+            _ => {}
+        }
+    }
+
+    fn ending(self, now: Instant, error: Option<String>) -> Ending {
+        let exit = match (self.limit, self.code, self.signal) {
+            (Some(limit), ..) => limit,
+            (None, Some(code), _) if code >= 0 => Exit::Code(i32::try_from(code).unwrap_or(i32::MAX)),
+            (None, ..) if self.interrupted => Exit::Interrupted,
+            (None, Some(_), Some(signal)) => Exit::Signal(signal),
+            (None, Some(code), None) => Exit::Code(i32::try_from(code).unwrap_or(i32::MIN)),
+            (None, None, _) => {
+                return Ending::Broken(error.unwrap_or_else(|| "the worker does not say how it ended".to_owned()));
+            }
+        };
+        let elapsed = self.elapsed.unwrap_or_else(|| now.saturating_duration_since(self.started));
+        Ending::Ended(CommandEnd { exit, elapsed })
+    }
+}
+
+/// The last `process killed by signal N` that is a line of its own.
+fn signal_in(header: &[u8]) -> Option<i32> {
+    let lines = header.split(|byte| *byte == b'\n').rev();
+    let number = lines.into_iter().find_map(|line| line.strip_prefix(b"process killed by signal "))?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+fn is_absolute(info: &WorkerInfo) -> bool {
+    is_absolute_path(info, &info.basedir)
+}
+
+/// In the worker's own flavour, which need not be ours.
+fn is_absolute_path(info: &WorkerInfo, path: &str) -> bool {
+    if info.system == "nt" {
+        let bytes = path.as_bytes();
+        let drive = bytes.len() >= 3 && bytes[0].is_ascii_alphabetic() && bytes[1] == b':';
+        (drive && matches!(bytes[2], b'\\' | b'/')) || path.starts_with(r"\\")
+    } else {
+        path.starts_with('/')
+    }
+}
+
+fn join(info: &WorkerInfo, directory: &str) -> String {
+    if directory.is_empty() {
+        return info.basedir.clone();
+    }
+    if is_absolute_path(info, directory) {
+        return directory.to_owned();
+    }
+    let separator = if info.system == "nt" { '\\' } else { '/' };
+    format!("{}{separator}{directory}", info.basedir.trim_end_matches(separator))
+}
+
+fn check_lengths(command: &Command) -> Result<(), StartRefused> {
+    let program = match &command.program {
+        Program::Shell(line) => line.len(),
+        Program::Exec(arguments) => arguments.iter().map(String::len).max().unwrap_or(0).max(arguments.len()),
+    };
+    let variables = command.environment.iter();
+    let variable = variables.map(|(name, value)| name.len().max(value.as_ref().map_or(0, String::len))).max();
+    let longest = [program, variable.unwrap_or(0), command.environment.len(), command.stdin.len()];
+    if longest.into_iter().any(|length| length > codec::MAX_LENGTH) { Err(StartRefused::TooLong) } else { Ok(()) }
+}
+
+#[cfg(test)]
+#[path = "session/tests.rs"]
+mod tests;

@@ -1,0 +1,108 @@
+//! Where the output of one remote command waits for its reader: a bounded channel, and a way out for the thread that
+//! fills it.
+
+use std::convert::Infallible;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use parking_lot::Mutex;
+
+use crate::Output;
+
+/// How many pieces wait for the reader …
+const PIECES: usize = 64;
+/// … and how large each is at most.
+const PIECE: usize = 64 << 10;
+
+pub(super) struct Sink {
+    output: Sender<Output>,
+    /// The other end of `output`, to make room when nobody waits for all of it any more.
+    overflow: Receiver<Output>,
+    /// Disconnected when the sink was released.
+    released: Receiver<Infallible>,
+    hold: Mutex<Option<Sender<Infallible>>>,
+}
+
+impl Sink {
+    /// A sink, and what its reader gets.
+    pub(super) fn new() -> (Self, Receiver<Output>) {
+        let (output, overflow) = bounded(PIECES);
+        let (hold, released) = bounded(0);
+        let reader = overflow.clone();
+        (Self { output, overflow, released, hold: Mutex::new(Some(hold)) }, reader)
+    }
+
+    /// Nobody waits for all of the output any more: only the last pieces are kept, and nobody is held up.
+    pub(super) fn release(&self) {
+        let hold = self.hold.lock().take();
+        drop(hold);
+    }
+
+    /// Passes output on in pieces. Blocks while the reader has not made room, unless the sink is released.
+    pub(super) fn deliver(&self, bytes: &[u8], kind: fn(Vec<u8>) -> Output) {
+        bytes.chunks(PIECE).for_each(|piece| self.put(kind(piece.to_vec())));
+    }
+
+    /// Tells the end, as [`deliver`](Self::deliver).
+    pub(super) fn end(&self, end: Output) {
+        self.put(end);
+    }
+
+    fn put(&self, piece: Output) {
+        let mut piece = match self.output.try_send(piece) {
+            Err(TrySendError::Full(piece)) => Some(piece),
+            _ => return,
+        };
+        select! {
+            recv(self.released) -> _ => {}
+            send(self.output, piece.take().expect("it is sent once")) -> _ => {}
+        }
+        while let Some(Err(TrySendError::Full(back))) = piece.map(|piece| self.output.try_send(piece)) {
+            let _ = self.overflow.try_recv();
+            piece = Some(back);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{CommandEnd, Exit};
+
+    const END: CommandEnd = CommandEnd { exit: Exit::Interrupted, elapsed: Duration::ZERO };
+
+    #[test]
+    fn a_released_sink_holds_nobody_up_and_keeps_the_end() {
+        let (sink, reader) = Sink::new();
+        sink.release();
+        for _ in 0..10 * PIECES {
+            sink.deliver(b"text", Output::Stdout);
+        }
+        sink.end(Output::End(END));
+        drop(sink);
+        let pieces: Vec<_> = reader.iter().collect();
+        assert_eq!(pieces.len(), PIECES);
+        assert_eq!(pieces.last(), Some(&Output::End(END)));
+    }
+
+    #[test]
+    fn a_full_sink_waits_for_its_reader_and_loses_nothing() {
+        let (sink, reader) = Sink::new();
+        let text: Vec<u8> = (0..PIECES * PIECE * 3).map(|at| at as u8).collect();
+        let expected = text.clone();
+        let writer = std::thread::spawn(move || {
+            sink.deliver(&text, Output::Stdout);
+            sink.end(Output::End(END));
+        });
+        let mut seen = Vec::new();
+        for piece in reader {
+            match piece {
+                Output::Stdout(bytes) => seen.extend(bytes),
+                other => assert_eq!(other, Output::End(END)),
+            }
+        }
+        writer.join().unwrap();
+        assert!(seen == expected);
+    }
+}
