@@ -258,8 +258,8 @@ impl Process {
     /// For implementors of [`Agent`].
     ///
     /// `output` must be bounded, so that a slow reader slows the command and not fills the memory; the last item is
-    /// [`Output::End`] or [`Output::Failed`]. `interrupt` must kill the command without blocking, and must be harmless after its end and when
-    /// called more than once.
+    /// [`Output::End`] or [`Output::Failed`]. `interrupt` must kill the command without blocking, and must be harmless
+    /// after its end and when called more than once.
     pub fn new(output: Receiver<Output>, interrupt: impl Fn() + Send + Sync + 'static) -> Self {
         Self { output, interrupt: Box::new(interrupt) }
     }
