@@ -1,6 +1,6 @@
 //! Against the real thing: an unmodified `buildbot-worker` from PyPI attaches and runs commands.
 //!
-//! The tests need the program, which `.ci/run` installs and names in `LATENT_WORKER_BUILDBOT_WORKER`.
+//! The tests need the program, which `.ci/run` installs and names in `TEST_BUILDBOT_WORKER`.
 #![cfg(unix)]
 
 use std::fs::{self, File};
@@ -44,7 +44,7 @@ impl BuildbotWorker {
     }
 
     fn spawn(&self, name: &str, secret: &str, directory: PathBuf) -> Result<Instance, StartError> {
-        let program = std::env::var_os("LATENT_WORKER_BUILDBOT_WORKER").expect("the path of buildbot-worker");
+        let program = std::env::var_os("TEST_BUILDBOT_WORKER").expect("the path of buildbot-worker");
         let address = self.address.to_string();
         let created = std::process::Command::new(&program)
             .args(["create-worker", "--protocol", "msgpack_experimental_v7"])
