@@ -176,6 +176,14 @@ impl WorkerCell {
         }
     }
 
+    /// Takes one turn and does all that follows from it.
+    pub(super) fn turn<R>(self: &Arc<Self>, shared: &Arc<Shared>, step: impl FnOnce(&mut Transition<'_>) -> R) -> R {
+        let mut agenda = Agenda::default();
+        let result = self.transition(shared, &mut agenda, step);
+        shared.perform(agenda);
+        result
+    }
+
     /// Takes one turn: `step` changes the lifecycle under the lock, and what follows goes on the agenda.
     pub(super) fn transition<R>(
         self: &Arc<Self>,

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::cell::{Asker, Granted, WorkerCell};
 use super::lease::{Lease, recv_within};
-use super::shared::{Agenda, Shared};
+use super::shared::Shared;
 use crate::build::Build;
 use crate::error::SubstantiateError;
 use crate::event::WorkerStatus;
@@ -60,16 +60,14 @@ impl Worker {
         asker: impl FnOnce(crossbeam_channel::Sender<Result<T, SubstantiateError>>) -> Asker,
         answer: impl FnOnce(Granted) -> Result<T, SubstantiateError>,
     ) -> Substantiation<T> {
-        let mut agenda = Agenda::default();
         let mut receiver = None;
-        let requested = self.cell.transition(&self.shared, &mut agenda, |turn| {
+        let requested = self.cell.turn(&self.shared, |turn| {
             turn.request(fit, lease, || {
                 let (sender, answers) = bounded(1);
                 receiver = Some(answers);
                 asker(sender)
             })
         });
-        self.shared.perform(agenda);
         let state = match (requested, receiver) {
             (Ok(request), Some(answers)) => Answer::Awaited { worker: self.clone(), request, answers },
             (Ok(_), None) => unreachable!("a request is kept with its channel"),
@@ -83,13 +81,11 @@ impl Worker {
     /// of the queue go back to it.
     #[doc(alias = "terminate")]
     pub fn insubstantiate(&self, fast: bool) -> Insubstantiation {
-        let mut agenda = Agenda::default();
-        let gone = self.cell.transition(&self.shared, &mut agenda, |turn| {
+        let gone = self.cell.turn(&self.shared, |turn| {
             let gone = turn.inner.gone.get_or_insert_with(|| bounded(0)).1.clone();
             turn.apply(Input::Insubstantiate { fast });
             gone
         });
-        self.shared.perform(agenda);
         Insubstantiation { gone }
     }
 
@@ -105,9 +101,7 @@ impl Worker {
     }
 
     fn apply(&self, input: Input) {
-        let mut agenda = Agenda::default();
-        self.cell.transition(&self.shared, &mut agenda, |turn| turn.apply(input));
-        self.shared.perform(agenda);
+        self.cell.turn(&self.shared, |turn| turn.apply(input));
     }
 
     /// What it is doing, and why.

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, bounded, select_biased};
 use super::cell::{Attempt, WorkerCell};
 use super::entropy;
 use super::fence::fenced;
-use super::shared::{Agenda, Shared, SharedPoint};
+use super::shared::{Shared, SharedPoint};
 use crate::build::{Build, Epoch, Properties};
 use crate::error::{Cancelled, FailureCause, chain};
 use crate::event::{DriverCall, EventKind, StartFailure};
@@ -42,9 +42,7 @@ impl<W: LatentWorker> Driver for W {
 
     fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>) {
         let report = |input: Input| {
-            let mut agenda = Agenda::default();
-            worker.transition(shared, &mut agenda, |turn| turn.apply(input));
-            shared.perform(agenda);
+            worker.turn(shared, |turn| turn.apply(input));
         };
         let identity = match identity(worker, epoch) {
             Ok(identity) => identity,
@@ -117,10 +115,9 @@ fn announce(
     worker: &Arc<WorkerCell>,
     identity: &AttemptIdentity,
 ) -> Option<(Receiver<Order>, Receiver<Infallible>)> {
-    let mut agenda = Agenda::default();
     let (orders, received) = bounded(1);
     let (cancel, cancelled) = bounded(0);
-    let wanted = worker.transition(shared, &mut agenda, |turn| {
+    let wanted = worker.turn(shared, |turn| {
         turn.apply(Input::ThreadReady(identity.epoch));
         let wanted = turn.effects.orders.contains(&Effect::CallStart);
         if wanted {
@@ -130,7 +127,6 @@ fn announce(
         }
         wanted
     });
-    shared.perform(agenda);
     wanted.then_some((received, cancelled))
 }
 
@@ -149,17 +145,14 @@ fn report_started(
     epoch: Epoch,
     result: Result<Vec<String>, StartFailure>,
 ) {
-    let mut agenda = Agenda::default();
-    worker.transition(shared, &mut agenda, |turn| {
+    worker.turn(shared, |turn| {
         turn.inner.progress = None;
         turn.apply(Input::StartReturned(epoch, result));
     });
-    shared.perform(agenda);
 }
 
 fn report_stopped(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, result: Result<(), Arc<str>>) {
-    let mut agenda = Agenda::default();
-    let ended = worker.transition(shared, &mut agenda, |turn| {
+    let ended = worker.turn(shared, |turn| {
         // Before the next attempt begins, and dropped after the lock is gone: the agent is user code.
         let ended = turn.inner.attempt.take();
         turn.inner.ended_secret = ended.as_ref().map(|attempt| attempt.identity.secret.clone());
@@ -167,7 +160,6 @@ fn report_stopped(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, 
         turn.apply(Input::StopReturned(epoch, result));
         ended
     });
-    shared.perform(agenda);
     drop(ended);
 }
 
@@ -196,15 +188,13 @@ impl StartControls for Controls<'_> {
 
     fn progress(&self, text: &str) {
         let text: Arc<str> = text.into();
-        let mut agenda = Agenda::default();
-        self.worker.transition(self.shared, &mut agenda, |turn| {
+        self.worker.turn(self.shared, |turn| {
             // A start that goes on after its cancel speaks for itself only.
             if turn.inner.life.call().is_some_and(|(call, _)| call == DriverCall::Start) {
                 turn.inner.progress = Some(text.clone());
                 turn.tell(EventKind::Progress { text });
             }
         });
-        self.shared.perform(agenda);
     }
 
     fn attacher(&self) -> Attacher {

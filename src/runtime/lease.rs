@@ -10,7 +10,6 @@ use crossbeam_channel::{RecvTimeoutError, never, select, select_biased};
 use super::connection::Connection;
 use super::fence::fenced;
 use super::queue::BuildCell;
-use super::shared::Agenda;
 use crate::build::{Build, BuildId, Epoch};
 use crate::command::{Agent, Command, CommandEnd, Output, Process};
 use crate::error::{Attempt, CommandError, LeaseEnd};
@@ -173,11 +172,7 @@ impl Drop for Lease {
         if let Some(build) = self.queued.take() {
             shared.finish_build(build.id, BuildResult::Dropped);
         }
-        let mut agenda = Agenda::default();
-        worker.transition(shared, &mut agenda, |turn| {
-            turn.apply(Input::Release { lease: self.id, finished: !self.retried })
-        });
-        shared.perform(agenda);
+        worker.turn(shared, |turn| turn.apply(Input::Release { lease: self.id, finished: !self.retried }));
     }
 }
 

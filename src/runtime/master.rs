@@ -377,13 +377,11 @@ impl Handle {
         };
         shared.close_queue(fast);
         for worker in &workers {
-            let mut agenda = Agenda::default();
-            worker.transition(shared, &mut agenda, |turn| {
+            worker.turn(shared, |turn| {
                 if turn.inner.life.state() != WorkerState::ShutDown {
                     turn.apply(Input::Shutdown { fast });
                 }
             });
-            shared.perform(agenda);
         }
 
         let on_own_thread = threads::belongs_to(shared.number);

@@ -233,12 +233,10 @@ impl Shared {
     /// What the timer does when `worker` is to be looked after.
     pub(super) fn time_has_come(self: &Arc<Self>, worker: WorkerIndex, scheduled: Instant) {
         let worker = self.worker_at(worker);
-        let mut agenda = Agenda::default();
-        worker.transition(self, &mut agenda, |turn| {
+        worker.turn(self, |turn| {
             turn.inner.timer_called(scheduled);
             turn.apply(Input::Time);
         });
-        self.perform(agenda);
     }
 
     pub(super) fn fire_timer(self: &Arc<Self>) {
@@ -246,9 +244,7 @@ impl Shared {
     }
 
     pub(super) fn cancel_request(self: &Arc<Self>, worker: &Arc<WorkerCell>, request: RequestId) {
-        let mut agenda = Agenda::default();
-        worker.transition(self, &mut agenda, |turn| turn.apply(Input::Cancel(request)));
-        self.perform(agenda);
+        worker.turn(self, |turn| turn.apply(Input::Cancel(request)));
     }
 
     /// The worker that an agent says to belong to; that there is none is a refusal.
@@ -267,16 +263,13 @@ impl Shared {
     /// Whether an agent would be let in.
     pub(super) fn knock(self: &Arc<Self>, name: &str, secret: &str) -> Result<(), AttachError> {
         let worker = self.worker_named(name)?;
-        let mut agenda = Agenda::default();
-        let result = worker.transition(self, &mut agenda, |turn| {
+        worker.turn(self, |turn| {
             let result = turn.knock(secret);
             if let Err(error) = result {
                 turn.refuse(error);
             }
             result
-        });
-        self.perform(agenda);
-        result
+        })
     }
 
     /// Lets an agent in, or says why not.
@@ -287,15 +280,13 @@ impl Shared {
         agent: Arc<dyn Agent>,
     ) -> Result<Attachment, AttachError> {
         let worker = self.worker_named(name)?;
-        let mut agenda = Agenda::default();
-        let connected = worker.transition(self, &mut agenda, |turn| {
+        let connected = worker.turn(self, |turn| {
             let result = turn.attach(secret, || Connection::new(self, &worker, &agent));
             if let Err(error) = &result {
                 turn.refuse(*error);
             }
             result
         });
-        self.perform(agenda);
         let (connection, replaced) = connected?;
         drop(replaced);
         // An agent that lives longer than its master keeps neither that nor a driver alive.
@@ -303,10 +294,8 @@ impl Shared {
         let detach = Box::new(move |reason: &str| {
             if let Some(shared) = shared.upgrade() {
                 let worker = shared.worker_at(worker);
-                let mut agenda = Agenda::default();
                 let input = Input::Detach(connection, reason.into());
-                worker.transition(&shared, &mut agenda, |turn| turn.apply(input));
-                shared.perform(agenda);
+                worker.turn(&shared, |turn| turn.apply(input));
             }
         });
         Ok(Attachment { detach: Some(detach) })
