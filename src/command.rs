@@ -1,4 +1,5 @@
-//! What can be asked of an attached agent: to run a [`Command`] and to stream its [`Output`] back.
+//! What can be asked of an attached agent: to run a [`Command`] and to stream its [`Output`] back. What can be asked of
+//! it about files is in `files`.
 //!
 //! Code that runs commands through a [`Lease`](crate::Lease) is the same for every kind of worker: how an agent does
 //! it is behind the trait [`Agent`]. Nothing here starts a process.
@@ -12,6 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::error::CommandError;
+use crate::files::Files;
 
 /// The other end of an attached instance: what makes it do something.
 ///
@@ -25,6 +27,12 @@ pub trait Agent: Any + Send + Sync {
     fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
         let _ = command;
         Err(CommandError::Unsupported)
+    }
+
+    /// The files of the instance, for an agent that can do something with them. Called before each operation, on the
+    /// thread that holds the lease.
+    fn files(&self) -> Option<&dyn Files> {
+        None
     }
 
     /// The instance is about to be stopped: end what runs, close the connection. Called at most once, on the instance's

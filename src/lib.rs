@@ -6,6 +6,7 @@ mod clock;
 mod command;
 mod error;
 mod event;
+mod files;
 mod worker;
 
 mod dispatch;
@@ -30,15 +31,16 @@ pub use drivers::command::{CommandInstance, CommandLatentWorker};
 #[cfg(all(feature = "local", unix))]
 pub use drivers::local::{LocalAgent, LocalInstance, LocalKind, LocalLatentWorker};
 pub use error::{
-    AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, LeaseEnd,
-    StartError, StopError, SubstantiateError, UnknownBuild,
+    AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, FileError,
+    LeaseEnd, StartError, StopError, SubstantiateError, UnknownBuild,
 };
 pub use event::{
     BuildResult, BuildState, BuildStatus, DriverCall, Event, EventKind, NextStep, StopCause, WorkerState, WorkerStatus,
 };
+pub use files::{FileStatus, Files, Interrupt};
 pub use runtime::{
-    Finished, Inbox, Insubstantiation, Lease, Master, MasterBuilder, RunError, Running, ShutdownMode, ShutdownReport,
-    Substantiation, Ticket, Worker,
+    Finished, Inbox, Insubstantiation, Lease, LeaseFiles, Master, MasterBuilder, RunError, Running, ShutdownMode,
+    ShutdownReport, Substantiation, Ticket, Worker,
 };
 pub use worker::{
     Attacher, Attachment, DEFAULT_IDLE_TIMEOUT, Health, IdlePolicy, LatentWorker, Secret, StartRequest, Started,

@@ -52,13 +52,24 @@ impl LocalAgent {
         Self { shared: Arc::new(Shared { directory, environment, state, ended }) }
     }
 
-    /// The instance's own directory, an absolute path. It is removed when the instance is stopped.
+    /// An agent apart from any driver, for a program that is itself the agent of a master elsewhere. Its commands run
+    /// in `directory` and have the environment of this process. A relative path counts from the directory that is
+    /// current now; it need not exist before the first command, and nobody removes it.
+    ///
+    /// Commands go on when this is dropped: [`close`](Agent::close) and
+    /// [`close_and_wait`](LocalAgent::close_and_wait) end them.
+    pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
+        Self::new(super::absolute(directory.into()), Environment::new())
+    }
+
+    /// The instance's own directory, an absolute path. The driver removes it when the instance is stopped.
     pub fn directory(&self) -> &Path {
         &self.shared.directory
     }
 
-    /// Closes the agent and waits until no command is left. False when `limit` has passed before that.
-    pub(super) fn end(&self, limit: Duration) -> bool {
+    /// [Closes](Agent::close) the agent and blocks until no command is left. False when `limit` has passed before that:
+    /// some process could not be killed yet. May be called again.
+    pub fn close_and_wait(&self, limit: Duration) -> bool {
         self.close();
         if self.shared.ended.recv_timeout(limit) != Err(RecvTimeoutError::Disconnected) {
             return false;
@@ -122,7 +133,7 @@ impl Agent for LocalAgent {
     /// [`CommandError::Start`] when the program or the directory does not exist or the system refuses;
     /// [`CommandError::LeaseEnded`] when the agent was closed.
     fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
-        // Held from before the start, so that `end` waits for a command that is just being started.
+        // Held from before the start, so that `close_and_wait` waits for a command that is just being started.
         let alive = self.shared.state.lock().alive.clone().ok_or(LeaseEnd::Stopped)?;
         let started = self.prepare(command).and_then(|prepared| process::start(prepared, command, alive));
         let started = started.map_err(|source| CommandError::Start { program: program_of(command), source })?;
@@ -228,7 +239,7 @@ mod tests {
         let message = error(&Command::shell("true").directory("nowhere"));
         assert_eq!(message, format!("cannot start \"/bin/sh\": there is no directory {}", missing.display()));
         assert_eq!(error(&Command::exec([""; 0])), "cannot start \"\": the command names no program");
-        assert!(agent.end(PATIENCE));
+        assert!(agent.close_and_wait(PATIENCE));
     }
 
     #[test]
@@ -269,8 +280,8 @@ mod tests {
         while !running.output().is_full() {
             std::thread::yield_now();
         }
-        assert!(agent.end(PATIENCE));
-        assert!(agent.end(Duration::ZERO), "the second time there is nothing to wait for");
+        assert!(agent.close_and_wait(PATIENCE));
+        assert!(agent.close_and_wait(Duration::ZERO), "the second time there is nothing to wait for");
         assert_eq!(collect(&running).2.exit, Exit::Interrupted);
     }
 

@@ -145,7 +145,7 @@ impl LatentWorker for LocalLatentWorker {
         let directory = self.directory(stop.key());
         // Kept to the end: dropping it detaches the agent.
         let instance = stop.into_instance();
-        let ended = instance.as_ref().is_none_or(|instance| instance.agent.end(KILL_PATIENCE));
+        let ended = instance.as_ref().is_none_or(|instance| instance.agent.close_and_wait(KILL_PATIENCE));
         remove(&directory)
             .map_err(|error| StopError::new(format!("cannot remove {}: {error}", directory.display())))?;
         if !ended {
