@@ -260,6 +260,7 @@ impl fmt::Display for Exit {
 pub struct Process {
     output: Receiver<Output>,
     interrupt: Box<dyn Fn() + Send + Sync>,
+    taken: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Process {
@@ -269,12 +270,27 @@ impl Process {
     /// [`Output::End`] or [`Output::Failed`]. `interrupt` must kill the command without blocking, and must be harmless
     /// after its end and when called more than once.
     pub fn new(output: Receiver<Output>, interrupt: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { output, interrupt: Box::new(interrupt) }
+        Self { output, interrupt: Box::new(interrupt), taken: None }
     }
 
-    /// Where the output comes from.
+    /// For implementors of [`Agent`] whose output comes from afar: `taken` is called after each item that a lease has taken
+    /// from the channel, on the thread that did so. It must not block.
+    #[must_use]
+    pub fn when_taken(mut self, taken: impl Fn() + Send + Sync + 'static) -> Self {
+        self.taken = Some(Box::new(taken));
+        self
+    }
+
+    /// Where the output comes from. Say [`taken`](Process::taken) after each item.
     pub fn output(&self) -> &Receiver<Output> {
         &self.output
+    }
+
+    /// An item was taken from the channel. Does not block.
+    pub fn taken(&self) {
+        if let Some(taken) = &self.taken {
+            taken();
+        }
     }
 
     /// Kills the command and everything that it started. Does not wait; the end comes as [`Output::End`].

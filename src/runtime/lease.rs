@@ -237,6 +237,9 @@ impl Running<'_> {
             recv(self.process.as_ref().map_or(&no_output, Process::output)) -> output => Some(output),
             recv(timed_out) -> _ => return Ok(None),
         };
+        if let (Some(Ok(_)), Some(process)) = (&output, &self.process) {
+            self.fence("taking output", || process.taken());
+        }
         match output {
             Some(Ok(Output::Failed(reason))) => {
                 self.ended = true;
@@ -261,12 +264,12 @@ impl Running<'_> {
     /// Kills the command and everything that it started. Does not block; the end comes as [`Output::End`].
     pub fn interrupt(&self) {
         if let Some(process) = &self.process {
-            self.fence(|| process.interrupt());
+            self.fence("interrupting a command", || process.interrupt());
         }
     }
 
-    fn fence(&self, interrupt: impl FnOnce()) {
-        if let Err(panic) = fenced("interrupting a command", interrupt) {
+    fn fence(&self, what: &str, agent_code: impl FnOnce()) {
+        if let Err(panic) = fenced(what, agent_code) {
             let Connection { shared, worker, .. } = &*self.lease.connection;
             shared.tell_panic(worker, panic);
         }
@@ -277,7 +280,7 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let process = self.process.take();
-        self.fence(|| drop(process));
+        self.fence("interrupting a command", || drop(process));
     }
 }
 
