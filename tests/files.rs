@@ -176,9 +176,9 @@ fn any_sequence_of_operations_does_what_it_says() {
         let names: Vec<_> = (0..depth).map(|_| ["a", "b", "c"][random.usize(..3)]).collect();
         let (path, parent) = (names.join("/"), names[..depth - 1].join("/"));
         let told = format!("step {step}: {path}");
-        match random.u8(..10) {
+        match random.u8(..20) {
             // There is no way to remove a file but with its directory, and so the outermost are all directories.
-            0..3 if depth > 1 => {
+            0..8 if depth > 1 => {
                 let size = random.usize(..2000);
                 let bytes = random_bytes(&mut random, size);
                 let possible = directories.contains(&parent) && !directories.contains(&path);
@@ -188,13 +188,13 @@ fn any_sequence_of_operations_does_what_it_says() {
                     contents.insert(path, bytes);
                 }
             }
-            3..5 => {
+            8..13 => {
                 let mut bytes = Vec::new();
                 let result = files.read(&path, &mut bytes);
                 found += usize::from(result.is_ok());
                 assert_eq!(result.ok().map(|_| &bytes), contents.get(&path), "{told}");
             }
-            5..8 => {
+            13..16 => {
                 let possible = !is_file_on_the_way(&contents, &path);
                 let result = files.make_directory(&path);
                 assert_eq!(result.is_ok(), possible, "{told}: {result:?}");
@@ -202,7 +202,7 @@ fn any_sequence_of_operations_does_what_it_says() {
                     directories.extend((1..=depth).map(|depth| names[..depth].join("/")));
                 }
             }
-            8 => {
+            16 => {
                 let result = files.remove_directory(&path);
                 assert_eq!(result.is_ok(), !is_file_on_the_way(&contents, &path), "{told}: {result:?}");
                 let stays = |other: &str| other != path && !other.starts_with(&format!("{path}/"));
