@@ -448,8 +448,9 @@ impl<F: Fn(&Interrupt) -> Result<(), FileError>> Files for Hooked<F> {
     fn read(&self, _: &Path, _: &mut dyn Write, interrupt: &Interrupt) -> Result<u64, FileError> {
         (self.0)(interrupt).map(|()| 0)
     }
-    fn write(&self, _: &Path, _: &mut dyn Read, _: Option<u32>, interrupt: &Interrupt) -> Result<u64, FileError> {
-        (self.0)(interrupt).map(|()| 0)
+    /// Answers with the mode.
+    fn write(&self, _: &Path, _: &mut dyn Read, mode: Option<u32>, interrupt: &Interrupt) -> Result<u64, FileError> {
+        (self.0)(interrupt).map(|()| mode.map_or(u64::MAX, u64::from))
     }
     fn list(&self, _: &Path, interrupt: &Interrupt) -> Result<Vec<String>, FileError> {
         (self.0)(interrupt).map(|()| Vec::new())
@@ -486,6 +487,19 @@ fn an_agent_without_files_says_so() {
         assert!(matches!(result, Err(FileError::Unsupported)), "{name}: {result:?}");
     }
     drop(lease);
+    world.finish(&[&script]);
+}
+
+#[test]
+fn an_agent_is_told_permissions_alone_or_nothing() {
+    let world = World::new();
+    let (worker, script) = world.worker("w");
+    let (lease, connection) = lease_with(&worker, &script, Hooked(|_: &Interrupt| Ok(())));
+    let with_mode = |mode| lease.files().write_with_mode("x", &mut io::empty(), mode).unwrap();
+    assert_eq!(with_mode(0o100_644), 0o644);
+    assert_eq!(with_mode(u32::MAX), 0o7777);
+    assert_eq!(lease.files().write("x", &mut io::empty()).unwrap(), u64::MAX);
+    drop((lease, connection));
     world.finish(&[&script]);
 }
 

@@ -229,6 +229,12 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_of_a_relative_directory_stays_where_it_is() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(LocalAgent::in_directory("below").directory(), here.join("below"));
+    }
+
+    #[test]
     fn a_program_with_a_relative_path_is_that_of_the_instance() {
         let place = Place::new("relative");
         stdout(&agent(&place), &Command::shell("printf '#!/bin/sh\necho own\n' >tool; chmod +x tool"));

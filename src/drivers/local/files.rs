@@ -155,10 +155,14 @@ fn check_regular(metadata: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Opening a pipe wakes whoever writes to it, and opening a device does who knows what; so the first look. It may be
-/// another one by the time that it is opened; so the second, and no waiting.
+/// Looks first: opening a pipe wakes whoever writes to it, and opening a device does who knows what.
 fn open_regular(path: &Path) -> io::Result<File> {
     check_regular(&fs::metadata(path)?)?;
+    open_what_is_there_now(path)
+}
+
+/// It may be another one than that which was looked at.
+fn open_what_is_there_now(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = File::options().read(true).custom_flags(flags.cast_signed()).open(path)?;
     check_regular(&file.metadata()?)?;
@@ -243,7 +247,7 @@ mod tests {
 
     use crossbeam_channel::{Sender, bounded};
 
-    use super::super::testing::Place;
+    use super::super::testing::{PATIENCE, Place, tell};
     use super::*;
     use crate::{Agent, LeaseEnd};
 
@@ -447,9 +451,8 @@ mod tests {
             assert_eq!(refused(path, write(&agent, path, "x", None)), ErrorKind::InvalidInput);
         }
         // Also when it was something else a moment before.
-        let opened =
-            File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(&fifo).unwrap();
-        assert_eq!(check_regular(&opened.metadata().unwrap()).unwrap_err().to_string(), "it is no regular file");
+        let opened = tell(move || open_what_is_there_now(&fifo)).recv_timeout(PATIENCE).expect("it waits for a writer");
+        assert_eq!(opened.unwrap_err().to_string(), "it is no regular file");
         assert_eq!(refused(".", read(&agent, ".")), ErrorKind::IsADirectory);
         assert_eq!(refused(".", write(&agent, ".", "x", None)), ErrorKind::IsADirectory);
         assert_eq!(names(&place), ["fifo", "link", "socket"]);
