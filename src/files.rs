@@ -164,7 +164,13 @@ mod tests {
             let interrupt = Interrupt::either(of_one, of_other);
             let copy = interrupt.clone();
             interrupt.check().unwrap();
-            let kept = if first { (None, Some(other)) } else { (Some(one), None) };
+            let kept = if first {
+                drop(one);
+                other
+            } else {
+                drop(other);
+                one
+            };
             assert!(interrupt.is_set() && copy.is_set());
             assert!(matches!(interrupt.check(), Err(FileError::Interrupted)));
             drop(kept);

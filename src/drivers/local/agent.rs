@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::process::{self, Control};
-use crate::{Agent, Command, CommandError, LeaseEnd, Process, Program};
+use crate::{Agent, Command, CommandError, Files, LeaseEnd, Process, Program};
 
 /// Changes to an environment; `None` removes a variable.
 pub(super) type Environment = BTreeMap<String, Option<String>>;
@@ -82,6 +82,11 @@ impl LocalAgent {
         true
     }
 
+    /// Unless the agent is closed: what [`close_and_wait`](LocalAgent::close_and_wait) waits for to be dropped.
+    pub(super) fn alive(&self) -> Result<Sender<Infallible>, LeaseEnd> {
+        self.shared.state.lock().alive.clone().ok_or(LeaseEnd::Stopped)
+    }
+
     fn prepare(&self, command: &Command) -> io::Result<std::process::Command> {
         let mut prepared = match &command.program {
             Program::Shell(line) => {
@@ -134,7 +139,7 @@ impl Agent for LocalAgent {
     /// [`CommandError::LeaseEnded`] when the agent was closed.
     fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
         // Held from before the start, so that `close_and_wait` waits for a command that is just being started.
-        let alive = self.shared.state.lock().alive.clone().ok_or(LeaseEnd::Stopped)?;
+        let alive = self.alive()?;
         let started = self.prepare(command).and_then(|prepared| process::start(prepared, command, alive));
         let started = started.map_err(|source| CommandError::Start { program: program_of(command), source })?;
         let mut state = self.shared.state.lock();
@@ -148,7 +153,11 @@ impl Agent for LocalAgent {
         Ok(started.process)
     }
 
-    /// Kills all commands that run and refuses new ones. Does not wait; repeating it is harmless.
+    fn files(&self) -> Option<&dyn Files> {
+        Some(self)
+    }
+
+    /// Kills all commands that run, ends transfers of files and refuses new ones. Does not wait; repeating it is harmless.
     fn close(&self) {
         let mut state = self.shared.state.lock();
         state.alive = None;
@@ -217,6 +226,12 @@ mod tests {
         let below = stdout(&agent, &Command::exec(["pwd"]).directory("below"));
         assert_eq!(below, format!("{}\n", place.path().join("below").display()));
         assert_eq!(stdout(&agent, &Command::exec(["pwd"]).directory("/")), "/\n");
+    }
+
+    #[test]
+    fn an_agent_of_a_relative_directory_stays_where_it_is() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(LocalAgent::in_directory("below").directory(), here.join("below"));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Instances on this machine: a private directory each, with commands as child processes. Nothing to install.
 //!
-//! [`LocalLatentWorker`] makes and removes the directories; `agent` says what a command means here; `process` runs one.
+//! [`LocalLatentWorker`] makes and removes the directories; `agent` says what a command means here; `process` runs one;
+//! `files` copies what builds bring and take.
 //! It keeps instances apart, it does not lock them in: a command has all the rights of this process.
 
 mod agent;
+mod files;
 mod process;
 
 use std::collections::BTreeMap;

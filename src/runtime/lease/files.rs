@@ -124,12 +124,16 @@ impl<'a> LeaseFiles<'a> {
         self.ask("Files::make_directory", path.as_ref(), |files, path, interrupt| files.make_directory(path, interrupt))
     }
 
-    /// Removes a directory with all that is in it. One that is not there is a success.
+    /// Removes a directory with all that is in it. One that is not there is a success. `.`, `/` and what ends in
+    /// `..` are errors.
     #[doc(alias = "rmdir")]
     pub fn remove_directory(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
-        self.ask("Files::remove_directory", path.as_ref(), |files, path, interrupt| {
-            files.remove_directory(path, interrupt)
-        })
+        let path = path.as_ref();
+        if path.file_name().is_none() && !path.as_os_str().is_empty() {
+            let reason = "it does not end in the name of a directory to remove".to_owned();
+            return Err(FileError::BadPath { path: path.to_owned(), reason });
+        }
+        self.ask("Files::remove_directory", path, |files, path, interrupt| files.remove_directory(path, interrupt))
     }
 
     /// What a path leads to, through symbolic links.
