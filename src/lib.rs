@@ -22,7 +22,10 @@ mod drivers;
 pub mod testing;
 
 #[cfg(feature = "agent")]
-pub use agent::{AgentListener, AgentListenerBuilder, ConnectedAgent};
+pub use agent::{
+    AgentClient, AgentClientBuilder, AgentClientError, AgentEnd, AgentListener, AgentListenerBuilder, AgentStopper,
+    ConnectedAgent,
+};
 pub use build::{Build, BuildId, Epoch, Labels, Properties};
 pub use clock::Clock;
 pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};

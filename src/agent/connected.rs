@@ -104,6 +104,11 @@ impl ConnectedAgent {
                         call.refuse(number);
                         return Err(FileError::Caller(error));
                     }
+                    // What was read then may be no more than the end of the lease.
+                    if interrupt.is_set() {
+                        call.refuse(number);
+                        return Err(FileError::Interrupted);
+                    }
                     total += block.len() as u64;
                     whole = block.is_empty();
                     call.give(number, &block);

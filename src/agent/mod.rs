@@ -35,5 +35,6 @@ mod tls;
 mod transport;
 mod wire;
 
+pub use client::{AgentClient, AgentClientBuilder, AgentClientError, AgentEnd, AgentStopper};
 pub use connected::ConnectedAgent;
 pub use listener::{AgentListener, AgentListenerBuilder};

@@ -291,6 +291,11 @@ impl Writer {
         self
     }
 
+    pub(super) fn signed(&mut self, number: i64) -> &mut Self {
+        rmp::encode::write_sint(&mut self.0, number).expect(TO_MEMORY);
+        self
+    }
+
     pub(super) fn float(&mut self, number: f64) -> &mut Self {
         rmp::encode::write_f64(&mut self.0, number).expect(TO_MEMORY);
         self
