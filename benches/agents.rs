@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use latent_worker::{
-    Agent as _, AgentClient, AgentListener, Build, Command, IdlePolicy, LatentWorker, Lease, LocalAgent, Master,
-    Output, Secret, StartError, StartRequest, Started, StopError, StopRequest, Worker, WorkerConfig,
+    Agent as _, AgentClient, AgentListener, Build, Command, IdlePolicy, LatentWorker, Lease, LocalAgent,
+    LocalLatentWorker, Master, Output, Secret, StartError, StartRequest, Started, StopError, StopRequest, Worker,
+    WorkerConfig,
 };
 use support::{Figure, Line, Plan, Process, Report, Side, Times, in_earnest, in_own_process, part, take_turns};
 
@@ -71,8 +72,10 @@ fn attach(farm: &Farm, report: &mut Report) {
 /// What a command costs that does nothing.
 fn command(farm: &Farm, report: &mut Report) {
     let (lease, child) = farm.attached();
+    let local = farm.master.add_worker(WorkerConfig::new("local"), LocalLatentWorker::new()).expect("a new name");
+    let here = local.substantiate(&Build::new("build")).wait().expect("it attaches");
     let plan = Plan { turns: 100, samples: 5, operations: 1 };
-    let [peer, ours] = take_turns(
+    let [peer, beside, ours] = take_turns(
         &plan,
         [
             Side::new("peer: spawn true and wait", || {
@@ -80,12 +83,16 @@ fn command(farm: &Farm, report: &mut Report) {
                 program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
                 assert!(program.status().expect("it runs").success());
             }),
+            Side::new("true on a local instance", || {
+                assert!(here.run(&Command::exec(["true"])).expect("it runs").success());
+            }),
             Side::new("true on an agent", || {
                 assert!(lease.run(&Command::exec(["true"])).expect("it runs").success());
             }),
         ],
     );
     report.compare(&peer, &[ours], 1.5);
+    report.beside(&peer, &beside);
     farm.end(lease, child);
 }
 
