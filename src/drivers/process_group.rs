@@ -70,7 +70,7 @@ impl Group {
     }
 
     /// Asks the whole group to end.
-    #[cfg(feature = "command")]
+    #[cfg(any(feature = "command", feature = "process"))]
     pub(super) fn terminate(&self) {
         self.signal(Signal::TERM).ok();
     }
