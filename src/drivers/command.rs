@@ -317,7 +317,7 @@ impl CommandLatentWorker {
         match heard.first_line.map(|line| instance_id(line, succeeded)) {
             Some(Ok(Some(id))) => _ = attempt.id.set(id),
             Some(Err(reason)) if succeeded => {
-                return Err(StartError::infrastructure(format!("{}: {reason}", self.start.path().display())));
+                return Err(StartError::infrastructure(format!("{}: {reason}", self.start)));
             }
             _ => {}
         }

@@ -4,6 +4,8 @@
 pub(crate) mod command;
 #[cfg(all(feature = "local", unix))]
 pub(crate) mod local;
+#[cfg(all(feature = "process", unix))]
+pub(crate) mod process;
 
 // What those have in common that run programs of the user.
 #[cfg(all(any(feature = "command", feature = "process"), unix))]

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, at, bounded, never, select};
 
 use super::environment::Environment;
+#[cfg(feature = "process")]
+use super::process_group::end_by_now;
 use super::process_group::{Group, wait_for_end};
 use super::program_output::{Heard, Output, Source};
 use crate::StartError;
@@ -58,10 +60,6 @@ impl UserProgram {
         Ok(Spawned { group: Group::spawn(&mut prepared)? })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Why it was not started for an instance.
     pub(super) fn not_started(&self, error: &io::Error) -> StartError {
         match error.kind() {
@@ -72,23 +70,29 @@ impl UserProgram {
     }
 
     pub(super) fn cannot_run(&self, error: &io::Error) -> String {
-        format!("cannot run {}: {error}", self.path.display())
+        format!("cannot run {self}: {error}")
     }
 
     pub(super) fn unknown_end(&self, error: &io::Error) -> String {
-        format!("how {} ended is unknown: {error}", self.path.display())
+        format!("how {self} ended is unknown: {error}")
     }
 
     /// Its own words, which may be about something else, and its end.
     pub(super) fn last_words(&self, end: End, words: Option<String>) -> String {
         match words {
             Some(words) => format!("{words} ({end})"),
-            None => format!("{}: {end}, and it did not say why", self.path.display()),
+            None => format!("{self}: {end}, and it did not say why"),
         }
     }
 }
 
 /// Its arguments may be nobody's business.
+impl fmt::Display for UserProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(f)
+    }
+}
+
 impl fmt::Debug for UserProgram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path.fmt(f)
@@ -139,6 +143,7 @@ impl From<ExitStatus> for End {
 }
 
 /// A program that has ended.
+#[cfg_attr(not(feature = "command"), allow(dead_code, reason = "who ends an agent does not ask how that went"))]
 pub(super) struct Ran {
     pub(super) end: End,
     pub(super) heard: Heard,
@@ -163,6 +168,37 @@ impl Spawned {
 pub(super) struct Running {
     group: Group,
     output: Output,
+}
+
+#[cfg(feature = "process")]
+impl Running {
+    pub(super) fn pid(&self) -> u32 {
+        self.group.pid().as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// How it has ended, if it has. An error means that somebody else has reaped it.
+    pub(super) fn end_by_now(&self) -> io::Result<Option<End>> {
+        let status = end_by_now(self.group.pid())?;
+        Ok(status.map(|status| match status.terminating_signal() {
+            Some(signal) => End::Signal(signal),
+            None => End::Code(status.exit_status().unwrap_or_default()),
+        }))
+    }
+
+    /// What it has said up to now; to be asked once.
+    pub(super) fn heard_by_now(&self) -> Heard {
+        self.output.heard.try_recv().unwrap_or_else(|_| self.output.heard_by_now())
+    }
+
+    /// Ends it and whatever is left of its group. What it has left behind when it ended by itself has no grace.
+    pub(super) fn end(self, grace: Duration) -> io::Result<()> {
+        let has_ended = self.end_by_now().is_ok_and(|end| end.is_some());
+        let grace = if has_ended { Duration::ZERO } else { grace };
+        let (cancelled, cancel) = bounded(0);
+        drop(cancelled);
+        let bounds = Bounds { cancel: Some(&cancel), limit: None, grace, may_leave_processes: false };
+        self.wait(&bounds, &|_| {}).map(drop)
+    }
 }
 
 impl Running {
