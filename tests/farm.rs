@@ -499,6 +499,15 @@ fn the_built_in_list_runs_in_any_directory() {
     place.assert_no_instances();
 }
 
+/// The address in the line that tells where agents connect to.
+#[cfg(all(feature = "agent", any(feature = "command", feature = "process")))]
+fn address(ran: &Ran) -> String {
+    let mut told = ran.stderr.lines().filter_map(|line| line.strip_prefix("farm: agents connect to "));
+    let address = told.next().unwrap_or_else(|| panic!("no address: {ran:?}")).to_owned();
+    assert_eq!(told.next(), None, "{ran:?}");
+    address
+}
+
 /// The options of the driver of programs.
 fn programs<'a>(start: &'a str, stop: &'a str) -> [&'a str; 7] {
     ["--driver=command", "--start", start, "--stop", stop, "--listen=127.0.0.1:0", "--events=events"]
@@ -518,14 +527,6 @@ fn a_driver_that_needs_more_features_names_them() {
 #[cfg(all(feature = "agent", feature = "command"))]
 mod command {
     use super::*;
-
-    /// The address in the line that tells it.
-    fn address(ran: &Ran) -> String {
-        let mut told = ran.stderr.lines().filter_map(|line| line.strip_prefix("farm: agents connect to "));
-        let address = told.next().unwrap_or_else(|| panic!("no address: {ran:?}")).to_owned();
-        assert_eq!(told.next(), None, "{ran:?}");
-        address
-    }
 
     #[test]
     fn programs_are_told_the_address_that_is_printed_and_the_kind() {
@@ -604,5 +605,80 @@ mod command {
         let seen = record::check(&place.record(), 1).unwrap();
         assert_eq!((seen.builds, seen.starts.len()), (4, 2), "both kinds are started at once");
         place.assert_no_instances();
+    }
+}
+
+#[cfg(all(feature = "agent", feature = "process"))]
+mod process {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_is_started_by_hand_says_what_it_is_for() {
+        let place = Place::new();
+        let ran = end(place.farm(&["--agent"]).spawn().unwrap());
+        ran.assert_status(1);
+        ran.assert_stderr_has("--agent is for farm itself");
+        place.assert_no_instances();
+    }
+
+    #[test]
+    #[ignore = "needs the agent of the farm"]
+    fn builds_run_on_agents_that_are_processes_of_their_own() {
+        let place = Place::new();
+        let jobs = "kind=a -- echo hello from a; echo oops >&2\nkind=b -- ls \"$FARM_DIR\"/jobs; touch left\n\
+                    kind=a -- exit 7\nkind=b -- env\n";
+        let ran = place.run(&["--driver=process", "--workers=2", "--events=events"], jobs);
+        ran.assert_status(1);
+        assert!(address(&ran).starts_with("127.0.0.1:"));
+        ran.assert_stdout_has("build 1 | hello from a\n");
+        ran.assert_stdout_has("build 1 ! oops\n");
+        ran.assert_stdout_has(&format!("build 2 | {}\n", place.path("jobs").display()));
+        ran.assert_stdout_has("exit code 7");
+        ran.assert_stdout_has("build 4 | LATENT_WORKER_NAME=process-");
+        assert!(!ran.stdout.contains("LATENT_WORKER_SECRET="), "{ran:?}");
+        ran.assert_stdout_has("4: 3 succeeded, 1 failed");
+        let seen = record::check(&place.record(), 1).unwrap();
+        assert_eq!((seen.builds, seen.starts.len()), (4, 2), "both kinds are started at once");
+        place.assert_no_instances();
+    }
+
+    /// A farm whose build holds the pipe `held`, and what is told when nobody holds it any more.
+    fn holding(place: &Place) -> (Child, mpsc::Receiver<()>) {
+        place.pipe("held");
+        place.write("jobs", "-- exec 3> \"$FARM_DIR\"/held; trap '' INT TERM; sleep 1000 & echo running; wait\n");
+        let (sender, released) = mpsc::channel();
+        let path = place.path("held");
+        thread::spawn(move || {
+            File::open(path).unwrap().read_to_end(&mut Vec::new()).unwrap();
+            let _ = sender.send(());
+        });
+        let mut child = place.farm(&["--driver=process", "--workers=1", "jobs"]).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        wait_for(&mut stdout, "build 1 | running");
+        thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
+        (child, released)
+    }
+
+    #[test]
+    #[ignore = "needs the agent of the farm"]
+    fn s1_two_interrupts_end_agents_and_their_builds() {
+        let place = Place::new();
+        let (mut child, released) = holding(&place);
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        signal("INT", child.id());
+        wait_for(&mut stderr, "Ctrl-C again");
+        signal("INT", child.id());
+        end(child).assert_status(130);
+        released.recv_timeout(LIMIT).expect("the build has ended");
+    }
+
+    #[test]
+    #[ignore = "needs the agent of the farm"]
+    fn agents_and_their_builds_end_when_the_farm_is_killed() {
+        let place = Place::new();
+        let (child, released) = holding(&place);
+        signal("KILL", child.id());
+        end(child);
+        released.recv_timeout(LIMIT).expect("the build has ended");
     }
 }

@@ -37,6 +37,7 @@ Options:
   --driver DRIVER         what an instance is (local):
                           local    a directory on this machine
                           command  what programs of yours start and stop; its agent connects to farm
+                          process  a child process of farm, whose agent connects to it
   --events FILE           writes what happens to FILE, as lines of JSON
   --quiet                 shows failures and the summary, and nothing else
   -h, --help              shows this
@@ -52,8 +53,10 @@ With --driver command, where each PROGRAM is a line for /bin/sh, run in the pres
                           tells more.
   --stop PROGRAM          stops it
   --check PROGRAM         fails when an instance whose agent has not connected yet never will (all are well)
-  --listen HOST:PORT      where agents connect to, also from where they are. Port 0 is a free one; which one it is stands
-                          in the line `farm: agents connect to HOST:PORT` of standard error.
+
+With --driver command or process:
+  --listen HOST:PORT      where agents connect to, seen from where they are (127.0.0.1:0 for process). Port 0 is a free
+                          one; the line `farm: agents connect to HOST:PORT` of standard error tells which.
 
 Ctrl-C lets running builds finish and starts no others; a second Ctrl-C ends them as well.
 
@@ -88,6 +91,10 @@ pub(crate) enum Driver {
         templates: BTreeMap<String, PathBuf>,
     },
     Command(Programs),
+    Process {
+        /// Where agents connect to.
+        listen: String,
+    },
 }
 
 impl Driver {
@@ -95,6 +102,7 @@ impl Driver {
         match self {
             Self::Local { .. } => "local",
             Self::Command(_) => "command",
+            Self::Process { .. } => "process",
         }
     }
 }
@@ -117,6 +125,9 @@ pub(crate) enum Source {
 }
 
 const BUILT_IN_WORKERS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
+/// Any free port, for agents of this machine alone.
+const LOOPBACK: &str = "127.0.0.1:0";
 
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, lexopt::Error> {
     let mut source = Source::BuiltIn;
@@ -186,15 +197,15 @@ struct Given {
 impl Given {
     fn driver(self) -> Result<Driver, lexopt::Error> {
         let name = &*self.driver;
-        if !["local", "command"].contains(&name) {
-            return Err(format!("--driver wants local or command, not {name:?}").into());
+        if !["local", "command", "process"].contains(&name) {
+            return Err(format!("--driver wants local, command or process, not {name:?}").into());
         }
         for (option, is_given, owners) in [
             ("--kind", !self.templates.is_empty(), ["local"].as_slice()),
             ("--start", self.start.is_some(), &["command"]),
             ("--stop", self.stop.is_some(), &["command"]),
             ("--check", self.check.is_some(), &["command"]),
-            ("--listen", self.listen.is_some(), &["command"]),
+            ("--listen", self.listen.is_some(), &["command", "process"]),
         ] {
             if is_given && !owners.contains(&name) {
                 return Err(format!("{option} goes with --driver {}, not with {name}", owners.join(" or ")).into());
@@ -208,6 +219,7 @@ impl Given {
                 check: self.check,
                 listen: wanted(self.listen, "--listen")?,
             }),
+            "process" => Driver::Process { listen: self.listen.unwrap_or_else(|| LOOPBACK.to_owned()) },
             _ => Driver::Local { templates: self.templates },
         })
     }
@@ -344,6 +356,13 @@ mod tests {
     }
 
     #[test]
+    fn the_process_driver_listens_on_loopback_if_nothing_else_is_said() {
+        assert_eq!(options(&["--driver=process"]).driver, Driver::Process { listen: "127.0.0.1:0".to_owned() });
+        let named = options(&["--listen=host:1", "--driver=process"]).driver;
+        assert_eq!(named, Driver::Process { listen: "host:1".to_owned() });
+    }
+
+    #[test]
     fn what_a_driver_wants_and_does_not_know_is_told() {
         let command = ["--driver=command", "--start=a", "--stop=b", "--listen=host:1"];
         for missing in 1..command.len() {
@@ -354,7 +373,8 @@ mod tests {
         assert_eq!(error(&["--start=a"]), "--start goes with --driver command, not with local");
         assert!(error(&["--stop=a", "--driver=local"]).contains("--stop"));
         assert!(error(&["--check=a"]).contains("--check"));
-        assert!(error(&["--listen=host:1"]).contains("--listen"));
+        assert!(error(&["--listen=host:1"]).starts_with("--listen goes with --driver command or process, not"));
+        assert!(error(&["--driver=process", "--start=a"]).contains("--start"));
         let mut given = command.to_vec();
         given.push("--kind=a=/");
         assert_eq!(error(&given), "--kind goes with --driver local, not with command");

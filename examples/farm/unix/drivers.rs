@@ -9,7 +9,7 @@ use latent_worker::{AddWorkerError, LocalKind, LocalLatentWorker, Master, Master
 
 use super::args::Driver;
 use super::jobs::{self, Job};
-#[cfg(all(feature = "agent", feature = "command"))]
+#[cfg(all(feature = "agent", any(feature = "command", feature = "process")))]
 use super::remote;
 
 /// A driver with all that belongs to it.
@@ -31,10 +31,14 @@ pub(crate) fn prepare(driver: &Driver, jobs: &[Job]) -> Result<Box<dyn Instances
         Driver::Command(programs) => Ok(Box::new(remote::command(programs)?)),
         #[cfg(not(all(feature = "agent", feature = "command")))]
         Driver::Command(_) => Err(needs(driver, "agent,command")),
+        #[cfg(all(feature = "agent", feature = "process"))]
+        Driver::Process { listen } => Ok(Box::new(remote::process(listen)?)),
+        #[cfg(not(all(feature = "agent", feature = "process")))]
+        Driver::Process { .. } => Err(needs(driver, "agent,process")),
     }
 }
 
-#[cfg(not(all(feature = "agent", feature = "command")))]
+#[cfg(not(all(feature = "agent", feature = "command", feature = "process")))]
 fn needs(driver: &Driver, features: &str) -> String {
     let name = driver.name();
     format!(

@@ -1,9 +1,12 @@
 //! The parts of the farm, one subject a file, and how they are put together.
 //!
-//! `args` and `jobs` read what is asked for. `drivers` makes instances, `remote` those with agents of their own. `queue` is the main loop, `runner` does the work of one lease with `lines`
+//! `args` and `jobs` read what is asked for. `drivers` makes instances, `remote` those whose agents connect, and `agent` is
+//! one. `queue` is the main loop, `runner` does the work of one lease with `lines`
 //! of output, `signals` is Ctrl-C. `observer` follows the events: from them come the `record`, the `tally`, the `story`
 //! and the `summary`. `screen` writes everything, above the `bars`.
 
+#[cfg(all(feature = "agent", feature = "process"))]
+mod agent;
 mod args;
 mod bars;
 mod drivers;
@@ -12,7 +15,7 @@ mod lines;
 mod observer;
 mod queue;
 mod record;
-#[cfg(all(feature = "agent", feature = "command"))]
+#[cfg(all(feature = "agent", any(feature = "command", feature = "process")))]
 mod remote;
 mod runner;
 mod screen;
@@ -53,6 +56,10 @@ const MOST_BAD_LINES: usize = 100;
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 pub(crate) fn main() -> ExitCode {
+    #[cfg(all(feature = "agent", feature = "process"))]
+    if std::env::args_os().skip(1).eq([agent::ARGUMENT]) {
+        return agent::main();
+    }
     let status = match args::parse(std::env::args_os()) {
         Ok(Request::Run(options)) => run(&options).unwrap_or_else(|messages| {
             messages.iter().for_each(complain);

@@ -3,11 +3,17 @@
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
-use latent_worker::{
-    AddWorkerError, AgentListener, CommandLatentWorker, LatentWorker, Master, MasterBuilder, Worker, WorkerConfig,
-};
+#[cfg(feature = "command")]
+use latent_worker::CommandLatentWorker;
+#[cfg(feature = "process")]
+use latent_worker::ProcessLatentWorker;
+use latent_worker::{AddWorkerError, AgentListener, LatentWorker, Master, MasterBuilder, Worker, WorkerConfig};
 
+#[cfg(feature = "process")]
+use super::agent;
+#[cfg(feature = "command")]
 use super::args::Programs;
 use super::drivers::Instances;
 use super::jobs;
@@ -15,10 +21,13 @@ use super::jobs;
 /// A driver and the way in for its agents.
 pub(crate) struct Remote<D> {
     driver: Arc<D>,
+    /// How often instances are checked until their agents have attached.
+    check_interval: Duration,
     door: Door,
     listener: Option<AgentListener>,
 }
 
+#[cfg(feature = "command")]
 pub(crate) fn command(programs: &Programs) -> Result<Remote<CommandLatentWorker>, String> {
     let shell = |line: &str| ["/bin/sh", "-c", line].map(str::to_owned);
     let driver = CommandLatentWorker::new(shell(&programs.start), shell(&programs.stop)).compatible_by([jobs::KIND]);
@@ -26,15 +35,25 @@ pub(crate) fn command(programs: &Programs) -> Result<Remote<CommandLatentWorker>
         Some(check) => driver.check(shell(check)),
         None => driver,
     };
-    Remote::new(driver, &programs.listen)
+    Remote::new(driver, Duration::from_secs(10), &programs.listen)
+}
+
+/// Each instance is this program again. What it is to connect with is in a file, so that a build that shows its
+/// environment does not show that.
+#[cfg(feature = "process")]
+pub(crate) fn process(listen: &str) -> Result<Remote<ProcessLatentWorker>, String> {
+    let farm = std::env::current_exe().map_err(|error| format!("cannot tell where farm itself is: {error}"))?;
+    let driver = ProcessLatentWorker::new([farm.into_os_string(), agent::ARGUMENT.into()]);
+    // To look at a process costs nothing.
+    Remote::new(driver.compatible_by([jobs::KIND]).secret_in_file(), Duration::from_secs(1), listen)
 }
 
 impl<D: LatentWorker> Remote<D> {
-    fn new(driver: D, listen: &str) -> Result<Self, String> {
+    fn new(driver: D, check_interval: Duration, listen: &str) -> Result<Self, String> {
         let door = Door::open(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
         // Also with --quiet: a script may have asked for any port.
         let _ = writeln!(io::stderr(), "farm: agents connect to {}", door.address);
-        Ok(Self { driver: Arc::new(driver), door, listener: None })
+        Ok(Self { driver: Arc::new(driver), check_interval, door, listener: None })
     }
 }
 
@@ -50,7 +69,7 @@ impl<D: LatentWorker> Instances for Remote<D> {
     }
 
     fn add_worker(&self, master: &Master, config: WorkerConfig) -> Result<Worker, AddWorkerError> {
-        master.add_worker(config, self.driver.clone())
+        master.add_worker(config.with_check_instance_interval(self.check_interval), self.driver.clone())
     }
 }
 
