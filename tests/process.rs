@@ -47,8 +47,8 @@ fn d1_d4_a_whole_life_and_what_the_agent_is_told() {
     }
     let place = Place::new();
     let (secret, bye) = (place.told("secret"), place.told("bye"));
-    let agent = "env >told; echo $$ >pid; echo $LATENT_WORKER_SECRET >secret; \
-                 trap 'echo bye >bye; exit 3' TERM; sleep 1000 & wait";
+    let agent = "env >told; echo $$ >pid; sleep 1000 & trap 'echo bye >bye; exit 3' TERM; \
+                 echo $LATENT_WORKER_SECRET >secret; wait";
     let farm = Farm::with(driver(&place, agent), checked);
     let build = Build::new("test").with_property("image", "a 'b'").with_property("os.version", "");
     let mut request = farm.worker.substantiate(&build);
@@ -178,8 +178,9 @@ fn d3_stopping_what_is_gone_succeeds_and_ends_what_it_left_at_once() {
 fn a_stop_sends_sigterm_to_the_whole_group() {
     let place = Place::new();
     let (ready, leader, child) = (place.told("ready"), place.told("leader"), place.told("child"));
-    let agent = "sh -c 'trap \"sleep 0.2; echo child >child; exit\" TERM; echo >ready; while :; do sleep 0.01; done' & \
-                 trap 'echo leader >leader; exit' TERM; wait";
+    let agent = "trap 'echo leader >leader; exit' TERM; \
+                 sh -c 'trap \"sleep 0.2; echo child >child; exit\" TERM; echo >ready; while :; do sleep 0.01; done' & \
+                 wait";
     let farm = Farm::new(driver(&place, agent));
     let _request = farm.worker.substantiate(&Build::new("test"));
     ready.wait();
@@ -278,7 +279,7 @@ fn a_stop_of_what_somebody_else_has_reaped_says_that_it_cannot_know() {
 fn much_output_blocks_no_agent() {
     let place = Place::new();
     let secret = place.told("secret");
-    let flood = "head -c 104857600 /dev/zero; head -c 104857600 /dev/zero >&2; yes | head -c 20000000 >&2";
+    let flood = "head -c 20000000 /dev/zero; head -c 20000000 /dev/zero >&2; yes | head -c 2000000 >&2";
     let farm = Farm::new(driver(&place, &format!("{flood}; echo $LATENT_WORKER_SECRET >secret; cat")));
     drop(farm.attached(&secret, &Build::new("test")));
     farm.stop(false);
