@@ -33,6 +33,8 @@ pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};
 pub use drivers::command::{CommandInstance, CommandLatentWorker};
 #[cfg(all(feature = "local", unix))]
 pub use drivers::local::{LocalAgent, LocalInstance, LocalKind, LocalLatentWorker};
+#[cfg(all(feature = "process", unix))]
+pub use drivers::process::{ProcessInstance, ProcessLatentWorker};
 pub use error::{
     AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, FileError,
     LeaseEnd, StartError, StopError, SubstantiateError, UnknownBuild,
