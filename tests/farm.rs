@@ -622,7 +622,6 @@ mod process {
     }
 
     #[test]
-    #[ignore = "needs the agent of the farm"]
     fn builds_run_on_agents_that_are_processes_of_their_own() {
         let place = Place::new();
         let jobs = "kind=a -- echo hello from a; echo oops >&2\nkind=b -- ls \"$FARM_DIR\"/jobs; touch left\n\
@@ -660,7 +659,6 @@ mod process {
     }
 
     #[test]
-    #[ignore = "needs the agent of the farm"]
     fn s1_two_interrupts_end_agents_and_their_builds() {
         let place = Place::new();
         let (mut child, released) = holding(&place);
@@ -673,7 +671,6 @@ mod process {
     }
 
     #[test]
-    #[ignore = "needs the agent of the farm"]
     fn agents_and_their_builds_end_when_the_farm_is_killed() {
         let place = Place::new();
         let (child, released) = holding(&place);

@@ -205,7 +205,7 @@ fn what_ignores_sigterm_is_killed_after_the_grace_with_its_children() {
 }
 
 #[test]
-fn s1_a_fast_stop_has_no_grace() {
+fn s1_a_fast_stop_has_next_to_no_grace() {
     let place = Place::new();
     let line = place.lifeline("line");
     let farm = Farm::new(driver(&place, "trap '' TERM; exec 3>line; sleep 1000 & sleep 1000"));

@@ -16,6 +16,8 @@ use super::program_log::ProgramLog;
 use super::program_output::Source;
 use crate::{BoxError, Health, LatentWorker, Properties, StartError, StartRequest, Started, StopError, StopRequest};
 
+/// The grace of a fast stop. An agent may run its commands in groups of their own, which only it knows.
+const FAST_GRACE: Duration = Duration::from_secs(1);
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
 /// A driver whose instances are child processes, each of them an agent: a program of the user that runs as long as its
@@ -68,7 +70,7 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 ///
 /// The agent leads a process group of its own, which gets a SIGTERM. After the [grace](Self::grace), or as soon as the
 /// agent has ended and nobody holds its output any more, whatever is left of the group gets a SIGKILL. A fast stop has
-/// no grace, and neither has what an agent that ended by itself has left behind. What has left the group (`setsid`, or
+/// a grace of 1 s at most, for the agent to kill what it runs; none has what an agent that ended by itself has left behind. What has left the group (`setsid`, or
 /// an agent that puts its commands into groups of their own) is for the agent to end: on SIGTERM, and when its
 /// connection or its standard input ends.
 ///
@@ -101,7 +103,7 @@ impl ProcessLatentWorker {
     }
 
     /// How long the agent has to end between SIGTERM and SIGKILL when it is stopped; 10 s by default. A fast stop gives
-    /// it none.
+    /// it 1 s at most.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -160,7 +162,7 @@ impl LatentWorker for ProcessLatentWorker {
     /// When the file cannot be removed, and when somebody else has reaped the agent: what is left of its group cannot be
     /// ended then, for its number may be a stranger's.
     fn stop_instance(&self, stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
-        let grace = if stop.fast() { Duration::ZERO } else { self.grace };
+        let grace = if stop.fast() { self.grace.min(FAST_GRACE) } else { self.grace };
         // Without an instance nothing was started.
         let Some(ProcessInstance { running, secret_file, .. }) = stop.into_instance() else { return Ok(()) };
         let ended = running.end(grace);

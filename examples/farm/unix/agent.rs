@@ -10,8 +10,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
+use latent_worker::{AgentClient, LocalAgent, Secret};
 use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::raise;
 
@@ -19,6 +21,8 @@ use super::{complain, signals};
 
 /// The only argument of an agent.
 pub(crate) const ARGUMENT: &str = "--agent";
+/// How long commands that were killed may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn main() -> ExitCode {
     match run() {
@@ -34,25 +38,29 @@ fn run() -> Result<(), String> {
     let told = Told::read()?;
     let end = end().map_err(|error| format!("cannot listen to signals: {error}"))?;
     let directory = Directory::create(&told.key)?;
-    let served = serve(&told, &directory.0, &end);
+    let served = serve(told, &directory.0, end);
     drop(directory);
     served
 }
 
 /// Runs the commands of the master in the directory, until it says that this is the end, or somebody else does.
-fn serve(told: &Told, directory: &Path, end: &Receiver<()>) -> Result<(), String> {
-    // To be filled in when the library has an agent:
-    // AgentClient::builder().address(&told.master).name(&told.name).secret(&told.secret)
-    //     .connect_as(LocalAgent::in_directory(directory))?.run()
-    // and as soon as there is an item in `end`, all commands are ended and waited for, and it returns.
-    let _ = (&told.name, &told.secret, directory, end);
-    Err(format!("this farm has no agent yet that could connect to {}", told.master))
+fn serve(told: Told, directory: &Path, end: Receiver<()>) -> Result<(), String> {
+    let agent = LocalAgent::in_directory(directory);
+    let client = AgentClient::builder(told.master, told.name, told.secret).build(directory, agent.clone());
+    let stopper = client.stopper();
+    let stop = move || _ = end.recv().map(|()| stopper.stop());
+    let watching = thread::Builder::new().name("farm-agent-end".into()).spawn(stop);
+    watching.map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let served = client.run();
+    // The directory is theirs until they have ended.
+    agent.close_and_wait(PATIENCE);
+    served.map(drop).map_err(|error| error.to_string())
 }
 
 /// What an agent is told.
 struct Told {
     name: String,
-    secret: String,
+    secret: Secret,
     master: String,
     key: String,
 }
@@ -63,7 +71,9 @@ impl Told {
         let file = variable("LATENT_WORKER_SECRET_FILE")?;
         Ok(Self {
             name: variable("LATENT_WORKER_NAME")?,
-            secret: fs::read_to_string(&file).map_err(|error| format!("cannot read {file}: {error}"))?,
+            secret: fs::read_to_string(&file)
+                .map(Secret::new)
+                .map_err(|error| format!("cannot read {file}: {error}"))?,
             master: variable("LATENT_WORKER_MASTER")?,
             key: variable("LATENT_WORKER_KEY")?,
         })

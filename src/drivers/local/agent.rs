@@ -18,6 +18,9 @@ use parking_lot::Mutex;
 use super::process::{self, Control};
 use crate::{Agent, Command, CommandError, Files, LeaseEnd, Process, Program};
 
+/// The secrets in the environment of a process that is an agent.
+const TOLD_TO_AGENTS: &[&str] = &["LATENT_WORKER_SECRET", "LATENT_WORKER_SECRET_FILE", "WORKERPASS"];
+
 /// Changes to an environment; `None` removes a variable.
 pub(super) type Environment = BTreeMap<String, Option<String>>;
 
@@ -112,6 +115,8 @@ impl LocalAgent {
         }
         prepared.current_dir(directory);
 
+        // What this process itself may have been told as an agent is not for builds.
+        TOLD_TO_AGENTS.iter().for_each(|name| _ = prepared.env_remove(name));
         change_environment(&mut prepared, &self.shared.environment);
         prepared.env("LATENT_WORKER_INSTANCE", &self.shared.directory);
         change_environment(&mut prepared, &command.environment);
@@ -124,7 +129,8 @@ impl Agent for LocalAgent {
     ///
     /// - `Command::directory` may be absolute or lead out of the instance's directory: a local instance keeps builds
     ///   apart, it does not lock them in.
-    /// - The environment is that of this process, then the kind's, then `LATENT_WORKER_INSTANCE` (the instance's
+    /// - The environment is that of this process without the secret of an agent (`LATENT_WORKER_SECRET`,
+    ///   `LATENT_WORKER_SECRET_FILE`, `WORKERPASS`), then the kind's, then `LATENT_WORKER_INSTANCE` (the instance's
     ///   directory), then the command's. `HOME` is left alone.
     /// - When the process has ended, the command has: whatever else is left of its group is killed. A process that has
     ///   left the group (`setsid`) lives on; of its output only what is there at that moment is delivered.
