@@ -75,6 +75,16 @@ impl Transport {
         io::Write::write_all(&mut &*self.tcp, bytes)
     }
 
+    /// Writes what the system takes at once, and says how much that was: none where it cannot be asked for that. Never
+    /// blocks; an error counts as none, and shows with the next [`write_all`](Self::write_all).
+    pub(super) fn try_write(&self, bytes: &[u8]) -> usize {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return 0;
+        }
+        try_send(&self.tcp, bytes)
+    }
+
     pub(super) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.tcp.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))
     }
@@ -105,4 +115,19 @@ pub(super) fn time_left(deadline: Instant) -> io::Result<Duration> {
 pub(super) fn later(duration: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+}
+
+#[cfg(unix)]
+fn try_send(tcp: &TcpStream, bytes: &[u8]) -> usize {
+    use rustix::net::{SendFlags, send};
+    #[cfg(target_vendor = "apple")]
+    let flags = SendFlags::DONTWAIT;
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    send(tcp, bytes, flags).unwrap_or(0)
+}
+
+#[cfg(not(unix))]
+fn try_send(_: &TcpStream, _: &[u8]) -> usize {
+    0
 }

@@ -1,8 +1,8 @@
 //! One upgraded connection, whichever side of it we are: what waits to be written, the loop that writes it, and the
 //! reader of messages.
 //!
-//! The reading thread never writes to the socket and the writing thread never reads, so that a peer that does not read
-//! delays nobody but itself. Both sides ping, and a peer that says nothing for too long is gone. What the messages mean
+//! The reading thread never waits for the socket to take something and the writing thread never reads, so that a peer
+//! that does not read delays nobody but itself. Both sides ping, and a peer that says nothing for too long is gone. What the messages mean
 //! is not known here.
 
 use std::hash::{BuildHasher, RandomState};
@@ -48,12 +48,29 @@ impl Wire {
 
     /// Has a message written soon. Does not block; nothing happens when the connection is about to end.
     pub(super) fn send(&self, message: Vec<u8>) {
-        self.push(Frame::message(message, OpCode::Data(Data::Binary), true));
+        self.send_all([message]);
     }
 
-    fn push(&self, mut frame: Frame) {
-        frame.header_mut().mask = self.masks.as_ref().map(Masks::next);
-        self.outbox.push(frame);
+    /// As [`send`](Self::send), all at once.
+    pub(super) fn send_all(&self, messages: impl IntoIterator<Item = Vec<u8>>) {
+        let frame = |message| Frame::message(message, OpCode::Data(Data::Binary), true);
+        self.push(messages.into_iter().map(frame));
+    }
+
+    fn push(&self, frames: impl IntoIterator<Item = Frame>) {
+        let masked = frames.into_iter().map(|mut frame| {
+            frame.header_mut().mask = self.masks.as_ref().map(Masks::next);
+            frame
+        });
+        self.write_some(self.outbox.push(masked));
+    }
+
+    /// Writes what the socket takes at once. What is wrong with it is found by the writing thread.
+    fn write_some(&self, bytes: Option<Vec<u8>>) {
+        if let Some(bytes) = bytes {
+            let count = self.transport.try_write(&bytes);
+            self.outbox.written(bytes, count);
+        }
     }
 
     /// Blocks while too much waits to be written: until it was or the connection has ended.
@@ -79,10 +96,9 @@ impl Wire {
 
     /// The body of the writing thread. Returns when the connection is over, with the reason if it was found here.
     pub(super) fn write(&self) -> Option<String> {
-        let mut spent = Vec::new();
         let mut ping_at = later(self.limits.heartbeat_interval);
         loop {
-            match self.outbox.next(ping_at, spent) {
+            match self.outbox.next(ping_at) {
                 Next::Write(bytes) => {
                     if let Err(error) = self.transport.write_all(&bytes) {
                         return Some(match error.kind() {
@@ -92,12 +108,12 @@ impl Wire {
                             _ => format!("cannot write to it: {error}"),
                         });
                     }
-                    spent = bytes;
+                    let count = bytes.len();
+                    self.outbox.written(bytes, count);
                 }
                 Next::Due => {
-                    self.push(Frame::ping(Vec::new()));
+                    self.push([Frame::ping(Vec::new())]);
                     ping_at = later(self.limits.heartbeat_interval);
-                    spent = Vec::new();
                 }
                 Next::Closed => {
                     self.transport.finish();
@@ -201,7 +217,7 @@ impl WireReader {
     fn protest(&self, code: CloseCode, reason: &str) -> String {
         // What a control frame can carry.
         let told: String = reason.chars().filter(char::is_ascii).take(120).collect();
-        self.wire.push(Frame::close(Some(CloseFrame { code, reason: told.into() })));
+        self.wire.push([Frame::close(Some(CloseFrame { code, reason: told.into() }))]);
         self.wire.finish();
         reason.to_owned()
     }
@@ -226,7 +242,7 @@ impl Read for Incoming {
 impl Write for Incoming {
     /// Takes all, so that frames stay whole.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.wire.outbox.push_bytes(bytes);
+        self.wire.write_some(self.wire.outbox.push_bytes(bytes));
         Ok(bytes.len())
     }
 

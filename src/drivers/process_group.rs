@@ -5,6 +5,8 @@
 //! shell with job control) is not followed. When to signal, and what to do with output, is decided by the owner.
 
 use std::io::{self, ErrorKind};
+#[cfg(feature = "local")]
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
@@ -67,6 +69,15 @@ impl Group {
 
     pub(super) fn pid(&self) -> Pid {
         Pid::from_child(&self.leader)
+    }
+
+    /// A descriptor that can be read when the leader has ended; `None` where the system has no such thing.
+    #[cfg(feature = "local")]
+    pub(super) fn end_descriptor(&self) -> Option<OwnedFd> {
+        #[cfg(target_os = "linux")]
+        return rustix::process::pidfd_open(self.pid(), rustix::process::PidfdFlags::empty()).ok();
+        #[cfg(not(target_os = "linux"))]
+        None
     }
 
     /// Standard output and standard error, as far as they are pipes. Once.

@@ -136,20 +136,24 @@ impl Connection {
         };
         let agent = self.agent.clone();
         if let Err(error) = self.threads.spawn("lw command", move || job::run(&*agent, job, settings, port)) {
-            self.end(id, Some(&format!("no thread for the command: {error}")));
+            self.end(id, None, Some(&format!("no thread for the command: {error}")));
         }
     }
 
-    /// The last word about a command.
-    fn end(&self, id: &str, error: Option<&str>) {
+    /// The last words about a command, if there are any but that it has ended; all at once.
+    fn end(&self, id: &str, last: Option<LastUpdate<'_>>, error: Option<&str>) {
         let mut session = self.session.lock();
         session.ended(id);
-        let number = session.ask(id);
+        let last = last.map(|last| last(session.ask(id), id));
+        let complete = codec::encode_complete(session.ask(id), id, error);
         drop(session);
         self.commands.lock().remove(id);
-        self.wire.send(codec::encode_complete(number, id, error));
+        self.wire.send_all(last.into_iter().chain([complete]));
     }
 }
+
+/// Makes a message of the number that it gets and the name of its command.
+pub(super) type LastUpdate<'a> = &'a dyn Fn(u64, &str) -> Vec<u8>;
 
 /// How a command speaks to the master. Its end is told when this is dropped, at the latest.
 pub(super) struct Port {
@@ -185,17 +189,17 @@ impl Port {
         self.unanswered -= 1;
     }
 
-    /// Tells the end of the command.
-    pub(super) fn complete(mut self, error: Option<&str>) {
+    /// Tells the end of the command, and `last` at once with it.
+    pub(super) fn complete(mut self, last: Option<LastUpdate<'_>>, error: Option<&str>) {
         self.completed = true;
-        self.connection.end(&self.id, error);
+        self.connection.end(&self.id, last, error);
     }
 }
 
 impl Drop for Port {
     fn drop(&mut self) {
         if !self.completed {
-            self.connection.end(&self.id, Some("the agent panicked"));
+            self.connection.end(&self.id, None, Some("the agent panicked"));
         }
     }
 }

@@ -16,18 +16,29 @@ use crate::{Agent, Interrupt, Output, Process};
 /// How many messages with output may be unanswered. A master of ours holds answers back when it has more than enough.
 const WINDOW: usize = 8;
 
+/// The last pieces that there are to tell; or an error, which is told with the end.
+pub(super) type Outcome = Result<Vec<Piece<'static>>, String>;
+
 pub(super) fn run(agent: &dyn Agent, job: Job, settings: Settings, mut port: Port) {
-    let error = match job {
+    let outcome = match job {
         Job::Run(run) => run_program(agent, &run, settings, &mut port),
         Job::Files(job) => transfer::run(agent, &job, &mut port),
     };
-    port.complete(error.as_deref());
+    match outcome {
+        Ok(pieces) if pieces.is_empty() => port.complete(None, None),
+        Ok(pieces) => port.complete(Some(&|number, id| update(number, id, &pieces)), None),
+        Err(error) => port.complete(None, Some(&error)),
+    }
 }
 
 /// Tells the master something about a command.
 pub(super) fn tell(port: &mut Port, pieces: &[Piece<'_>]) {
+    port.send(|number, id| update(number, id, pieces));
+}
+
+fn update(number: u64, id: &str, pieces: &[Piece<'_>]) -> Vec<u8> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    port.send(|number, id| codec::encode_update(number, id, now, pieces));
+    codec::encode_update(number, id, now, pieces)
 }
 
 /// Tells the master one line.
@@ -37,8 +48,7 @@ pub(super) fn tell_line(port: &mut Port, stream: &'static str, line: &str) {
     tell(port, &[Piece::Lines(stream, &(line + "\n"), &positions)]);
 }
 
-/// An error is one that is told with the end.
-fn run_program(agent: &dyn Agent, run: &Run, settings: Settings, port: &mut Port) -> Option<String> {
+fn run_program(agent: &dyn Agent, run: &Run, settings: Settings, port: &mut Port) -> Outcome {
     // As the stock worker has it.
     if !settings.raw_output
         && let (Some(directory), Some(files)) = (&run.command.directory, agent.files())
@@ -48,21 +58,18 @@ fn run_program(agent: &dyn Agent, run: &Run, settings: Settings, port: &mut Port
         let _ = files.make_directory(directory, &Interrupt::never());
     }
     let started = agent.start_command(&run.command).map_err(|error| error.to_string());
-    let reason = match started.and_then(|process| follow(&process, run, settings, port)) {
-        Ok(()) => return None,
-        Err(reason) => reason,
-    };
-    // A program that was not run. A master of ours is told as an error, others as the stock worker does it.
-    if settings.raw_output {
-        return Some(reason);
-    }
-    tell_line(port, "stderr", &reason);
-    tell(port, &[Piece::ExitCode(1)]);
-    None
+    started.and_then(|process| follow(&process, run, settings, port)).or_else(|reason| {
+        // A program that was not run. A master of ours is told as an error, others as the stock worker does it.
+        if settings.raw_output {
+            return Err(reason);
+        }
+        tell_line(port, "stderr", &reason);
+        Ok(vec![Piece::ExitCode(1)])
+    })
 }
 
 /// Passes on what comes from a program to its end, or to that of the connection. An error when the agent could not run it.
-fn follow(process: &Process, run: &Run, settings: Settings, port: &mut Port) -> Result<(), String> {
+fn follow(process: &Process, run: &Run, settings: Settings, port: &mut Port) -> Outcome {
     let mut stdout = Stream::new("stdout", run.stdout, settings);
     let mut stderr = Stream::new("stderr", run.stderr, settings);
     let (answers, mut interrupted, no_output) = (port.answers().clone(), port.interrupted.clone(), never());
@@ -77,7 +84,7 @@ fn follow(process: &Process, run: &Run, settings: Settings, port: &mut Port) -> 
             recv(answers) -> answer => match answer {
                 Ok(_) => port.answered(),
                 // There is nobody to tell how it ends.
-                Err(_) => return Ok(()),
+                Err(_) => return Ok(Vec::new()),
             },
             recv(output) -> output => {
                 process.taken();
@@ -91,8 +98,7 @@ fn follow(process: &Process, run: &Run, settings: Settings, port: &mut Port) -> 
                         if let Some(words) = words {
                             tell_line(port, "header", &words);
                         }
-                        tell(port, &pieces);
-                        return Ok(());
+                        return Ok(pieces);
                     }
                     Ok(Output::Failed(reason)) => return Err(reason),
                     Err(_) => return Err("the agent does not say how it ended".to_owned()),

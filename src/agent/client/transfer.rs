@@ -7,12 +7,11 @@ use crossbeam_channel::select_biased;
 
 use super::codec::{self, FileJob, Piece};
 use super::connection::Port;
-use super::job::{tell, tell_line};
+use super::job::{Outcome, tell, tell_line};
 use crate::{Agent, FileError, Files, Interrupt};
 
-/// An error is one that is told with the end.
-pub(super) fn run(agent: &dyn Agent, job: &FileJob, port: &mut Port) -> Option<String> {
-    let Some(files) = agent.files() else { return Some(FileError::Unsupported.to_string()) };
+pub(super) fn run(agent: &dyn Agent, job: &FileJob, port: &mut Port) -> Outcome {
+    let files = agent.files().ok_or_else(|| FileError::Unsupported.to_string())?;
     let interrupt = Interrupt::new(port.interrupted.clone());
     let code = match perform(files, job, &interrupt, port) {
         Ok(()) => 0,
@@ -21,8 +20,7 @@ pub(super) fn run(agent: &dyn Agent, job: &FileJob, port: &mut Port) -> Option<S
             code_of(&error)
         }
     };
-    tell(port, &[Piece::ExitCode(code)]);
-    None
+    Ok(vec![Piece::ExitCode(code)])
 }
 
 fn perform(files: &dyn Files, job: &FileJob, interrupt: &Interrupt, port: &mut Port) -> Result<(), FileError> {

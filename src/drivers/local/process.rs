@@ -1,14 +1,16 @@
 //! Runs one command as a child process that leads a process group of its own, until nothing of that group is left.
 //!
-//! There are two threads for each command. The *supervisor* owns the child: it moves the bytes of all three streams,
-//! keeps the limits, kills and reaps. The *waiter* blocks until the leader of the group has ended and tells the
-//! supervisor, which then kills the rest of the group before it reaps the leader.
+//! There is a thread for each command. The *supervisor* owns the child: it moves the bytes of all three streams, keeps the
+//! limits, waits for the end of the leader of the group, kills the rest of the group, and then reaps the leader. Where the
+//! system has no descriptor for the end of a process, and while the supervisor waits for the reader of the output and not
+//! for descriptors, a second thread, the *waiter*, blocks until the leader has ended and tells the supervisor.
 //!
 //! What leaves the group is not followed: it lives on, and nobody waits for the output that it may still write. What is
 //! to be run, and where, is decided by the agent; what a group is, is in `process_group`.
 
 use std::convert::Infallible;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -64,14 +66,11 @@ pub(super) fn start(
         stderr.map(|pipe| Stream { pipe, kind: Output::Stderr }),
     ];
 
-    let waiter = thread::Builder::new().name("local waiter".into()).spawn({
-        let (pid, control) = (group.pid(), control.clone());
-        move || control.tell(Event::LeaderEnded(wait_for_end(pid)))
-    })?;
+    let watch = Watch { end: group.end_descriptor(), waiter: None };
     let (output, overflow) = bounded(PIECES);
-    let supervisor = Supervisor {
+    let mut supervisor = Supervisor {
         group,
-        waiter: Some(waiter),
+        watch,
         control: control.clone(),
         events,
         streams,
@@ -88,6 +87,9 @@ pub(super) fn start(
         ended: None,
         _alive: alive,
     };
+    if supervisor.watch.end.is_none() {
+        supervisor.watch_on_thread()?;
+    }
     let thread = thread::Builder::new().name("local command".into()).spawn(move || supervisor.run())?;
     let process = Process::new(overflow, {
         let control = control.clone();
@@ -161,9 +163,16 @@ impl Stdin {
     }
 }
 
+/// How the supervisor learns that the leader has ended: by one of these.
+struct Watch {
+    /// Can be read from then on.
+    end: Option<OwnedFd>,
+    waiter: Option<JoinHandle<()>>,
+}
+
 struct Supervisor {
     group: Group,
-    waiter: Option<JoinHandle<()>>,
+    watch: Watch,
     control: Arc<Control>,
     events: Receiver<Event>,
     /// `None` when it is closed.
@@ -194,7 +203,9 @@ struct Supervisor {
 impl Supervisor {
     fn run(mut self) {
         while self.ended.is_none() {
-            self.wait();
+            if self.wait() {
+                self.handle(Event::LeaderEnded(wait_for_end(self.group.pid())));
+            }
             self.take_events();
             self.feed();
             for index in 0..self.streams.len() {
@@ -210,23 +221,34 @@ impl Supervisor {
             Some(Err(error)) => log::warn!("the end of process {} is unknown: {error}", self.group.pid()),
             None => {}
         }
-        if let Some(waiter) = self.waiter.take() {
+        if let Some(waiter) = self.watch.waiter.take() {
             // It ended when it told the end of the leader.
             let _ = waiter.join();
         }
     }
 
-    /// Blocks until a stream is ready, there is an event, or a limit is reached.
-    fn wait(&self) {
+    /// Blocks until a stream is ready, there is an event, a limit is reached, or the leader has ended; whether it was that.
+    fn wait(&self) -> bool {
         let timeout = self.next_limit().map(|(limit, _)| limit.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let mut ready = Vec::with_capacity(4);
+        let mut ready = Vec::with_capacity(5);
         ready.push(PollFd::new(&self.control.woken, PollFlags::IN));
+        ready.extend(self.watch.end.iter().map(|end| PollFd::new(end, PollFlags::IN)));
         ready.extend(self.streams.iter().flatten().map(|stream| PollFd::new(&stream.pipe, PollFlags::IN)));
         ready.extend(self.stdin.iter().map(|stdin| PollFd::new(&stdin.pipe, PollFlags::OUT)));
         // Which of them it is does not matter: none of them blocks. Nor does a failure: it can only be a signal, or
         // memory that the system lacks for the moment.
-        let _ = poll(&mut ready, timeout.as_ref());
+        let woken = poll(&mut ready, timeout.as_ref()).is_ok();
+        woken && self.watch.end.is_some() && ready[1].revents().contains(PollFlags::IN)
+    }
+
+    /// For when nobody looks at descriptors.
+    fn watch_on_thread(&mut self) -> io::Result<()> {
+        let (pid, control) = (self.group.pid(), self.control.clone());
+        let tell = move || control.tell(Event::LeaderEnded(wait_for_end(pid)));
+        self.watch.waiter = Some(thread::Builder::new().name("local waiter".into()).spawn(tell)?);
+        self.watch.end = None;
+        Ok(())
     }
 
     fn take_events(&mut self) {
@@ -344,6 +366,10 @@ impl Supervisor {
                 continue;
             }
             self.enforce_limits();
+            if self.ended.is_none() && self.watch.end.is_some() {
+                // Without a thread the end is seen when the reader has made room.
+                let _ = self.watch_on_thread();
+            }
             let limit = self.next_limit().map_or_else(never, |(limit, _)| at(limit));
             select! {
                 send(self.output, output) -> _ => break,
