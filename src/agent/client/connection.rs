@@ -135,7 +135,7 @@ impl Connection {
             completed: false,
         };
         let agent = self.agent.clone();
-        if let Err(error) = self.threads.spawn("lw command", move || job::run(&*agent, job, settings, port)) {
+        if let Err(error) = self.threads.run("lw command", move || job::run(&*agent, job, settings, port)) {
             self.end(id, None, Some(&format!("no thread for the command: {error}")));
         }
     }
