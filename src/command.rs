@@ -93,6 +93,14 @@ impl Command {
         }
     }
 
+    /// What is run, for people: the shell or the program, without arguments.
+    pub fn program_name(&self) -> &str {
+        match &self.program {
+            Program::Shell(_) => "/bin/sh",
+            Program::Exec(arguments) => arguments.first().map(String::as_str).unwrap_or_default(),
+        }
+    }
+
     /// Runs a line with the instance's shell.
     pub fn shell(line: impl Into<String>) -> Self {
         Self::new(Program::Shell(line.into()))

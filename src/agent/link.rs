@@ -23,7 +23,7 @@ use super::sink::Sink;
 use super::transport::Transport;
 use super::wire::{Limits, Wire, WireReader};
 use crate::error::{CommandError, LeaseEnd};
-use crate::{Command, Output, Process, Program};
+use crate::{Command, Output, Process};
 
 /// The longest message of a worker that has not attached yet: its environment is in it.
 const MAX_GREETING: usize = 1 << 20;
@@ -235,7 +235,7 @@ impl Link {
         }
         let (id, message) = state.session.start(Instant::now(), command).map_err(|refused| {
             let source = io::Error::new(ErrorKind::InvalidInput, refused.to_string());
-            CommandError::Start { program: program_of(command), source }
+            CommandError::Start { program: command.program_name().to_owned(), source }
         })?;
         state.sinks.insert(id, sink.clone());
         // With the lock held, so that no interrupt comes before it.
@@ -314,13 +314,6 @@ impl Drop for FileCall {
                 self.refuse(number);
             }
         }
-    }
-}
-
-fn program_of(command: &Command) -> String {
-    match &command.program {
-        Program::Shell(_) => "/bin/sh".to_owned(),
-        Program::Exec(arguments) => arguments.first().cloned().unwrap_or_default(),
     }
 }
 

@@ -147,7 +147,8 @@ impl Agent for LocalAgent {
         // Held from before the start, so that `close_and_wait` waits for a command that is just being started.
         let alive = self.alive()?;
         let started = self.prepare(command).and_then(|prepared| process::start(prepared, command, alive));
-        let started = started.map_err(|source| CommandError::Start { program: program_of(command), source })?;
+        let started =
+            started.map_err(|source| CommandError::Start { program: command.program_name().to_owned(), source })?;
         let mut state = self.shared.state.lock();
         state.running.retain(|(_, thread)| !thread.is_finished());
         state.running.push((Arc::downgrade(&started.control), started.thread));
@@ -185,13 +186,6 @@ fn change_environment(prepared: &mut std::process::Command, changes: &Environmen
             Some(value) => prepared.env(name, value),
             None => prepared.env_remove(name),
         };
-    }
-}
-
-fn program_of(command: &Command) -> String {
-    match &command.program {
-        Program::Shell(_) => "/bin/sh".to_owned(),
-        Program::Exec(arguments) => arguments.first().cloned().unwrap_or_default(),
     }
 }
 
