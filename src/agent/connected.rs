@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::select_biased;
 
 use super::codec::{BLOCK, FileCommand, WorkerInfo};
+use super::errno::kind_of;
 use super::link::{FileCall, FileEvent, FilesRefused, Link};
 use super::session::{Ending, FileFailure, Findings};
 use crate::error::{CommandError, FileError};
@@ -260,21 +261,9 @@ fn outcome(path: &Path, ending: Ending) -> Result<Findings, FileError> {
     }
 }
 
-/// The codes are those of `errno.h`, as far as all systems have the same ones; 1 is also what a worker says that does
-/// not know more.
 fn source_of(failure: FileFailure) -> io::Error {
-    let kind = match failure.code {
-        2 => ErrorKind::NotFound,
-        13 => ErrorKind::PermissionDenied,
-        17 => ErrorKind::AlreadyExists,
-        20 => ErrorKind::NotADirectory,
-        21 => ErrorKind::IsADirectory,
-        28 => ErrorKind::StorageFull,
-        30 => ErrorKind::ReadOnlyFilesystem,
-        _ => ErrorKind::Other,
-    };
     let words = if failure.words.is_empty() { format!("error {}", failure.code) } else { failure.words };
-    io::Error::new(kind, words)
+    io::Error::new(kind_of(failure.code), words)
 }
 
 impl Drop for ConnectedAgent {

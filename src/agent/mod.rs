@@ -12,6 +12,7 @@
 //! | [`sink`] | what waits for the reader of a command's output |
 //! | [`client`] | the other side: an agent that connects to a master |
 //! | [`wire`], [`outbox`] | either side of an upgraded connection: what waits to be written, and the reader of messages |
+//! | [`errno`] | what the codes of failed file commands mean |
 //! | [`transport`], `tls` | the bytes of a connection, in the clear or not |
 //! | [`threads`] | the threads of one listener or client: named, counted, joined with a bound |
 //!
@@ -22,6 +23,7 @@
 mod client;
 mod codec;
 mod connected;
+mod errno;
 mod handshake;
 mod link;
 mod listener;

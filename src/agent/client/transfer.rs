@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crossbeam_channel::select_biased;
 
+use super::super::errno::code_of;
 use super::codec::{self, FileJob, Piece};
 use super::connection::Port;
 use super::job::{Outcome, tell, tell_line};
@@ -17,7 +18,10 @@ pub(super) fn run(agent: &dyn Agent, job: &FileJob, port: &mut Port) -> Outcome 
         Ok(()) => 0,
         Err(error) => {
             tell_line(port, "stderr", &error.to_string());
-            code_of(&error)
+            match error {
+                FileError::Instance { source, .. } => code_of(source.kind()),
+                _ => code_of(ErrorKind::Other),
+            }
         }
     };
     Ok(vec![Piece::ExitCode(code)])
@@ -142,20 +146,5 @@ impl Read for Receiver<'_> {
         buffer[..count].copy_from_slice(&self.received[self.taken..self.taken + count]);
         self.taken += count;
         Ok(count)
-    }
-}
-
-/// As `errno.h` has it, as far as all systems have the same; 1 for everything else.
-fn code_of(error: &FileError) -> i64 {
-    let FileError::Instance { source, .. } = error else { return 1 };
-    match source.kind() {
-        ErrorKind::NotFound => 2,
-        ErrorKind::PermissionDenied => 13,
-        ErrorKind::AlreadyExists => 17,
-        ErrorKind::NotADirectory => 20,
-        ErrorKind::IsADirectory => 21,
-        ErrorKind::StorageFull => 28,
-        ErrorKind::ReadOnlyFilesystem => 30,
-        _ => 1,
     }
 }
