@@ -144,14 +144,28 @@ impl AgentListenerBuilder {
     /// # Errors
     /// When an address cannot be resolved or listened on, or the system has no thread.
     pub fn bind(self, master: &Master, addresses: impl ToSocketAddrs) -> io::Result<AgentListener> {
-        let mut listeners = Vec::new();
+        let mut sockets = Vec::new();
         for address in addresses.to_socket_addrs()? {
-            listeners.push(TcpListener::bind(address)?);
+            sockets.push(TcpListener::bind(address)?);
         }
-        if listeners.is_empty() {
+        self.listen_on(master, sockets)
+    }
+
+    /// Listens on sockets that are bound already: so that the master can be
+    /// [told](crate::MasterBuilder::agent_address) a port that the system has chosen, or because somebody else has
+    /// opened them.
+    ///
+    /// The listener does not keep the master alive.
+    ///
+    /// # Errors
+    /// When there is none, or the system has no thread.
+    pub fn listen_on(self, master: &Master, sockets: Vec<TcpListener>) -> io::Result<AgentListener> {
+        if sockets.is_empty() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "no address to listen on"));
         }
-        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        // A thread of its own waits for each.
+        sockets.iter().try_for_each(|socket| socket.set_nonblocking(false))?;
+        let addresses = sockets.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let shared = Arc::new(Shared {
             point: master.attach_point(),
             settings: self,
@@ -164,7 +178,7 @@ impl AgentListenerBuilder {
         });
         // Its drop ends those that were spawned, should one not be.
         let listener = AgentListener { shared, addresses };
-        for socket in listeners {
+        for socket in sockets {
             let shared = listener.shared.clone();
             listener.shared.threads.spawn("lw listen", move || shared.accept(&socket))?;
         }

@@ -3,7 +3,7 @@
 mod fake;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,22 @@ fn work_undelayed(leases: &[Lease]) {
         assert_eq!((finished.stdout.as_slice(), finished.end.exit), (b"ok\n".as_slice(), Exit::Code(0)));
         assert!(begin.elapsed() < UNDELAYED, "{:?}", begin.elapsed());
     }
+}
+
+#[test]
+fn a_listener_takes_sockets_that_are_bound_already() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut world = World::new();
+    world.listener = AgentListener::builder().listen_on(&world.master, vec![socket]).unwrap();
+    assert_eq!(world.listener.addresses(), [address]);
+    let (_, lease, fake) = world.attached("w");
+    world.threads.push(std::thread::spawn(move || fake.work()));
+    work_undelayed(std::slice::from_ref(&lease));
+    let none = AgentListener::builder().listen_on(&world.master, Vec::new());
+    assert!(none.unwrap_err().to_string().contains("no address"));
+    world.finish(vec![lease]);
 }
 
 #[test]
