@@ -53,7 +53,7 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
     fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Options>, lexopt::Error> {
         let mut options =
             Options { directory: ".".into(), master_timeout: None, follow_stdin: false, authorities: None };
-        let mut parser = lexopt::Parser::from_iter(arguments);
+        let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
                 Long("master-timeout") => {

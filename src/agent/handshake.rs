@@ -64,7 +64,8 @@ pub(super) fn perform<T>(
     Ok(Upgraded { admission, credentials, rest })
 }
 
-/// The bytes up to the end of the headers, and those after it. `None` when they are too many.
+/// The bytes up to the end of the headers, and those after it. `None` when they are too many, or begin as nothing in
+/// HTTP does: who speaks TLS where it is not spoken is told so at once.
 pub(super) fn read_head(transport: &Transport, deadline: Instant) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
     let mut bytes = Vec::with_capacity(1024);
     let mut piece = [0; 1024];
@@ -80,7 +81,7 @@ pub(super) fn read_head(transport: &Transport, deadline: Instant) -> io::Result<
             let rest = bytes.split_off(searched + at + END.len());
             return Ok(Some((bytes, rest)));
         }
-        if bytes.len() > MAX_BYTES {
+        if bytes.len() > MAX_BYTES || !bytes[0].is_ascii_uppercase() {
             return Ok(None);
         }
     }

@@ -370,12 +370,12 @@ pub(super) fn encode_update(number: u64, command: &str, now: f64, pieces: &[Piec
 
 /// How the end of a program is told: what it comes to, and what a person wants to know.
 pub(super) fn told(end: &CommandEnd) -> (Vec<Piece<'static>>, Option<String>) {
-    let killed = |pieces| (pieces, Some("process killed by signal 9\n".to_owned()));
+    let killed = |pieces| (pieces, Some("process killed by signal 9".to_owned()));
     let elapsed = Piece::Elapsed(end.elapsed);
     match end.exit {
         Exit::Code(code) => (vec![Piece::ExitCode(code.into()), elapsed], None),
         Exit::Signal(signal) => {
-            (vec![Piece::ExitCode(-1), elapsed], Some(format!("process killed by signal {signal}\n")))
+            (vec![Piece::ExitCode(-1), elapsed], Some(format!("process killed by signal {signal}")))
         }
         Exit::TimeLimit => killed(vec![Piece::FailureReason("timeout"), Piece::ExitCode(-1), elapsed]),
         Exit::SilenceLimit => {
