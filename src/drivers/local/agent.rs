@@ -56,15 +56,14 @@ impl LocalAgent {
     }
 
     /// An agent apart from any driver, for a program that is itself the agent of a master elsewhere. Its commands run
-    /// in `directory` and have the environment of this process, without `LATENT_WORKER_SECRET` and `WORKERPASS`: the
-    /// secret of the agent is not for the log of a build. A relative path counts from the directory that is current now;
-    /// it need not exist before the first command, and nobody removes it.
+    /// in `directory` and have the environment of this process, but not the agent's own secret, which is not for the log
+    /// of a build. A relative path counts from the directory that is current now; it need not exist before the first
+    /// command, and nobody removes it.
     ///
     /// Commands go on when this is dropped: [`close`](Agent::close) and
     /// [`close_and_wait`](LocalAgent::close_and_wait) end them.
     pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
-        let secrets = ["LATENT_WORKER_SECRET", "WORKERPASS"].map(|name| (name.to_owned(), None));
-        Self::new(super::absolute(directory.into()), Environment::from(secrets))
+        Self::new(super::absolute(directory.into()), Environment::new())
     }
 
     /// The instance's own directory, an absolute path. The driver removes it when the instance is stopped.
