@@ -142,11 +142,9 @@ impl Connection {
 
     /// The last word about a command.
     fn end(&self, id: &str, error: Option<&str>) {
-        let mut session = self.session.lock();
-        session.ended(id);
-        let number = session.ask(id);
-        drop(session);
+        // In this order: once the session knows, there may be a new command of this name.
         self.commands.lock().remove(id);
+        let number = self.session.lock().ended(id);
         self.wire.send(codec::encode_complete(number, id, error));
     }
 }
