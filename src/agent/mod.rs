@@ -13,6 +13,7 @@
 //! | [`client`] | the other side: an agent that connects to a master |
 //! | [`wire`], [`outbox`] | either side of an upgraded connection: what waits to be written, and the reader of messages |
 //! | [`transport`], `tls` | the bytes of a connection, in the clear or not |
+//! | `fuzzing` | what a fuzzer drives: the pure parts of both sides; only there for that and its replay |
 //! | [`threads`] | the threads of one listener or client: named, counted, joined with a bound |
 //!
 //! Threads of a listener: `lw listen` for each address; for each attached agent `lw agent` (handshake, then reading) and
@@ -22,6 +23,8 @@
 mod client;
 mod codec;
 mod connected;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handshake;
 mod link;
 mod listener;
