@@ -231,6 +231,9 @@ impl Connection {
         assert_eq!(turn.ready, matches!(asked, Asked::Settings));
         self.ready |= turn.ready;
         assert_eq!(turn.send.is_some(), matches!(asked, Asked::Info), "an answer is not answered");
+        if let (Asked::Info, Ok(info)) = (&asked, &result) {
+            is_at_home(&info.worker_info().expect("it says who it is"));
+        }
         if let Some(settings) = turn.send {
             self.sent(&settings, "set_worker_settings", Asked::Settings);
         }
@@ -284,6 +287,15 @@ impl Connection {
             }
         }
     }
+}
+
+/// Its directory says where it is, in its own flavour.
+fn is_at_home(info: &codec::WorkerInfo) {
+    let is_absolute = match &*info.system {
+        "nt" => info.basedir.starts_with(r"\\") || info.basedir.get(1..2) == Some(":"),
+        _ => info.basedir.starts_with('/'),
+    };
+    assert!(is_absolute, "{}", info.basedir);
 }
 
 fn nothing_follows(turn: &Turn<'_>) {

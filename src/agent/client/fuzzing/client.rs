@@ -32,6 +32,8 @@ pub fn client(input: &[u8]) {
     }
 }
 
+/// As many commands run at once.
+const MOST: usize = 256;
 const INFO: Info<'static> = Info { basedir: "/w", processors: 2, environment: &[] };
 
 /// The session under test, and what is known of it from outside.
@@ -131,7 +133,7 @@ impl Connection {
         match envelope {
             None => assert!(turn.todo.is_none() && turn.send.is_none()),
             Some(envelope) if envelope.op == "response" => self.answered(&envelope, &turn),
-            Some(envelope) => self.requested(&envelope, turn),
+            Some(envelope) => self.requested(bytes, &envelope, turn),
         }
         assert_eq!(self.session.is_greeted(), self.greeted);
         true
@@ -153,7 +155,7 @@ impl Connection {
         }
     }
 
-    fn requested(&mut self, envelope: &Envelope<'_>, turn: Turn<'_>) {
+    fn requested(&mut self, bytes: &[u8], envelope: &Envelope<'_>, turn: Turn<'_>) {
         let answer = turn.send.expect("a request is answered");
         let is_accepted = is_accepted(&answer, envelope.number);
         match (envelope.op, turn.todo) {
@@ -170,7 +172,7 @@ impl Connection {
                     });
                 }
             }
-            ("start_command", None) => assert!(!is_accepted, "it is not begun"),
+            ("start_command", None) => assert!(!is_accepted && !self.can_begin(bytes), "it is not begun"),
             ("start_command", Some(Todo::Start(command, job, settings))) => {
                 assert!(is_accepted && envelope.command == Some(command));
                 assert!(COMMANDS.contains(&envelope.name.unwrap_or_default()));
@@ -179,7 +181,7 @@ impl Connection {
                 self.begun += 1;
                 let before = self.running.insert(command.to_owned(), Begun(self.begun));
                 assert_eq!(before, None, "it runs already");
-                assert!(self.running.len() <= 256);
+                assert!(self.running.len() <= MOST);
             }
             ("interrupt_command", Some(Todo::Interrupt(command))) => {
                 assert!(is_accepted && envelope.command == Some(command));
@@ -187,6 +189,16 @@ impl Connection {
             ("shutdown", Some(Todo::Shutdown)) => assert!(is_accepted),
             (_, None) => assert!(!is_accepted),
             (op, Some(todo)) => panic!("{op} leads to {todo:?}"),
+        }
+    }
+
+    /// Whether the message starts a command for which there is room.
+    fn can_begin(&self, bytes: &[u8]) -> bool {
+        match codec::decode(bytes, None) {
+            Ok(codec::Message::Request { request: codec::Request::Start { command, job: Ok(_) }, .. }) => {
+                !self.running.contains_key(command) && self.running.len() < MOST
+            }
+            _ => false,
         }
     }
 }
@@ -230,12 +242,24 @@ fn lines(steps: &mut Steps<'_>) {
     let in_pieces = cut(max_length, output, piece);
     let text = |parts: &[Whole]| parts.iter().map(|whole| &*whole.text).collect::<String>();
     assert_eq!(text(&at_once), text(&in_pieces));
+    if output.len() < max_length {
+        assert_eq!(text(&at_once), normal(output));
+    }
     for whole in at_once.iter().chain(&in_pieces) {
         let ends: Vec<_> = whole.text.chars().enumerate().filter(|(_, c)| *c == '\n').map(|(at, _)| at).collect();
         assert_eq!(whole.positions, ends);
         assert!(whole.text.is_empty() || whole.text.ends_with('\n'));
         whole.text.lines().for_each(|line| assert!(line.chars().count() <= max_length.max(1)));
     }
+}
+
+/// As text where every line has an end, and the same one.
+fn normal(output: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(output).replace("\r\n", "\n").replace('\r', "\n");
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
 }
 
 fn cut(max_length: usize, output: &[u8], piece: usize) -> Vec<Whole> {
