@@ -16,6 +16,9 @@ mod runtime;
 
 #[cfg(feature = "agent")]
 mod agent;
+#[cfg(all(feature = "agent", any(test, fuzzing)))]
+#[doc(hidden)]
+pub use agent::fuzzing;
 
 mod drivers;
 #[cfg(feature = "testing")]

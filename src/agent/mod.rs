@@ -14,6 +14,7 @@
 //! | [`wire`], [`outbox`] | either side of an upgraded connection: what waits to be written, and the reader of messages |
 //! | [`errno`] | what the codes of failed file commands mean |
 //! | [`transport`], `tls` | the bytes of a connection, in the clear or not |
+//! | `fuzzing` | what a fuzzer drives: the pure parts of both sides; only there for that and its replay |
 //! | [`threads`] | the threads of one listener or client: named, counted, joined with a bound |
 //!
 //! Threads of a listener: `lw listen` for each address; for each attached agent `lw agent` (handshake, then reading) and
@@ -24,6 +25,8 @@ mod client;
 mod codec;
 mod connected;
 mod errno;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handshake;
 mod link;
 mod listener;

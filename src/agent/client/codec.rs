@@ -264,18 +264,17 @@ fn changed(value: Raw<'_>, variable: Option<Variable<'_>>) -> Option<Option<Stri
 fn substituted(text: &str, variable: Variable<'_>) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("${") {
-        let (before, after) = (&rest[..at], &rest[at + 2..]);
+    while let Some((before, after)) = rest.split_once("${") {
         result.push_str(before);
-        match after.split_once('}') {
-            Some((name, behind)) if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => {
-                result.push_str(&variable(name).unwrap_or_default());
-                rest = behind;
-            }
-            _ => {
-                result.push_str("${");
-                rest = after;
-            }
+        // Only the name is looked through for its end, not everything behind it: that may be much, and each time anew.
+        let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+        let (name, behind) = after.split_at(end);
+        if let Some(behind) = behind.strip_prefix('}') {
+            result.push_str(&variable(name).unwrap_or_default());
+            rest = behind;
+        } else {
+            result.push_str("${");
+            rest = after;
         }
     }
     result.push_str(rest);

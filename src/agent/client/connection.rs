@@ -142,12 +142,12 @@ impl Connection {
 
     /// The last words about a command, if there are any but that it has ended; all at once.
     fn end(&self, id: &str, last: Option<LastUpdate<'_>>, error: Option<&str>) {
-        let mut session = self.session.lock();
-        session.ended(id);
-        let last = last.map(|last| last(session.ask(id), id));
-        let complete = codec::encode_complete(session.ask(id), id, error);
-        drop(session);
+        // In this order: once the session knows, there may be a new command of this name.
         self.commands.lock().remove(id);
+        let mut session = self.session.lock();
+        let last = last.map(|last| last(session.ask(id), id));
+        let complete = codec::encode_complete(session.ended(id), id, error);
+        drop(session);
         self.wire.send_all(last.into_iter().chain([complete]));
     }
 }

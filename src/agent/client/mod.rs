@@ -18,6 +18,8 @@
 mod backoff;
 mod codec;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod handshake;
 mod job;
 mod session;

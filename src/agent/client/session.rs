@@ -48,15 +48,23 @@ impl Session {
 
     /// The number of a new request, whose answer is for this command.
     pub(super) fn ask(&mut self, command: &str) -> u64 {
-        let number = self.next_number;
-        self.next_number += 1;
+        let number = self.number();
         self.asked.insert(number, command.to_owned());
         number
     }
 
-    /// A command that was begun is over.
-    pub(super) fn ended(&mut self, command: &str) {
+    /// A command that was begun is over, and waits for no more answers: a master may use its name again. The number of
+    /// the request that says so, whose answer nobody waits for.
+    pub(super) fn ended(&mut self, command: &str) -> u64 {
         self.running.remove(command);
+        self.asked.retain(|_, waiting| waiting != command);
+        self.number()
+    }
+
+    fn number(&mut self) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        number
     }
 
     /// Whether the master has said how it wants things: from then on it takes us for attached.

@@ -52,6 +52,18 @@ fn the_command_of_a_stock_master_is_read() {
     assert_eq!(run, Run { command: expected, stdout: true, stderr: false });
 }
 
+/// As long as it takes to look through the text twice, not once for each of them.
+#[test]
+fn many_names_of_variables_without_an_end_are_left_as_they_are() {
+    let value = "${A".repeat(1 << 20);
+    let bytes = shell_args(|writer| {
+        writer.map(3).field("command").text("x").field("workdir").text("/");
+        writer.field("env").map(1).field("A").text(&value);
+    });
+    let run = command(&bytes).unwrap();
+    assert!(run.command.environment["A"].as_ref() == Some(&value));
+}
+
 #[test]
 fn a_command_that_lacks_something_says_what() {
     let no_directory = shell_args(|writer| _ = writer.map(1).field("command").text("x"));

@@ -118,6 +118,22 @@ fn answers_go_to_the_command_that_asked_and_nobody_else() {
     assert!(matches!(receive(&mut session, &error).todo, Some(Todo::Answer(command, Err(_))) if command == "a"));
 }
 
+/// A master that uses a name again, and is late with its answers.
+#[test]
+fn answers_to_a_command_that_has_ended_are_not_for_the_next_one_of_its_name() {
+    let mut session = Session::new();
+    let environment = std::collections::BTreeMap::new();
+    receive(&mut session, &start(0, &environment));
+    assert_eq!((session.ask("7"), session.ended("7")), (0, 1), "the end has a number of its own");
+    assert!(matches!(receive(&mut session, &start(1, &environment)).todo, Some(Todo::Start("7", ..))));
+    assert_eq!(session.ask("7"), 2);
+    for stale in [0, 1] {
+        assert!(receive(&mut session, &encode_response(stale, None)).todo.is_none(), "{stale}");
+    }
+    let answer = encode_response(2, None);
+    assert!(matches!(receive(&mut session, &answer).todo, Some(Todo::Answer(command, Ok(_))) if command == "7"));
+}
+
 #[test]
 fn what_is_done_with_files_is_understood_as_our_master_says_it() {
     let mut session = Session::new();
