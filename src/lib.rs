@@ -9,6 +9,7 @@ mod event;
 mod worker;
 
 mod dispatch;
+mod journal;
 mod lifecycle;
 
 mod runtime;
@@ -30,17 +31,21 @@ pub use drivers::command::{CommandInstance, CommandLatentWorker};
 #[cfg(all(feature = "local", unix))]
 pub use drivers::local::{LocalAgent, LocalInstance, LocalKind, LocalLatentWorker};
 pub use error::{
-    AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, LeaseEnd,
-    StartError, StopError, SubstantiateError, UnknownBuild,
+    AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, JournalError,
+    LeaseEnd, RecordError, StartError, StopError, SubstantiateError, UnknownBuild,
 };
 pub use event::{
-    BuildResult, BuildState, BuildStatus, DriverCall, Event, EventKind, NextStep, StopCause, WorkerState, WorkerStatus,
+    BuildResult, BuildState, BuildStatus, DriverCall, Event, EventKind, LeftoverStatus, LeftoverStep, NextStep,
+    StopCause, WorkerState, WorkerStatus,
 };
+#[cfg(feature = "testing")]
+pub use journal::JournalStep;
+pub use journal::{JournalContents, JournalInstance, LeftoverStage, read_journal};
 pub use runtime::{
     Finished, Inbox, Insubstantiation, Lease, Master, MasterBuilder, RunError, Running, ShutdownMode, ShutdownReport,
     Substantiation, Ticket, Worker,
 };
 pub use worker::{
-    Attacher, Attachment, DEFAULT_IDLE_TIMEOUT, Health, IdlePolicy, LatentWorker, Secret, StartRequest, Started,
-    StopRequest, WorkerConfig,
+    Attacher, Attachment, DEFAULT_IDLE_TIMEOUT, Health, IdlePolicy, LatentWorker, Leftover, Reclaimed, Secret,
+    StartRequest, Started, StopRequest, WorkerConfig,
 };
