@@ -122,6 +122,8 @@ struct Storage {
     long: u64,
     /// Nothing is known of its end.
     broken: bool,
+    /// It may belong to somebody else by now.
+    closed: bool,
 }
 
 impl Journal {
@@ -156,7 +158,7 @@ impl Journal {
         };
         state.owner = Some(owner.clone());
         // What is not whole is rewritten by the first leader, as if writing to it had failed.
-        let storage = Storage { file, length: bytes.len() as u64, long: SHORT, broken: !is_whole };
+        let storage = Storage { file, length: bytes.len() as u64, long: SHORT, broken: !is_whole, closed: false };
         let inner = Inner {
             state,
             pending: Vec::new(),
@@ -245,6 +247,15 @@ impl Journal {
         }
     }
 
+    /// Lets go of the lock, so that another master can have the journal. What is appended after that is refused.
+    pub(crate) fn close(&self) {
+        let mut storage = self.storage.lock();
+        if !std::mem::replace(&mut storage.closed, true) {
+            // At the latest it is gone with the file.
+            let _ = storage.file.unlock();
+        }
+    }
+
     /// Writes what is pending, and syncs it if somebody waits for that.
     fn lead(&self, inner: &mut MutexGuard<'_, Inner>) {
         inner.leading = true;
@@ -275,6 +286,9 @@ impl Journal {
     /// Brings the file up to date: with `pending` at its end, or with a new file that holds the `whole`. Whether it is
     /// synced afterwards.
     fn commit(&self, storage: &mut Storage, pending: &[u8], whole: Option<&[u8]>, sync: bool) -> io::Result<bool> {
+        if storage.closed {
+            return Err(io::Error::other("it was closed when the master had shut down"));
+        }
         if let Some(whole) = whole {
             match self.replace(storage, whole) {
                 Ok(()) => return Ok(true),
@@ -315,7 +329,7 @@ impl Journal {
         fs::rename(&new, &self.path)?;
         // It is the journal from now on, whatever may still fail: letting go of it would let go of the lock.
         let length = whole.len() as u64;
-        *storage = Storage { file, length, long: SHORT.max(4 * length), broken: true };
+        *storage = Storage { file, length, long: SHORT.max(4 * length), broken: true, closed: false };
         self.steps.reach(JournalStep::AfterReplace)?;
         sync_directory(&self.path)?;
         storage.broken = false;

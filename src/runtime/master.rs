@@ -155,8 +155,8 @@ impl MasterBuilder {
     /// instance. What an earlier master on the same file has left behind is [reclaimed](LatentWorker::reclaim) as soon
     /// as its worker is added; see [`Master::leftovers`]. Numbers of attempts go on from those of the earlier master.
     ///
-    /// The file is made when it does not exist, opened and locked now, and belongs to the master until nothing of that is
-    /// in flight any more. It holds no secrets; it does hold the names of workers and what drivers record. It grows to
+    /// The file is made when it does not exist, opened and locked now, and belongs to the master until that has shut down
+    /// completely. It holds no secrets; it does hold the names of workers and what drivers record. It grows to
     /// about 1 MiB, and then is replaced by a short one beside it (`<path>.new`, so the directory must be writable). What
     /// cannot be read in it is copied to `<path>.damaged-<number>` and
     /// [reported](Master::journal_damage). A lock on a file of a network may not be one.
@@ -423,7 +423,7 @@ impl Master {
 
     /// Takes something off the list of [`leftovers`](Master::leftovers), and out of the journal, because somebody has
     /// looked after it: it is known by its key. False if it is not on the list. With a journal, blocks until that is
-    /// durable.
+    /// durable; after a shutdown the journal is not told any more.
     pub fn forget_leftover(&self, key: &str) -> bool {
         self.shared().forget_leftover(key)
     }
@@ -495,6 +495,9 @@ impl Handle {
         if let Some(OwnThreads { timer, log }) = own {
             // It calls no user code, and has nothing left to do.
             let _ = timer.join();
+            if let Some(journal) = &self.shared.journal {
+                journal.close();
+            }
             if let Some(log) = log {
                 log.end(&self.shared.observers, limit);
             }
