@@ -7,6 +7,8 @@ pub(crate) mod local;
 
 // What those have in common that run programs on this machine.
 #[cfg(all(any(feature = "command", feature = "local"), unix))]
+mod orphans;
+#[cfg(all(any(feature = "command", feature = "local"), unix))]
 mod pipe;
 #[cfg(all(any(feature = "command", feature = "local"), unix))]
 mod process_group;

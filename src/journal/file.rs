@@ -35,6 +35,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Something that a journal does to its file. Each is done completely before the next one begins.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "it is public with that feature"))]
 pub enum JournalStep {
     /// Records will be written.
     BeforeWrite,
@@ -788,10 +789,10 @@ mod tests {
             journal.append(failed, Until::Written).unwrap();
         };
         (1..=24).for_each(fail);
-        assert!(length() > SHORT + (7 * 64 << 10), "it could not be replaced: {}", length());
+        assert!(length() > SHORT + 7 * (64 << 10), "it could not be replaced: {}", length());
         may_replace.store(true, Ordering::SeqCst);
         (25..=50).for_each(fail);
-        assert!(length() < SHORT + (2 * 64 << 10), "{}", length());
+        assert!(length() < SHORT + 2 * (64 << 10), "{}", length());
         assert!(matches!(open_with(&place.path(), Steps::default()), Err(JournalError::InUse { .. })));
         drop(journal);
         let journal = open(&place.path());

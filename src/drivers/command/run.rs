@@ -39,6 +39,12 @@ impl UserProgram {
         Self { path, arguments: words.collect() }
     }
 
+    /// The program and its arguments, as the system shows them.
+    pub(super) fn words(&self) -> Vec<&OsStr> {
+        let arguments = self.arguments.iter().map(OsString::as_os_str);
+        [self.path.as_os_str()].into_iter().chain(arguments).collect()
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
