@@ -127,7 +127,7 @@ fn j1_the_intent_is_durable_before_the_start_the_id_before_it_is_used_and_the_en
     let place = Place::new();
     let synced = Arc::new(AtomicBool::new(false));
     let is_synced = synced.clone();
-    let builder = Master::builder().journal_with_steps(place.journal(), move |step| {
+    let builder = Master::builder().journal_with_steps(place.journal(), 1 << 20, move |step| {
         match step {
             JournalStep::BeforeWrite => is_synced.store(false, Ordering::SeqCst),
             JournalStep::AfterSync => is_synced.store(true, Ordering::SeqCst),
@@ -177,7 +177,7 @@ fn j1_an_attempt_that_is_cancelled_before_its_start_leaves_nothing_in_the_journa
     let (go_on, may_go_on) = crossbeam_channel::bounded::<()>(1);
     let armed = Arc::new(AtomicBool::new(false));
     let is_armed = armed.clone();
-    let builder = Master::builder().journal_with_steps(place.journal(), move |step| {
+    let builder = Master::builder().journal_with_steps(place.journal(), 1 << 20, move |step| {
         if step == JournalStep::BeforeSync && is_armed.swap(false, Ordering::SeqCst) {
             reached.send(()).unwrap();
             may_go_on.recv().unwrap();
@@ -526,7 +526,7 @@ fn j1_with_a_full_disk_nothing_starts_what_runs_is_stopped_and_it_goes_on_when_t
     let place = Place::new();
     let full = Arc::new(AtomicBool::new(false));
     let is_full = full.clone();
-    let builder = Master::builder().journal_with_steps(place.journal(), move |step| match step {
+    let builder = Master::builder().journal_with_steps(place.journal(), 1 << 20, move |step| match step {
         JournalStep::BeforeWrite if is_full.load(Ordering::SeqCst) => Err(ErrorKind::StorageFull.into()),
         _ => Ok(()),
     });

@@ -25,7 +25,7 @@ use super::recovery::{self, JournalInstance, Open, Recovered, State, Unreadable}
 use crate::build::Epoch;
 use crate::error::JournalError;
 
-/// A journal shorter than this is not rewritten for its length.
+/// A journal shorter than this is not rewritten for its length, unless a test wants that.
 const SHORT: u64 = 1 << 20;
 /// How long, and how often, a journal is tried to be locked that somebody holds. A process that was killed lets go of
 /// its lock at once, but a child that it was just starting holds it up to its `exec`.
@@ -54,17 +54,34 @@ pub enum JournalStep {
 #[cfg(any(test, feature = "testing"))]
 type Hook = Arc<dyn Fn(JournalStep) -> io::Result<()> + Send + Sync>;
 
-/// Who is told of each step. Nobody, unless a test wants it.
-#[derive(Clone, Default)]
+/// Who is told of each step, and how long a journal may become. Nobody, and as usual, unless a test wants it.
+#[derive(Clone)]
 pub(crate) struct Steps {
     #[cfg(any(test, feature = "testing"))]
     hook: Option<Hook>,
+    short: u64,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self {
+            #[cfg(any(test, feature = "testing"))]
+            hook: None,
+            short: SHORT,
+        }
+    }
 }
 
 impl Steps {
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn told_to(hook: impl Fn(JournalStep) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self { hook: Some(Arc::new(hook)) }
+        Self { hook: Some(Arc::new(hook)), ..Self::default() }
+    }
+
+    /// Has the journal rewritten when it is longer than this.
+    #[cfg(feature = "testing")]
+    pub(crate) fn rewritten_beyond(self, short: u64) -> Self {
+        Self { short, ..self }
     }
 
     /// An error takes the place of the system's.
@@ -159,7 +176,7 @@ impl Journal {
         };
         state.owner = Some(owner.clone());
         // What is not whole is rewritten by the first leader, as if writing to it had failed.
-        let storage = Storage { file, length: bytes.len() as u64, long: SHORT, broken: !is_whole, closed: false };
+        let storage = Storage { file, length: bytes.len() as u64, long: steps.short, broken: !is_whole, closed: false };
         let inner = Inner {
             state,
             pending: Vec::new(),
@@ -330,7 +347,7 @@ impl Journal {
         fs::rename(&new, &self.path)?;
         // It is the journal from now on, whatever may still fail: letting go of it would let go of the lock.
         let length = whole.len() as u64;
-        *storage = Storage { file, length, long: SHORT.max(4 * length), broken: true, closed: false };
+        *storage = Storage { file, length, long: self.steps.short.max(4 * length), broken: true, closed: false };
         self.steps.reach(JournalStep::AfterReplace)?;
         sync_directory(&self.path)?;
         storage.broken = false;

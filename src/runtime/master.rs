@@ -175,7 +175,8 @@ impl MasterBuilder {
 
     /// As [`journal`](MasterBuilder::journal), with `on_step` called around everything that is done to the file, on the
     /// thread that does it: for tests of what a crash or a full disk leads to. It may end the process; an error takes the
-    /// place of the system's. It must not panic nor call the library.
+    /// place of the system's. It must not panic nor call the library. The file is replaced by a short one when it is longer
+    /// than `longest` bytes and than four times the short one.
     ///
     /// # Errors
     /// As [`journal`](MasterBuilder::journal).
@@ -183,9 +184,10 @@ impl MasterBuilder {
     pub fn journal_with_steps(
         self,
         path: impl AsRef<Path>,
+        longest: u64,
         on_step: impl Fn(crate::journal::JournalStep) -> std::io::Result<()> + Send + Sync + 'static,
     ) -> Result<Self, JournalError> {
-        self.open_journal(path.as_ref(), Steps::told_to(on_step))
+        self.open_journal(path.as_ref(), Steps::told_to(on_step).rewritten_beyond(longest))
     }
 
     fn open_journal(mut self, path: &Path, steps: Steps) -> Result<Self, JournalError> {
