@@ -1,4 +1,5 @@
-//! What can be asked of an attached agent: to run a [`Command`] and to stream its [`Output`] back.
+//! What can be asked of an attached agent: to run a [`Command`] and to stream its [`Output`] back. What can be asked of
+//! it about files is in `files`.
 //!
 //! Code that runs commands through a [`Lease`](crate::Lease) is the same for every kind of worker: how an agent does
 //! it is behind the trait [`Agent`]. Nothing here starts a process.
@@ -12,6 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::error::CommandError;
+use crate::files::Files;
 
 /// The other end of an attached instance: what makes it do something.
 ///
@@ -25,6 +27,12 @@ pub trait Agent: Any + Send + Sync {
     fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
         let _ = command;
         Err(CommandError::Unsupported)
+    }
+
+    /// The files of the instance, for an agent that can do something with them. Called before each operation, on the
+    /// thread that holds the lease.
+    fn files(&self) -> Option<&dyn Files> {
+        None
     }
 
     /// The instance is about to be stopped: end what runs, close the connection. Called at most once, on the instance's
@@ -252,6 +260,7 @@ impl fmt::Display for Exit {
 pub struct Process {
     output: Receiver<Output>,
     interrupt: Box<dyn Fn() + Send + Sync>,
+    taken: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Process {
@@ -261,12 +270,27 @@ impl Process {
     /// [`Output::End`] or [`Output::Failed`]. `interrupt` must kill the command without blocking, and must be harmless
     /// after its end and when called more than once.
     pub fn new(output: Receiver<Output>, interrupt: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { output, interrupt: Box::new(interrupt) }
+        Self { output, interrupt: Box::new(interrupt), taken: None }
     }
 
-    /// Where the output comes from.
+    /// For implementors of [`Agent`] whose output comes from afar: `taken` is called after each item that a lease has taken
+    /// from the channel, on the thread that did so. It must not block.
+    #[must_use]
+    pub fn when_taken(mut self, taken: impl Fn() + Send + Sync + 'static) -> Self {
+        self.taken = Some(Box::new(taken));
+        self
+    }
+
+    /// Where the output comes from. Say [`taken`](Process::taken) after each item.
     pub fn output(&self) -> &Receiver<Output> {
         &self.output
+    }
+
+    /// An item was taken from the channel. Does not block.
+    pub fn taken(&self) {
+        if let Some(taken) = &self.taken {
+            taken();
+        }
     }
 
     /// Kills the command and everything that it started. Does not wait; the end comes as [`Output::End`].

@@ -358,6 +358,43 @@ pub enum CommandError {
     NoEnd,
 }
 
+/// Why something with a file of an instance was not done.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The agent of this kind of worker does nothing with files.
+    #[error("this worker's agent does nothing with files")]
+    Unsupported,
+    /// The path cannot be said to this agent: it is empty, or has characters that are none there.
+    #[error("{path:?} is no path for this agent: {reason}")]
+    BadPath {
+        /// What was asked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The instance's system has refused; the kind of `source` tells what in particular, as far as the agent says it.
+    #[error("{} on the instance: {source}", .path.display())]
+    Instance {
+        /// What was asked for.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The caller's own reader or writer failed.
+    #[error("this end of the transfer failed: {0}")]
+    Caller(#[source] std::io::Error),
+    /// The agent was told to give up. Who holds a lease gets [`FileError::LeaseEnded`] instead, which says why.
+    #[error("interrupted")]
+    Interrupted,
+    /// The lease has ended, and what went on with it.
+    #[error(transparent)]
+    LeaseEnded(#[from] LeaseEnd),
+    /// The agent has tried and could not; this is what it says, or how it panicked.
+    #[error("the agent failed: {0}")]
+    Failed(String),
+}
+
 /// A build that the master does not know (any more).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[error("build {0} is unknown or has ended")]

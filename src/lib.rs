@@ -6,6 +6,7 @@ mod clock;
 mod command;
 mod error;
 mod event;
+mod files;
 mod worker;
 
 mod dispatch;
@@ -22,7 +23,10 @@ mod drivers;
 pub mod testing;
 
 #[cfg(feature = "agent")]
-pub use agent::{AgentListener, AgentListenerBuilder, ConnectedAgent};
+pub use agent::{
+    AgentClient, AgentClientBuilder, AgentClientError, AgentEnd, AgentListener, AgentListenerBuilder, AgentStopper,
+    ConnectedAgent,
+};
 pub use build::{Build, BuildId, Epoch, Labels, Properties};
 pub use clock::Clock;
 pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};
@@ -30,20 +34,23 @@ pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};
 pub use drivers::command::{CommandInstance, CommandLatentWorker};
 #[cfg(all(feature = "local", unix))]
 pub use drivers::local::{LocalAgent, LocalInstance, LocalKind, LocalLatentWorker};
+#[cfg(all(feature = "process", unix))]
+pub use drivers::process::{ProcessInstance, ProcessLatentWorker};
 pub use error::{
-    AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, JournalError,
-    LeaseEnd, RecordError, StartError, StopError, SubstantiateError, UnknownBuild,
+    AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, FileError,
+    JournalError, LeaseEnd, RecordError, StartError, StopError, SubstantiateError, UnknownBuild,
 };
 pub use event::{
     BuildResult, BuildState, BuildStatus, DriverCall, Event, EventKind, LeftoverStatus, LeftoverStep, NextStep,
     StopCause, WorkerState, WorkerStatus,
 };
+pub use files::{FileStatus, Files, Interrupt};
 #[cfg(feature = "testing")]
 pub use journal::JournalStep;
 pub use journal::{JournalContents, JournalInstance, LeftoverStage, read_journal};
 pub use runtime::{
-    Finished, Inbox, Insubstantiation, Lease, Master, MasterBuilder, RunError, Running, ShutdownMode, ShutdownReport,
-    Substantiation, Ticket, Worker,
+    Finished, Inbox, Insubstantiation, Lease, LeaseFiles, Master, MasterBuilder, RunError, Running, ShutdownMode,
+    ShutdownReport, Substantiation, Ticket, Worker,
 };
 pub use worker::{
     Attacher, Attachment, DEFAULT_IDLE_TIMEOUT, Health, IdlePolicy, LatentWorker, Leftover, Reclaimed, Secret,

@@ -424,11 +424,12 @@ impl Health {
 pub struct Secret(Arc<str>);
 
 impl Secret {
-    pub(crate) fn new(text: impl Into<Arc<str>>) -> Self {
+    /// A secret that was made elsewhere, for an [`AgentClient`](crate::AgentClient) say.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 
-    /// The secret itself, 64 hexadecimal digits (256 bits).
+    /// The secret itself; that of an attempt is 64 hexadecimal digits (256 bits).
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -21,7 +21,7 @@ use latent_worker::{
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// The longest wait for what takes a moment; that Python starts is one.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts `buildbot-worker` in a directory of its own, and kills it at the stop.
 #[derive(Clone)]

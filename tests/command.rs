@@ -3,192 +3,21 @@
 //! Programs and tests tell each other through named pipes where they are, so that nobody sleeps for that.
 #![cfg(all(feature = "command", unix))]
 
+#[path = "support/programs.rs"]
+mod programs;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use latent_worker::{
-    Attachment, Build, BuildError, CommandLatentWorker, Event, EventKind, FailureCause, IdlePolicy, Lease, Master,
-    SubstantiateError, Worker, WorkerConfig,
-};
+use latent_worker::{Build, BuildError, CommandLatentWorker, EventKind, FailureCause, SubstantiateError, WorkerConfig};
 
-const LONG: Duration = Duration::from_secs(60);
-const SOON: Duration = Duration::from_millis(100);
-/// A grace that no test waits for.
-const NO_END: Duration = Duration::from_secs(1000);
+use programs::{Farm, LONG, NO_END, Place, SOON, alone, told};
 
-/// A directory of one test, in which its programs run, gone with it.
-struct Place(PathBuf);
-
-impl Place {
-    fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("lw-command-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// A program that runs these lines in this directory.
-    fn sh(&self, lines: &str) -> [String; 3] {
-        ["/bin/sh".to_owned(), "-c".to_owned(), format!("cd '{}' || exit 99\n{lines}", self.0.display())]
-    }
-
-    fn driver(&self, start: &str, stop: &str) -> CommandLatentWorker {
-        CommandLatentWorker::new(self.sh(start), self.sh(stop)).grace(NO_END)
-    }
-
-    /// Makes a named pipe.
-    fn pipe(&self, name: &str) -> PathBuf {
-        let path = self.path(name);
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        path
-    }
-
-    /// Makes a named pipe, and delivers what is written to it up to the moment when the last writer is gone.
-    fn told(&self, name: &str) -> Told {
-        let path = self.pipe(name);
-        told(move || fs::read_to_string(path).unwrap())
-    }
-
-    /// Makes a named pipe that is a lifeline: the first item says that somebody holds it, the second that nobody does.
-    fn lifeline(&self, name: &str) -> mpsc::Receiver<()> {
-        let path = self.pipe(name);
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut line = fs::File::open(path).unwrap();
-            let _ = sender.send(());
-            line.read_to_end(&mut Vec::new()).unwrap();
-            let _ = sender.send(());
-        });
-        receiver
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    /// The variables of ours in a file that `env` has written.
-    fn variables(&self, name: &str) -> BTreeMap<String, String> {
-        let text = self.read(name);
-        let variables = text.lines().filter_map(|line| line.strip_prefix("LATENT_WORKER_")?.split_once('='));
-        variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-struct Told(mpsc::Receiver<String>);
-
-impl Told {
-    fn wait(&self) -> String {
-        self.0.recv_timeout(LONG).expect("nobody tells")
-    }
-}
-
-fn told(wait: impl FnOnce() -> String + Send + 'static) -> Told {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send(wait()));
-    Told(receiver)
-}
-
-/// A master with one worker, and all that an observer sees of it.
-struct Farm {
-    worker: Worker,
-    events: crossbeam_channel::Receiver<Event>,
-    master: Master,
-}
-
-impl Farm {
-    fn new(driver: CommandLatentWorker) -> Self {
-        Self::with(driver, |config| config)
-    }
-
-    fn with(driver: CommandLatentWorker, change: impl FnOnce(WorkerConfig) -> WorkerConfig) -> Self {
-        let master = Master::builder().agent_address("farm.example:9989").build();
-        let events = master.events(10_000);
-        let config = WorkerConfig::new("w 1").with_idle(IdlePolicy::Never);
-        let worker = master.add_worker(change(config), driver).unwrap();
-        Self { master, worker, events }
-    }
-
-    /// Starts an instance whose start program tells the secret through the pipe `secret`, and attaches for it.
-    fn attached(&self, secret: &Told, build: &Build) -> (Lease, Attachment) {
-        let mut request = self.worker.substantiate(build);
-        let attachment = self.master.attach("w 1", secret.wait().trim(), ()).unwrap();
-        (request.wait_timeout(LONG).expect("an answer").unwrap(), attachment)
-    }
-
-    /// Starts an instance that does not come up, and waits until all is over.
-    fn failure(&self) -> SubstantiateError {
-        let answer = self.worker.substantiate(&Build::new("test")).wait_timeout(LONG).expect("an answer");
-        self.stop(false);
-        answer.unwrap_err()
-    }
-
-    fn stop(&self, fast: bool) {
-        assert!(self.worker.insubstantiate(fast).wait_timeout(LONG), "the stop does not end");
-    }
-
-    fn wait_for<T>(&self, pick: impl Fn(EventKind) -> Option<T>) -> T {
-        let deadline = Instant::now() + LONG;
-        loop {
-            let event = self.events.recv_deadline(deadline).expect("an event");
-            if let Some(found) = pick(event.kind) {
-                return found;
-            }
-        }
-    }
-
-    fn started(&self) -> Result<Vec<String>, String> {
-        self.wait_for(|kind| match kind {
-            EventKind::StartReturned { result } => Some(result.map_err(|reason| reason.to_string())),
-            _ => None,
-        })
-    }
-
-    fn stopped(&self) -> Result<(), String> {
-        self.wait_for(|kind| match kind {
-            EventKind::StopReturned { result } => Some(result.map_err(|reason| reason.to_string())),
-            _ => None,
-        })
-    }
-
-    fn progress(&self) -> Vec<String> {
-        let texts = self.events.try_iter().filter_map(|event| match event.kind {
-            EventKind::Progress { text } => Some(text.to_string()),
-            _ => None,
-        });
-        texts.collect()
-    }
-}
-
-/// Runs a test by itself in a process of its own, with these variables. True in that process.
-fn alone(variables: &[(&str, &str)]) -> bool {
-    const ALONE: &str = "LW_TEST_ALONE";
-    if std::env::var_os(ALONE).is_some() {
-        return true;
-    }
-    let name = std::thread::current().name().unwrap().to_owned();
-    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    again.args(["--exact", &name, "--test-threads=1", "--nocapture"]).env(ALONE, "1").envs(variables.iter().copied());
-    let output = again.output().unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
-    false
+fn driver(place: &Place, start: &str, stop: &str) -> CommandLatentWorker {
+    CommandLatentWorker::new(place.sh(start), place.sh(stop)).grace(NO_END)
 }
 
 #[test]
@@ -207,9 +36,9 @@ fn d1_d4_a_whole_life_and_what_each_program_is_told() {
     }
     let place = Place::new();
     let (secret, checked) = (place.told("secret"), place.told("checked"));
-    let driver = place
-        .driver("env >start; cat; echo id 7; echo more; echo $LATENT_WORKER_SECRET >secret", "env >stop; cat")
-        .check(place.sh("[ -e check ] || { env >check; cat; echo >checked; }"));
+    let driver =
+        driver(&place, "env >start; cat; echo id 7; echo more; echo $LATENT_WORKER_SECRET >secret", "env >stop; cat")
+            .check(place.sh("[ -e check ] || { env >check; cat; echo >checked; }"));
     let farm = Farm::with(driver, |config| config.with_check_instance_interval(Duration::from_millis(10)));
     let build = Build::new("test").with_property("image", "a 'b'").with_property("os.version", "");
     let mut request = farm.worker.substantiate(&build);
@@ -248,7 +77,7 @@ fn d1_d4_a_whole_life_and_what_each_program_is_told() {
 /// Runs a start program that fails, and returns the failure and what its stop program was told.
 fn failing(start: &str) -> (SubstantiateError, BTreeMap<String, String>, Farm) {
     let place = Place::new();
-    let farm = Farm::new(place.driver(&format!("echo $LATENT_WORKER_KEY >key; {start}"), "env >stop"));
+    let farm = Farm::new(driver(&place, &format!("echo $LATENT_WORKER_KEY >key; {start}"), "env >stop"));
     let failure = farm.failure();
     let stop = place.variables("stop");
     assert_eq!(stop["KEY"], place.read("key").trim());
@@ -273,7 +102,7 @@ fn w2_a_failed_start_that_told_its_instance_is_stopped_with_it() {
 #[test]
 fn b3_exit_code_65_is_the_builds_own_fault() {
     let place = Place::new();
-    let farm = Farm::new(place.driver("echo first >&2; echo no such image >&2; echo ' ' >&2; exit 65", ""));
+    let farm = Farm::new(driver(&place, "echo first >&2; echo no such image >&2; echo ' ' >&2; exit 65", ""));
     let answer = farm.master.submit(Build::new("test")).wait_timeout(LONG);
     let Err(BuildError::Cannot { reason, .. }) = answer else { panic!("{answer:?}") };
     assert_eq!(&*reason, "no such image");
@@ -307,7 +136,7 @@ fn w12_every_other_end_is_a_failure_with_the_last_words() {
 #[test]
 fn properties_that_would_be_one_variable_end_the_build_and_run_nothing() {
     let place = Place::new();
-    let farm = Farm::new(place.driver("touch ran", "touch ran"));
+    let farm = Farm::new(driver(&place, "touch ran", "touch ran"));
     let build = Build::new("test").with_property("a-b", "1").with_property("a.b", "2");
     let answer = farm.master.submit(build).wait_timeout(LONG);
     assert!(matches!(&answer, Err(BuildError::Cannot { reason, .. }) if reason.contains("a-b")), "{answer:?}");
@@ -322,7 +151,8 @@ fn properties_that_would_be_one_variable_end_the_build_and_run_nothing() {
 fn w5_a_cancel_sends_sigterm_to_the_group_and_stops_with_what_was_told() {
     let place = Place::new();
     let (term, line) = (place.told("term"), place.lifeline("line"));
-    let farm = Farm::new(place.driver(
+    let farm = Farm::new(driver(
+        &place,
         "echo id-7; trap 'exec 4>term; echo leader >&4; exit 0' TERM; sleep 1000 3>line & wait; wait",
         "env >stop",
     ));
@@ -344,7 +174,7 @@ fn w5_what_ignores_sigterm_is_killed_after_the_grace_with_its_children() {
     let place = Place::new();
     let line = place.lifeline("line");
     let start = "printf 12; trap '' TERM; exec 3>line; sleep 1000 & sleep 1000";
-    let farm = Farm::new(place.driver(start, "env >stop").grace(SOON));
+    let farm = Farm::new(driver(&place, start, "env >stop").grace(SOON));
     let mut request = farm.worker.substantiate(&Build::new("test"));
     line.recv_timeout(LONG).unwrap();
     let cancelled = Instant::now();
@@ -361,7 +191,7 @@ fn w5_children_have_the_grace_too_when_their_leader_goes_at_once() {
     let place = Place::new();
     let (ready, cleaned) = (place.told("ready"), place.told("cleaned"));
     let child = "trap 'sleep 0.2; echo child >cleaned; exit' TERM; echo >ready; while :; do sleep 0.01; done";
-    let farm = Farm::new(place.driver(&format!("sh -c '{}' & wait", child.replace('\'', "'\\''")), ""));
+    let farm = Farm::new(driver(&place, &format!("sh -c '{}' & wait", child.replace('\'', "'\\''")), ""));
     let request = farm.worker.substantiate(&Build::new("test"));
     ready.wait();
     request.cancel();
@@ -378,9 +208,11 @@ fn much_output_blocks_no_program_and_takes_little_memory() {
     let place = Place::new();
     let secret = place.told("secret");
     let flood = "head -c 104857600 /dev/zero; head -c 104857600 /dev/zero >&2; yes | head -c 20000000 >&2";
-    let farm = Farm::new(
-        place.driver(&format!("echo id; {flood}; echo $LATENT_WORKER_SECRET >secret"), "yes | head -c 10000000"),
-    );
+    let farm = Farm::new(driver(
+        &place,
+        &format!("echo id; {flood}; echo $LATENT_WORKER_SECRET >secret"),
+        "yes | head -c 10000000",
+    ));
     let (lease, _attachment) = farm.attached(&secret, &Build::new("test"));
     drop(lease);
     farm.stop(false);
@@ -398,7 +230,7 @@ fn much_output_blocks_no_program_and_takes_little_memory() {
 #[test]
 fn lines_of_standard_error_are_progress() {
     let place = Place::new();
-    let farm = Farm::new(place.driver("echo out; echo one >&2; echo >&2; printf 'two\\tx\\r\\n3' >&2; exit 1", ""));
+    let farm = Farm::new(driver(&place, "echo out; echo one >&2; echo >&2; printf 'two\\tx\\r\\n3' >&2; exit 1", ""));
     farm.failure();
     assert_eq!(farm.progress(), ["one", "two x", "3"]);
 }
@@ -410,7 +242,7 @@ fn an_instance_that_keeps_the_pipes_open_hangs_nothing_and_may_go_on_writing() {
     let ask = place.pipe("ask");
     let instance = "(exec 3>line; read go <ask; echo noise; echo noise >&2; echo yes >alive; exec sleep 1000)";
     let start = format!("{instance} & echo $!; echo $LATENT_WORKER_SECRET >secret");
-    let farm = Farm::new(place.driver(&start, "kill $LATENT_WORKER_INSTANCE"));
+    let farm = Farm::new(driver(&place, &start, "kill $LATENT_WORKER_INSTANCE"));
     let (lease, _attachment) = farm.attached(&secret, &Build::new("test"));
     assert_eq!(farm.started().unwrap().len(), 1);
     line.recv_timeout(LONG).unwrap();
@@ -428,7 +260,7 @@ fn a_start_may_close_its_output_and_say_nothing() {
     let place = Place::new();
     let secret = place.told("secret");
     let start = "exec >&- 2>&-; sleep 0.05; echo $LATENT_WORKER_SECRET >secret";
-    let farm = Farm::new(place.driver(start, "env >stop"));
+    let farm = Farm::new(driver(&place, start, "env >stop"));
     let (lease, _attachment) = farm.attached(&secret, &Build::new("test"));
     drop(lease);
     assert_eq!(farm.started(), Ok(vec![]));
@@ -439,7 +271,7 @@ fn a_start_may_close_its_output_and_say_nothing() {
 #[test]
 fn a_first_line_that_cannot_be_an_id_is_a_failure() {
     let place = Place::new();
-    let reason = |start: &str| Farm::new(place.driver(start, "")).failure().to_string();
+    let reason = |start: &str| Farm::new(driver(&place, start, "")).failure().to_string();
     assert!(reason("head -c 5000 /dev/zero | tr '\\0' x; echo").contains("longer than 4096 bytes"));
     assert!(reason("printf 'a\\0b\\n'").contains("NUL"));
 }
@@ -450,7 +282,7 @@ fn a1_the_secret_can_be_in_a_private_file_that_goes_with_the_instance() {
     let file = place.told("file");
     let start = "env >start; echo $LATENT_WORKER_SECRET_FILE >file";
     let stop = "cat $LATENT_WORKER_SECRET_FILE >secret_at_stop; env >stop";
-    let farm = Farm::new(place.driver(start, stop).secret_in_file());
+    let farm = Farm::new(driver(&place, start, stop).secret_in_file());
     let mut request = farm.worker.substantiate(&Build::new("test"));
     let file = PathBuf::from(file.wait().trim());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
@@ -471,7 +303,7 @@ fn a1_the_secret_can_be_in_a_private_file_that_goes_with_the_instance() {
 #[test]
 fn d2_the_file_with_the_secret_goes_after_a_failure_too() {
     let place = Place::new();
-    let farm = Farm::new(place.driver("echo $LATENT_WORKER_SECRET_FILE >file; exit 1", "exit 1").secret_in_file());
+    let farm = Farm::new(driver(&place, "echo $LATENT_WORKER_SECRET_FILE >file; exit 1", "exit 1").secret_in_file());
     farm.failure();
     assert_eq!(farm.stopped(), Err("/bin/sh: exit code 1, and it did not say why".to_owned()));
     let file = PathBuf::from(place.read("file").trim());
@@ -487,7 +319,7 @@ fn a1_a_program_that_repeats_its_secret_does_not_spread_it() {
         "echo $LATENT_WORKER_SECRET >secret; {{ {fill}; echo $LATENT_WORKER_SECRET; }} >&2; \
          echo \"-e S=$LATENT_WORKER_SECRET $LATENT_WORKER_SECRET\" >&2; exit 1"
     );
-    let driver = place.driver(&start, "echo $LATENT_WORKER_SECRET >&2; exit 1");
+    let driver = driver(&place, &start, "echo $LATENT_WORKER_SECRET >&2; exit 1");
     let shown = format!("{driver:?}");
     let farm = Farm::new(driver);
     let failure = farm.failure();
@@ -508,12 +340,12 @@ fn w10_a_bad_check_is_a_failure_with_the_last_words() {
     let place = Place::new();
     let fast = |config: WorkerConfig| config.with_check_instance_interval(Duration::from_millis(10));
     let start = "echo id-7";
-    let driver = place.driver(start, "env >stop").check(place.sh("echo $LATENT_WORKER_INSTANCE is gone >&2; exit 3"));
-    let failure = Farm::with(driver, fast).failure().to_string();
+    let checking = place.sh("echo $LATENT_WORKER_INSTANCE is gone >&2; exit 3");
+    let failure = Farm::with(driver(&place, start, "env >stop").check(checking), fast).failure().to_string();
     assert!(failure.ends_with("id-7 is gone (exit code 3)"), "{failure}");
     assert_eq!(place.variables("stop")["INSTANCE"], "id-7");
     let missing = place.path("missing");
-    let failure = Farm::with(place.driver(start, "").check([&missing]), fast).failure().to_string();
+    let failure = Farm::with(driver(&place, start, "").check([&missing]), fast).failure().to_string();
     assert!(failure.contains(&format!("cannot run {}", missing.display())), "{failure}");
 }
 
@@ -522,7 +354,7 @@ fn w10_a_check_that_hangs_is_bad_and_ended() {
     let place = Place::new();
     let line = place.lifeline("line");
     let check = place.sh("exec 3>line; echo asking >&2; sleep 1000 & trap '' TERM; sleep 1000");
-    let driver = place.driver("echo id", "").check(check).check_limit(SOON).grace(SOON);
+    let driver = driver(&place, "echo id", "").check(check).check_limit(SOON).grace(SOON);
     let farm = Farm::with(driver, |config| config.with_check_instance_interval(Duration::from_millis(10)));
     let failure = farm.failure().to_string();
     assert!(failure.ends_with("asking (ended by us because it ran longer than 100ms)"), "{failure}");
@@ -534,7 +366,7 @@ fn w10_a_check_that_hangs_is_bad_and_ended() {
 fn what_check_and_stop_leave_behind_is_killed() {
     let place = Place::new();
     let (line, secret) = (place.lifeline("line"), place.told("secret"));
-    let farm = Farm::new(place.driver("echo $LATENT_WORKER_SECRET >secret", "sleep 1000 3>line & read x <go"));
+    let farm = Farm::new(driver(&place, "echo $LATENT_WORKER_SECRET >secret", "sleep 1000 3>line & read x <go"));
     let go = place.pipe("go");
     drop(farm.attached(&secret, &Build::new("test")));
     let stop = farm.worker.insubstantiate(false);
@@ -552,9 +384,9 @@ fn a_stop_that_hangs_or_fails_is_a_failed_stop() {
         farm.failure();
         farm.stopped()
     };
-    let hanging = place.driver("exit 1", "echo deleting >&2; exec sleep 1000").stop_limit(SOON);
+    let hanging = driver(&place, "exit 1", "echo deleting >&2; exec sleep 1000").stop_limit(SOON);
     assert_eq!(stopped(hanging), Err("deleting (ended by us because it ran longer than 100ms)".to_owned()));
-    let failing = place.driver("exit 1", "echo no such host >&2; exit 3");
+    let failing = driver(&place, "exit 1", "echo no such host >&2; exit 3");
     assert_eq!(stopped(failing), Err("no such host (exit code 3)".to_owned()));
     let missing = CommandLatentWorker::new(place.sh("exit 1"), [place.path("missing")]);
     let reason = stopped(missing).unwrap_err();
@@ -579,7 +411,7 @@ fn a_start_program_that_is_missing_is_a_failure_with_nothing_to_stop() {
 fn s1_a_stop_is_told_whether_it_must_be_fast() {
     let place = Place::new();
     for fast in [false, true] {
-        let farm = Farm::new(place.driver("echo id; exec sleep 1000", "env >stop"));
+        let farm = Farm::new(driver(&place, "echo id; exec sleep 1000", "env >stop"));
         let request = farm.worker.substantiate(&Build::new("test"));
         farm.wait_for(|kind| (kind == EventKind::StartCalled).then_some(()));
         farm.stop(fast);
@@ -591,7 +423,7 @@ fn s1_a_stop_is_told_whether_it_must_be_fast() {
 #[test]
 fn w11_an_instance_fits_builds_with_the_same_values_of_what_matters() {
     let place = Place::new();
-    let driver = place.driver("echo start >>starts; echo $LATENT_WORKER_SECRET >secret", "");
+    let driver = driver(&place, "echo start >>starts; echo $LATENT_WORKER_SECRET >secret", "");
     let farm = Farm::new(driver.compatible_by(["image", "size"]));
     let build =
         |image: &str, other: &str| Build::new("test").with_property("image", image).with_property("other", other);
@@ -667,7 +499,7 @@ fn w14_a_logger_that_hangs_or_panics_harms_no_program_and_sees_no_secret() {
     let place = Place::new();
     let secret = place.told("secret");
     let start = "echo panic; echo $LATENT_WORKER_SECRET; echo $LATENT_WORKER_SECRET >secret";
-    let farm = Farm::new(place.driver(start, "echo bye >&2; echo hang; yes | head -c 100000"));
+    let farm = Farm::new(driver(&place, start, "echo bye >&2; echo hang; yes | head -c 100000"));
     drop(farm.attached(&secret, &Build::new("test")));
     farm.stop(false);
     let began = Instant::now();
@@ -688,7 +520,8 @@ fn no_thread_no_descriptor_and_no_process_is_left_behind() {
         return;
     }
     let place = Place::new();
-    let farm = Farm::new(place.driver("sleep 1000 & echo $!; exit 1", "kill $LATENT_WORKER_INSTANCE").secret_in_file());
+    let farm =
+        Farm::new(driver(&place, "sleep 1000 & echo $!; exit 1", "kill $LATENT_WORKER_INSTANCE").secret_in_file());
     let count = |what: &str| fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
     let census = || (count("fd"), count("task"));
     let cycle = || {

@@ -184,6 +184,8 @@ fn exits_with_2_for_bad_usage() {
         (vec!["no-such-file"], "no-such-file"),
         (vec!["--events=no/such/directory", "jobs"], "no/such/directory"),
         (vec!["--kind=text=nowhere", "jobs"], "nowhere"),
+        (vec!["--driver=docker", "jobs"], "--driver"),
+        (vec!["--listen=127.0.0.1:0", "jobs"], "--listen goes with --driver"),
     ] {
         let ran = end(place.farm(&arguments).spawn().unwrap());
         ran.assert_status(2);
@@ -495,4 +497,185 @@ fn the_built_in_list_runs_in_any_directory() {
     ran.assert_status(0);
     ran.assert_stdout_has("0 failed");
     place.assert_no_instances();
+}
+
+/// The address in the line that tells where agents connect to.
+#[cfg(all(feature = "agent", any(feature = "command", feature = "process")))]
+fn address(ran: &Ran) -> String {
+    let mut told = ran.stderr.lines().filter_map(|line| line.strip_prefix("farm: agents connect to "));
+    let address = told.next().unwrap_or_else(|| panic!("no address: {ran:?}")).to_owned();
+    assert_eq!(told.next(), None, "{ran:?}");
+    address
+}
+
+/// The options of the driver of programs.
+fn programs<'a>(start: &'a str, stop: &'a str) -> [&'a str; 7] {
+    ["--driver=command", "--start", start, "--stop", stop, "--listen=127.0.0.1:0", "--events=events"]
+}
+
+#[cfg(not(all(feature = "agent", feature = "command")))]
+#[test]
+fn a_driver_that_needs_more_features_names_them() {
+    let place = Place::new();
+    let ran = place.run(&programs("touch ran", "touch ran"), "-- true\n");
+    ran.assert_status(2);
+    ran.assert_stderr_has("--features agent,command");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    assert!(!place.has("ran"));
+}
+
+#[cfg(all(feature = "agent", feature = "command"))]
+mod command {
+    use super::*;
+
+    #[test]
+    fn programs_are_told_the_address_that_is_printed_and_the_kind() {
+        let place = Place::new();
+        let start = "echo $LATENT_WORKER_MASTER $LATENT_WORKER_NAME $LATENT_WORKER_PROPERTY_kind >told; \
+                     echo no agent here >&2; exit 65";
+        let stop = "echo stop >>stops";
+        for quiet in [true, false] {
+            let mut arguments = vec!["--workers=1"];
+            arguments.extend(programs(start, stop));
+            arguments.extend(quiet.then_some("--quiet"));
+            let ran = place.run(&arguments, "kind=big -- true\n");
+            ran.assert_status(1);
+            let address = address(&ran);
+            let port: u16 = address.strip_prefix("127.0.0.1:").unwrap().parse().unwrap();
+            assert_ne!(port, 0);
+            let told = fs::read_to_string(place.path("told")).unwrap();
+            assert_eq!(told, format!("{address} command-1 big\n"));
+            ran.assert_stdout_has("no agent here");
+            record::check(&place.record(), 1).unwrap();
+        }
+        assert_eq!(fs::read_to_string(place.path("stops")).unwrap(), "stop\nstop\n");
+    }
+
+    #[test]
+    fn a_check_that_fails_is_a_failed_attempt() {
+        let place = Place::new();
+        let mut arguments = vec!["--workers=1", "--max-attempts=1", "--check=echo it has crashed >&2; exit 1"];
+        arguments.extend(programs("echo id", "true"));
+        let ran = place.run(&arguments, "-- true\n");
+        ran.assert_status(1);
+        ran.assert_stdout_has("it has crashed");
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_told_and_nothing_is_started() {
+        let place = Place::new();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = format!("--listen={}", taken.local_addr().unwrap());
+        let arguments = ["--driver=command", "--start=touch ran", "--stop=touch ran", &listen];
+        let ran = place.run(&arguments, "-- true\n");
+        ran.assert_status(2);
+        ran.assert_stderr_has(&format!("cannot listen on {}: ", taken.local_addr().unwrap()));
+        assert!(!place.has("ran"));
+    }
+
+    #[test]
+    #[ignore = "needs buildbot-worker"]
+    fn builds_run_on_stock_workers_that_programs_start() {
+        let place = Place::new();
+        // The program is what TEST_BUILDBOT_WORKER names.
+        let start = r#"
+            exec 2>&1 >/dev/null
+            dir=instances/$LATENT_WORKER_KEY
+            "$TEST_BUILDBOT_WORKER" create-worker --protocol msgpack_experimental_v7 \
+                "$dir" "$LATENT_WORKER_MASTER" "$LATENT_WORKER_NAME" "$LATENT_WORKER_SECRET" >&2 || exit 1
+            "$TEST_BUILDBOT_WORKER" start --nodaemon "$dir" </dev/null >"$dir/log" 2>&1 &
+            echo $! >"$dir/pid""#;
+        let stop = r#"
+            dir=instances/$LATENT_WORKER_KEY
+            kill -9 "$(cat "$dir/pid")"
+            rm -r "$dir""#;
+        assert!(std::env::var_os("TEST_BUILDBOT_WORKER").is_some(), "the path of buildbot-worker");
+        let mut arguments = vec!["--workers=2", "--idle=60"];
+        arguments.extend(programs(start, stop));
+        let jobs = "kind=a -- echo hello from a; echo oops >&2\nkind=b -- ls \"$FARM_DIR\"/jobs\n\
+                    kind=a -- exit 7\nkind=b -- echo second\n";
+        let ran = place.run(&arguments, jobs);
+        ran.assert_status(1);
+        ran.assert_stdout_has("build 1 | hello from a\n");
+        ran.assert_stdout_has("build 1 ! oops\n");
+        ran.assert_stdout_has(&format!("build 2 | {}\n", place.path("jobs").display()));
+        ran.assert_stdout_has("exit code 7");
+        ran.assert_stdout_has("build 4 | second\n");
+        ran.assert_stdout_has("4: 3 succeeded, 1 failed");
+        let seen = record::check(&place.record(), 1).unwrap();
+        assert_eq!((seen.builds, seen.starts.len()), (4, 2), "both kinds are started at once");
+        place.assert_no_instances();
+    }
+}
+
+#[cfg(all(feature = "agent", feature = "process"))]
+mod process {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_is_started_by_hand_says_what_it_is_for() {
+        let place = Place::new();
+        let ran = end(place.farm(&["--agent"]).spawn().unwrap());
+        ran.assert_status(1);
+        ran.assert_stderr_has("--agent is for farm itself");
+        place.assert_no_instances();
+    }
+
+    #[test]
+    fn builds_run_on_agents_that_are_processes_of_their_own() {
+        let place = Place::new();
+        let jobs = "kind=a -- echo hello from a; echo oops >&2\nkind=b -- ls \"$FARM_DIR\"/jobs; touch left\n\
+                    kind=a -- exit 7\nkind=b -- env\n";
+        let ran = place.run(&["--driver=process", "--workers=2", "--events=events"], jobs);
+        ran.assert_status(1);
+        assert!(address(&ran).starts_with("127.0.0.1:"));
+        ran.assert_stdout_has("build 1 | hello from a\n");
+        ran.assert_stdout_has("build 1 ! oops\n");
+        ran.assert_stdout_has(&format!("build 2 | {}\n", place.path("jobs").display()));
+        ran.assert_stdout_has("exit code 7");
+        ran.assert_stdout_has("build 4 | LATENT_WORKER_NAME=process-");
+        assert!(!ran.stdout.contains("LATENT_WORKER_SECRET="), "{ran:?}");
+        ran.assert_stdout_has("4: 3 succeeded, 1 failed");
+        let seen = record::check(&place.record(), 1).unwrap();
+        assert_eq!((seen.builds, seen.starts.len()), (4, 2), "both kinds are started at once");
+        place.assert_no_instances();
+    }
+
+    /// A farm whose build holds the pipe `held`, and what is told when nobody holds it any more.
+    fn holding(place: &Place) -> (Child, mpsc::Receiver<()>) {
+        place.pipe("held");
+        place.write("jobs", "-- exec 3> \"$FARM_DIR\"/held; trap '' INT TERM; sleep 1000 & echo running; wait\n");
+        let (sender, released) = mpsc::channel();
+        let path = place.path("held");
+        thread::spawn(move || {
+            File::open(path).unwrap().read_to_end(&mut Vec::new()).unwrap();
+            let _ = sender.send(());
+        });
+        let mut child = place.farm(&["--driver=process", "--workers=1", "jobs"]).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        wait_for(&mut stdout, "build 1 | running");
+        thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
+        (child, released)
+    }
+
+    #[test]
+    fn s1_two_interrupts_end_agents_and_their_builds() {
+        let place = Place::new();
+        let (mut child, released) = holding(&place);
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        signal("INT", child.id());
+        wait_for(&mut stderr, "Ctrl-C again");
+        signal("INT", child.id());
+        end(child).assert_status(130);
+        released.recv_timeout(LIMIT).expect("the build has ended");
+    }
+
+    #[test]
+    fn agents_and_their_builds_end_when_the_farm_is_killed() {
+        let place = Place::new();
+        let (child, released) = holding(&place);
+        signal("KILL", child.id());
+        end(child);
+        released.recv_timeout(LIMIT).expect("the build has ended");
+    }
 }

@@ -1,6 +1,6 @@
 //! What the drivers do about an attempt of a master that has died. A master dies in these tests by being forgotten: the
 //! next one gets a copy of the journal as it was at that moment, and the first one is kept from touching anything.
-#![cfg(all(unix, any(feature = "local", feature = "command")))]
+#![cfg(all(unix, feature = "local", feature = "command", feature = "process"))]
 
 use std::fs;
 use std::io::Read;
@@ -97,7 +97,6 @@ fn reclaimed(master: &Master) -> Result<(), String> {
     }
 }
 
-#[cfg(feature = "local")]
 mod local {
     use super::*;
     use latent_worker::{Command, LocalAgent, LocalLatentWorker};
@@ -148,32 +147,8 @@ mod local {
         assert_eq!(reason, format!("{id:?} is not the directory of an instance; nothing was touched"));
         assert!(precious.is_dir());
     }
-
-    /// A driver that records something else than a local one would; its stop hangs until the test is over.
-    struct Records(String);
-
-    impl LatentWorker for Records {
-        type Instance = latent_worker::Attachment;
-
-        fn start_instance(
-            &self,
-            start: &latent_worker::StartRequest<'_>,
-        ) -> Result<latent_worker::Started<Self::Instance>, latent_worker::StartError> {
-            start.record(&self.0)?;
-            Ok(latent_worker::Started::new(start.attacher().attach(())?))
-        }
-
-        fn stop_instance(
-            &self,
-            stop: latent_worker::StopRequest<Self::Instance>,
-        ) -> Result<(), latent_worker::StopError> {
-            drop(stop.into_instance());
-            Ok(())
-        }
-    }
 }
 
-#[cfg(feature = "command")]
 mod command {
     use super::*;
     use latent_worker::CommandLatentWorker;
@@ -275,5 +250,94 @@ mod command {
         told(&alive);
         assert!(!place.has("made") && !place.has("too-late"));
         drop(request);
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod process {
+    use super::*;
+    use latent_worker::ProcessLatentWorker;
+
+    /// An agent that stays when its master is gone, against all that was agreed.
+    fn driver(place: &Place, lines: &str) -> ProcessLatentWorker {
+        let lines = format!("cd '{}' || exit 99\n{lines}", place.0.display());
+        ProcessLatentWorker::new(["/bin/sh", "-c", &lines]).grace(Duration::from_millis(100))
+    }
+
+    fn killed(agent: &str, secret_in_file: bool) {
+        let place = Place::new();
+        let alive = place.lifeline("alive");
+        let driver = || match secret_in_file {
+            true => driver(&place, agent).secret_in_file(),
+            false => driver(&place, agent),
+        };
+        let (master, worker) = place.life("journal", driver());
+        let events = master.events(1000);
+        let request = worker.warm_up();
+        told(&alive);
+        while !matches!(events.recv_timeout(LONG).unwrap().kind, EventKind::StartReturned { .. }) {}
+        place.kill_master();
+        let secret_file = fs::read_to_string(place.path("secret-file")).ok();
+        assert_eq!(secret_file.is_some(), secret_in_file);
+        let (next, _) = place.life("killed", driver());
+        assert_eq!(reclaimed(&next), Ok(()));
+        told(&alive);
+        assert!(secret_file.is_none_or(|file| !Path::new(file.trim()).exists()));
+        drop(request);
+    }
+
+    #[test]
+    fn j3_process_an_agent_is_ended_with_what_it_has_started_elsewhere() {
+        let agent =
+            "exec 3>alive; trap '' TERM; echo $LATENT_WORKER_SECRET_FILE >secret-file; setsid sleep 1000 & sleep 1000";
+        killed(agent, true);
+    }
+
+    #[test]
+    fn j3_process_an_agent_with_another_environment_is_known_by_its_number_and_start_time() {
+        killed("exec env -i /bin/sh -c 'exec 3>alive; trap \"\" TERM; /bin/sleep 1000 & /bin/sleep 1000'", false);
+    }
+
+    #[test]
+    fn j4_process_a_recorded_id_that_is_another_process_by_now_is_not_touched() {
+        let place = Place::new();
+        let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let (master, worker) = place.life("journal", driver(&place, "sleep 1000"));
+        let events = master.events(1000);
+        let request = worker.warm_up();
+        while !matches!(events.recv_timeout(LONG).unwrap().kind, EventKind::StartReturned { .. }) {}
+        let id = read_journal(place.path("journal")).unwrap().instances[0].ids[0].clone();
+        let (pid, identity) = id.split_once(':').unwrap();
+        // The same start time, the number of somebody else, and the journal as its own master would have written it.
+        let other = place.life("other", Records(format!("{}:{identity}", stranger.id())));
+        drop(other.1.warm_up().wait_timeout(LONG));
+        fs::copy(place.path("other"), place.path("killed")).unwrap();
+        let (next, _) = place.life("killed", driver(&place, "sleep 1000"));
+        assert_eq!(reclaimed(&next), Ok(()));
+        assert!(stranger.try_wait().unwrap().is_none(), "it still runs");
+        assert!(Path::new("/proc").join(pid).exists());
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        drop(request);
+    }
+}
+
+/// A driver that records something that another one would not.
+struct Records(String);
+
+impl LatentWorker for Records {
+    type Instance = latent_worker::Attachment;
+
+    fn start_instance(
+        &self,
+        start: &latent_worker::StartRequest<'_>,
+    ) -> Result<latent_worker::Started<Self::Instance>, latent_worker::StartError> {
+        start.record(&self.0)?;
+        Ok(latent_worker::Started::new(start.attacher().attach(())?))
+    }
+
+    fn stop_instance(&self, stop: latent_worker::StopRequest<Self::Instance>) -> Result<(), latent_worker::StopError> {
+        drop(stop.into_instance());
+        Ok(())
     }
 }

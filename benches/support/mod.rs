@@ -51,7 +51,7 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    fn of(mut samples: Vec<Duration>) -> Self {
+    pub(crate) fn of(mut samples: Vec<Duration>) -> Self {
         samples.sort_unstable();
         let at = |percent: usize| samples[(samples.len() - 1) * percent / 100];
         Self { minimum: at(0), median: at(50), p90: at(90), p99: at(99) }

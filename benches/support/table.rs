@@ -12,6 +12,8 @@ pub(crate) enum Figure {
     Bytes(f64),
     Seconds(f64),
     Count(f64),
+    /// The more, the better.
+    Rate(f64),
 }
 
 /// One line of the table.
@@ -20,7 +22,7 @@ pub(crate) struct Line {
     figure: Figure,
     /// The ratio to the peer, which is measured in the same run.
     ratio: Option<f64>,
-    /// The most that the ratio may come to if there is one, else the figure.
+    /// The most that the ratio may come to if there is one, else the figure; for a rate, the least that it may come to.
     target: Option<f64>,
 }
 
@@ -39,16 +41,27 @@ impl Line {
         self
     }
 
+    pub(crate) fn at_least(self, target: f64) -> Self {
+        self.at_most(target)
+    }
+
     fn judged(&self) -> f64 {
-        self.ratio.unwrap_or(match &self.figure {
-            Figure::Times(times) => times.median.as_secs_f64(),
-            Figure::Bytes(value) | Figure::Seconds(value) | Figure::Count(value) => *value,
-        })
+        match (&self.figure, self.ratio) {
+            (Figure::Rate(value), _) => *value,
+            (_, Some(ratio)) => ratio,
+            (Figure::Times(times), None) => times.median.as_secs_f64(),
+            (Figure::Bytes(value) | Figure::Seconds(value) | Figure::Count(value), None) => *value,
+        }
+    }
+
+    fn is_rate(&self) -> bool {
+        matches!(self.figure, Figure::Rate(_))
     }
 
     /// `None` when there is no target, or when too little was measured to tell.
     fn met(&self) -> Option<bool> {
-        self.target.filter(|_| in_earnest()).map(|most| self.judged() <= most)
+        let target = self.target.filter(|_| in_earnest())?;
+        Some(if self.is_rate() { self.judged() >= target } else { self.judged() <= target })
     }
 
     fn cells(&self) -> [String; 7] {
@@ -59,17 +72,19 @@ impl Line {
                 [String::new(), duration(Duration::from_secs_f64(*value)), String::new(), String::new()]
             }
             Figure::Count(value) => [String::new(), value.to_string(), String::new(), String::new()],
+            Figure::Rate(value) => [String::new(), format!("{value:.0}"), String::new(), String::new()],
         };
         let ratio = self.ratio.map(|ratio| format!("{ratio:.2}x")).unwrap_or_default();
         let target = self.target.map(|most| {
             let most = match &self.figure {
+                Figure::Rate(_) => most.to_string(),
                 _ if self.ratio.is_some() => format!("{most:.2}x"),
                 Figure::Bytes(_) => bytes(most),
                 Figure::Count(_) => most.to_string(),
                 Figure::Times(_) | Figure::Seconds(_) => duration(Duration::from_secs_f64(most)),
             };
             let verdict = self.met().map_or("not measured", |met| if met { "met" } else { "MISSED" });
-            format!("<= {most}: {verdict}")
+            format!("{} {most}: {verdict}", if self.is_rate() { ">=" } else { "<=" })
         });
         [self.what.clone(), minimum, median, p90, p99, ratio, target.unwrap_or_default()]
     }
@@ -87,6 +102,7 @@ impl Line {
             Figure::Bytes(value) => put("bytes", json!(value)),
             Figure::Seconds(value) => put("seconds", json!(value)),
             Figure::Count(value) => put("count", json!(value)),
+            Figure::Rate(value) => put("rate", json!(value)),
         }
         if let Some(ratio) = self.ratio {
             put("ratio", json!(ratio));

@@ -1,4 +1,4 @@
-//! A farm of latent workers on this machine: a file of builds goes in; workers come up, run them and go away again.
+//! A farm of latent workers: a file of builds goes in; workers come up, run them and go away again.
 //!
 //! `cargo run --release --example farm -- --help` tells how it is used. The program is in `unix`, because it needs what
 //! `LocalLatentWorker` needs.

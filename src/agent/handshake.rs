@@ -3,14 +3,15 @@
 //! Who is let in is asked of a function; what is spoken after the upgrade is not known here. The peer has until the
 //! deadline for all of it, however slowly it sends, and a bounded number of bytes, which are parsed once.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, ErrorKind};
 use std::time::Instant;
 
 use data_encoding::BASE64;
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::http::header::AUTHORIZATION;
+
+use super::transport::Transport;
 
 /// Of a whole request.
 const MAX_BYTES: usize = 16 << 10;
@@ -44,31 +45,31 @@ pub(super) enum Failure {
 
 /// Reads the request and answers it. `admit` decides; the upgrade is only granted after it has.
 pub(super) fn perform<T>(
-    socket: &TcpStream,
+    transport: &Transport,
     deadline: Instant,
     admit: impl FnOnce(&Credentials) -> Option<T>,
 ) -> Result<Upgraded<T>, Failure> {
-    let (head, rest) = read_head(socket, deadline)?.ok_or_else(|| refuse(socket, Failure::Malformed))?;
+    let (head, rest) = read_head(transport, deadline)?.ok_or_else(|| refuse(transport, Failure::Malformed))?;
     let request = match Request::try_parse(&head) {
         Ok(Some((_, request))) => request,
-        _ => return Err(refuse(socket, Failure::Malformed)),
+        _ => return Err(refuse(transport, Failure::Malformed)),
     };
-    let response = create_response(&request).map_err(|_| refuse(socket, Failure::Malformed))?;
+    let response = create_response(&request).map_err(|_| refuse(transport, Failure::Malformed))?;
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
-    let credentials = authorization.and_then(credentials).ok_or_else(|| refuse(socket, Failure::Unauthorized))?;
-    let admission = admit(&credentials).ok_or_else(|| refuse(socket, Failure::Unauthorized))?;
+    let credentials = authorization.and_then(credentials).ok_or_else(|| refuse(transport, Failure::Unauthorized))?;
+    let admission = admit(&credentials).ok_or_else(|| refuse(transport, Failure::Unauthorized))?;
     let mut bytes = Vec::new();
-    write_response(&mut bytes, &response).map_err(|_| refuse(socket, Failure::Malformed))?;
-    { socket }.write_all(&bytes)?;
+    write_response(&mut bytes, &response).map_err(|_| refuse(transport, Failure::Malformed))?;
+    transport.write_all(&bytes)?;
     Ok(Upgraded { admission, credentials, rest })
 }
 
 /// The bytes up to the end of the headers, and those after it. `None` when they are too many.
-fn read_head(socket: &TcpStream, deadline: Instant) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn read_head(transport: &Transport, deadline: Instant) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
     let mut bytes = Vec::with_capacity(1024);
     let mut piece = [0; 1024];
     loop {
-        let length = read_before(socket, deadline, &mut piece)?;
+        let length = transport.read_before(deadline, &mut piece)?;
         if length == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
@@ -85,23 +86,6 @@ fn read_head(socket: &TcpStream, deadline: Instant) -> io::Result<Option<(Vec<u8
     }
 }
 
-/// Reads what is there, and waits for it until the deadline.
-pub(super) fn read_before(socket: &TcpStream, deadline: Instant, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        socket.set_read_timeout(Some(left))?;
-        match { socket }.read(buffer) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // What the system says when the time is over differs.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
-            result => return result,
-        }
-    }
-}
-
 fn credentials(authorization: &[u8]) -> Option<Credentials> {
     let (scheme, encoded) = authorization.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"Basic ") {
@@ -112,14 +96,14 @@ fn credentials(authorization: &[u8]) -> Option<Credentials> {
     Some(Credentials { name: name.to_owned(), secret: secret.to_owned() })
 }
 
-fn refuse(socket: &TcpStream, failure: Failure) -> Failure {
+fn refuse(transport: &Transport, failure: Failure) -> Failure {
     let status = match failure {
         Failure::Unauthorized => "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"latent-worker\"",
         Failure::Incomplete(_) | Failure::Malformed => "400 Bad Request",
     };
     let response = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     // Who does not listen is not told.
-    let _ = { socket }.write_all(response.as_bytes());
+    let _ = transport.write_all(response.as_bytes());
     failure
 }
 

@@ -1,132 +1,89 @@
-//! One upgraded connection: the thread that reads, the thread that writes, and the [`Agent`] through which leases use it.
+//! The master's side of one upgraded connection: what its two threads do, and what leases can have done through it.
 //!
-//! What the messages mean is decided by the [`Session`]. The reading thread never writes to the socket and the writing
-//! thread never reads, so that a peer that does not read delays nobody but itself, and an interrupt reaches a worker
-//! whose output nobody takes. The reading thread waits for the readers of output: that is the back-pressure, which
-//! reaches the worker as a delayed answer and through TCP.
+//! What the messages mean is decided by the [`Session`]. The reading thread never waits for the socket to take something;
+//! so an interrupt reaches a worker whose output nobody takes. Output waits in a [`Sink`] for its reader. A worker of ours
+//! waits for the answers, and they are held back while too much waits: then it is this one command that is slowed. The
+//! stock worker waits for nothing; so that memory stays bounded, the reading thread waits for the reader of output, and
+//! all commands of that worker with it.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
-use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
-use tungstenite::protocol::frame::{CloseFrame, Frame};
-use tungstenite::protocol::{Role, WebSocketConfig};
-use tungstenite::{Message, WebSocket};
+use tungstenite::protocol::Role;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use super::codec::Update;
-use super::handshake::read_before;
-use super::outbox::{Next, Outbox};
+use super::codec::{self, FileCommand, Step, Update};
 use super::session::{CommandId, Ending, Session, Turn, dismissal};
 use super::sink::Sink;
+use super::transport::Transport;
+use super::wire::{Limits, Wire, WireReader};
 use crate::error::{CommandError, LeaseEnd};
-use crate::{Agent, Command, Output, Process, Program};
+use crate::{Command, Output, Process, Program};
 
 /// The longest message of a worker that has not attached yet: its environment is in it.
 const MAX_GREETING: usize = 1 << 20;
-/// How much is read at once, and kept for each agent.
-const READ_BUFFER: usize = 16 << 10;
-
-/// What bounds a connection after its handshake.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LinkLimits {
-    pub(super) heartbeat_interval: Duration,
-    pub(super) heartbeat_timeout: Duration,
-    pub(super) write_timeout: Duration,
-    pub(super) max_message: usize,
-    /// How long a closed connection may still deliver what was sent last.
-    pub(super) linger: Duration,
-}
+/// How many steps of one transfer may wait for the thread that copies; a worker asks for one after the other.
+const STEPS: usize = 4;
+/// Tells a worker that nobody copies any more.
+const GIVEN_UP: &str = "given up";
 
 pub(super) struct Link {
-    socket: Arc<TcpStream>,
-    limits: LinkLimits,
-    outbox: Outbox,
+    wire: Arc<Wire>,
     state: Mutex<State>,
 }
 
 struct State {
     session: Session,
-    /// Of the commands that have not ended.
+    /// Where the output of programs goes, and what happens with files, of all commands that have not ended.
     sinks: HashMap<CommandId, Arc<Sink>>,
+    copiers: HashMap<CommandId, Sender<FileEvent>>,
     /// Why there are no further commands.
     ended: Option<LeaseEnd>,
 }
 
+/// What a thread is told that copies a file, or waits for an answer about files.
+pub(super) enum FileEvent {
+    /// The worker sends this; it waits for the answer to that request.
+    Take(u64, Vec<u8>),
+    /// The worker wants so many bytes; it waits for the answer to that request.
+    Give(u64, u64),
+    Ended(Ending),
+}
+
 impl Link {
     /// A link whose first message waits to be written.
-    pub(super) fn new(socket: Arc<TcpStream>, limits: LinkLimits) -> Arc<Self> {
+    pub(super) fn new(transport: Transport, limits: Limits) -> Arc<Self> {
         let (session, greeting) = Session::new();
-        let state = Mutex::new(State { session, sinks: HashMap::new(), ended: None });
-        let link = Self { socket, limits, outbox: Outbox::new(), state };
-        link.send(greeting);
-        Arc::new(link)
-    }
-
-    fn send(&self, message: Vec<u8>) {
-        self.outbox.push(Frame::message(message, OpCode::Data(Data::Binary), true));
+        let state = State { session, sinks: HashMap::new(), copiers: HashMap::new(), ended: None };
+        let wire = Arc::new(Wire::new(transport, Role::Server, limits));
+        wire.send(greeting);
+        Arc::new(Self { wire, state: Mutex::new(state) })
     }
 
     /// The body of the writing thread.
     pub(super) fn write(&self) {
-        let mut spent = Vec::new();
-        let mut ping_at = later(self.limits.heartbeat_interval);
-        loop {
-            match self.outbox.next(ping_at, spent) {
-                Next::Write(bytes) => {
-                    if let Err(error) = { &*self.socket }.write_all(&bytes) {
-                        let what = match error.kind() {
-                            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                                "it does not read what it is sent".to_owned()
-                            }
-                            _ => format!("cannot write to it: {error}"),
-                        };
-                        self.break_off(&what);
-                        return;
-                    }
-                    spent = bytes;
-                }
-                Next::Due => {
-                    self.outbox.push(Frame::ping(Vec::new()));
-                    ping_at = later(self.limits.heartbeat_interval);
-                    spent = Vec::new();
-                }
-                Next::Closed => {
-                    let _ = self.socket.shutdown(Shutdown::Both);
-                    return;
-                }
-            }
+        if let Some(reason) = self.wire.write() {
+            self.break_off(&reason);
         }
     }
 
     /// The greeting, on the reading thread: returns when the worker can take commands, or why it cannot.
     pub(super) fn greet(self: &Arc<Self>, rest: Vec<u8>, deadline: Instant) -> Result<Reader, String> {
-        let incoming = Incoming { link: self.clone(), deadline: Some(deadline) };
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_message_size(Some(MAX_GREETING.min(self.limits.max_message)))
-            .max_frame_size(Some(MAX_GREETING.min(self.limits.max_message)));
-        let socket = WebSocket::from_partially_read(incoming, rest, Role::Server, Some(config));
-        let mut reader = Reader { link: self.clone(), socket };
+        let reader = WireReader::new(self.wire.clone(), rest, deadline, MAX_GREETING);
+        let mut reader = Reader { link: self.clone(), reader };
         while !reader.step()? {}
-        reader.socket.get_mut().deadline = None;
-        let heartbeat_timeout = self.limits.heartbeat_timeout.max(Duration::from_millis(1));
-        self.socket.set_read_timeout(Some(heartbeat_timeout)).map_err(|error| error.to_string())?;
-        let max_message = self.limits.max_message;
-        reader.socket.set_config(|config| {
-            config.max_message_size = Some(max_message);
-            config.max_frame_size = Some(max_message);
-        });
+        reader.reader.greeted()?;
         Ok(reader)
     }
 
     /// Does what follows from a message. May wait for a reader of output. Whether the greeting is over.
-    fn carry_out(&self, turn: Turn<'_>) -> bool {
+    fn carry_out(&self, turn: Turn<'_>) -> Result<bool, &'static str> {
+        let mut answer = turn.send;
         if let Some((command, updates)) = turn.output
             && let Some(sink) = self.sink(command)
         {
@@ -137,20 +94,58 @@ impl Link {
                     _ => {}
                 }
             }
+            answer = answer.and_then(|answer| sink.hold_back(answer));
+        }
+        if let Some((command, number, step)) = turn.transfer {
+            self.pass_on(command, number, step)?;
         }
         if let Some((command, ending)) = turn.ended {
-            let sink = self.state.lock().sinks.remove(&command);
-            if let Some(sink) = sink {
-                sink.end(match ending {
-                    Ending::Ended(end) => Output::End(end),
-                    Ending::Broken(why) => Output::Failed(why),
-                });
+            self.command_ended(command, ending);
+        }
+        if let Some(message) = answer {
+            self.wire.send(message);
+        }
+        Ok(turn.ready)
+    }
+
+    /// Hands a step of a transfer to the thread that copies.
+    fn pass_on(&self, command: CommandId, number: u64, step: Step<'_>) -> Result<(), &'static str> {
+        let event = match step {
+            Step::Take(bytes) => FileEvent::Take(number, bytes.to_vec()),
+            Step::Give(length) => FileEvent::Give(number, length),
+            Step::Closed => return Ok(()),
+        };
+        let copier = self.state.lock().copiers.get(&command).cloned();
+        match copier.map(|copier| copier.try_send(event)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) if error.is_full() => Err("it does not wait for answers"),
+            // Nobody copies any more.
+            _ => {
+                self.wire.send(codec::encode_response(number, Some(GIVEN_UP)));
+                Ok(())
             }
         }
-        if let Some(message) = turn.send {
-            self.send(message);
+    }
+
+    fn command_ended(&self, command: CommandId, ending: Ending) {
+        let mut state = self.state.lock();
+        let (sink, copier) = (state.sinks.remove(&command), state.copiers.remove(&command));
+        drop(state);
+        if let Some(copier) = copier {
+            // Behind the last step there is room, or the channel's end says enough.
+            let _ = copier.try_send(FileEvent::Ended(ending));
+        } else if let Some(sink) = sink {
+            sink.end(match ending {
+                Ending::Ended(end) => Output::End(end),
+                Ending::Broken(why) => Output::Failed(why),
+                Ending::Files(_) => Output::Failed("it answered something else".to_owned()),
+            });
+            self.send_all(sink.release_answers());
         }
-        turn.ready
+    }
+
+    fn send_all(&self, messages: Vec<Vec<u8>>) {
+        messages.into_iter().for_each(|message| self.wire.send(message));
     }
 
     fn sink(&self, command: CommandId) -> Option<Arc<Sink>> {
@@ -160,25 +155,24 @@ impl Link {
     /// Ends the connection at once, for this reason if it is the first one.
     pub(super) fn break_off(&self, reason: &str) {
         self.end(LeaseEnd::Lost(reason.into()));
-        self.outbox.close();
-        let _ = self.socket.shutdown(Shutdown::Both);
+        self.wire.cut();
     }
 
     /// As [`break_off`](Self::break_off), unless the connection is about to end by itself.
     pub(super) fn break_off_unless_ending(&self, reason: &str) {
-        if self.outbox.is_open() {
+        if self.wire.is_open() {
             self.break_off(reason);
         }
     }
 
     /// Tells the worker to end, and ends the connection soon. Does not wait.
-    fn close(&self) {
-        if !self.outbox.is_open() {
+    pub(super) fn close(&self) {
+        if !self.wire.is_open() {
             return;
         }
         let shutdown = self.state.lock().session.shutdown();
-        self.send(shutdown);
-        self.outbox.finish(later(self.limits.linger));
+        self.wire.send(shutdown);
+        self.wire.finish();
         self.end(LeaseEnd::Stopped);
     }
 
@@ -187,6 +181,7 @@ impl Link {
         let mut state = self.state.lock();
         state.ended.get_or_insert(end);
         state.sinks.values().for_each(|sink| sink.release());
+        state.copiers.clear();
     }
 
     /// The commands that still run have no end. Not before their leases have ended, because that says more.
@@ -194,15 +189,25 @@ impl Link {
         let mut state = self.state.lock();
         for command in state.session.lost() {
             state.sinks.remove(&command);
+            state.copiers.remove(&command);
         }
     }
 
     /// Why the connection has ended, once it has.
     pub(super) fn reason(&self) -> Option<String> {
-        self.state.lock().ended.as_ref().map(|end| match end {
+        self.ended().map(|end| match end {
             LeaseEnd::Lost(reason) => reason.to_string(),
             other => other.to_string(),
         })
+    }
+
+    pub(super) fn ended(&self) -> Option<LeaseEnd> {
+        self.state.lock().ended.clone()
+    }
+
+    /// What the worker has said of itself.
+    pub(super) fn info(&self) -> Option<codec::WorkerInfo> {
+        self.state.lock().session.info().cloned()
     }
 
     fn interrupt(&self, command: CommandId) {
@@ -211,17 +216,19 @@ impl Link {
         let sink = state.sinks.get(&command).cloned();
         drop(state);
         if let Some(message) = message {
-            self.send(message);
+            self.wire.send(message);
         }
         if let Some(sink) = sink {
             sink.release();
+            self.send_all(sink.release_answers());
         }
     }
 
-    fn start(self: &Arc<Self>, command: &Command) -> Result<Process, CommandError> {
+    pub(super) fn start(self: &Arc<Self>, command: &Command) -> Result<Process, CommandError> {
         // A worker that does not read holds up whoever wants to use it, and for no longer than the write time-out.
-        self.outbox.wait_for_room();
+        self.wire.wait_for_room();
         let (sink, output) = Sink::new();
+        let sink = Arc::new(sink);
         let mut state = self.state.lock();
         if let Some(end) = &state.ended {
             return Err(end.clone().into());
@@ -230,19 +237,84 @@ impl Link {
             let source = io::Error::new(ErrorKind::InvalidInput, refused.to_string());
             CommandError::Start { program: program_of(command), source }
         })?;
-        state.sinks.insert(id, Arc::new(sink));
+        state.sinks.insert(id, sink.clone());
         // With the lock held, so that no interrupt comes before it.
-        self.send(message);
+        self.wire.send(message);
         drop(state);
-        let link = self.clone();
-        Ok(Process::new(output, move || link.interrupt(id)))
+        let (interrupted, read_from) = (self.clone(), self.clone());
+        let process = Process::new(output, move || interrupted.interrupt(id));
+        Ok(process.when_taken(move || read_from.send_all(sink.answers_due())))
+    }
+
+    /// Has the worker do something with files; a relative path counts from its directory.
+    pub(super) fn start_files(self: &Arc<Self>, what: FileCommand, path: &str) -> Result<FileCall, FilesRefused> {
+        self.wire.wait_for_room();
+        let (copier, events) = bounded(STEPS + 1);
+        let mut state = self.state.lock();
+        if let Some(end) = &state.ended {
+            return Err(FilesRefused::Ended(end.clone()));
+        }
+        let (id, message) =
+            state.session.start_files(what, path).map_err(|refused| FilesRefused::BadPath(refused.to_string()))?;
+        state.copiers.insert(id, copier);
+        self.wire.send(message);
+        drop(state);
+        Ok(FileCall { link: self.clone(), id, events })
     }
 }
 
-fn later(duration: Duration) -> Instant {
-    let now = Instant::now();
-    // Beyond the end of time is far enough away.
-    now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+/// Why nothing is done with files.
+pub(super) enum FilesRefused {
+    Ended(LeaseEnd),
+    BadPath(String),
+}
+
+/// Something that a worker does with files. Given up when dropped.
+pub(super) struct FileCall {
+    link: Arc<Link>,
+    id: CommandId,
+    /// Disconnected when the connection has ended.
+    pub(super) events: Receiver<FileEvent>,
+}
+
+impl FileCall {
+    /// Says that the bytes of request `number` were taken.
+    pub(super) fn taken(&self, number: u64) {
+        self.send(codec::encode_response(number, None));
+    }
+
+    /// Answers request `number` with the bytes that it wants.
+    pub(super) fn give(&self, number: u64, bytes: &[u8]) {
+        self.send(codec::encode_bytes(number, bytes));
+    }
+
+    /// Answers request `number` so that the worker gives up.
+    pub(super) fn refuse(&self, number: u64) {
+        self.send(codec::encode_response(number, Some(GIVEN_UP)));
+    }
+
+    fn send(&self, message: Vec<u8>) {
+        self.link.wire.wait_for_room();
+        self.link.wire.send(message);
+    }
+
+    /// Why there are no further events.
+    pub(super) fn link_end(&self) -> Option<LeaseEnd> {
+        self.link.ended()
+    }
+}
+
+impl Drop for FileCall {
+    /// A worker that waits for an answer gets one, and gives up then.
+    fn drop(&mut self) {
+        self.link.state.lock().copiers.remove(&self.id);
+        self.link.interrupt(self.id);
+        for event in self.events.try_iter() {
+            if let FileEvent::Take(number, _) | FileEvent::Give(number, _) = event {
+                self.refuse(number);
+            }
+        }
+    }
 }
 
 fn program_of(command: &Command) -> String {
@@ -255,7 +327,7 @@ fn program_of(command: &Command) -> String {
 /// The reading end of a link.
 pub(super) struct Reader {
     link: Arc<Link>,
-    socket: WebSocket<Incoming>,
+    reader: WireReader,
 }
 
 impl Reader {
@@ -270,187 +342,25 @@ impl Reader {
 
     /// Reads one message and does what follows. Whether the greeting is over; an error when the connection is.
     fn step(&mut self) -> Result<bool, String> {
-        // A peer that sends and does not read gets no further than this.
-        self.link.outbox.wait_for_room();
-        let message = self.socket.read().map_err(|error| self.explain(&error))?;
-        let bytes = match message {
-            Message::Binary(bytes) => bytes,
-            Message::Close(_) => return Err(self.gone("it closed the connection")),
-            Message::Text(_) => return Err(self.protest(CloseCode::Unsupported, "it sent text")),
-            _ => return Ok(false),
-        };
-        if !self.link.outbox.is_open() {
-            // About to end; whatever it says has no consequences.
-            return Ok(false);
-        }
-        let turn = self.link.state.lock().session.receive(Instant::now(), &bytes);
-        match turn {
-            Ok(turn) => Ok(self.link.carry_out(turn)),
-            Err(violation) => Err(self.protest(CloseCode::Protocol, &violation.to_string())),
-        }
-    }
-
-    fn explain(&self, error: &tungstenite::Error) -> String {
-        use tungstenite::Error;
-        use tungstenite::error::ProtocolError;
-        match error {
-            Error::Io(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                self.gone("it has not answered for too long")
-            }
-            Error::Io(error) => self.gone(&format!("the connection broke: {error}")),
-            Error::ConnectionClosed | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                self.gone("it closed the connection")
-            }
-            Error::Capacity(_) => self.protest(CloseCode::Size, "it sent a message that is too long"),
-            other => self.protest(CloseCode::Protocol, &other.to_string()),
-        }
-    }
-
-    /// The peer listens no more. The reason, unless there was one before.
-    fn gone(&self, reason: &str) -> String {
-        self.link.outbox.close();
-        self.link.reason().unwrap_or_else(|| reason.to_owned())
-    }
-
-    /// Tells the peer what is wrong before the connection ends.
-    fn protest(&self, code: CloseCode, reason: &str) -> String {
-        let reason = self.link.reason().unwrap_or_else(|| reason.to_owned());
-        // What a control frame can carry.
-        let told: String = reason.chars().filter(char::is_ascii).take(120).collect();
-        self.link.outbox.push(Frame::close(Some(CloseFrame { code, reason: told.into() })));
-        self.link.outbox.finish(later(self.link.limits.linger));
-        reason
-    }
-}
-
-/// What tungstenite takes for the socket: it reads from it, and writes only its own answers to pings and closes.
-struct Incoming {
-    link: Arc<Link>,
-    /// For all that is read, until the greeting is over. After that each read waits as long as the heartbeat allows.
-    deadline: Option<Instant>,
-}
-
-impl Read for Incoming {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(deadline) = self.deadline {
-            return read_before(&self.link.socket, deadline, buffer);
-        }
-        loop {
-            match { &*self.link.socket }.read(buffer) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-}
-
-impl Write for Incoming {
-    /// Takes all, so that frames stay whole.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.link.outbox.push_bytes(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        let step = self.reader.next().and_then(|message| {
+            let Some(bytes) = message else { return Ok(false) };
+            let turn = self.link.state.lock().session.receive(Instant::now(), &bytes);
+            let done = turn.map_err(|violation| violation.to_string());
+            let done = done.and_then(|turn| self.link.carry_out(turn).map_err(str::to_owned));
+            done.map_err(|reason| self.reader.violated(&reason))
+        });
+        // Whatever was found first is the reason.
+        step.map_err(|reason| self.link.reason().unwrap_or(reason))
     }
 }
 
 /// Has a worker end with which there is nothing to talk about, and waits until it has or the deadline is over.
-pub(super) fn dismiss(socket: &TcpStream, deadline: Instant) -> io::Result<()> {
+pub(super) fn dismiss(transport: &Transport, deadline: Instant) -> io::Result<()> {
     let mut bytes = Vec::new();
     let frame = Frame::message(dismissal(), OpCode::Data(Data::Binary), true);
     frame.format(&mut bytes).map_err(io::Error::other)?;
-    { socket }.write_all(&bytes)?;
+    transport.write_all(&bytes)?;
     let mut answer = [0; 1024];
-    while read_before(socket, deadline, &mut answer)? > 0 {}
+    while transport.read_before(deadline, &mut answer)? > 0 {}
     Ok(())
-}
-
-/// An agent on another machine or in another process: a `buildbot-worker` that is connected to an
-/// [`AgentListener`](crate::AgentListener).
-///
-/// Commands go through the lease. What only such an agent has is reached through [`Lease::agent`](crate::Lease::agent).
-pub struct ConnectedAgent {
-    link: Arc<Link>,
-    peer: SocketAddr,
-    basedir: String,
-    system: String,
-    version: String,
-}
-
-impl ConnectedAgent {
-    /// For a link whose greeting is over.
-    pub(super) fn new(link: Arc<Link>, peer: SocketAddr) -> Self {
-        let info = link.state.lock().session.info().cloned();
-        let (basedir, system, version) = info.map(|info| (info.basedir, info.system, info.version)).unwrap_or_default();
-        Self { link, peer, basedir, system, version }
-    }
-
-    /// Where it connects from.
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    /// The directory on its machine in which commands run when they name no other, an absolute path in its own flavour.
-    pub fn basedir(&self) -> &str {
-        &self.basedir
-    }
-
-    /// What it says its system is: `posix` or `nt`.
-    pub fn system(&self) -> &str {
-        &self.system
-    }
-
-    /// What it says its version is.
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-}
-
-impl Agent for ConnectedAgent {
-    /// Starts the command on the worker's machine. What the stock `buildbot-worker` does differently from a local
-    /// instance:
-    ///
-    /// - Output is text to it: what is not in its encoding is replaced, and a last line without a line feed gets one.
-    ///   A line arrives whole, so that one longer than
-    ///   [`max_message_size`](crate::AgentListenerBuilder::max_message_size) costs the connection.
-    /// - A directory that does not exist is made.
-    /// - `${NAME}` in the value of a variable is replaced by the value of the worker's own variable.
-    /// - A program that does not exist is [`CommandError::Failed`] while the command runs.
-    /// - It may fail to kill what the command itself has started.
-    ///
-    /// Output that is not read slows the agent: beyond 64 pieces (of 64 KiB at most) for a command nothing more is read
-    /// from it, also for other commands of the same agent. After an interrupt only the last 64 pieces are kept.
-    ///
-    /// Blocks only while the worker does not read, at most as long as the write time-out.
-    ///
-    /// # Errors
-    ///
-    /// [`CommandError::LeaseEnded`] when the connection has ended; [`CommandError::Start`] when the command cannot be
-    /// said on the wire. What the worker itself cannot run fails as [`CommandError::Failed`] while it is waited for.
-    fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
-        self.link.start(command)
-    }
-
-    /// Tells the worker to end (it kills what it runs and does not come back) and closes the connection. Does not wait.
-    fn close(&self) {
-        self.link.close();
-    }
-}
-
-impl Drop for ConnectedAgent {
-    /// Nobody uses the connection any more.
-    fn drop(&mut self) {
-        self.link.break_off_unless_ending("it is not needed any more");
-    }
-}
-
-impl fmt::Debug for ConnectedAgent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectedAgent")
-            .field("peer", &self.peer)
-            .field("basedir", &self.basedir)
-            .finish_non_exhaustive()
-    }
 }

@@ -13,9 +13,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::connected::ConnectedAgent;
 use super::handshake::{self, Credentials, Failure};
-use super::link::{self, ConnectedAgent, Link, LinkLimits};
+use super::link::{self, Link};
 use super::threads::Threads;
+#[cfg(feature = "tls")]
+use super::tls::ServerTls;
+use super::transport::{Transport, later};
+use super::wire::Limits;
 use crate::Master;
 use crate::error::AttachError;
 use crate::worker::{AttachPoint, Attachment};
@@ -32,7 +37,7 @@ const DROP_PATIENCE: Duration = Duration::from_secs(5);
 /// ([`StartRequest::secret`](crate::StartRequest::secret)). It has attached when it has said who it is and has taken our
 /// settings. Every refusal is counted in [`WorkerStatus::refused_agents`](crate::WorkerStatus::refused_agents) or
 /// [`Master::unknown_agents`], and is an event. A worker that comes back after its attempt has ended is told to shut
-/// down. The connection is not encrypted: keep it in a network that you trust.
+/// down. The connection is not encrypted unless the feature `tls` is used: keep it in a network that you trust.
 ///
 /// ```no_run
 /// use latent_worker::{AgentListener, Master};
@@ -51,23 +56,28 @@ pub struct AgentListener {
 /// Settings of an [`AgentListener`].
 #[derive(Clone, Debug)]
 pub struct AgentListenerBuilder {
-    link: LinkLimits,
+    link: Limits,
+    write_timeout: Duration,
     handshake_timeout: Duration,
     max_handshakes: usize,
+    #[cfg(feature = "tls")]
+    tls: Option<ServerTls>,
 }
 
 impl Default for AgentListenerBuilder {
     fn default() -> Self {
         Self {
-            link: LinkLimits {
+            link: Limits {
                 heartbeat_interval: Duration::from_secs(10),
                 heartbeat_timeout: Duration::from_secs(30),
-                write_timeout: Duration::from_secs(10),
                 max_message: 64 << 20,
                 linger: Duration::from_secs(1),
             },
+            write_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             max_handshakes: 64,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -85,7 +95,7 @@ impl AgentListenerBuilder {
     /// How long an agent may leave what it is sent unread before it is lost; 10 s by default.
     #[must_use]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
-        self.link.write_timeout = timeout;
+        self.write_timeout = timeout;
         self
     }
 
@@ -112,6 +122,21 @@ impl AgentListenerBuilder {
         self
     }
 
+    /// Has all connections encrypted (`wss`, TLS 1.2 or newer); not so by default. The certificate, followed by those
+    /// between it and its authority, and its private key are read from these files, both PEM, now and never again.
+    ///
+    /// # Errors
+    /// When a file cannot be read, holds no certificate or no key, or the two do not belong together.
+    #[cfg(feature = "tls")]
+    pub fn tls_from_files(
+        mut self,
+        certificates: impl AsRef<std::path::Path>,
+        key: impl AsRef<std::path::Path>,
+    ) -> io::Result<Self> {
+        self.tls = Some(ServerTls::from_files(certificates.as_ref(), key.as_ref())?);
+        Ok(self)
+    }
+
     /// Listens on all of the addresses. Port 0 is a free one: see [`AgentListener::addresses`].
     ///
     /// The listener does not keep the master alive.
@@ -119,14 +144,28 @@ impl AgentListenerBuilder {
     /// # Errors
     /// When an address cannot be resolved or listened on, or the system has no thread.
     pub fn bind(self, master: &Master, addresses: impl ToSocketAddrs) -> io::Result<AgentListener> {
-        let mut listeners = Vec::new();
+        let mut sockets = Vec::new();
         for address in addresses.to_socket_addrs()? {
-            listeners.push(TcpListener::bind(address)?);
+            sockets.push(TcpListener::bind(address)?);
         }
-        if listeners.is_empty() {
+        self.listen_on(master, sockets)
+    }
+
+    /// Listens on sockets that are bound already: so that the master can be
+    /// [told](crate::MasterBuilder::agent_address) a port that the system has chosen, or because somebody else has
+    /// opened them.
+    ///
+    /// The listener does not keep the master alive.
+    ///
+    /// # Errors
+    /// When there is none, or the system has no thread.
+    pub fn listen_on(self, master: &Master, sockets: Vec<TcpListener>) -> io::Result<AgentListener> {
+        if sockets.is_empty() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "no address to listen on"));
         }
-        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        // A thread of its own waits for each.
+        sockets.iter().try_for_each(|socket| socket.set_nonblocking(false))?;
+        let addresses = sockets.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let shared = Arc::new(Shared {
             point: master.attach_point(),
             settings: self,
@@ -139,7 +178,7 @@ impl AgentListenerBuilder {
         });
         // Its drop ends those that were spawned, should one not be.
         let listener = AgentListener { shared, addresses };
-        for socket in listeners {
+        for socket in sockets {
             let shared = listener.shared.clone();
             listener.shared.threads.spawn("lw listen", move || shared.accept(&socket))?;
         }
@@ -210,8 +249,7 @@ impl AgentListener {
     /// master down first to have them end.
     pub fn shutdown(&self, limit: Duration) -> bool {
         let shared = &self.shared;
-        let deadline =
-            Instant::now().checked_add(limit).unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30));
+        let deadline = later(limit);
         shared.closing.store(true, Ordering::SeqCst);
         drop(shared.rest.lock());
         shared.closed.notify_all();
@@ -276,7 +314,7 @@ impl Shared {
 
     /// Gives a new connection a thread, and makes room for it.
     fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
-        let write_timeout = self.settings.link.write_timeout.max(Duration::from_millis(1));
+        let write_timeout = self.settings.write_timeout.max(Duration::from_millis(1));
         if socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(write_timeout))).is_err() {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return;
@@ -314,9 +352,12 @@ impl Shared {
     /// The body of a connection's thread.
     fn serve(self: &Arc<Self>, number: u64, socket: Arc<TcpStream>, peer: SocketAddr) {
         let deadline = Instant::now() + self.settings.handshake_timeout.min(Duration::from_secs(3600));
-        let upgraded = handshake::perform(&socket, deadline, |credentials| self.log_in(number, &socket, credentials));
+        let upgraded = self.transport(&socket, deadline).map_err(Failure::from).and_then(|transport| {
+            let admit = |credentials: &Credentials| self.log_in(number, &socket, credentials);
+            handshake::perform(&transport, deadline, admit).map(|upgraded| (transport, upgraded))
+        });
         self.no_stranger(number);
-        let upgraded = match upgraded {
+        let (transport, upgraded) = match upgraded {
             Ok(upgraded) => upgraded,
             Err(failure) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
@@ -329,10 +370,10 @@ impl Shared {
         let (admission, arriving) = upgraded.admission;
         if admission == Admission::Dismiss {
             // Whether it obeys is its own business.
-            let _ = link::dismiss(&socket, deadline);
+            let _ = link::dismiss(&transport, deadline);
             return;
         }
-        let link = Link::new(socket, self.settings.link);
+        let link = Link::new(transport, self.settings.link);
         self.connections.lock().links.insert(number, Arc::downgrade(&link));
         let _registered = Registered { shared: self, number, link: link.clone() };
         let writing = link.clone();
@@ -355,6 +396,16 @@ impl Shared {
                 link.break_off_unless_ending(&reason);
             }
         }
+    }
+
+    /// What the connection is to be spoken over.
+    fn transport(&self, socket: &Arc<TcpStream>, deadline: Instant) -> io::Result<Transport> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.settings.tls {
+            return Transport::secure(socket.clone(), tls.connection()?, deadline);
+        }
+        let _ = deadline;
+        Ok(Transport::plain(socket.clone()))
     }
 
     /// Asks the master about a peer. Whoever is let in makes no room for strangers any more.

@@ -2,28 +2,39 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`codec`] | messages and their bytes; pure |
+//! | [`msgpack`] | values and their bytes; pure |
+//! | [`codec`] | messages as the master reads and writes them; pure |
 //! | [`session`] | the master's side of one connection, as a value; pure |
 //! | [`listener`] | accepts connections, bounds what is not attached yet, ends everything |
 //! | [`handshake`] | from the first byte to an upgraded connection or a refusal |
-//! | [`link`] | one upgraded connection: its two threads, and the [`Agent`](crate::Agent) that leases use |
-//! | [`outbox`], [`sink`] | what waits for a socket, and what waits for the reader of a command's output |
-//! | [`threads`] | the threads of one listener: named, counted, joined with a bound |
+//! | [`link`] | the master's side of one upgraded connection: its two threads, its commands |
+//! | [`connected`] | the [`Agent`](crate::Agent) that leases use |
+//! | [`sink`] | what waits for the reader of a command's output |
+//! | [`client`] | the other side: an agent that connects to a master |
+//! | [`wire`], [`outbox`] | either side of an upgraded connection: what waits to be written, and the reader of messages |
+//! | [`transport`], `tls` | the bytes of a connection, in the clear or not |
+//! | [`threads`] | the threads of one listener or client: named, counted, joined with a bound |
 //!
-//! Threads: `lw listen` for each address; for each attached agent `lw agent` (handshake, then reading) and
+//! Threads of a listener: `lw listen` for each address; for each attached agent `lw agent` (handshake, then reading) and
 //! `lw agent out` (writing, heartbeat); for each open handshake one. No lock is held while a thread waits for a socket,
 //! for a reader of output or in the runtime.
-//!
-//! TLS, file transfer and an agent of our own are not here.
 
+mod client;
 mod codec;
+mod connected;
 mod handshake;
 mod link;
 mod listener;
+mod msgpack;
 mod outbox;
 mod session;
 mod sink;
 mod threads;
+#[cfg(feature = "tls")]
+mod tls;
+mod transport;
+mod wire;
 
-pub use link::ConnectedAgent;
+pub use client::{AgentClient, AgentClientBuilder, AgentClientError, AgentEnd, AgentStopper};
+pub use connected::ConnectedAgent;
 pub use listener::{AgentListener, AgentListenerBuilder};

@@ -1,20 +1,23 @@
 //! The master's side of one connection, as a value: messages and the time go in, messages and what they mean come out.
 //!
-//! It greets the worker (`get_worker_info`, then `set_worker_settings`), numbers our requests, answers every request of
+//! It greets the worker (`get_worker_info`, then `set_worker_settings`), numbers our requests, answers the requests of
 //! the worker, and follows every command from its start to its `complete`. The worker's updates for a quick command
 //! arrive before its response to `start_command`; so a command is known from the moment its start was written, and the
-//! response only matters when it is an error. Sockets, threads and where the output goes are decided elsewhere.
+//! response only matters when it is an error. Sockets, threads and where output and files go are decided elsewhere.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::codec::{self, Malformed, Message, Request, Settings, Shell, ShellProgram, Update, Updates, WorkerInfo};
+use super::codec::{
+    self, BLOCK, FileCommand, Message, Request, Settings, Shell, ShellProgram, Step, Update, Updates, WorkerInfo,
+};
+use super::msgpack::{MAX_LENGTH, Malformed, Raw};
 use crate::{Command, CommandEnd, Exit, Program};
 
 /// A command of this connection.
 pub(super) type CommandId = u64;
 
-/// Sent to every worker.
+/// Sent to every worker; `raw_output` to those alone that know it.
 const SETTINGS: Settings<'static> = Settings {
     buffer_size: 64 << 10,
     // Output is a stream for somebody who looks at it.
@@ -23,6 +26,7 @@ const SETTINGS: Settings<'static> = Settings {
     newline_re: r"\x00(?!)",
     // The stock worker loses text of lines that are longer than this.
     max_line_length: 1 << 30,
+    raw_output: false,
 };
 
 /// The shortest limit: zero is no limit to the stock worker.
@@ -54,11 +58,16 @@ pub(super) enum StartRefused {
     Directory,
 }
 
+const NO_SUCH_COMMAND: &str = "no such command";
+const MIXED_UP: &str = "the command is of another kind";
+
 /// What follows from one message, to be done in this order.
 #[derive(Debug, Default)]
 pub(super) struct Turn<'m> {
     /// Output of a command; to be passed on before the answer is sent, so that a slow reader delays the worker.
     pub(super) output: Option<(CommandId, Updates<'m>)>,
+    /// A file goes on. Whoever copies it sends the answer, under this number.
+    pub(super) transfer: Option<(CommandId, u64, Step<'m>)>,
     pub(super) ended: Option<(CommandId, Ending)>,
     /// The next message to the worker.
     pub(super) send: Option<Vec<u8>>,
@@ -71,8 +80,27 @@ pub(super) struct Turn<'m> {
 pub(super) enum Ending {
     /// As commands end.
     Ended(CommandEnd),
+    /// The worker has done with the files what it could.
+    Files(Result<Findings, FileFailure>),
     /// The worker could not run it, or does not say how it ended; why.
     Broken(String),
+}
+
+/// What a worker tells about files, as far as it was asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Findings {
+    pub(super) names: Option<Vec<String>>,
+    /// Mode, size, and the seconds of the last change.
+    pub(super) status: Option<(u32, u64, i64)>,
+}
+
+/// What a worker could not do with files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct FileFailure {
+    /// Of the worker's system, or 1.
+    pub(super) code: i64,
+    /// Its own words, if it has any.
+    pub(super) words: String,
 }
 
 #[derive(Debug)]
@@ -82,7 +110,7 @@ pub(super) struct Session {
     /// Our requests that are not answered yet.
     asked: HashMap<u64, Awaited>,
     next_command: CommandId,
-    commands: HashMap<CommandId, Run>,
+    commands: HashMap<CommandId, Job>,
     /// Messages that meant nothing: without a number, or answers to what was not asked.
     strays: u64,
 }
@@ -103,11 +131,23 @@ enum Awaited {
     Nothing,
 }
 
-/// What is known of a command that runs.
+/// A command that has not ended.
+#[derive(Debug)]
+struct Job {
+    interrupted: bool,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Run(Run),
+    Files(FileJob),
+}
+
+/// What is known of a program that runs.
 #[derive(Debug)]
 struct Run {
     started: Instant,
-    interrupted: bool,
     code: Option<i64>,
     signal: Option<i32>,
     limit: Option<Exit>,
@@ -162,11 +202,7 @@ impl Session {
         }
     }
 
-    fn answered<'m>(
-        &mut self,
-        awaited: Awaited,
-        result: Result<codec::Raw<'m>, String>,
-    ) -> Result<Turn<'m>, Violation> {
+    fn answered<'m>(&mut self, awaited: Awaited, result: Result<Raw<'m>, String>) -> Result<Turn<'m>, Violation> {
         let mut turn = Turn::default();
         match awaited {
             Awaited::Info => {
@@ -175,9 +211,10 @@ impl Session {
                 if !is_absolute(&info) {
                     return Err(Violation::RelativeBasedir(info.basedir));
                 }
+                let settings = Settings { raw_output: info.raw_output, ..SETTINGS };
                 self.phase = Phase::AwaitingSettings(info);
                 let number = self.ask(Awaited::Settings);
-                turn.send = Some(codec::encode_settings(number, &SETTINGS));
+                turn.send = Some(codec::encode_settings(number, &settings));
             }
             Awaited::Settings => {
                 result.map_err(|error| Violation::Refused("set_worker_settings", error))?;
@@ -201,31 +238,62 @@ impl Session {
 
     fn requested<'m>(&mut self, now: Instant, number: u64, request: Request<'m>) -> Turn<'m> {
         let mut turn = Turn::default();
-        let mut refusal = None;
-        match request {
-            Request::Update { command, updates } => match self.running(command) {
-                Some((id, run)) => {
-                    updates.for_each(|update| run.note(update));
-                    turn.output = Some((id, updates));
-                }
-                None => refusal = Some("no such command"),
-            },
-            Request::Complete { command, error } => match self.running(command).map(|(id, _)| id) {
-                Some(id) => {
-                    let run = self.commands.remove(&id).expect("it was just found");
-                    turn.ended = Some((id, run.ending(now, error)));
-                }
-                None => refusal = Some("no such command"),
-            },
-            Request::Refused(why) => refusal = Some(why),
+        match self.follow(now, number, request, &mut turn) {
+            Ok(()) if turn.transfer.is_some() => {}
+            Ok(()) => turn.send = Some(codec::encode_response(number, None)),
+            Err(refusal) => turn.send = Some(codec::encode_response(number, Some(refusal))),
         }
-        turn.send = Some(codec::encode_response(number, refusal));
         turn
     }
 
-    fn running(&mut self, command: &str) -> Option<(CommandId, &mut Run)> {
-        let id = command.parse().ok()?;
-        self.commands.get_mut(&id).map(|run| (id, run))
+    /// What follows from a request but for its answer; an error when it is refused.
+    fn follow<'m>(
+        &mut self,
+        now: Instant,
+        number: u64,
+        request: Request<'m>,
+        turn: &mut Turn<'m>,
+    ) -> Result<(), &'static str> {
+        match request {
+            Request::Update { command, updates } => {
+                let (id, job) = self.job(command)?;
+                match &mut job.kind {
+                    Kind::Run(run) => {
+                        updates.for_each(|update| run.note(update));
+                        turn.output = Some((id, updates));
+                    }
+                    Kind::Files(files) => updates.for_each(|update| files.note(update)),
+                }
+            }
+            Request::Transfer { command, step } => {
+                let (id, job) = self.job(command)?;
+                match (&job.kind, step) {
+                    (Kind::Files(_), Step::Closed) => {}
+                    (Kind::Files(FileJob { what: FileCommand::Read, .. }), Step::Take(bytes)) => {
+                        if bytes.len() > BLOCK {
+                            return Err("the block is larger than was asked for");
+                        }
+                        turn.transfer = Some((id, number, step));
+                    }
+                    (Kind::Files(FileJob { what: FileCommand::Write { .. }, .. }), Step::Give(_)) => {
+                        turn.transfer = Some((id, number, step));
+                    }
+                    _ => return Err(MIXED_UP),
+                }
+            }
+            Request::Complete { command, error } => {
+                let (id, _) = self.job(command)?;
+                let job = self.commands.remove(&id).expect("it was just found");
+                turn.ended = Some((id, job.ending(now, error)));
+            }
+            Request::Refused(why) => return Err(why),
+        }
+        Ok(())
+    }
+
+    fn job(&mut self, command: &str) -> Result<(CommandId, &mut Job), &'static str> {
+        let id = command.parse().map_err(|_| NO_SUCH_COMMAND)?;
+        self.commands.get_mut(&id).map(|job| (id, job)).ok_or(NO_SUCH_COMMAND)
     }
 
     /// The message that starts a command.
@@ -247,18 +315,35 @@ impl Session {
             time_limit: command.time_limit.map(|limit| limit.max(SHORTEST).as_secs_f64()),
             silence_limit: command.silence_limit.map(|limit| limit.max(SHORTEST).as_secs_f64()),
         };
+        let message = |number, id: &str| codec::encode_start(number, id, &shell);
+        let run = Run { started: now, code: None, signal: None, limit: None, elapsed: None };
+        let (id, number) = self.begin(Kind::Run(run));
+        Ok((id, message(number, &id.to_string())))
+    }
+
+    /// The message that has the worker do something with files. A relative path counts from its directory.
+    pub(super) fn start_files(&mut self, what: FileCommand, path: &str) -> Result<(CommandId, Vec<u8>), StartRefused> {
+        let Phase::Ready(info) = &self.phase else { return Err(StartRefused::NotReady) };
+        let path = join(info, path);
+        if path.len() > MAX_LENGTH {
+            return Err(StartRefused::TooLong);
+        }
+        let job = FileJob { what, code: None, words: String::new(), findings: Findings::default() };
+        let (id, number) = self.begin(Kind::Files(job));
+        Ok((id, codec::encode_file_command(number, &id.to_string(), what, &path)))
+    }
+
+    fn begin(&mut self, kind: Kind) -> (CommandId, u64) {
         let id = self.next_command;
         self.next_command += 1;
-        let run = Run { started: now, interrupted: false, code: None, signal: None, limit: None, elapsed: None };
-        self.commands.insert(id, run);
-        let number = self.ask(Awaited::Start(id));
-        Ok((id, codec::encode_start(number, &id.to_string(), &shell)))
+        self.commands.insert(id, Job { interrupted: false, kind });
+        (id, self.ask(Awaited::Start(id)))
     }
 
     /// The message that ends a command; `None` when it has ended or is being ended already.
     pub(super) fn interrupt(&mut self, command: CommandId) -> Option<Vec<u8>> {
-        let run = self.commands.get_mut(&command).filter(|run| !run.interrupted)?;
-        run.interrupted = true;
+        let job = self.commands.get_mut(&command).filter(|job| !job.interrupted)?;
+        job.interrupted = true;
         let number = self.ask(Awaited::Nothing);
         Some(codec::encode_interrupt(number, &command.to_string(), "interrupted"))
     }
@@ -281,6 +366,49 @@ pub(super) fn dismissal() -> Vec<u8> {
     codec::encode_plain("shutdown", 0)
 }
 
+impl Job {
+    fn ending(self, now: Instant, error: Option<String>) -> Ending {
+        match self.kind {
+            Kind::Run(run) => run.ending(now, self.interrupted, error),
+            Kind::Files(files) => files.ending(error),
+        }
+    }
+}
+
+/// What is known of something that is done with files.
+#[derive(Debug)]
+struct FileJob {
+    what: FileCommand,
+    code: Option<i64>,
+    words: String,
+    findings: Findings,
+}
+
+impl FileJob {
+    fn note(&mut self, update: Update<'_>) {
+        match update {
+            Update::ExitCode(code) => self.code = Some(code),
+            Update::Names(names) => self.findings.names = names.names(),
+            Update::Status(status) => self.findings.status = status.status(),
+            // The last thing that it says is why it failed. The stock worker has headers without that, too.
+            Update::Stderr(text) | Update::Header(text) if !text.trim_ascii().is_empty() => {
+                let text = &text[..text.len().min(1000)];
+                self.words = String::from_utf8_lossy(text).trim().to_owned();
+            }
+            _ => {}
+        }
+    }
+
+    fn ending(self, error: Option<String>) -> Ending {
+        match (self.code, error) {
+            (_, Some(error)) => Ending::Broken(error),
+            (Some(0), None) => Ending::Files(Ok(self.findings)),
+            (Some(code), None) => Ending::Files(Err(FileFailure { code, words: self.words })),
+            (None, None) => Ending::Broken("the worker does not say how it ended".to_owned()),
+        }
+    }
+}
+
 impl Run {
     fn note(&mut self, update: Update<'_>) {
         match update {
@@ -295,11 +423,11 @@ impl Run {
         }
     }
 
-    fn ending(self, now: Instant, error: Option<String>) -> Ending {
+    fn ending(self, now: Instant, interrupted: bool, error: Option<String>) -> Ending {
         let exit = match (self.limit, self.code, self.signal) {
             (Some(limit), ..) => limit,
             (None, Some(code), _) if code >= 0 => Exit::Code(i32::try_from(code).unwrap_or(i32::MAX)),
-            (None, ..) if self.interrupted => Exit::Interrupted,
+            (None, ..) if interrupted => Exit::Interrupted,
             (None, Some(_), Some(signal)) => Exit::Signal(signal),
             (None, Some(code), None) => Exit::Code(i32::try_from(code).unwrap_or(i32::MIN)),
             (None, None, _) => {
@@ -352,7 +480,7 @@ fn check_lengths(command: &Command) -> Result<(), StartRefused> {
     let variables = command.environment.iter();
     let variable = variables.map(|(name, value)| name.len().max(value.as_ref().map_or(0, String::len))).max();
     let longest = [program, variable.unwrap_or(0), command.environment.len(), command.stdin.len()];
-    if longest.into_iter().any(|length| length > codec::MAX_LENGTH) { Err(StartRefused::TooLong) } else { Ok(()) }
+    if longest.into_iter().any(|length| length > MAX_LENGTH) { Err(StartRefused::TooLong) } else { Ok(()) }
 }
 
 #[cfg(test)]

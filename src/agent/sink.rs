@@ -1,5 +1,5 @@
-//! Where the output of one remote command waits for its reader: a bounded channel, and a way out for the thread that
-//! fills it.
+//! Where the output of one remote command waits for its reader: a bounded channel, a way out for the thread that fills it,
+//! and the answers that are held back while much waits.
 
 use std::convert::Infallible;
 
@@ -12,6 +12,9 @@ use crate::Output;
 const PIECES: usize = 64;
 /// … and how large each is at most.
 const PIECE: usize = 64 << 10;
+/// While more pieces than this wait, answers are held back. A worker that waits for them has less than the rest of the
+/// room under way, and never holds up the thread that fills the sink.
+const EASY: usize = PIECES / 4;
 
 pub(super) struct Sink {
     output: Sender<Output>,
@@ -20,6 +23,7 @@ pub(super) struct Sink {
     /// Disconnected when the sink was released.
     released: Receiver<Infallible>,
     hold: Mutex<Option<Sender<Infallible>>>,
+    answers: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Sink {
@@ -28,7 +32,7 @@ impl Sink {
         let (output, overflow) = bounded(PIECES);
         let (hold, released) = bounded(0);
         let reader = overflow.clone();
-        (Self { output, overflow, released, hold: Mutex::new(Some(hold)) }, reader)
+        (Self { output, overflow, released, hold: Mutex::new(Some(hold)), answers: Mutex::default() }, reader)
     }
 
     /// Nobody waits for all of the output any more: only the last pieces are kept, and nobody is held up.
@@ -45,6 +49,28 @@ impl Sink {
     /// Tells the end, as [`deliver`](Self::deliver).
     pub(super) fn end(&self, end: Output) {
         self.put(end);
+    }
+
+    /// Keeps the answer to output while much waits; otherwise it can be sent now. At most one for each piece is kept.
+    pub(super) fn hold_back(&self, answer: Vec<u8>) -> Option<Vec<u8>> {
+        let mut answers = self.answers.lock();
+        // Looked at under the lock, so that whoever makes room later finds the answer.
+        let held = self.output.len() > EASY && answers.len() < PIECES && self.hold.lock().is_some();
+        if held {
+            answers.push(answer);
+            return None;
+        }
+        Some(answer)
+    }
+
+    /// The answers that can be sent now that something was taken.
+    pub(super) fn answers_due(&self) -> Vec<Vec<u8>> {
+        if self.output.len() > EASY { Vec::new() } else { self.release_answers() }
+    }
+
+    /// All answers that were held back.
+    pub(super) fn release_answers(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.answers.lock())
     }
 
     fn put(&self, piece: Output) {

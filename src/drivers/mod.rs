@@ -4,11 +4,23 @@
 pub(crate) mod command;
 #[cfg(all(feature = "local", unix))]
 pub(crate) mod local;
+#[cfg(all(feature = "process", unix))]
+pub(crate) mod process;
 
-// What those have in common that run programs on this machine.
-#[cfg(all(any(feature = "command", feature = "local"), unix))]
+// What those have in common that run programs of the user.
+#[cfg(all(any(feature = "command", feature = "process"), unix))]
+mod environment;
+#[cfg(all(any(feature = "command", feature = "process"), unix))]
+mod program;
+#[cfg(all(any(feature = "command", feature = "process"), unix))]
+mod program_log;
+#[cfg(all(any(feature = "command", feature = "process"), unix))]
+mod program_output;
+
+// What those have in common that run anything on this machine.
+#[cfg(all(any(feature = "command", feature = "local", feature = "process"), unix))]
 mod orphans;
-#[cfg(all(any(feature = "command", feature = "local"), unix))]
+#[cfg(all(any(feature = "command", feature = "local", feature = "process"), unix))]
 mod pipe;
-#[cfg(all(any(feature = "command", feature = "local"), unix))]
+#[cfg(all(any(feature = "command", feature = "local", feature = "process"), unix))]
 mod process_group;

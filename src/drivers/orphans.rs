@@ -8,8 +8,10 @@
 //! Only on Linux (5.3 or later). Elsewhere nothing is found.
 
 use std::ffi::OsStr;
+#[cfg(feature = "process")]
 use std::fmt;
 use std::io;
+#[cfg(feature = "process")]
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -17,15 +19,15 @@ use rustix::process::{Pid, Signal};
 
 /// A process of this machine, and no other one that ever was or will be: its number, the time at which it was started
 /// in clock ticks since the machine was, and which start of the machine that was. As text it can be recorded.
+#[cfg(feature = "process")]
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[allow(dead_code, reason = "for drivers whose instances are processes")]
 pub(super) struct ProcessId {
     pid: Pid,
     start: u64,
     boot: String,
 }
 
-#[allow(dead_code, reason = "for drivers whose instances are processes")]
+#[cfg(feature = "process")]
 impl ProcessId {
     /// Of a process that is there: a child that was not reaped, say. `None` where processes cannot be told apart.
     pub(super) fn of(pid: Pid) -> io::Result<Option<Self>> {
@@ -49,12 +51,14 @@ impl ProcessId {
     }
 }
 
+#[cfg(feature = "process")]
 impl fmt::Display for ProcessId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.pid, self.start, self.boot)
     }
 }
 
+#[cfg(feature = "process")]
 impl FromStr for ProcessId {
     type Err = ();
 
@@ -69,7 +73,7 @@ impl FromStr for ProcessId {
 
 /// Kills every process that has `name=value` in its environment, and all groups that they lead, until there is none.
 /// False when there still is one after `patience`.
-#[cfg(feature = "local")]
+#[cfg(any(feature = "local", feature = "process"))]
 pub(super) fn kill_marked(name: &str, value: &OsStr, patience: Duration) -> io::Result<bool> {
     let begin = Instant::now();
     loop {
@@ -91,7 +95,7 @@ pub(super) fn kill_marked(name: &str, value: &OsStr, patience: Duration) -> io::
 
 /// Ends every process that leads a group, was run as `words` and has `name=value` in its environment, with its group:
 /// asks it to end, and kills what is still there after the `grace`. False when one outlives that by `patience`.
-#[cfg(feature = "command")]
+#[cfg(any(feature = "command", feature = "process"))]
 pub(super) fn end_programs(
     words: &[&OsStr],
     name: &str,
@@ -121,6 +125,7 @@ pub(super) fn end_programs(
 }
 
 /// What is said of a process that is not there (any more): there is no such file, no such process.
+#[cfg(feature = "process")]
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
@@ -158,7 +163,7 @@ mod system {
         }
 
         /// Whether its arguments are these: all of them, or those of the interpreter of a script before them.
-        #[cfg(feature = "command")]
+        #[cfg(any(feature = "command", feature = "process"))]
         pub(super) fn was_run_as(&self, words: &[&OsStr]) -> bool {
             let Ok(arguments) = fs::read(format!("/proc/{}/cmdline", self.pid)) else { return false };
             let Some(arguments) = arguments.strip_suffix(&[0]) else { return false };
@@ -227,6 +232,7 @@ mod system {
     }
 
     /// When the process was started, and in which life of the machine: see proc(5), `stat` and `boot_id`.
+    #[cfg(feature = "process")]
     pub(super) fn identity(pid: Pid) -> io::Result<Option<(u64, String)>> {
         let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not as expected"));
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -254,7 +260,7 @@ mod system {
             match *self {}
         }
 
-        #[cfg(feature = "command")]
+        #[cfg(any(feature = "command", feature = "process"))]
         pub(super) fn was_run_as(&self, _: &[&OsStr]) -> bool {
             match *self {}
         }
@@ -272,12 +278,13 @@ mod system {
         Ok(Vec::new())
     }
 
+    #[cfg(feature = "process")]
     pub(super) fn identity(_: Pid) -> io::Result<Option<(u64, String)>> {
         Ok(None)
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(all(test, target_os = "linux", feature = "command", feature = "local", feature = "process"))]
 mod tests {
     use std::io::Read;
     use std::os::unix::process::CommandExt;
@@ -340,7 +347,6 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "local")]
     #[test]
     fn j4_marked_processes_are_killed_wherever_they_have_gone_and_no_others() {
         let ours = mark("ours");
@@ -355,7 +361,6 @@ mod tests {
         drop(strangers_output);
     }
 
-    #[cfg(feature = "command")]
     #[test]
     fn j4_programs_are_ended_by_their_words_and_mark_and_what_they_have_started_elsewhere_lives_on() {
         let mark = mark("program");
@@ -381,7 +386,6 @@ mod tests {
         assert_dead(stdout, program);
     }
 
-    #[cfg(feature = "command")]
     #[test]
     fn a_script_is_known_by_its_words_after_those_of_its_interpreter() {
         let (child, _stdout) = shell("echo; sleep 1000", "");

@@ -30,6 +30,13 @@ pub(super) fn wait_for_end(pid: Pid) -> io::Result<()> {
     }
 }
 
+/// How the process has ended, if it has; leaves it to be reaped.
+#[cfg(feature = "process")]
+pub(super) fn end_by_now(pid: Pid) -> io::Result<Option<rustix::process::WaitIdStatus>> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    Ok(waitid(WaitId::Pid(pid), options)?)
+}
+
 /// A process group, by its leader. The only one who signals the group and who reaps the leader.
 pub(super) struct Group {
     leader: Child,
@@ -70,7 +77,7 @@ impl Group {
     }
 
     /// Asks the whole group to end.
-    #[cfg(feature = "command")]
+    #[cfg(any(feature = "command", feature = "process"))]
     pub(super) fn terminate(&self) {
         self.signal(Signal::TERM).ok();
     }

@@ -1,5 +1,7 @@
 //! The right of one build to use one attached instance, as a value: dropping it gives the place back.
 
+mod files;
+
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -16,10 +18,12 @@ use crate::error::{Attempt, CommandError, LeaseEnd};
 use crate::event::BuildResult;
 use crate::lifecycle::{Grant, Input, LeaseId};
 
+pub use files::LeaseFiles;
+
 /// The right of one build to use one attached instance.
 ///
-/// Do the work through [`run`](Lease::run), [`start`](Lease::start) or the [`agent`](Lease::agent) itself, then say
-/// how it went with [`finish`](Lease::finish). A lease that is dropped in any other way, a panic included, gives its
+/// Do the work through [`run`](Lease::run), [`start`](Lease::start), [`files`](Lease::files) or the
+/// [`agent`](Lease::agent) itself, then say how it went with [`finish`](Lease::finish). A lease that is dropped in any other way, a panic included, gives its
 /// place back too; the build then ends as [dropped](BuildResult::Dropped).
 ///
 /// A lease can end before that: its connection is lost, its build is cancelled, or its instance is stopped. Then
@@ -27,7 +31,7 @@ use crate::lifecycle::{Grant, Input, LeaseId};
 /// [`end`](Lease::end) tells why.
 /// [`retry`](Lease::retry) puts the build back into the queue.
 ///
-/// No method but `wait_end` and those that run commands blocks.
+/// No method but `wait_end` and those that run commands or move files blocks.
 #[must_use = "the place is given back when this is dropped"]
 pub struct Lease {
     connection: Arc<Connection>,
@@ -144,6 +148,12 @@ impl Lease {
         }
     }
 
+    /// The files of the instance: to copy them in both directions, and to ask about them.
+    #[doc(alias("upload", "download"))]
+    pub fn files(&self) -> LeaseFiles<'_> {
+        LeaseFiles::new(self)
+    }
+
     /// Says how the build ended and gives the place back. Nothing is said again about a build that was cancelled
     /// meanwhile; one whose lease was ended by a fast stop may be finished as [`BuildResult::Cancelled`].
     pub fn finish(mut self, result: BuildResult) {
@@ -227,6 +237,9 @@ impl Running<'_> {
             recv(self.process.as_ref().map_or(&no_output, Process::output)) -> output => Some(output),
             recv(timed_out) -> _ => return Ok(None),
         };
+        if let (Some(Ok(_)), Some(process)) = (&output, &self.process) {
+            self.fence("taking output", || process.taken());
+        }
         match output {
             Some(Ok(Output::Failed(reason))) => {
                 self.ended = true;
@@ -251,12 +264,12 @@ impl Running<'_> {
     /// Kills the command and everything that it started. Does not block; the end comes as [`Output::End`].
     pub fn interrupt(&self) {
         if let Some(process) = &self.process {
-            self.fence(|| process.interrupt());
+            self.fence("interrupting a command", || process.interrupt());
         }
     }
 
-    fn fence(&self, interrupt: impl FnOnce()) {
-        if let Err(panic) = fenced("interrupting a command", interrupt) {
+    fn fence(&self, what: &str, agent_code: impl FnOnce()) {
+        if let Err(panic) = fenced(what, agent_code) {
             let Connection { shared, worker, .. } = &*self.lease.connection;
             shared.tell_panic(worker, panic);
         }
@@ -267,7 +280,7 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let process = self.process.take();
-        self.fence(|| drop(process));
+        self.fence("interrupting a command", || drop(process));
     }
 }
 

@@ -49,6 +49,6 @@ mod ticket;
 mod timer;
 
 pub use handle::{Insubstantiation, Substantiation, Worker};
-pub use lease::{Finished, Lease, Running};
+pub use lease::{Finished, Lease, LeaseFiles, Running};
 pub use master::{Master, MasterBuilder, RunError, ShutdownMode, ShutdownReport};
 pub use ticket::{Inbox, Ticket};

@@ -3,7 +3,7 @@
 mod fake;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,22 @@ fn work_undelayed(leases: &[Lease]) {
         assert_eq!((finished.stdout.as_slice(), finished.end.exit), (b"ok\n".as_slice(), Exit::Code(0)));
         assert!(begin.elapsed() < UNDELAYED, "{:?}", begin.elapsed());
     }
+}
+
+#[test]
+fn a_listener_takes_sockets_that_are_bound_already() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut world = World::new();
+    world.listener = AgentListener::builder().listen_on(&world.master, vec![socket]).unwrap();
+    assert_eq!(world.listener.addresses(), [address]);
+    let (_, lease, fake) = world.attached("w");
+    world.threads.push(std::thread::spawn(move || fake.work()));
+    work_undelayed(std::slice::from_ref(&lease));
+    let none = AgentListener::builder().listen_on(&world.master, Vec::new());
+    assert!(none.unwrap_err().to_string().contains("no address"));
+    world.finish(vec![lease]);
 }
 
 #[test]
@@ -361,6 +377,8 @@ fn a4_a_silent_peer_is_lost_by_heartbeat() {
 fn a6_output_that_nobody_takes_waits_and_an_interrupt_still_gets_through() {
     /// How many pieces wait for whoever takes the output.
     const KEPT: usize = 64;
+    /// How many of them are answered as long as nobody takes any.
+    const ANSWERED: usize = 16;
     const WRITTEN: usize = 300;
     let mut world = World::new();
     let leases = world.good_agents();
@@ -389,13 +407,13 @@ fn a6_output_that_nobody_takes_waits_and_an_interrupt_still_gets_through() {
         }
     }));
     let await_answers = |count: usize| (0..count).for_each(|_| answers.recv_timeout(PATIENCE).expect("it is answered"));
-    await_answers(KEPT);
+    await_answers(ANSWERED);
     work_undelayed(&leases);
     assert!(answers.is_empty(), "what nobody has room for is not answered");
     running.interrupt();
     told.recv_timeout(PATIENCE).expect("the interrupt reaches the worker though its output waits");
     // The rest, the last line, the exit code and the end; the interrupt is ours to ask, not to answer.
-    await_answers(WRITTEN - KEPT + 3);
+    await_answers(WRITTEN - ANSWERED + 3);
     let mut pieces = 0;
     while !matches!(running.recv_timeout(PATIENCE).unwrap().expect("it comes to its end"), Output::End(_)) {
         pieces += 1;

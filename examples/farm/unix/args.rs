@@ -12,7 +12,7 @@ use latent_worker::IdlePolicy;
 use lexopt::prelude::*;
 
 pub(crate) const HELP: &str = "\
-Runs builds on latent workers of this machine: workers that come up when work arrives and go away after it.
+Runs builds on latent workers: workers that come up when work arrives and go away after it.
 
 Usage: farm [OPTIONS] [FILE]
        (in the checkout: cargo run --release --example farm -- [OPTIONS] [FILE])
@@ -24,8 +24,8 @@ FILE has one build a line; `-` is standard input. Without FILE a short built-in 
     -- make test
 
 The property `kind` chooses the kind of instance: an instance of one kind takes no build of another one. Every build
-runs in the private directory of its instance, which is removed with it. FARM_DIR is the directory that farm was started
-in. Builds are named by the number of their line.
+runs in the directory of its instance; that of the driver `local` is private and removed with it. FARM_DIR is the
+directory that farm was started in. Builds are named by the number of their line.
 
 Options:
   --workers N             how many workers there are
@@ -34,11 +34,29 @@ Options:
   --max-attempts N        how often a build is tried when its instance fails (3)
   --max-builds N          how many builds may use an instance at once (1)
   --time-limit SECONDS    how long a build may run (no limit)
-  --kind NAME=DIRECTORY   instances of kind NAME start with a copy of DIRECTORY; may be given again
+  --driver DRIVER         what an instance is (local):
+                          local    a directory on this machine
+                          command  what programs of yours start and stop; its agent connects to farm
+                          process  a child process of farm, whose agent connects to it
   --events FILE           writes what happens to FILE, as lines of JSON
   --quiet                 shows failures and the summary, and nothing else
   -h, --help              shows this
   -V, --version           shows the version
+
+With --driver local:
+  --kind NAME=DIRECTORY   instances of kind NAME start with a copy of DIRECTORY; may be given again
+
+With --driver command, where each PROGRAM is a line for /bin/sh, run in the present directory:
+  --start PROGRAM         starts an instance: its environment has LATENT_WORKER_NAME, LATENT_WORKER_SECRET and
+                          LATENT_WORKER_MASTER for the agent, and LATENT_WORKER_PROPERTY_kind; its first line of output
+                          is what the others get as LATENT_WORKER_INSTANCE. The documentation of CommandLatentWorker
+                          tells more.
+  --stop PROGRAM          stops it
+  --check PROGRAM         fails when an instance whose agent has not connected yet never will (all are well)
+
+With --driver command or process:
+  --listen HOST:PORT      where agents connect to, seen from where they are (127.0.0.1:0 for process). Port 0 is a free
+                          one; the line `farm: agents connect to HOST:PORT` of standard error tells which.
 
 Ctrl-C lets running builds finish and starts no others; a second Ctrl-C ends them as well.
 
@@ -60,10 +78,42 @@ pub(crate) struct Options {
     pub(crate) max_attempts: NonZeroU32,
     pub(crate) max_builds: NonZeroUsize,
     pub(crate) time_limit: Option<Duration>,
-    /// The template directories of kinds.
-    pub(crate) templates: BTreeMap<String, PathBuf>,
+    pub(crate) driver: Driver,
     pub(crate) events: Option<PathBuf>,
     pub(crate) quiet: bool,
+}
+
+/// What an instance is.
+#[derive(PartialEq, Debug)]
+pub(crate) enum Driver {
+    Local {
+        /// The template directories of kinds.
+        templates: BTreeMap<String, PathBuf>,
+    },
+    Command(Programs),
+    Process {
+        /// Where agents connect to.
+        listen: String,
+    },
+}
+
+impl Driver {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Local { .. } => "local",
+            Self::Command(_) => "command",
+            Self::Process { .. } => "process",
+        }
+    }
+}
+
+/// Lines for a shell, and where the agents that they start connect to.
+#[derive(PartialEq, Debug)]
+pub(crate) struct Programs {
+    pub(crate) start: String,
+    pub(crate) stop: String,
+    pub(crate) check: Option<String>,
+    pub(crate) listen: String,
 }
 
 /// Where the builds come from.
@@ -76,6 +126,9 @@ pub(crate) enum Source {
 
 const BUILT_IN_WORKERS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
+/// Any free port, for agents of this machine alone.
+const LOOPBACK: &str = "127.0.0.1:0";
+
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, lexopt::Error> {
     let mut source = Source::BuiltIn;
     let mut workers = None;
@@ -86,10 +139,11 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
         max_attempts: NonZeroU32::new(3).unwrap(),
         max_builds: NonZeroUsize::MIN,
         time_limit: None,
-        templates: BTreeMap::new(),
+        driver: Driver::Local { templates: BTreeMap::new() },
         events: None,
         quiet: false,
     };
+    let mut given = Given { driver: "local".to_owned(), ..Given::default() };
     let mut parser = lexopt::Parser::from_iter(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -100,10 +154,15 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
             Long("time-limit") => options.time_limit = Some(time_limit(&text(&mut parser)?)?),
             Long("kind") => {
                 let (name, template) = kind(&text(&mut parser)?)?;
-                if options.templates.insert(name.clone(), template).is_some() {
+                if given.templates.insert(name.clone(), template).is_some() {
                     return Err(format!("--kind {name} is given twice").into());
                 }
             }
+            Long("driver") => given.driver = text(&mut parser)?,
+            Long("start") => given.start = Some(text(&mut parser)?),
+            Long("stop") => given.stop = Some(text(&mut parser)?),
+            Long("check") => given.check = Some(text(&mut parser)?),
+            Long("listen") => given.listen = Some(listen(&text(&mut parser)?)?),
             Long("events") => options.events = Some(parser.value()?.into()),
             Long("quiet") => options.quiet = true,
             Short('h') | Long("help") => return Ok(Request::Help),
@@ -120,7 +179,57 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
     };
     options.workers = workers.unwrap_or_else(usual);
     options.source = source;
+    options.driver = given.driver()?;
     Ok(Request::Run(options))
+}
+
+/// The driver and what belongs to one driver alone, as it stands on the command line.
+#[derive(Default)]
+struct Given {
+    driver: String,
+    templates: BTreeMap<String, PathBuf>,
+    start: Option<String>,
+    stop: Option<String>,
+    check: Option<String>,
+    listen: Option<String>,
+}
+
+impl Given {
+    fn driver(self) -> Result<Driver, lexopt::Error> {
+        let name = &*self.driver;
+        if !["local", "command", "process"].contains(&name) {
+            return Err(format!("--driver wants local, command or process, not {name:?}").into());
+        }
+        for (option, is_given, owners) in [
+            ("--kind", !self.templates.is_empty(), ["local"].as_slice()),
+            ("--start", self.start.is_some(), &["command"]),
+            ("--stop", self.stop.is_some(), &["command"]),
+            ("--check", self.check.is_some(), &["command"]),
+            ("--listen", self.listen.is_some(), &["command", "process"]),
+        ] {
+            if is_given && !owners.contains(&name) {
+                return Err(format!("{option} goes with --driver {}, not with {name}", owners.join(" or ")).into());
+            }
+        }
+        let wanted = |value: Option<String>, option| value.ok_or_else(|| format!("--driver {name} wants {option} too"));
+        Ok(match name {
+            "command" => Driver::Command(Programs {
+                start: wanted(self.start, "--start")?,
+                stop: wanted(self.stop, "--stop")?,
+                check: self.check,
+                listen: wanted(self.listen, "--listen")?,
+            }),
+            "process" => Driver::Process { listen: self.listen.unwrap_or_else(|| LOOPBACK.to_owned()) },
+            _ => Driver::Local { templates: self.templates },
+        })
+    }
+}
+
+fn listen(value: &str) -> Result<String, lexopt::Error> {
+    match value.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(value.to_owned()),
+        _ => Err(format!("--listen wants HOST:PORT, not {value:?}").into()),
+    }
 }
 
 fn text(parser: &mut lexopt::Parser) -> Result<String, lexopt::Error> {
@@ -224,9 +333,51 @@ mod tests {
         assert_eq!(options.idle, IdlePolicy::After(Duration::from_millis(500)));
         assert_eq!((options.max_attempts.get(), options.max_builds.get()), (9, 4));
         assert_eq!(options.time_limit, Some(Duration::from_millis(1500)));
-        assert_eq!(options.templates.keys().collect::<Vec<_>>(), ["a", "b"]);
+        let Driver::Local { templates } = options.driver else { panic!("{:?}", options.driver) };
+        assert_eq!(templates.keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(options.events, Some("record".into()));
         assert!(options.quiet);
+    }
+
+    #[test]
+    fn the_command_driver_has_programs_and_a_place_to_connect_to() {
+        let some = ["--driver=command", "--start=a b", "--stop", "c", "--listen=[::1]:0"];
+        let mut expected =
+            Programs { start: "a b".to_owned(), stop: "c".to_owned(), check: None, listen: "[::1]:0".to_owned() };
+        assert_eq!(options(&some).driver, Driver::Command(expected));
+        expected = Programs {
+            start: String::new(),
+            stop: "c".to_owned(),
+            check: Some("d".to_owned()),
+            listen: "host:1".to_owned(),
+        };
+        let all = ["--check=d", "--listen=host:1", "--stop=c", "--start=", "--driver=command"];
+        assert_eq!(options(&all).driver, Driver::Command(expected));
+    }
+
+    #[test]
+    fn the_process_driver_listens_on_loopback_if_nothing_else_is_said() {
+        assert_eq!(options(&["--driver=process"]).driver, Driver::Process { listen: "127.0.0.1:0".to_owned() });
+        let named = options(&["--listen=host:1", "--driver=process"]).driver;
+        assert_eq!(named, Driver::Process { listen: "host:1".to_owned() });
+    }
+
+    #[test]
+    fn what_a_driver_wants_and_does_not_know_is_told() {
+        let command = ["--driver=command", "--start=a", "--stop=b", "--listen=host:1"];
+        for missing in 1..command.len() {
+            let mut given = command.to_vec();
+            let option = given.remove(missing).split('=').next().unwrap();
+            assert_eq!(error(&given), format!("--driver command wants {option} too"));
+        }
+        assert_eq!(error(&["--start=a"]), "--start goes with --driver command, not with local");
+        assert!(error(&["--stop=a", "--driver=local"]).contains("--stop"));
+        assert!(error(&["--check=a"]).contains("--check"));
+        assert!(error(&["--listen=host:1"]).starts_with("--listen goes with --driver command or process, not"));
+        assert!(error(&["--driver=process", "--start=a"]).contains("--start"));
+        let mut given = command.to_vec();
+        given.push("--kind=a=/");
+        assert_eq!(error(&given), "--kind goes with --driver local, not with command");
     }
 
     #[test]
@@ -251,6 +402,10 @@ mod tests {
             ("--kind=text", "--kind"),
             ("--kind==/", "--kind"),
             ("--kind=text=/no/such/directory", "--kind"),
+            ("--driver=docker", "--driver"),
+            ("--listen=9989", "--listen"),
+            ("--listen=:9989", "--listen"),
+            ("--listen=host:port", "--listen"),
             ("--unknown", "--unknown"),
         ] {
             let error = error(&[argument]);

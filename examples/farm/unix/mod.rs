@@ -1,16 +1,22 @@
 //! The parts of the farm, one subject a file, and how they are put together.
 //!
-//! `args` and `jobs` read what is asked for. `queue` is the main loop, `runner` does the work of one lease with `lines`
+//! `args` and `jobs` read what is asked for. `drivers` makes instances, `remote` those whose agents connect, and `agent` is
+//! one. `queue` is the main loop, `runner` does the work of one lease with `lines`
 //! of output, `signals` is Ctrl-C. `observer` follows the events: from them come the `record`, the `tally`, the `story`
 //! and the `summary`. `screen` writes everything, above the `bars`.
 
+#[cfg(all(feature = "agent", feature = "process"))]
+mod agent;
 mod args;
 mod bars;
+mod drivers;
 mod jobs;
 mod lines;
 mod observer;
 mod queue;
 mod record;
+#[cfg(all(feature = "agent", any(feature = "command", feature = "process")))]
+mod remote;
 mod runner;
 mod screen;
 mod signals;
@@ -18,7 +24,6 @@ mod story;
 mod summary;
 mod tally;
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -27,9 +32,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::unbounded;
-use latent_worker::{LocalKind, LocalLatentWorker, Master, WorkerConfig};
+use latent_worker::WorkerConfig;
 
 use args::{Options, Request, Source};
+use drivers::Instances;
 use jobs::Job;
 use observer::{Observer, RecordFile, SharedTally};
 use queue::{End, Queue};
@@ -50,6 +56,10 @@ const MOST_BAD_LINES: usize = 100;
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 pub(crate) fn main() -> ExitCode {
+    #[cfg(all(feature = "agent", feature = "process"))]
+    if std::env::args_os().skip(1).eq([agent::ARGUMENT]) {
+        return agent::main();
+    }
     let status = match args::parse(std::env::args_os()) {
         Ok(Request::Run(options)) => run(&options).unwrap_or_else(|messages| {
             messages.iter().for_each(complain);
@@ -87,18 +97,21 @@ fn run(options: &Options) -> Result<u8, Vec<String>> {
             Some(RecordFile::create(path.clone()).map_err(failed)?)
         }
     };
-    let started = start(options, &jobs, directory, record);
+    let instances = drivers::prepare(&options.driver, &jobs).map_err(|error| vec![error])?;
+    let started = start(options, instances, &jobs, directory, record);
     started.map_err(|error| vec![format!("cannot start: {error}")])
 }
 
 fn start(
     options: &Options,
+    mut instances: Box<dyn Instances>,
     jobs: &Arc<[Job]>,
     directory: String,
     record: Option<RecordFile>,
 ) -> Result<u8, Box<dyn std::error::Error>> {
     let interrupts = signals::interrupts()?;
-    let master = Master::new();
+    let master = instances.master().build();
+    instances.let_in(&master)?;
     let tally = SharedTally::default();
     let bars = if options.quiet { None } else { bars::Bars::new(&master, &tally, jobs) };
     let screen = Arc::new(Screen::start(bars)?);
@@ -112,11 +125,10 @@ fn start(
     let events = master.events(observer::CAPACITY + jobs.len());
     let observer = Observer::start(events, jobs.clone(), exits.clone(), story, screen.clone(), tally, record)?;
 
-    let driver = Arc::new(driver(options, jobs));
     for number in 1..=options.workers.get() {
-        let config =
-            WorkerConfig::new(format!("local-{number}")).with_max_builds(options.max_builds).with_idle(options.idle);
-        master.add_worker(config, driver.clone())?;
+        let name = format!("{}-{number}", options.driver.name());
+        let config = WorkerConfig::new(name).with_max_builds(options.max_builds).with_idle(options.idle);
+        instances.add_worker(&master, config)?;
     }
 
     let (done_sender, done) = unbounded();
@@ -144,23 +156,6 @@ fn start(
         End::Interrupted | End::Cut => INTERRUPTED,
         End::AllOver if record.is_err() || succeeded < jobs.len() => FAILED,
         End::AllOver => 0,
-    })
-}
-
-/// One driver for all workers, with every kind that a build asks for or that has a template. Instances of different
-/// kinds are never used for each other, even if they look the same.
-fn driver(options: &Options, jobs: &[Job]) -> LocalLatentWorker {
-    let asked_for = jobs.iter().filter_map(Job::kind);
-    let kinds: BTreeSet<&str> = asked_for.chain(options.templates.keys().map(String::as_str)).collect();
-    kinds.into_iter().fold(LocalLatentWorker::new().kind_property(jobs::KIND), |driver, name| {
-        let kind = LocalKind::new().env("LATENT_WORKER_KIND", name);
-        driver.kind(
-            name,
-            match options.templates.get(name) {
-                Some(template) => kind.template(template),
-                None => kind,
-            },
-        )
     })
 }
 

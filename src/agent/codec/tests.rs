@@ -78,7 +78,7 @@ fn a_recorded_update_is_read() {
         Update::ExitCode(-1),
         Update::FailureReason(b"timeout"),
         Update::Elapsed(0.312_276),
-        Update::Other,
+        Update::Names(Raw::whole(b"\x91\xa4info").unwrap()),
         Update::Other,
         Update::Other,
     ];
@@ -100,7 +100,7 @@ fn completes_and_responses_are_read() {
     // The frame of 33 bytes that ends a start_command in the recording.
     let recorded = b"\x83\xa2op\xa8response\xaaseq_number\x07\xa6result\xc0";
     assert_eq!(recorded.len(), 33);
-    assert_eq!(decode(recorded), Ok(Message::Response { number: 7, result: Ok(Raw(&[0xc0])) }));
+    assert_eq!(decode(recorded), Ok(Message::Response { number: 7, result: Ok(NIL) }));
     let error = message(&[
         ("op", text("response")),
         ("seq_number", vec![7]),
@@ -127,7 +127,7 @@ fn what_we_send_is_what_a_stock_master_sends() {
     // Recorded: a response of 33 bytes.
     let nil = encode_response(4, None);
     assert_eq!(nil.len(), 33);
-    assert_eq!(decode(&nil), Ok(Message::Response { number: 4, result: Ok(Raw(&[0xc0])) }));
+    assert_eq!(decode(&nil), Ok(Message::Response { number: 4, result: Ok(NIL) }));
     let error = encode_response(4, Some("no"));
     assert_eq!(decode(&error), Ok(Message::Response { number: 4, result: Err("no".to_owned()) }));
     let environment = [("A".to_owned(), Some("1".to_owned())), ("B".to_owned(), None)].into();
@@ -140,9 +140,57 @@ fn what_we_send_is_what_a_stock_master_sends() {
         silence_limit: None,
     };
     let start = encode_start(3, "7", &shell);
-    let mut whole = Reader(&start);
-    whole.skip().unwrap();
-    assert!(whole.0.is_empty(), "the lengths that are said are those that follow");
+    Raw::whole(&start).expect("the lengths that are said are those that follow");
+    let files = [
+        FileCommand::Status,
+        FileCommand::List,
+        FileCommand::MakeDirectory,
+        FileCommand::RemoveDirectory,
+        FileCommand::RemoveFile,
+        FileCommand::Read,
+        FileCommand::Write { mode: None },
+        FileCommand::Write { mode: Some(0o755) },
+    ];
+    for what in files {
+        Raw::whole(&encode_file_command(3, "7", what, "/srv/file")).expect("as above");
+    }
+}
+
+#[test]
+fn the_steps_of_a_transfer_are_read() {
+    let step = |op: &str, more: (&str, Vec<u8>)| {
+        message(&[("op", text(op)), more, ("command_id", text("3")), ("seq_number", vec![6])])
+    };
+    let read = |bytes: &[u8]| match decode(bytes) {
+        Ok(Message::Request { number: 6, request }) => match request {
+            Request::Transfer { command: "3", step: Step::Take(bytes) } => format!("take {bytes:?}"),
+            Request::Transfer { command: "3", step: Step::Give(length) } => format!("give {length}"),
+            Request::Transfer { command: "3", step: Step::Closed } => "closed".to_owned(),
+            other => format!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    // Recorded.
+    assert_eq!(read(&step("update_read_file", ("length", vec![0xcd, 0x40, 0x00]))), "give 16384");
+    assert_eq!(read(&step("update_upload_file_write", ("args", b"\xc4\x03abc".to_vec()))), "take [97, 98, 99]");
+    for closed in ["update_read_file_close", "update_upload_file_close", "update_upload_file_utime"] {
+        assert_eq!(read(&step(closed, ("access_time", vec![1]))), "closed");
+    }
+    assert!(read(&step("update_read_file", ("length", text("all")))).starts_with("Refused"));
+    assert!(read(&step("update_upload_file_write", ("args", vec![7]))).starts_with("Refused"));
+    assert!(read(&step("update_upload_directory_write", ("args", text("tar")))).starts_with("Refused"));
+}
+
+#[test]
+fn names_and_status_are_read_and_bounded() {
+    let names = list(&[text("info"), vec![7], text("ü")]);
+    assert_eq!(Raw::whole(&names).unwrap().names().unwrap(), ["info", "ü"]);
+    let many = list(&vec![vec![0xa0]; MAX_NAMES as usize + 1]);
+    assert_eq!(Raw::whole(&many).unwrap().names(), None);
+    let stat: Vec<Vec<u8>> = [0xcd, 1, 2, 3, 4, 5, 6, 7, 8, 9].iter().map(|item| vec![*item]).collect();
+    let stat = [vec![vec![0xcd, 0x81, 0xa4]], stat[1..].to_vec()].concat();
+    assert_eq!(Raw::whole(&list(&stat)).unwrap().status(), Some((0o100_644, 6, 8)));
+    assert_eq!(Raw::whole(&list(&stat[1..])).unwrap().status(), None);
 }
 
 #[test]
@@ -192,7 +240,7 @@ fn a5_hostile_bytes_never_panic() {
             Ok(Message::Request { request: Request::Update { updates, .. }, .. }) => {
                 assert!(updates.count() <= bytes.len(), "every piece is a byte at least");
             }
-            Ok(Message::Response { result: Ok(raw), .. }) => drop(raw.worker_info()),
+            Ok(Message::Response { result: Ok(raw), .. }) => drop((raw.worker_info(), raw.names(), raw.status())),
             _ => {}
         }
     }

@@ -207,8 +207,12 @@ fn a_worker_that_does_not_introduce_itself_is_refused() {
 
 #[test]
 fn directories_are_joined_in_the_workers_flavour() {
-    let posix = |basedir: &str| WorkerInfo { basedir: basedir.into(), system: "posix".into(), version: String::new() };
-    let windows = WorkerInfo { basedir: r"C:\wk".into(), system: "nt".into(), version: String::new() };
+    let of = |basedir: &str, system: &str| WorkerInfo {
+        basedir: basedir.to_owned(),
+        system: system.to_owned(),
+        ..WorkerInfo::default()
+    };
+    let (posix, windows) = (|basedir| of(basedir, "posix"), of(r"C:\wk", "nt"));
     assert_eq!(join(&posix("/srv/"), ""), "/srv/");
     assert_eq!(join(&posix("/srv/"), "a/b"), "/srv/a/b");
     assert_eq!(join(&posix("/"), "a"), "/a");
@@ -231,4 +235,97 @@ fn when_the_connection_is_lost_every_command_is() {
     assert_eq!(lost, [0, 2]);
     assert!(session.asked.is_empty() && session.lost().is_empty());
     assert!(session.interrupt(0).is_none());
+}
+
+/// A request of a worker while a file is copied.
+fn step(number: u8, command: &str, op: &str, field: (&str, Vec<u8>)) -> Vec<u8> {
+    message(&[("op", text(op)), ("command_id", text(command)), ("seq_number", vec![number]), field])
+}
+
+fn take(number: u8, command: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut value = Vec::new();
+    rmp::encode::write_bin(&mut value, bytes).unwrap();
+    step(number, command, "update_upload_file_write", ("args", value))
+}
+
+fn give(number: u8, command: &str, length: u8) -> Vec<u8> {
+    step(number, command, "update_read_file", ("length", vec![length]))
+}
+
+fn is_refused(turn: &Turn<'_>) -> bool {
+    let answer = turn.send.as_ref().map(|answer| codec::decode(answer).unwrap());
+    turn.transfer.is_none() && matches!(answer, Some(Message::Response { result: Err(_), .. }))
+}
+
+#[test]
+fn the_steps_of_a_transfer_are_answered_by_whoever_copies() {
+    let mut session = ready();
+    let now = Instant::now();
+    let (id, start) = session.start_files(FileCommand::Read, "a/b").unwrap();
+    assert_eq!(id, 0);
+    assert!(start.windows(12).any(|window| window == b"\xab/srv/wk/a/b"), "a path counts from its directory");
+    session.start_files(FileCommand::Write { mode: None }, "/abs").unwrap();
+    session.start(now, &Command::shell("x")).unwrap();
+
+    let bytes = take(0, "0", b"abc");
+    let turn = session.receive(now, &bytes).unwrap();
+    assert_eq!((turn.transfer, turn.send), (Some((0, 0, Step::Take(b"abc"))), None));
+    let bytes = give(1, "1", 9);
+    let turn = session.receive(now, &bytes).unwrap();
+    assert_eq!((turn.transfer, turn.send), (Some((1, 1, Step::Give(9))), None));
+    let closed = step(2, "0", "update_upload_file_close", ("x", vec![NIL]));
+    assert_eq!(session.receive(now, &closed).unwrap().send, nil_to(2));
+
+    // In the wrong direction, larger than was asked for, and for what is no transfer.
+    let wrong = [
+        give(3, "0", 9),
+        take(3, "1", b"x"),
+        take(3, "0", &vec![0; BLOCK + 1]),
+        take(3, "2", b"x"),
+        take(3, "7", b"x"),
+    ];
+    for wrong in wrong {
+        assert!(is_refused(&session.receive(now, &wrong).unwrap()));
+    }
+}
+
+#[test]
+fn the_end_of_what_is_done_with_files_says_what_was_found() {
+    let names = list(&[text("files"), list(&[text("info")])]);
+    let stat = list(&[text("stat"), list(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10].map(|item| vec![item]))]);
+    let findings = Findings { names: Some(vec!["info".to_owned()]), status: Some((1, 7, 9)) };
+    let failed = |code, words: &str| Ending::Files(Err(FileFailure { code, words: words.to_owned() }));
+    let cases = [
+        (vec![names, stat, code(0)], Ending::Files(Ok(findings))),
+        (vec![lines("header", "stat: No such file: x\n"), code(2)], failed(2, "stat: No such file: x")),
+        (vec![lines("header", "sending x\n"), code(1), lines("stderr", "Cannot open\n")], failed(1, "Cannot open")),
+        (vec![], Ending::Broken("the worker does not say how it ended".to_owned())),
+    ];
+    for (pieces, expected) in cases {
+        let mut session = ready();
+        let now = Instant::now();
+        session.start_files(FileCommand::Status, "x").unwrap();
+        let update = update(0, "0", &pieces);
+        assert!(session.receive(now, &update).unwrap().output.is_none(), "it is no output of a program");
+        let complete = complete(1, "0");
+        assert_eq!(session.receive(now, &complete).unwrap().ended, Some((0, expected)));
+    }
+}
+
+#[test]
+fn only_a_worker_that_knows_raw_output_is_asked_for_it() {
+    for (ours, expected) in [(false, false), (true, true)] {
+        let (mut session, _) = Session::new();
+        let mut map = vec![0x83];
+        for (key, value) in
+            [("system", text("posix")), ("basedir", text("/srv")), ("raw_output", vec![0xc2 | u8::from(ours)])]
+        {
+            map.extend(text(key));
+            map.extend(value);
+        }
+        let settings = session.receive(Instant::now(), &response(0, map)).unwrap().send.unwrap();
+        let asked = settings.windows(10).any(|window| window == b"raw_output");
+        assert_eq!(asked, expected);
+        Raw::whole(&settings).unwrap();
+    }
 }

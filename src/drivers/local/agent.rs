@@ -16,7 +16,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::process::{self, Control};
-use crate::{Agent, Command, CommandError, LeaseEnd, Process, Program};
+use crate::{Agent, Command, CommandError, Files, LeaseEnd, Process, Program};
+
+/// The secrets in the environment of a process that is an agent.
+const TOLD_TO_AGENTS: &[&str] = &["LATENT_WORKER_SECRET", "LATENT_WORKER_SECRET_FILE", "WORKERPASS"];
 
 /// Changes to an environment; `None` removes a variable.
 pub(super) type Environment = BTreeMap<String, Option<String>>;
@@ -52,13 +55,24 @@ impl LocalAgent {
         Self { shared: Arc::new(Shared { directory, environment, state, ended }) }
     }
 
-    /// The instance's own directory, an absolute path. It is removed when the instance is stopped.
+    /// An agent apart from any driver, for a program that is itself the agent of a master elsewhere. Its commands run
+    /// in `directory` and have the environment of this process. A relative path counts from the directory that is
+    /// current now; it need not exist before the first command, and nobody removes it.
+    ///
+    /// Commands go on when this is dropped: [`close`](Agent::close) and
+    /// [`close_and_wait`](LocalAgent::close_and_wait) end them.
+    pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
+        Self::new(super::absolute(directory.into()), Environment::new())
+    }
+
+    /// The instance's own directory, an absolute path. The driver removes it when the instance is stopped.
     pub fn directory(&self) -> &Path {
         &self.shared.directory
     }
 
-    /// Closes the agent and waits until no command is left. False when `limit` has passed before that.
-    pub(super) fn end(&self, limit: Duration) -> bool {
+    /// [Closes](Agent::close) the agent and blocks until no command is left. False when `limit` has passed before that:
+    /// some process could not be killed yet. May be called again.
+    pub fn close_and_wait(&self, limit: Duration) -> bool {
         self.close();
         if self.shared.ended.recv_timeout(limit) != Err(RecvTimeoutError::Disconnected) {
             return false;
@@ -69,6 +83,11 @@ impl LocalAgent {
             let _ = thread.join();
         }
         true
+    }
+
+    /// Unless the agent is closed: what [`close_and_wait`](LocalAgent::close_and_wait) waits for to be dropped.
+    pub(super) fn alive(&self) -> Result<Sender<Infallible>, LeaseEnd> {
+        self.shared.state.lock().alive.clone().ok_or(LeaseEnd::Stopped)
     }
 
     fn prepare(&self, command: &Command) -> io::Result<std::process::Command> {
@@ -96,6 +115,8 @@ impl LocalAgent {
         }
         prepared.current_dir(directory);
 
+        // What this process itself may have been told as an agent is not for builds.
+        TOLD_TO_AGENTS.iter().for_each(|name| _ = prepared.env_remove(name));
         change_environment(&mut prepared, &self.shared.environment);
         prepared.env("LATENT_WORKER_INSTANCE", &self.shared.directory);
         change_environment(&mut prepared, &command.environment);
@@ -108,7 +129,8 @@ impl Agent for LocalAgent {
     ///
     /// - `Command::directory` may be absolute or lead out of the instance's directory: a local instance keeps builds
     ///   apart, it does not lock them in.
-    /// - The environment is that of this process, then the kind's, then `LATENT_WORKER_INSTANCE` (the instance's
+    /// - The environment is that of this process without the secret of an agent (`LATENT_WORKER_SECRET`,
+    ///   `LATENT_WORKER_SECRET_FILE`, `WORKERPASS`), then the kind's, then `LATENT_WORKER_INSTANCE` (the instance's
     ///   directory), then the command's. `HOME` is left alone.
     /// - When the process has ended, the command has: whatever else is left of its group is killed. A process that has
     ///   left the group (`setsid`) lives on; of its output only what is there at that moment is delivered.
@@ -122,8 +144,8 @@ impl Agent for LocalAgent {
     /// [`CommandError::Start`] when the program or the directory does not exist or the system refuses;
     /// [`CommandError::LeaseEnded`] when the agent was closed.
     fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
-        // Held from before the start, so that `end` waits for a command that is just being started.
-        let alive = self.shared.state.lock().alive.clone().ok_or(LeaseEnd::Stopped)?;
+        // Held from before the start, so that `close_and_wait` waits for a command that is just being started.
+        let alive = self.alive()?;
         let started = self.prepare(command).and_then(|prepared| process::start(prepared, command, alive));
         let started = started.map_err(|source| CommandError::Start { program: program_of(command), source })?;
         let mut state = self.shared.state.lock();
@@ -137,7 +159,11 @@ impl Agent for LocalAgent {
         Ok(started.process)
     }
 
-    /// Kills all commands that run and refuses new ones. Does not wait; repeating it is harmless.
+    fn files(&self) -> Option<&dyn Files> {
+        Some(self)
+    }
+
+    /// Kills all commands that run, ends transfers of files and refuses new ones. Does not wait; repeating it is harmless.
     fn close(&self) {
         let mut state = self.shared.state.lock();
         state.alive = None;
@@ -209,6 +235,12 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_of_a_relative_directory_stays_where_it_is() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(LocalAgent::in_directory("below").directory(), here.join("below"));
+    }
+
+    #[test]
     fn a_program_with_a_relative_path_is_that_of_the_instance() {
         let place = Place::new("relative");
         stdout(&agent(&place), &Command::shell("printf '#!/bin/sh\necho own\n' >tool; chmod +x tool"));
@@ -228,7 +260,7 @@ mod tests {
         let message = error(&Command::shell("true").directory("nowhere"));
         assert_eq!(message, format!("cannot start \"/bin/sh\": there is no directory {}", missing.display()));
         assert_eq!(error(&Command::exec([""; 0])), "cannot start \"\": the command names no program");
-        assert!(agent.end(PATIENCE));
+        assert!(agent.close_and_wait(PATIENCE));
     }
 
     #[test]
@@ -269,8 +301,8 @@ mod tests {
         while !running.output().is_full() {
             std::thread::yield_now();
         }
-        assert!(agent.end(PATIENCE));
-        assert!(agent.end(Duration::ZERO), "the second time there is nothing to wait for");
+        assert!(agent.close_and_wait(PATIENCE));
+        assert!(agent.close_and_wait(Duration::ZERO), "the second time there is nothing to wait for");
         assert_eq!(collect(&running).2.exit, Exit::Interrupted);
     }
 

@@ -1,9 +1,11 @@
 //! Instances on this machine: a private directory each, with commands as child processes. Nothing to install.
 //!
-//! [`LocalLatentWorker`] makes and removes the directories; `agent` says what a command means here; `process` runs one.
+//! [`LocalLatentWorker`] makes and removes the directories; `agent` says what a command means here; `process` runs one;
+//! `files` copies what builds bring and take.
 //! It keeps instances apart, it does not lock them in: a command has all the rights of this process.
 
 mod agent;
+mod files;
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,7 +162,7 @@ impl LatentWorker for LocalLatentWorker {
         let directory = self.directory(stop.key());
         // Kept to the end: dropping it detaches the agent.
         let instance = stop.into_instance();
-        let ended = instance.as_ref().is_none_or(|instance| instance.agent.end(KILL_PATIENCE));
+        let ended = instance.as_ref().is_none_or(|instance| instance.agent.close_and_wait(KILL_PATIENCE));
         remove(&directory)
             .map_err(|error| StopError::new(format!("cannot remove {}: {error}", directory.display())))?;
         if !ended {

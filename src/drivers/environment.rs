@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::{Epoch, Leftover, Properties, Secret, StartError, StartRequest};
+use crate::{Epoch, Properties, Secret, StartError, StartRequest, StopError};
 
 /// The variable that every program of an attempt has, and no other process that did not inherit it.
 pub(super) const KEY_VARIABLE: &str = "LATENT_WORKER_KEY";
@@ -33,23 +33,34 @@ const OTHERS: &[&str] = &[
 pub(super) struct Environment(Vec<(OsString, OsString)>);
 
 impl Environment {
-    /// An error when the properties of the build cannot be told as variables: that is the build's own fault.
-    pub(super) fn new(start: &StartRequest<'_>, secret_file: Option<&SecretFile>) -> Result<Self, StartError> {
+    /// With the secret as a variable; or in a file that is made in the directory.
+    ///
+    /// An error when the properties of the build cannot be told as variables, which is the build's own fault, and when
+    /// the file cannot be made.
+    pub(super) fn new(
+        start: &StartRequest<'_>,
+        secret_files: Option<&Path>,
+    ) -> Result<(Self, Option<SecretFile>), StartError> {
         let mut environment = Self(properties(&start.properties())?);
+        let file = secret_files.map(|directory| SecretFile::create(directory, start.key(), start.secret()));
+        let file = file
+            .transpose()
+            .map_err(|error| StartError::infrastructure(format!("cannot write the file for the secret: {error}")))?;
         environment.set_attempt(start.worker(), start.epoch(), start.key(), start.owner());
-        match secret_file {
+        match &file {
             None => environment.set("LATENT_WORKER_SECRET", start.secret().expose()),
             Some(file) => environment.set("LATENT_WORKER_SECRET_FILE", file.path()),
         }
         if let Some(address) = start.agent_address() {
             environment.set("LATENT_WORKER_MASTER", address);
         }
-        Ok(environment)
+        Ok((environment, file))
     }
 
     /// What is known of an attempt that has been left behind. The secret, the address and the properties of the build
     /// are not: they are in no journal.
-    pub(super) fn of_leftover(leftover: &Leftover) -> Self {
+    #[cfg(feature = "command")]
+    pub(super) fn of_leftover(leftover: &crate::Leftover) -> Self {
         let mut environment = Self(Vec::new());
         environment.set_attempt(leftover.worker(), leftover.epoch(), leftover.key(), leftover.owner());
         environment
@@ -104,6 +115,12 @@ fn properties(properties: &Properties) -> Result<Vec<(OsString, OsString)>, Star
         .collect())
 }
 
+/// The directory in which files with secrets are made: the usual one for what is temporary.
+pub(super) fn secret_files() -> PathBuf {
+    let directory = env::temp_dir();
+    std::path::absolute(&directory).unwrap_or(directory)
+}
+
 /// A file that holds the secret of one attempt, in a directory that nobody else can enter. Removed when dropped.
 pub(super) struct SecretFile {
     path: PathBuf,
@@ -112,7 +129,7 @@ pub(super) struct SecretFile {
 
 impl SecretFile {
     /// The key is unique and cannot be guessed, so that nobody can have made the directory before.
-    pub(super) fn create(parent: &Path, key: &str, secret: &Secret) -> io::Result<Self> {
+    fn create(parent: &Path, key: &str, secret: &Secret) -> io::Result<Self> {
         let path = Self::path_of(parent, key);
         fs::DirBuilder::new().mode(0o700).create(path.parent().unwrap_or(parent))?;
         // From here on the drop removes what there is.
@@ -131,12 +148,16 @@ impl SecretFile {
         Self { path: Self::path_of(parent, key), removed: false }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    fn path(&self) -> &Path {
         &self.path
     }
 
     /// Removes the file and its directory. What is gone already counts as removed.
-    pub(super) fn remove(&mut self) -> io::Result<()> {
+    pub(super) fn remove(mut self) -> Result<(), StopError> {
+        self.try_remove().map_err(|error| StopError::new(format!("cannot remove the file with the secret: {error}")))
+    }
+
+    fn try_remove(&mut self) -> io::Result<()> {
         self.removed = true;
         gone(fs::remove_file(&self.path))?;
         self.path.parent().map_or(Ok(()), |directory| gone(fs::remove_dir(directory)))
@@ -146,7 +167,7 @@ impl SecretFile {
 impl Drop for SecretFile {
     fn drop(&mut self) {
         if !self.removed {
-            let _ = self.remove();
+            let _ = self.try_remove();
         }
     }
 }

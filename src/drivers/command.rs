@@ -1,35 +1,29 @@
 //! Instances that programs of the user start, check and stop: the smallest way to a new kind of worker, in any language.
 //!
-//! [`CommandLatentWorker`] decides which program is run when and what its end means; `run` runs one, `environment` is
-//! what it is told, `output` what it says, and `log` where that goes. How the agent gets to the instance, and how it
-//! attaches, is the programs' own affair.
-
-mod environment;
-mod log;
-mod output;
-mod run;
+//! [`CommandLatentWorker`] decides which program is run when and what its end means; `program` runs one, `environment`
+//! is what it is told, `program_output` what it says, and `program_log` where that goes. How the agent gets to the
+//! instance, and how it attaches, is the programs' own affair.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
+use super::environment::{Environment, KEY_VARIABLE, SecretFile, secret_files};
 use super::orphans::end_programs;
+use super::program::{Bounds, End, Ran, Spawned, UserProgram};
+use super::program_log::ProgramLog;
+use super::program_output::{FirstLine, LINE_LIMIT, Output, Source};
 use crate::{BoxError, Cancelled, FailureCause, Health, LatentWorker, Leftover, Properties, Reclaimed, Secret};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
-
-use environment::{Environment, KEY_VARIABLE, SecretFile};
-use log::ProgramLog;
-use output::{FirstLine, LINE_LIMIT, Output, Source};
-use run::{Bounds, End, Ran, Spawned, UserProgram};
 
 /// The program says that the build asks for what can never be (`EX_DATAERR` of sysexits.h).
 const EXIT_CANNOT: i32 = 65;
@@ -228,8 +222,7 @@ impl CommandLatentWorker {
     /// enter. It is removed after the instance was stopped; when this process is killed, it stays.
     #[must_use]
     pub fn secret_in_file(mut self) -> Self {
-        let directory = std::env::temp_dir();
-        self.secret_files = Some(std::path::absolute(&directory).unwrap_or(directory));
+        self.secret_files = Some(secret_files());
         self
     }
 
@@ -264,9 +257,11 @@ impl CommandLatentWorker {
         told.extend(subject.id.map(|id| ("LATENT_WORKER_INSTANCE", id)));
         let bounds =
             Bounds { cancel: subject.cancel, limit: Some(limit), grace: self.grace, may_leave_processes: false };
-        let spawned = program.spawn(subject.environment, &told).map_err(|error| cannot_run(program, &error))?;
-        let ran = spawned.wait(self.source(subject.name, subject.secret, call), &bounds, &|_| {});
-        let ran = ran.map_err(|error| unknown_end(program, &error))?;
+        let spawned = program.spawn(Stdio::null(), subject.environment, &told);
+        let spawned = spawned.map_err(|error| program.cannot_run(&error))?;
+        let source = self.source(subject.name, subject.secret, call);
+        let ran = spawned.follow(source).and_then(|running| running.wait(&bounds, &|_| {}));
+        let ran = ran.map_err(|error| program.unknown_end(&error))?;
         if ran.end == End::Code(0) { Ok(()) } else { Err(message(program, ran.end, ran.heard.message)) }
     }
 }
@@ -282,24 +277,17 @@ impl LatentWorker for CommandLatentWorker {
     /// cannot be variables. An infrastructure failure also when the program cannot be run, when the first line of its
     /// standard output is longer than 4 KiB or holds a NUL character, and when the start was cancelled.
     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<CommandInstance>, StartError> {
-        let directory = self.secret_files.as_ref();
-        let secret_file = directory.map(|directory| SecretFile::create(directory, start.key(), start.secret()));
-        let secret_file = secret_file
-            .transpose()
-            .map_err(|error| StartError::infrastructure(format!("cannot write the file for the secret: {error}")))?;
+        let (environment, secret_file) = Environment::new(start, self.secret_files.as_deref())?;
         let attempt = Arc::new(Attempt {
             name: format!("{} (attempt {})", start.worker(), start.epoch()),
-            environment: Environment::new(start, secret_file.as_ref())?,
+            environment,
             properties: start.properties(),
             secret: start.secret().clone(),
             id: OnceLock::new(),
             belongings: Mutex::new(Belongings { _output: None, secret_file }),
         });
-        let spawned = self.start.spawn(&attempt.environment, &[]).map_err(|error| match error.kind() {
-            // There is nothing else in it that could be so long.
-            ErrorKind::ArgumentListTooLong => StartError::cannot(format!("the properties are too long: {error}")),
-            _ => StartError::infrastructure(cannot_run(&self.start, &error)),
-        })?;
+        let spawned = self.start.spawn(Stdio::null(), &attempt.environment, &[]);
+        let spawned = spawned.map_err(|error| self.start.not_started(&error))?;
         // From here on there may be something to stop.
         self.attempts.lock().insert(start.key().to_owned(), attempt.clone());
         self.wait_for_start(spawned, start, &attempt)?;
@@ -320,10 +308,10 @@ impl LatentWorker for CommandLatentWorker {
         let Some(attempt) = self.attempts.lock().remove(stop.key()) else { return Ok(()) };
         let fast = [("LATENT_WORKER_FAST", OsStr::new(if stop.fast() { "1" } else { "0" }))];
         let stopped = self.run_within(&attempt.subject(), "stop", &self.stop, self.stop_limit, &fast);
-        let mut belongings = std::mem::take(&mut *attempt.belongings.lock());
-        let removed = belongings.secret_file.as_mut().map_or(Ok(()), SecretFile::remove);
+        let belongings = std::mem::take(&mut *attempt.belongings.lock());
+        let removed = belongings.secret_file.map_or(Ok(()), SecretFile::remove);
         stopped.map_err(StopError::new)?;
-        removed.map_err(|error| StopError::new(format!("cannot remove the file with the secret: {error}")))
+        removed
     }
 
     /// Runs the check program, if there is one; blocks until it has exited or was ended. Bad for every exit code but 0,
@@ -349,7 +337,7 @@ impl LatentWorker for CommandLatentWorker {
         for orphan in [Some(&self.start), self.check.as_ref(), Some(&self.stop), Some(program)].into_iter().flatten() {
             let key = OsStr::new(leftover.key());
             if !end_programs(&orphan.words(), KEY_VARIABLE, key, self.grace, KILL_PATIENCE)? {
-                return Err(StopError::new(format!("{} still runs after it was killed", orphan.path().display())));
+                return Err(StopError::new(format!("{orphan} still runs after it was killed")));
             }
         }
         let subject = Subject {
@@ -362,8 +350,7 @@ impl LatentWorker for CommandLatentWorker {
         let fast = [("LATENT_WORKER_FAST", OsStr::new("1"))];
         self.run_within(&subject, "reclaim", program, self.stop_limit, &fast).map_err(StopError::new)?;
         if let Some(parent) = &self.secret_files {
-            let removed = SecretFile::left_behind(parent, leftover.key()).remove();
-            removed.map_err(|error| StopError::new(format!("cannot remove the file with the secret: {error}")))?;
+            SecretFile::left_behind(parent, leftover.key()).remove()?;
         }
         Ok(Reclaimed::Gone)
     }
@@ -384,10 +371,10 @@ impl CommandLatentWorker {
     fn wait_for_start(&self, spawned: Spawned, start: &StartRequest<'_>, attempt: &Attempt) -> Result<(), StartError> {
         let bounds =
             Bounds { cancel: Some(start.cancel_signal()), limit: None, grace: self.grace, may_leave_processes: true };
-        let ran = spawned
-            .wait(self.source(&attempt.name, Some(&attempt.secret), "start"), &bounds, &|line| start.progress(line));
+        let running = spawned.follow(self.source(&attempt.name, Some(&attempt.secret), "start"));
+        let ran = running.and_then(|running| running.wait(&bounds, &|line| start.progress(line)));
         let Ran { end, heard, output } =
-            ran.map_err(|error| StartError::infrastructure(unknown_end(&self.start, &error)))?;
+            ran.map_err(|error| StartError::infrastructure(self.start.unknown_end(&error)))?;
         attempt.belongings.lock()._output = Some(output);
         let succeeded = end == End::Code(0);
         match heard.first_line.map(|line| instance_id(line, succeeded)) {
@@ -398,7 +385,7 @@ impl CommandLatentWorker {
                 recorded?;
             }
             Some(Err(reason)) if succeeded => {
-                return Err(StartError::infrastructure(format!("{}: {reason}", self.start.path().display())));
+                return Err(StartError::infrastructure(format!("{}: {reason}", self.start)));
             }
             _ => {}
         }
@@ -508,19 +495,10 @@ fn instance_id(line: FirstLine, succeeded: bool) -> Result<Option<OsString>, Str
     Ok((line.complete || succeeded).then(|| OsString::from_vec(line.bytes)))
 }
 
-/// The program's own words. An end that has no meaning of its own is added, for the words may be about something else.
+/// The program's own words. An end that has no meaning of its own is added.
 fn message(program: &UserProgram, end: End, words: Option<String>) -> String {
     match (words, end) {
         (Some(words), End::Code(EXIT_CANNOT | EXIT_NO_CAPACITY)) => words,
-        (Some(words), end) => format!("{words} ({end})"),
-        (None, end) => format!("{}: {end}, and it did not say why", program.path().display()),
+        (words, end) => program.last_words(end, words),
     }
-}
-
-fn cannot_run(program: &UserProgram, error: &io::Error) -> String {
-    format!("cannot run {}: {error}", program.path().display())
-}
-
-fn unknown_end(program: &UserProgram, error: &io::Error) -> String {
-    format!("how {} ended is unknown: {error}", program.path().display())
 }

@@ -64,7 +64,7 @@ impl Writer {
         let (writing, written) = bounded(0);
         let lines = LogSender { lines, missed: Arc::default() };
         let missed = lines.missed.clone();
-        let thread = Builder::new().name("command log".into()).spawn(move || {
+        let thread = Builder::new().name("program log".into()).spawn(move || {
             for line in received {
                 write(&line);
                 match missed.swap(0, Ordering::Relaxed) {

@@ -1,16 +1,16 @@
-//! Runs one program of the user to its end, as the leader of a process group: waits, ends it when it must not go on, and
+//! Runs one program of the user, as the leader of a process group: waits for its end, ends it when it must not go on, and
 //! tells how it ended and what it said.
 //!
-//! Two threads stand by: one reads the output (see `output`), the other blocks until the leader has ended. What the
-//! program is told, and what its end means, is decided by the driver.
+//! One thread reads the output (see `program_output`); while somebody waits, another one blocks until the leader has
+//! ended. What the program is told, and what its end means, is decided by the driver.
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,8 +18,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, at, bounded, never, select};
 
 use super::environment::Environment;
-use super::output::{Heard, Output, Source};
-use crate::drivers::process_group::{Group, wait_for_end};
+#[cfg(feature = "process")]
+use super::process_group::end_by_now;
+use super::process_group::{Group, wait_for_end};
+use super::program_output::{Heard, Output, Source};
+use crate::StartError;
 
 /// A program of the user, with its arguments.
 #[derive(Clone)]
@@ -45,23 +48,57 @@ impl UserProgram {
         [self.path.as_os_str()].into_iter().chain(arguments).collect()
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Starts it. An error means that it was not started.
-    pub(super) fn spawn(&self, environment: &Environment, more: &[(&str, &OsStr)]) -> io::Result<Spawned> {
+    ///
+    /// A piped standard input stays open, with nothing written to it, until the program was reaped.
+    pub(super) fn spawn(
+        &self,
+        stdin: Stdio,
+        environment: &Environment,
+        more: &[(&str, &OsStr)],
+    ) -> io::Result<Spawned> {
         if self.path.as_os_str().is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program was given"));
+            return Err(io::Error::new(ErrorKind::InvalidInput, "no program was given"));
         }
         let mut prepared = std::process::Command::new(&self.path);
-        prepared.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        prepared.args(&self.arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         environment.apply(&mut prepared, more);
         Ok(Spawned { group: Group::spawn(&mut prepared)? })
+    }
+
+    /// Why it was not started for an instance.
+    pub(super) fn not_started(&self, error: &io::Error) -> StartError {
+        match error.kind() {
+            // There is nothing else in it that could be so long.
+            ErrorKind::ArgumentListTooLong => StartError::cannot(format!("the properties are too long: {error}")),
+            _ => StartError::infrastructure(self.cannot_run(error)),
+        }
+    }
+
+    pub(super) fn cannot_run(&self, error: &io::Error) -> String {
+        format!("cannot run {self}: {error}")
+    }
+
+    pub(super) fn unknown_end(&self, error: &io::Error) -> String {
+        format!("how {self} ended is unknown: {error}")
+    }
+
+    /// Its own words, which may be about something else, and its end.
+    pub(super) fn last_words(&self, end: End, words: Option<String>) -> String {
+        match words {
+            Some(words) => format!("{words} ({end})"),
+            None => format!("{self}: {end}, and it did not say why"),
+        }
     }
 }
 
 /// Its arguments may be nobody's business.
+impl fmt::Display for UserProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(f)
+    }
+}
+
 impl fmt::Debug for UserProgram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path.fmt(f)
@@ -102,7 +139,17 @@ impl fmt::Display for End {
     }
 }
 
+impl From<ExitStatus> for End {
+    fn from(status: ExitStatus) -> Self {
+        match status.signal() {
+            Some(signal) => Self::Signal(signal),
+            None => Self::Code(status.code().unwrap_or_default()),
+        }
+    }
+}
+
 /// A program that has ended.
+#[cfg_attr(not(feature = "command"), allow(dead_code, reason = "who ends an agent does not ask how that went"))]
 pub(super) struct Ran {
     pub(super) end: End,
     pub(super) heard: Heard,
@@ -116,14 +163,63 @@ pub(super) struct Spawned {
 }
 
 impl Spawned {
+    /// Reads its output from now on.
+    pub(super) fn follow(mut self, source: Source) -> io::Result<Running> {
+        let output = Output::follow(self.group.take_output()?, source)?;
+        Ok(Running { group: self.group, output })
+    }
+}
+
+/// A program whose output is read. Killed when dropped.
+pub(super) struct Running {
+    group: Group,
+    output: Output,
+}
+
+#[cfg(feature = "process")]
+impl Running {
+    pub(super) fn leader(&self) -> rustix::process::Pid {
+        self.group.pid()
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.leader().as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// How it has ended, if it has. An error means that somebody else has reaped it.
+    pub(super) fn end_by_now(&self) -> io::Result<Option<End>> {
+        let status = end_by_now(self.group.pid())?;
+        Ok(status.map(|status| match status.terminating_signal() {
+            Some(signal) => End::Signal(signal),
+            None => End::Code(status.exit_status().unwrap_or_default()),
+        }))
+    }
+
+    /// What it has said up to now; to be asked once.
+    pub(super) fn heard_by_now(&self) -> Heard {
+        self.output.heard.try_recv().unwrap_or_else(|_| self.output.heard_by_now())
+    }
+
+    /// Ends it and whatever is left of its group. What it has left behind when it ended by itself has no grace.
+    pub(super) fn end(self, grace: Duration) -> io::Result<()> {
+        let has_ended = self.end_by_now().is_ok_and(|end| end.is_some());
+        let grace = if has_ended { Duration::ZERO } else { grace };
+        let (cancelled, cancel) = bounded(0);
+        drop(cancelled);
+        let bounds = Bounds { cancel: Some(&cancel), limit: None, grace, may_leave_processes: false };
+        self.wait(&bounds, &|_| {}).map(drop)
+    }
+}
+
+impl Running {
     /// Waits for its end. Lines of progress are handed over on this thread.
     ///
     /// When it must not go on its group gets a SIGTERM. After the grace, or when the leader has ended and nobody can
     /// write to its output any more, whatever is left of the group gets a SIGKILL.
-    pub(super) fn wait(mut self, source: Source, bounds: &Bounds<'_>, progress: &dyn Fn(&str)) -> io::Result<Ran> {
+    pub(super) fn wait(self, bounds: &Bounds<'_>, progress: &dyn Fn(&str)) -> io::Result<Ran> {
         let began = Instant::now();
-        let output = Output::follow(self.group.take_output()?, source)?;
-        let (waiter, mut leader_end) = self.watch_leader()?;
+        let Self { mut group, output } = self;
+        let (waiter, mut leader_end) = watch_leader(&group)?;
 
         let (mut lines, mut all_heard) = (output.progress.clone(), output.heard.clone());
         let mut cancel = bounds.cancel.cloned().unwrap_or_else(never);
@@ -160,47 +256,43 @@ impl Spawned {
                     if asked_to_end.is_some() {
                         killed = true;
                         // One that cannot be killed (it has changed its user) is waited for.
-                        let _ = self.group.kill();
+                        let _ = group.kill();
                     }
                     bounds.limit.map(End::LimitReached)
                 }
             };
             if let (Some(why), None) = (ask, asked_to_end) {
                 asked_to_end = Some(why);
-                self.group.terminate();
+                group.terminate();
                 deadline = moment(Instant::now(), bounds.grace);
             }
         }
 
-        let status = self.reap(ended, asked_to_end.is_some() || !bounds.may_leave_processes);
+        let status = reap(&mut group, ended, asked_to_end.is_some() || !bounds.may_leave_processes);
         // It ended when it told the end of the leader.
         let _ = waiter.join();
         let status = status?;
         let heard = heard.unwrap_or_else(|| output.heard_by_now());
         output.progress.try_iter().for_each(|line| progress(&line));
-        let own = || match status.signal() {
-            Some(signal) => End::Signal(signal),
-            None => End::Code(status.code().unwrap_or_default()),
-        };
-        Ok(Ran { end: asked_to_end.unwrap_or_else(own), heard, output })
+        Ok(Ran { end: asked_to_end.unwrap_or_else(|| status.into()), heard, output })
     }
+}
 
-    fn watch_leader(&self) -> io::Result<(JoinHandle<()>, Receiver<io::Result<()>>)> {
-        let (told, leader_end) = bounded(1);
-        let pid = self.group.pid();
-        let tell = move || _ = told.send(wait_for_end(pid));
-        Ok((Builder::new().name("command waiter".into()).spawn(tell)?, leader_end))
-    }
+fn watch_leader(group: &Group) -> io::Result<(JoinHandle<()>, Receiver<io::Result<()>>)> {
+    let (told, leader_end) = bounded(1);
+    let pid = group.pid();
+    let tell = move || _ = told.send(wait_for_end(pid));
+    Ok((Builder::new().name("program waiter".into()).spawn(tell)?, leader_end))
+}
 
-    fn reap(&mut self, ended: Option<io::Result<()>>, kill_the_rest: bool) -> io::Result<ExitStatus> {
-        if let Some(Err(error)) = ended {
-            // Somebody else has reaped it, and its number may be a stranger's.
-            self.group.lost();
-            return Err(error);
-        }
-        if kill_the_rest {
-            let _ = self.group.kill();
-        }
-        self.group.reap()
+fn reap(group: &mut Group, ended: Option<io::Result<()>>, kill_the_rest: bool) -> io::Result<ExitStatus> {
+    if let Some(Err(error)) = ended {
+        // Somebody else has reaped it, and its number may be a stranger's.
+        group.lost();
+        return Err(error);
     }
+    if kill_the_rest {
+        let _ = group.kill();
+    }
+    group.reap()
 }

@@ -14,9 +14,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::ioctl_fionbio;
 
-use super::log::LogSender;
+use super::pipe::{OutputPipe, PIECE, is_momentary};
+use super::program_log::LogSender;
 use crate::Secret;
-use crate::drivers::pipe::{OutputPipe, PIECE, is_momentary};
 
 /// The length in bytes at which lines are cut.
 pub(super) const LINE_LIMIT: usize = 4096;
@@ -86,7 +86,7 @@ impl Output {
             },
             answer: Some(answer),
         };
-        let thread = Builder::new().name("command output".into()).spawn(move || reader.run())?;
+        let thread = Builder::new().name("program output".into()).spawn(move || reader.run())?;
         Ok(Self { heard, progress, wake: Some(wake), _woken: woken, thread: Some(thread) })
     }
 

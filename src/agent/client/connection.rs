@@ -1,0 +1,201 @@
+//! An agent's side of one upgraded connection: the thread that reads it, and the commands that run for it.
+//!
+//! What the messages mean is decided by the [`Session`]; what a command does is in `job`. Each command has a thread of its
+//! own, which waits for the answers of the master; so the reading thread waits for nobody.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use tungstenite::protocol::Role;
+
+use super::super::threads::Threads;
+use super::super::transport::Transport;
+use super::super::wire::{Limits, Wire, WireReader};
+use super::codec::{self, Info, Job, Settings};
+use super::job;
+use super::session::{Session, Todo};
+use crate::Agent;
+
+/// How many answers may wait for a command; it has fewer requests than that under way.
+const ANSWERS: usize = 32;
+
+/// What the master answers to a command: bytes if it was asked for some, or why it wants no more.
+pub(super) type Answer = Result<Vec<u8>, String>;
+
+pub(super) struct Connection {
+    wire: Arc<Wire>,
+    agent: Arc<dyn Agent>,
+    session: Mutex<Session>,
+    /// Those that run.
+    commands: Mutex<HashMap<String, Command>>,
+    threads: Arc<Threads>,
+}
+
+/// How a command is reached.
+struct Command {
+    answers: Sender<Answer>,
+    /// Dropped to interrupt it.
+    interrupt: Option<Sender<Infallible>>,
+}
+
+/// Why a connection is over.
+pub(super) enum Over {
+    /// The master has told us to end.
+    Shutdown,
+    Lost(String),
+}
+
+impl Connection {
+    pub(super) fn new(transport: Transport, limits: Limits, agent: Arc<dyn Agent>, threads: Arc<Threads>) -> Arc<Self> {
+        let wire = Arc::new(Wire::new(transport, Role::Client, limits));
+        let session = Mutex::new(Session::new());
+        Arc::new(Self { wire, agent, session, commands: Mutex::default(), threads })
+    }
+
+    /// The body of the writing thread.
+    pub(super) fn write(&self) {
+        if self.wire.write().is_some() {
+            self.wire.cut();
+        }
+    }
+
+    /// Serves the master until the connection is over. `rest` was read already.
+    pub(super) fn serve(self: &Arc<Self>, rest: Vec<u8>, deadline: Instant, info: &Info<'_>) -> Over {
+        let mut reader = WireReader::new(self.wire.clone(), rest, deadline, usize::MAX);
+        let mut greeted = false;
+        let over = loop {
+            let message = match reader.next() {
+                Ok(Some(message)) => message,
+                Ok(None) => continue,
+                Err(reason) => break Over::Lost(reason),
+            };
+            match self.receive(&message, info) {
+                Ok(false) => {}
+                Ok(true) => break Over::Shutdown,
+                Err(violation) => break Over::Lost(reader.violated(&violation)),
+            }
+            if !greeted && self.is_greeted() {
+                greeted = true;
+                if let Err(reason) = reader.greeted() {
+                    break Over::Lost(reason);
+                }
+            }
+        };
+        // What is still to be said is written; commands that wait for an answer learn that there will be none.
+        self.wire.finish();
+        self.commands.lock().clear();
+        over
+    }
+
+    pub(super) fn is_greeted(&self) -> bool {
+        self.session.lock().is_greeted()
+    }
+
+    /// Does what follows from a message. Whether that is the end.
+    fn receive(self: &Arc<Self>, message: &[u8], info: &Info<'_>) -> Result<bool, String> {
+        let turn = self.session.lock().receive(message, info, &|name| std::env::var(name).ok());
+        let turn = turn.map_err(|malformed| malformed.to_string())?;
+        let mut shutdown = false;
+        match turn.todo {
+            None => {}
+            Some(Todo::Start(command, job, settings)) => self.start(command, job, settings),
+            Some(Todo::Interrupt(command)) => {
+                let interrupt = self.commands.lock().get_mut(command).and_then(|command| command.interrupt.take());
+                drop(interrupt);
+            }
+            Some(Todo::Answer(command, result)) => {
+                let answer = result.map(|raw| raw.bytes().unwrap_or_default().to_vec());
+                if let Some(command) = self.commands.lock().get(&command) {
+                    // There is room: it has few requests under way, and each is answered once.
+                    let _ = command.answers.try_send(answer);
+                }
+            }
+            Some(Todo::Shutdown) => shutdown = true,
+        }
+        if let Some(answer) = turn.send {
+            self.wire.send(answer);
+        }
+        Ok(shutdown)
+    }
+
+    fn start(self: &Arc<Self>, id: &str, job: Job, settings: Settings) {
+        let (answers, answered) = bounded(ANSWERS);
+        let (interrupt, interrupted) = bounded(0);
+        self.commands.lock().insert(id.to_owned(), Command { answers, interrupt: Some(interrupt) });
+        let port = Port {
+            connection: self.clone(),
+            id: id.to_owned(),
+            answered,
+            interrupted,
+            unanswered: 0,
+            completed: false,
+        };
+        let agent = self.agent.clone();
+        if let Err(error) = self.threads.spawn("lw command", move || job::run(&*agent, job, settings, port)) {
+            self.end(id, Some(&format!("no thread for the command: {error}")));
+        }
+    }
+
+    /// The last word about a command.
+    fn end(&self, id: &str, error: Option<&str>) {
+        let mut session = self.session.lock();
+        session.ended(id);
+        let number = session.ask(id);
+        drop(session);
+        self.commands.lock().remove(id);
+        self.wire.send(codec::encode_complete(number, id, error));
+    }
+}
+
+/// How a command speaks to the master. Its end is told when this is dropped, at the latest.
+pub(super) struct Port {
+    connection: Arc<Connection>,
+    id: String,
+    answered: Receiver<Answer>,
+    /// Disconnected when the command is to end.
+    pub(super) interrupted: Receiver<Infallible>,
+    unanswered: usize,
+    completed: bool,
+}
+
+impl Port {
+    /// Sends a request, whose number `message` gets. Blocks only while the socket takes nothing.
+    pub(super) fn send(&mut self, message: impl FnOnce(u64, &str) -> Vec<u8>) {
+        self.connection.wire.wait_for_room();
+        let number = self.connection.session.lock().ask(&self.id);
+        self.connection.wire.send(message(number, &self.id));
+        self.unanswered += 1;
+    }
+
+    /// How many requests are under way.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered
+    }
+
+    /// Where answers come from; each is to be given to [`answered`](Self::answered).
+    pub(super) fn answers(&self) -> &Receiver<Answer> {
+        &self.answered
+    }
+
+    pub(super) fn answered(&mut self) {
+        self.unanswered -= 1;
+    }
+
+    /// Tells the end of the command.
+    pub(super) fn complete(mut self, error: Option<&str>) {
+        self.completed = true;
+        self.connection.end(&self.id, error);
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if !self.completed {
+            self.connection.end(&self.id, Some("the agent panicked"));
+        }
+    }
+}

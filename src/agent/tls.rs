@@ -1,0 +1,187 @@
+//! TLS over one TCP connection, for one thread that reads and one that writes; and the settings of both sides, from files.
+//!
+//! The state of a TLS connection is one value that both directions change. It is locked while bytes are opened or sealed,
+//! and never while a thread waits for the socket. What TLS itself has to answer (new keys) is sealed with the next thing
+//! that is written: the protocol asks for no more, and so only one thread writes.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use rustls::pki_types::pem::{Error as PemError, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
+
+use super::transport::time_left;
+
+/// How much is read from the socket at once.
+const INCOMING: usize = 16 << 10;
+/// How much is sealed at once: the most that fits into a record (RFC 8446, 5.1).
+const RECORD: usize = 16 << 10;
+
+pub(super) struct Tls {
+    connection: Mutex<Connection>,
+    /// Read from the socket and not opened yet; used by the reading thread alone.
+    incoming: Mutex<Incoming>,
+}
+
+struct Incoming {
+    bytes: Box<[u8]>,
+    begin: usize,
+    end: usize,
+}
+
+impl Tls {
+    /// Exchanges keys with the peer.
+    pub(super) fn agree(tcp: &TcpStream, mut connection: Connection, deadline: Instant) -> io::Result<Self> {
+        while connection.is_handshaking() {
+            tcp.set_read_timeout(Some(time_left(deadline)?))?;
+            match connection.complete_io(&mut &*tcp) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        while connection.wants_write() {
+            connection.write_tls(&mut &*tcp)?;
+        }
+        let incoming = Incoming { bytes: vec![0; INCOMING].into(), begin: 0, end: 0 };
+        Ok(Self { connection: Mutex::new(connection), incoming: Mutex::new(incoming) })
+    }
+
+    pub(super) fn read(&self, mut tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut incoming = self.incoming.lock();
+        loop {
+            let mut connection = self.connection.lock();
+            match connection.reader().read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // Cut off without a word: for us that is an end like any other, for the frames say what is whole.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
+                result => return result,
+            }
+            if incoming.begin == incoming.end {
+                drop(connection);
+                (incoming.begin, incoming.end) = (0, tcp.read(&mut incoming.bytes)?);
+                connection = self.connection.lock();
+            }
+            let (begin, end) = (incoming.begin, incoming.end);
+            // Nothing read is the end, and is told as such.
+            incoming.begin += connection.read_tls(&mut &incoming.bytes[begin..end])?;
+            connection.process_new_packets().map_err(io::Error::other)?;
+        }
+    }
+
+    pub(super) fn write_all(&self, mut tcp: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+        let mut sealed = Vec::new();
+        for piece in bytes.chunks(RECORD) {
+            self.seal(&mut sealed, |connection| connection.writer().write_all(piece))?;
+            tcp.write_all(&sealed)?;
+            sealed.clear();
+        }
+        Ok(())
+    }
+
+    /// Never waits: a peer that does not read is not told.
+    pub(super) fn say_goodbye(&self, mut tcp: &TcpStream) {
+        let mut sealed = Vec::new();
+        let goodbye = self.seal(&mut sealed, |connection| {
+            connection.send_close_notify();
+            Ok(())
+        });
+        if goodbye.is_ok() && tcp.set_nonblocking(true).is_ok() {
+            let _ = tcp.write(&sealed);
+        }
+    }
+
+    fn seal(&self, sealed: &mut Vec<u8>, write: impl FnOnce(&mut Connection) -> io::Result<()>) -> io::Result<()> {
+        let mut connection = self.connection.lock();
+        write(&mut connection)?;
+        while connection.wants_write() {
+            connection.write_tls(sealed)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a listener shows its peers.
+#[derive(Clone)]
+pub(super) struct ServerTls(Arc<ServerConfig>);
+
+impl ServerTls {
+    /// A chain of certificates, the listener's own first, and its key, both as PEM.
+    pub(super) fn from_files(certificates: &Path, key: &Path) -> io::Result<Self> {
+        let chain = certificates_in(certificates)?;
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("the key", key, &error))?;
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
+            .map_err(|error| unusable("the certificate and key", certificates, &error))?;
+        Ok(Self(Arc::new(config)))
+    }
+
+    pub(super) fn connection(&self) -> io::Result<ServerConnection> {
+        ServerConnection::new(self.0.clone()).map_err(io::Error::other)
+    }
+}
+
+/// Whom a client trusts.
+#[derive(Clone)]
+pub(super) struct ClientTls(Arc<ClientConfig>);
+
+impl ClientTls {
+    /// The certificates of authorities, as PEM.
+    pub(super) fn trusting(authorities: &Path) -> io::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates_in(authorities)? {
+            roots.add(certificate).map_err(|error| unusable("a certificate", authorities, &error))?;
+        }
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// `host` is the name or address that the certificate must be for.
+    pub(super) fn connection(&self, host: &str) -> io::Result<ClientConnection> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| io::Error::new(ErrorKind::InvalidInput, format!("{host:?} is no name for a certificate")))?;
+        ClientConnection::new(self.0.clone(), name).map_err(io::Error::other)
+    }
+}
+
+/// Named here, so that it does not matter what else in the program uses rustls, and with what.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn certificates_in(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let unusable = |error: PemError| unusable("the certificates", path, &error);
+    let found = CertificateDer::pem_file_iter(path).map_err(unusable)?.collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(unusable)?;
+    if found.is_empty() {
+        return Err(self::unusable("the certificates", path, &"there is none in it"));
+    }
+    Ok(found)
+}
+
+fn unusable(what: &str, path: &Path, error: &dyn std::fmt::Display) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, format!("cannot use {what} in {}: {error}", path.display()))
+}
+
+impl std::fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerTls(…)")
+    }
+}
+
+impl std::fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientTls(…)")
+    }
+}

@@ -1,0 +1,108 @@
+//! The bytes of one connection: TCP, and TLS over it when that is wanted.
+//!
+//! One thread may read while another one writes; each of them waits for the socket without holding anything that the
+//! other one needs. What the bytes mean is not known here.
+
+use std::io::{self, ErrorKind};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tls")]
+use super::tls::Tls;
+
+pub(super) struct Transport {
+    tcp: Arc<TcpStream>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
+}
+
+impl Transport {
+    pub(super) fn plain(tcp: Arc<TcpStream>) -> Self {
+        Self {
+            tcp,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    /// Over TCP that nobody has read from or written to yet. Blocks until the peers have agreed on keys, at most until the
+    /// deadline.
+    #[cfg(feature = "tls")]
+    pub(super) fn secure(
+        tcp: Arc<TcpStream>,
+        connection: impl Into<rustls::Connection>,
+        deadline: Instant,
+    ) -> io::Result<Self> {
+        let tls = Tls::agree(&tcp, connection.into(), deadline)?;
+        Ok(Self { tcp, tls: Some(tls) })
+    }
+
+    /// Reads what is there, or waits for it as long as the read time-out allows. 0 is the end. To be called by one
+    /// thread at a time.
+    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let result = self.read_once(buffer);
+            match result {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // What the system says when the time is over differs.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+                result => return result,
+            }
+        }
+    }
+
+    fn read_once(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return tls.read(&self.tcp, buffer);
+        }
+        io::Read::read(&mut &*self.tcp, buffer)
+    }
+
+    /// As [`read`](Self::read), at most until the deadline, however short a time there is between two reads.
+    pub(super) fn read_before(&self, deadline: Instant, buffer: &mut [u8]) -> io::Result<usize> {
+        self.tcp.set_read_timeout(Some(time_left(deadline)?))?;
+        self.read(buffer)
+    }
+
+    /// Blocks until the system has taken all, each piece within the write time-out. To be called by one thread at a time.
+    pub(super) fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return tls.write_all(&self.tcp, bytes);
+        }
+        io::Write::write_all(&mut &*self.tcp, bytes)
+    }
+
+    pub(super) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.tcp.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))
+    }
+
+    /// Says that no more is written, as far as that can be said at once, and ends both directions. To be called by the
+    /// thread that writes.
+    pub(super) fn finish(&self) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            tls.say_goodbye(&self.tcp);
+        }
+        self.cut();
+    }
+
+    /// Ends both directions at once. Whoever reads or writes is woken.
+    pub(super) fn cut(&self) {
+        let _ = self.tcp.shutdown(Shutdown::Both);
+    }
+}
+
+/// Until the deadline; an error when it is over.
+pub(super) fn time_left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// Beyond the end of time is far enough away.
+pub(super) fn later(duration: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+}

@@ -1,0 +1,236 @@
+//! One upgraded connection, whichever side of it we are: what waits to be written, the loop that writes it, and the
+//! reader of messages.
+//!
+//! The reading thread never writes to the socket and the writing thread never reads, so that a peer that does not read
+//! delays nobody but itself. Both sides ping, and a peer that says nothing for too long is gone. What the messages mean
+//! is not known here.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tungstenite::Bytes;
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::protocol::frame::{CloseFrame, Frame};
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Message, WebSocket};
+
+use super::outbox::{Next, Outbox};
+use super::transport::{Transport, later};
+
+/// How much is read at once, and kept for each connection.
+const READ_BUFFER: usize = 16 << 10;
+
+/// What bounds a connection after its handshake.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) heartbeat_interval: Duration,
+    pub(super) heartbeat_timeout: Duration,
+    pub(super) max_message: usize,
+    /// How long a closed connection may still deliver what was sent last.
+    pub(super) linger: Duration,
+}
+
+pub(super) struct Wire {
+    transport: Transport,
+    outbox: Outbox,
+    limits: Limits,
+    masks: Option<Masks>,
+}
+
+impl Wire {
+    pub(super) fn new(transport: Transport, role: Role, limits: Limits) -> Self {
+        let masks = (role == Role::Client).then(Masks::default);
+        Self { transport, outbox: Outbox::new(), limits, masks }
+    }
+
+    /// Has a message written soon. Does not block; nothing happens when the connection is about to end.
+    pub(super) fn send(&self, message: Vec<u8>) {
+        self.push(Frame::message(message, OpCode::Data(Data::Binary), true));
+    }
+
+    fn push(&self, mut frame: Frame) {
+        frame.header_mut().mask = self.masks.as_ref().map(Masks::next);
+        self.outbox.push(frame);
+    }
+
+    /// Blocks while too much waits to be written: until it was or the connection has ended.
+    pub(super) fn wait_for_room(&self) {
+        self.outbox.wait_for_room();
+    }
+
+    /// Whether messages still leave, and still mean something when they come.
+    pub(super) fn is_open(&self) -> bool {
+        self.outbox.is_open()
+    }
+
+    /// Writes what is here and nothing more; ends after the linger time at the latest. Does not wait.
+    pub(super) fn finish(&self) {
+        self.outbox.finish(later(self.limits.linger));
+    }
+
+    /// Ends the connection at once.
+    pub(super) fn cut(&self) {
+        self.outbox.close();
+        self.transport.cut();
+    }
+
+    /// The body of the writing thread. Returns when the connection is over, with the reason if it was found here.
+    pub(super) fn write(&self) -> Option<String> {
+        let mut spent = Vec::new();
+        let mut ping_at = later(self.limits.heartbeat_interval);
+        loop {
+            match self.outbox.next(ping_at, spent) {
+                Next::Write(bytes) => {
+                    if let Err(error) = self.transport.write_all(&bytes) {
+                        return Some(match error.kind() {
+                            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                                "it does not read what it is sent".to_owned()
+                            }
+                            _ => format!("cannot write to it: {error}"),
+                        });
+                    }
+                    spent = bytes;
+                }
+                Next::Due => {
+                    self.push(Frame::ping(Vec::new()));
+                    ping_at = later(self.limits.heartbeat_interval);
+                    spent = Vec::new();
+                }
+                Next::Closed => {
+                    self.transport.finish();
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// What the bytes of a client's frames are changed with, never the same twice (RFC 6455, 5.3).
+#[derive(Default)]
+struct Masks {
+    random: RandomState,
+    used: AtomicU64,
+}
+
+impl Masks {
+    fn next(&self) -> [u8; 4] {
+        let number = self.random.hash_one(self.used.fetch_add(1, Ordering::Relaxed));
+        let [a, b, c, d, ..] = number.to_ne_bytes();
+        [a, b, c, d]
+    }
+}
+
+/// The reading end of a wire, for one thread.
+pub(super) struct WireReader {
+    wire: Arc<Wire>,
+    socket: WebSocket<Incoming>,
+}
+
+impl WireReader {
+    /// `rest` was read already. All messages up to [`greeted`](Self::greeted) have to be here by the deadline, and to be
+    /// no longer than `max_greeting`.
+    pub(super) fn new(wire: Arc<Wire>, rest: Vec<u8>, deadline: Instant, max_greeting: usize) -> Self {
+        let role = if wire.masks.is_some() { Role::Client } else { Role::Server };
+        let longest = Some(max_greeting.min(wire.limits.max_message));
+        let incoming = Incoming { wire: wire.clone(), deadline: Some(deadline) };
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_message_size(longest)
+            .max_frame_size(longest);
+        Self { wire, socket: WebSocket::from_partially_read(incoming, rest, role, Some(config)) }
+    }
+
+    /// From here on each message may take as long as the heartbeat allows, and be as long as the limits do.
+    pub(super) fn greeted(&mut self) -> Result<(), String> {
+        self.socket.get_mut().deadline = None;
+        let limits = self.wire.limits;
+        self.wire.transport.set_read_timeout(limits.heartbeat_timeout).map_err(|error| error.to_string())?;
+        self.socket.set_config(|config| {
+            config.max_message_size = Some(limits.max_message);
+            config.max_frame_size = Some(limits.max_message);
+        });
+        Ok(())
+    }
+
+    /// Blocks until there is a message. `None` for one that means nothing here; an error when the connection has ended,
+    /// with the reason.
+    pub(super) fn next(&mut self) -> Result<Option<Bytes>, String> {
+        // A peer that sends and does not read gets no further than this.
+        self.wire.wait_for_room();
+        let message = self.socket.read().map_err(|error| self.explain(&error))?;
+        match message {
+            // About to end: whatever it says has no consequences.
+            Message::Binary(_) if !self.wire.is_open() => Ok(None),
+            Message::Binary(bytes) => Ok(Some(bytes)),
+            Message::Close(_) => Err(self.gone("it closed the connection")),
+            Message::Text(_) => Err(self.protest(CloseCode::Unsupported, "it sent text")),
+            _ => Ok(None),
+        }
+    }
+
+    /// The peer does not keep to the protocol. Returns the reason for the end of the connection.
+    pub(super) fn violated(&self, reason: &str) -> String {
+        self.protest(CloseCode::Protocol, reason)
+    }
+
+    fn explain(&self, error: &tungstenite::Error) -> String {
+        use tungstenite::Error;
+        use tungstenite::error::ProtocolError;
+        match error {
+            Error::Io(error) if error.kind() == ErrorKind::TimedOut => self.gone("it has not answered for too long"),
+            Error::Io(error) => self.gone(&format!("the connection broke: {error}")),
+            Error::ConnectionClosed | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+                self.gone("it closed the connection")
+            }
+            Error::Capacity(_) => self.protest(CloseCode::Size, "it sent a message that is too long"),
+            other => self.protest(CloseCode::Protocol, &other.to_string()),
+        }
+    }
+
+    /// The peer listens no more.
+    fn gone(&self, reason: &str) -> String {
+        self.wire.outbox.close();
+        reason.to_owned()
+    }
+
+    /// Tells the peer what is wrong before the connection ends.
+    fn protest(&self, code: CloseCode, reason: &str) -> String {
+        // What a control frame can carry.
+        let told: String = reason.chars().filter(char::is_ascii).take(120).collect();
+        self.wire.push(Frame::close(Some(CloseFrame { code, reason: told.into() })));
+        self.wire.finish();
+        reason.to_owned()
+    }
+}
+
+/// What tungstenite takes for the socket: it reads from it, and writes only its own answers to pings and closes.
+struct Incoming {
+    wire: Arc<Wire>,
+    /// For all that is read, until the greeting is over. After that each read waits as long as the heartbeat allows.
+    deadline: Option<Instant>,
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.deadline {
+            Some(deadline) => self.wire.transport.read_before(deadline, buffer),
+            None => self.wire.transport.read(buffer),
+        }
+    }
+}
+
+impl Write for Incoming {
+    /// Takes all, so that frames stay whole.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wire.outbox.push_bytes(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
