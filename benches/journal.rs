@@ -1,6 +1,6 @@
-//! What a journal costs: 64 workers live a whole life at once, with a driver that does nothing, so that nothing hides the
-//! cost of the file. What is promised is a count: less than one sync for each life, though its beginning and its end are
-//! durable. Beside it the same without a journal, and the bare price of 64 lives that sync by themselves.
+//! What a journal costs: 64 workers live a whole life at once, with a driver that does nothing, so that nothing hides
+//! the cost of the file. What is promised is a count: less than one sync for each life, though its beginning and its
+//! end are durable. Beside it the same without a journal, and the bare price of 64 lives that sync by themselves.
 
 mod support;
 

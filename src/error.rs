@@ -163,7 +163,8 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for StopError {
 #[error("the start was cancelled")]
 pub struct Cancelled;
 
-/// Why a worker did not take a request or did not attach for it: the answer of [`Substantiation`](crate::Substantiation).
+/// Why a worker did not take a request or did not attach for it: the answer of
+/// [`Substantiation`](crate::Substantiation).
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum SubstantiateError {

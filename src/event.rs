@@ -114,8 +114,8 @@ pub enum EventKind {
     Paused,
     /// The worker takes builds again; a quarantine is over as well.
     Unpaused,
-    /// The attempt may have left something behind: its stop has failed, or an earlier master has not told its end. It is
-    /// on the list of [`Master::leftovers`](crate::Master::leftovers).
+    /// The attempt may have left something behind: its stop has failed, or an earlier master has not told its end. It
+    /// is on the list of [`Master::leftovers`](crate::Master::leftovers).
     LeftBehind {
         /// Why.
         reason: Arc<str>,

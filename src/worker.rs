@@ -76,14 +76,14 @@ pub trait LatentWorker: Send + Sync + 'static {
     ///
     /// All that is known is in `leftover`: the key of the attempt, and the ids that its start has
     /// [recorded](StartRequest::record). Whether the start came so far as to make anything is not known, nor whether a
-    /// stop has removed it: [`Reclaimed::Gone`] is the answer when nothing is left, for whatever reason. Go by the exact
-    /// key, owner and ids alone, never by a prefix or by the worker's name: others may use the same provider.
+    /// stop has removed it: [`Reclaimed::Gone`] is the answer when nothing is left, for whatever reason. Go by the
+    /// exact key, owner and ids alone, never by a prefix or by the worker's name: others may use the same provider.
     ///
-    /// Called on a thread of its own, for one attempt one call at a time; again after an error, with pauses that grow from
-    /// a second to ten minutes. Until the first success the worker starts nothing if a master that has died has left
-    /// this; after a failed stop that is so until the end of the quarantine, so that the calls of a later attempt may
-    /// run at the same time. When [`Leftover::cancelled`] turns true the master is shutting down: return soon, with an
-    /// error.
+    /// Called on a thread of its own, for one attempt one call at a time; again after an error, with pauses that grow
+    /// from a second to ten minutes. Until the first success the worker starts nothing if a master that has died has
+    /// left this; after a failed stop that is so until the end of the quarantine, so that the calls of a later attempt
+    /// may run at the same time. When [`Leftover::cancelled`] turns true the master is shutting down: return soon, with
+    /// an error.
     ///
     /// By default [`Reclaimed::Unsupported`].
     ///
@@ -298,12 +298,13 @@ impl StartRequest<'_> {
     /// Records the id of what this start has made, or is going to make, so that it is found whatever happens next: see
     /// [`Leftover::ids`]. Several may be recorded; the same one twice counts once.
     ///
-    /// With a [journal](crate::MasterBuilder::journal) it blocks until the id is durable, some milliseconds; so record it
-    /// as soon as it is known, and use it after that. Without one it is remembered for as long as this process lives.
+    /// With a [journal](crate::MasterBuilder::journal) it blocks until the id is durable, some milliseconds; so record
+    /// it as soon as it is known, and use it after that. Without one it is remembered for as long as this process
+    /// lives.
     ///
     /// # Errors
-    /// When the id is empty or longer than 4096 bytes, or the journal cannot be written. Remove what was made and return
-    /// the error: `?` does.
+    /// When the id is empty or longer than 4096 bytes, or the journal cannot be written. Remove what was made and
+    /// return the error: `?` does.
     pub fn record(&self, id: &str) -> Result<(), RecordError> {
         self.controls.record(id)
     }

@@ -307,9 +307,10 @@ mod process {
         let request = worker.warm_up();
         while !matches!(events.recv_timeout(LONG).unwrap().kind, EventKind::StartReturned { .. }) {}
         let id = read_journal(place.path("journal")).unwrap().instances[0].ids[0].clone();
-        let (pid, identity) = id.split_once(':').unwrap();
-        // The same start time, the number of somebody else, and the journal as its own master would have written it.
-        let other = place.life("other", Records(format!("{}:{identity}", stranger.id())));
+        let [pid, start, boot] = id.splitn(3, ':').collect::<Vec<_>>()[..] else { panic!("{id}") };
+        // The number of somebody else who was started at another time.
+        let start = start.parse::<u64>().unwrap() + 1000;
+        let other = place.life("other", Records(format!("{}:{start}:{boot}", stranger.id())));
         drop(other.1.warm_up().wait_timeout(LONG));
         fs::copy(place.path("other"), place.path("killed")).unwrap();
         let (next, _) = place.life("killed", driver(&place, "sleep 1000"));

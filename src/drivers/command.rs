@@ -1,4 +1,5 @@
-//! Instances that programs of the user start, check and stop: the smallest way to a new kind of worker, in any language.
+//! Instances that programs of the user start, check and stop: the smallest way to a new kind of worker, in any
+//! language.
 //!
 //! [`CommandLatentWorker`] decides which program is run when and what its end means; `program` runs one, `environment`
 //! is what it is told, `program_output` what it says, and `program_log` where that goes. How the agent gets to the
@@ -107,8 +108,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// # What it leaves running
 ///
 /// When *start* has exited, whatever it has left in the background lives on: that may be the instance itself
-/// (`agent & echo $!`). Its output is read until the stop program has exited; one thread does that, unless the output of
-/// what is left goes elsewhere (`agent >agent.log 2>&1 &`). What *check* and *stop* leave in their process group is
+/// (`agent & echo $!`). Its output is read until the stop program has exited; one thread does that, unless the output
+/// of what is left goes elsewhere (`agent >agent.log 2>&1 &`). What *check* and *stop* leave in their process group is
 /// killed when they exit.
 ///
 /// A start that is cancelled, and a check or a stop that runs longer than its limit, is ended: its process group gets a
@@ -124,11 +125,11 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// # Reclaiming
 ///
 /// With a [journal](crate::MasterBuilder::journal) the first line of start's standard output is
-/// [recorded](StartRequest::record), if it is UTF-8 and the secret is not in it. When this process was killed, the next one
-/// has the [reclaim](Self::reclaim) program remove what may be left of each instance, as often as it takes; so it does
-/// after a stop program has failed. Like the stop program it must succeed when there is nothing left. It is told
-/// `LATENT_WORKER_NAME`, `_KEY`, `_EPOCH` and `_OWNER`, `_INSTANCE` if that was recorded, and `LATENT_WORKER_FAST=1`: not
-/// the secret, the address and the properties, for they are in no journal.
+/// [recorded](StartRequest::record), if it is UTF-8 and the secret is not in it. When this process was killed, the next
+/// one has the [reclaim](Self::reclaim) program remove what may be left of each instance, as often as it takes; so it
+/// does after a stop program has failed. Like the stop program it must succeed when there is nothing left. It is told
+/// `LATENT_WORKER_NAME`, `_KEY`, `_EPOCH` and `_OWNER`, `_INSTANCE` if that was recorded, and `LATENT_WORKER_FAST=1`:
+/// not the secret, the address and the properties, for they are in no journal.
 ///
 /// Before that, on Linux, programs of the attempt that still run are ended as after a cancel: those that lead a process
 /// group, were run with the same arguments, and have the key of the attempt as `LATENT_WORKER_KEY`.

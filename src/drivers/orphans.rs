@@ -2,8 +2,8 @@
 //!
 //! The number of a process proves nothing, for it may be a stranger's by now. What does prove it is a variable in its
 //! environment with a value that belongs to one attempt alone, or its number together with the time at which it was
-//! started. Signals go through a handle of the process (a pidfd) that was opened before the proof was looked at, so that
-//! none can go to whoever gets the number next.
+//! started. Signals go through a handle of the process (a pidfd) that was opened before the proof was looked at, so
+//! that none can go to whoever gets the number next.
 //!
 //! Only on Linux (5.3 or later). Elsewhere nothing is found.
 
@@ -34,8 +34,8 @@ impl ProcessId {
         system::identity(pid).map(|known| known.map(|(start, boot)| Self { pid, start, boot }))
     }
 
-    /// Kills the process, and if it leads a group all of that, and waits for its end. False when it is still there after
-    /// `patience`. One that is gone already, and one that is another process by now, counts as killed.
+    /// Kills the process, and if it leads a group all of that, and waits for its end. False when it is still there
+    /// after `patience`. One that is gone already, and one that is another process by now, counts as killed.
     ///
     /// Of a group whose leader is gone nothing proves whose it is, and it is left alone.
     pub(super) fn kill(&self, patience: Duration) -> io::Result<bool> {

@@ -60,14 +60,14 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// # When this process is gone
 ///
 /// The agent's standard input is a pipe that this process holds open and never writes to. When this process ends in any
-/// way, `kill -9` included, reading it comes to its end: **an agent reads its standard input, and ends when that does.**
-/// Nothing else ends it then. It is the agent alone that can know this: its own children should not get that pipe as
-/// their standard input.
+/// way, `kill -9` included, reading it comes to its end: **an agent reads its standard input, and ends when that
+/// does.** Nothing else ends it then. It is the agent alone that can know this: its own children should not get that
+/// pipe as their standard input.
 ///
 /// With a [journal](crate::MasterBuilder::journal) the next master makes sure of it, on Linux: an agent that still runs
-/// is ended as by a fast stop, and then every process is killed that has the key of the attempt as `LATENT_WORKER_KEY` in
-/// its environment, and the agent by its recorded number and start time, each with the group that it leads. So are what
-/// an agent leaves behind whose stop has failed.
+/// is ended as by a fast stop, and then every process is killed that has the key of the attempt as `LATENT_WORKER_KEY`
+/// in its environment, and the agent by its recorded number and start time, each with the group that it leads. So are
+/// what an agent leaves behind whose stop has failed.
 ///
 /// # What it says
 ///
@@ -80,9 +80,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// The agent leads a process group of its own, which gets a SIGTERM. After the [grace](Self::grace), or as soon as the
 /// agent has ended and nobody holds its output any more, whatever is left of the group gets a SIGKILL. A fast stop has
-/// a grace of 1 s at most, for the agent to kill what it runs; none has what an agent that ended by itself has left behind. What has left the group (`setsid`, or
-/// an agent that puts its commands into groups of their own) is for the agent to end: on SIGTERM, and when its
-/// connection or its standard input ends.
+/// a grace of 1 s at most, for the agent to kill what it runs; none has what an agent that ended by itself has left
+/// behind. What has left the group (`setsid`, or an agent that puts its commands into groups of their own) is for the
+/// agent to end: on SIGTERM, and when its connection or its standard input ends.
 ///
 /// Each instance takes one thread, to read its output.
 ///
@@ -174,8 +174,8 @@ impl LatentWorker for ProcessLatentWorker {
     ///
     /// # Errors
     ///
-    /// When the file cannot be removed, and when somebody else has reaped the agent: what is left of its group cannot be
-    /// ended then, for its number may be a stranger's.
+    /// When the file cannot be removed, and when somebody else has reaped the agent: what is left of its group cannot
+    /// be ended then, for its number may be a stranger's.
     fn stop_instance(&self, stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
         let grace = if stop.fast() { self.grace.min(FAST_GRACE) } else { self.grace };
         // Without an instance nothing was started.

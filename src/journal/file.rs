@@ -169,24 +169,18 @@ impl Journal {
                 Some(Arc::from(what))
             }
         };
-        let is_whole = damage.is_none() && state.owner.is_some();
+        let is_whole = damage.is_none() && (state.owner.is_some() || bytes.is_empty());
         let owner = match state.owner.clone() {
             Some(owner) => owner,
             None => new_owner().map_err(failed("make an owner id for"))?.into(),
         };
         state.owner = Some(owner.clone());
-        // What is not whole is rewritten by the first leader, as if writing to it had failed.
+        // What is not whole is rewritten by the first leader, as if writing to it had failed. What is empty has nothing
+        // to lose and begins with its first line.
+        let pending = if bytes.is_empty() { state.encode() } else { Vec::new() };
         let storage = Storage { file, length: bytes.len() as u64, long: steps.short, broken: !is_whole, closed: false };
-        let inner = Inner {
-            state,
-            pending: Vec::new(),
-            appended: 0,
-            written: 0,
-            synced: 0,
-            sync_wanted: 0,
-            failure: None,
-            leading: false,
-        };
+        let inner =
+            Inner { state, pending, appended: 0, written: 0, synced: 0, sync_wanted: 0, failure: None, leading: false };
         let journal = Self {
             path: path.clone(),
             owner,
@@ -197,11 +191,13 @@ impl Journal {
             storage: Mutex::new(storage),
         };
         let opened = Record::Opened { process: std::process::id(), at: seconds() };
-        journal.append(opened, Until::Synced).map_err(|reason| JournalError::Io {
-            what: "write to",
-            path: path.clone(),
-            source: io::Error::other(reason.to_string()),
-        })?;
+        journal
+            .write(opened, Until::Synced)
+            .map_err(|error| failed("write to")(io::Error::other(error.to_string())))?;
+        if bytes.is_empty() {
+            // The name may be new.
+            sync_directory(&journal.path).map_err(failed("sync the directory of"))?;
+        }
         Ok(journal)
     }
 
@@ -236,6 +232,12 @@ impl Journal {
     /// Appends a record, and blocks until it is where it should be. The error tells of the file; the record counts in
     /// memory all the same, and gets into the file as soon as that can be written again.
     pub(crate) fn append(&self, record: Record, until: Until) -> Result<(), Arc<str>> {
+        let written = self.write(record, until);
+        written.map_err(|error| format!("cannot write the journal {}: {error}", self.path.display()).into())
+    }
+
+    /// The error is what the system said.
+    fn write(&self, record: Record, until: Until) -> Result<(), Arc<str>> {
         let mut inner = self.inner.lock();
         record.encode(&mut inner.pending);
         inner.state.apply(record);
@@ -293,8 +295,7 @@ impl Journal {
             }
             Err(error) => {
                 storage.broken = true;
-                let reason = format!("cannot write the journal {}: {error}", self.path.display());
-                inner.failure = Some((last, reason.into()));
+                inner.failure = Some((last, error.to_string().into()));
             }
         }
         drop(storage);
@@ -779,8 +780,9 @@ mod tests {
     }
 
     #[test]
-    fn j6_a_directory_that_cannot_be_written_to_is_an_error_at_the_open() {
+    fn j6_a_damaged_journal_in_a_directory_that_cannot_be_written_to_is_an_error_at_the_open() {
         let place = Place::new();
+        fs::write(place.path(), "latent-worker-jour").unwrap();
         let steps = at(JournalStep::BeforeReplace, || Err(ErrorKind::PermissionDenied.into()));
         let error = open_with(&place.path(), steps).map(|_| ()).unwrap_err().to_string();
         assert!(error.starts_with("cannot write to the journal ") && error.contains("permission denied"), "{error}");

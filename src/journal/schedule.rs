@@ -148,7 +148,8 @@ impl Leftovers {
         Some(entry.remains.clone())
     }
 
-    /// A try has ended. One that ends the life of the leftover takes it off the list. `None` if it is not on it any more.
+    /// A try has ended. One that ends the life of the leftover takes it off the list. `None` if it is not on it any
+    /// more.
     pub(crate) fn returned(&mut self, now: Instant, key: &Arc<str>, outcome: Outcome, chance: f64) -> Option<Returned> {
         self.running -= 1;
         let entry = self.entries.get_mut(key)?;

@@ -190,7 +190,7 @@ fn report_stopped(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, remains: Remai
         Ok(()) => shared.tell_journal(Record::Gone { key }, Until::Synced),
         Err(reason) => shared.tell_journal(Record::Failed { key, tries: 1, reason: reason.clone() }, Until::Written),
     }
-    let chance = entropy::fraction();
+    let chance = if result.is_err() { entropy::fraction() } else { 0.0 };
     let ended = worker.turn(shared, |turn| {
         // Before the next attempt begins, and dropped after the lock is gone: the agent is user code.
         let ended = turn.inner.attempt.take();

@@ -110,8 +110,8 @@ fn status(entry: &Entry, now: Instant) -> LeftoverStatus {
 }
 
 impl Shared {
-    /// Tells the journal, if there is one. That it cannot be written is told to observers; whatever is at stake, it must
-    /// not keep a running instance from being stopped.
+    /// Tells the journal, if there is one. That it cannot be written is told to observers; whatever is at stake, it
+    /// must not keep a running instance from being stopped.
     pub(super) fn tell_journal(&self, record: Record, until: Until) {
         if let Some(journal) = &self.journal
             && let Err(what) = journal.append(record, until)

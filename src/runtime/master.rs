@@ -43,8 +43,8 @@ use crate::worker::{Attachment, LatentWorker, WorkerConfig};
 /// Workers, and the queue of builds that wait for them.
 ///
 /// A handle, cheap to clone. When the last one is dropped the master is shut down fast, within a bound; see
-/// [`MasterBuilder::drop_timeout`]. Workers, tickets and leases do not keep it from that; a driver or an agent that holds
-/// a `Master` itself does, for ever.
+/// [`MasterBuilder::drop_timeout`]. Workers, tickets and leases do not keep it from that; a driver or an agent that
+/// holds a `Master` itself does, for ever.
 ///
 /// Except for [`shutdown`](Master::shutdown) and [`run`](Master::run) no method blocks, whatever the drivers do.
 #[derive(Clone)]
@@ -155,15 +155,15 @@ impl MasterBuilder {
     /// instance. What an earlier master on the same file has left behind is [reclaimed](LatentWorker::reclaim) as soon
     /// as its worker is added; see [`Master::leftovers`]. Numbers of attempts go on from those of the earlier master.
     ///
-    /// The file is made when it does not exist, opened and locked now, and belongs to the master until that has shut down
-    /// completely. It holds no secrets; it does hold the names of workers and what drivers record. It grows to
-    /// about 1 MiB, and then is replaced by a short one beside it (`<path>.new`, so the directory must be writable). What
-    /// cannot be read in it is copied to `<path>.damaged-<number>` and
-    /// [reported](Master::journal_damage). A lock on a file of a network may not be one.
+    /// The file is made when it does not exist, opened and locked now, and belongs to the master until that has shut
+    /// down completely. It holds no secrets; it does hold the names of workers and what drivers record. It grows to
+    /// about 1 MiB, and then is replaced by a short one beside it (`<path>.new`, so the directory must be writable).
+    /// What cannot be read in it is copied to `<path>.damaged-<number>` and [reported](Master::journal_damage). A lock
+    /// on a file of a network may not be one.
     ///
-    /// A start waits until its attempt is durable, which takes some milliseconds; starts at the same time share one sync.
-    /// When the journal cannot be written nothing is started, with that reason; what runs is stopped all the same. No
-    /// journal by default: nothing is written, and nobody waits.
+    /// A start waits until its attempt is durable, which takes some milliseconds; starts at the same time share one
+    /// sync. When the journal cannot be written nothing is started, with that reason; what runs is stopped all the
+    /// same. No journal by default: nothing is written, and nobody waits.
     ///
     /// Blocks for as long as the file system takes, and up to a second when somebody else has the file.
     ///
@@ -174,9 +174,9 @@ impl MasterBuilder {
     }
 
     /// As [`journal`](MasterBuilder::journal), with `on_step` called around everything that is done to the file, on the
-    /// thread that does it: for tests of what a crash or a full disk leads to. It may end the process; an error takes the
-    /// place of the system's. It must not panic nor call the library. The file is replaced by a short one when it is longer
-    /// than `longest` bytes and than four times the short one.
+    /// thread that does it: for tests of what a crash or a full disk leads to. It may end the process; an error takes
+    /// the place of the system's. It must not panic nor call the library. The file is replaced by a short one when it
+    /// is longer than `longest` bytes and than four times the short one.
     ///
     /// # Errors
     /// As [`journal`](MasterBuilder::journal).

@@ -1,10 +1,10 @@
 //! J2: a master is killed at *every* point, and nothing is forgotten, invented or removed twice at once.
 //!
-//! A point is every step of the journal (before and after each write, sync and replacement) and every effect of a driver.
-//! A life of a master is a process of its own, this test program run again: it counts the points that it passes and ends
-//! itself at one of them, without another word. Then a second life begins on the same journal and is cut short as well,
-//! at another point, and a third one comes to its end. After that the truth about the instances, which the drivers keep
-//! in files, must be that nothing is left.
+//! A point is every step of the journal (before and after each write, sync and replacement) and every effect of a
+//! driver. A life of a master is a process of its own, this test program run again: it counts the points that it passes
+//! and ends itself at one of them, without another word. Then a second life begins on the same journal and is cut short
+//! as well, at another point, and a third one comes to its end. After that the truth about the instances, which the
+//! drivers keep in files, must be that nothing is left.
 #![cfg(unix)]
 
 mod life;

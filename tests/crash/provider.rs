@@ -1,5 +1,6 @@
-//! A provider of instances that are files, as a cloud is one: it makes up the id, tags the instance with what it is told,
-//! and can be asked for all instances with a tag. It keeps the truth: what was made, and every breach of a promise.
+//! A provider of instances that are files, as a cloud is one: it makes up the id, tags the instance with what it is
+//! told, and can be asked for all instances with a tag. It keeps the truth: what was made, and every breach of a
+//! promise.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -46,10 +46,10 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 /// A build chooses the kind of its instance with a property; without the property it gets the kind `default`, which is
 /// empty unless it is replaced. An idle instance is only used for builds of its own kind.
 ///
-/// When this process is killed itself, directories (`latent-worker-…` in the root) and running commands are left behind.
-/// With a [journal](crate::MasterBuilder::journal) the next one removes them: a directory by its recorded path, and on
-/// Linux every process that has this path as `LATENT_WORKER_INSTANCE` in its environment, with the groups that such
-/// processes lead. A command that takes this variable from its processes hides them.
+/// When this process is killed itself, directories (`latent-worker-…` in the root) and running commands are left
+/// behind. With a [journal](crate::MasterBuilder::journal) the next one removes them: a directory by its recorded path,
+/// and on Linux every process that has this path as `LATENT_WORKER_INSTANCE` in its environment, with the groups that
+/// such processes lead. A command that takes this variable from its processes hides them.
 ///
 /// ```
 /// use latent_worker::{LocalKind, LocalLatentWorker};
@@ -177,8 +177,8 @@ impl LatentWorker for LocalLatentWorker {
     ///
     /// # Errors
     ///
-    /// When the directory cannot be removed, when a process outlives its kill for 10 s, and when what is recorded is not
-    /// the directory of an instance.
+    /// When the directory cannot be removed, when a process outlives its kill for 10 s, and when what is recorded is
+    /// not the directory of an instance.
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
         let name = directory_name(leftover.key());
         let mut directories = BTreeSet::from([self.directory(leftover.key())]);
