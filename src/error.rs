@@ -163,7 +163,8 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for StopError {
 #[error("the start was cancelled")]
 pub struct Cancelled;
 
-/// Why a worker did not take a request or did not attach for it: the answer of [`Substantiation`](crate::Substantiation).
+/// Why a worker did not take a request or did not attach for it: the answer of
+/// [`Substantiation`](crate::Substantiation).
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum SubstantiateError {
@@ -202,6 +203,10 @@ pub enum SubstantiateError {
         /// How long the quarantine lasts from now.
         remaining: Duration,
     },
+    /// Something of an earlier instance is in the way and has to be reclaimed first; see
+    /// [`Master::leftovers`](crate::Master::leftovers). Unpausing the worker has it used all the same.
+    #[error("something that an earlier instance of the worker has left behind is not gone yet")]
+    LeftBehind,
     /// The worker has as many builds as it may have.
     #[error("the worker already has as many builds as it may have")]
     Full,
@@ -395,3 +400,52 @@ pub enum FileError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[error("build {0} is unknown or has ended")]
 pub struct UnknownBuild(pub BuildId);
+
+/// Why a journal cannot be used. It is as it was then.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// Another master uses it. One journal serves one master: give each its own, or end the other one.
+    #[error("the journal {} is in use{}; one journal serves one master", .path.display(), .process.map(|number| format!(" by process {number}")).unwrap_or_default())]
+    InUse {
+        /// Which journal.
+        path: PathBuf,
+        /// The number of the process that has opened it last, if that could be read.
+        process: Option<u32>,
+    },
+    /// The path names something else: a directory, a device, or a file with other things in it.
+    #[error("{} is not a journal; it was left as it is", .path.display())]
+    NotAJournal {
+        /// What was taken for a journal.
+        path: PathBuf,
+    },
+    /// A later version of this library has written it.
+    #[error("the journal {} has the format {version}, which this version of the library does not know", .path.display())]
+    Version {
+        /// Which journal.
+        path: PathBuf,
+        /// The number of its format.
+        version: u32,
+    },
+    /// The system refuses something.
+    #[error("cannot {what} the journal {}: {source}", .path.display())]
+    Io {
+        /// What was to be done.
+        what: &'static str,
+        /// Which journal.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Why an id could not be [recorded](crate::StartRequest::record): nobody will find what it names after a crash. Remove
+/// what was made, and let the start fail.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("the id {id:?} could not be recorded: {reason}")]
+pub struct RecordError {
+    /// The id.
+    pub id: Arc<str>,
+    /// What is wrong with it, or what the system said.
+    pub reason: Arc<str>,
+}

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use crate::build::{BuildId, Epoch};
 use crate::error::{AttachError, Attempt, StartError};
+use crate::journal::LeftoverStage;
 #[allow(unused_imports, reason = "named by the documentation")]
 use crate::worker::LatentWorker;
+use crate::worker::Reclaimed;
 
 /// Something that happened, with its place in the order of all events of one master.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -112,6 +114,27 @@ pub enum EventKind {
     Paused,
     /// The worker takes builds again; a quarantine is over as well.
     Unpaused,
+    /// The attempt may have left something behind: its stop has failed, or an earlier master has not told its end. It
+    /// is on the list of [`Master::leftovers`](crate::Master::leftovers).
+    LeftBehind {
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// [`LatentWorker::reclaim`] is called for an attempt that may have left something behind.
+    ReclaimCalled,
+    /// [`LatentWorker::reclaim`] has returned.
+    ReclaimReturned {
+        /// What it returned.
+        result: Result<Reclaimed, Arc<str>>,
+        /// When it is tried again.
+        next_try: Option<Duration>,
+    },
+    /// Part of the journal could not be read, or it cannot be written now. What is not written counts as not done: an
+    /// instance that is gone by now may be looked for again by the next master.
+    JournalTrouble {
+        /// What happened.
+        what: Arc<str>,
+    },
     /// User code panicked where nobody could be given an error: an agent's `close` or drop, say.
     Panicked {
         /// Which, and its message.
@@ -152,6 +175,10 @@ impl EventKind {
             Self::Released { .. } => "released",
             Self::Paused => "paused",
             Self::Unpaused => "unpaused",
+            Self::LeftBehind { .. } => "left_behind",
+            Self::ReclaimCalled => "reclaim_called",
+            Self::ReclaimReturned { .. } => "reclaim_returned",
+            Self::JournalTrouble { .. } => "journal_trouble",
             Self::Panicked { .. } => "panicked",
             Self::Abandoned { .. } => "abandoned",
             Self::Shutdown { .. } => "shutdown",
@@ -168,9 +195,19 @@ impl EventKind {
                 (!details.is_empty()).then(|| details.join(", "))
             }
             Self::StartReturned { result: Err(reason) } | Self::Detached { reason } => Some(reason.to_string()),
-            Self::Panicked { what: text } | Self::Abandoned { in_flight: text } | Self::Progress { text } => {
-                Some(text.to_string())
+            Self::Panicked { what: text }
+            | Self::Abandoned { in_flight: text }
+            | Self::Progress { text }
+            | Self::LeftBehind { reason: text }
+            | Self::JournalTrouble { what: text } => Some(text.to_string()),
+            Self::ReclaimReturned { result: Ok(Reclaimed::Gone), .. } => None,
+            Self::ReclaimReturned { result: Ok(Reclaimed::Unsupported), .. } => {
+                Some("the driver cannot reclaim".to_owned())
             }
+            Self::ReclaimReturned { result: Err(reason), next_try: Some(time) } => {
+                Some(format!("{reason}; again in {time:.1?}"))
+            }
+            Self::ReclaimReturned { result: Err(reason), next_try: None } => Some(reason.to_string()),
             Self::CheckReturned { result } | Self::StopReturned { result } => error(result),
             Self::AttachRefused { error } => Some(error.to_string()),
             Self::Quarantined { length, reason } => Some(format!("for {length:?}: {reason}")),
@@ -179,6 +216,7 @@ impl EventKind {
             Self::BuildStarted
             | Self::StartCalled
             | Self::CheckCalled
+            | Self::ReclaimCalled
             | Self::Attached
             | Self::Paused
             | Self::Unpaused
@@ -323,6 +361,8 @@ pub enum DriverCall {
     Compatible,
     /// [`LatentWorker::stop_instance`].
     Stop,
+    /// [`LatentWorker::reclaim`]. It runs beside the life of a worker: a [`WorkerStatus`] never shows it.
+    Reclaim,
 }
 
 impl fmt::Display for DriverCall {
@@ -332,6 +372,7 @@ impl fmt::Display for DriverCall {
             Self::Check => "check_instance",
             Self::Compatible => "is_compatible_with_build",
             Self::Stop => "stop_instance",
+            Self::Reclaim => "reclaim",
         })
     }
 }
@@ -366,8 +407,78 @@ pub struct WorkerStatus {
     pub quarantine: Option<Duration>,
     /// Whether it takes no builds until it is unpaused.
     pub paused: bool,
+    /// Whether it takes no builds until what an earlier master has left behind of it is gone; unpausing ends that too.
+    pub held: bool,
     /// How many agents were not let in.
     pub refused_agents: u64,
+}
+
+/// An attempt that may have left something behind, and what is done about it. Its `Display` says it in a line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct LeftoverStatus {
+    /// The worker that it belongs to. It need not be one of this master.
+    pub worker: Arc<str>,
+    /// The attempt of that worker.
+    pub epoch: Epoch,
+    /// The key of the attempt; see [`StartRequest::key`](crate::StartRequest::key).
+    pub key: Arc<str>,
+    /// Whose it is; see [`StartRequest::owner`](crate::StartRequest::owner).
+    pub owner: Arc<str>,
+    /// What its start has [recorded](crate::StartRequest::record).
+    pub ids: Vec<Arc<str>>,
+    /// How far it had come.
+    pub stage: LeftoverStage,
+    /// Whether an earlier master has left it; otherwise its stop has failed in this one.
+    pub of_earlier_master: bool,
+    /// How long it has been on the list of this master.
+    pub since: Duration,
+    /// How often its stop and its reclaim have failed.
+    pub tries: u32,
+    /// Why, the last time.
+    pub reason: Option<Arc<str>>,
+    /// What is done about it.
+    pub next: LeftoverStep,
+}
+
+/// What happens to something that was left behind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum LeftoverStep {
+    /// Nothing: the master has no worker of that name whose driver could be asked.
+    NoWorker,
+    /// It is reclaimed in this time, or as soon as there is room among those that run.
+    ReclaimIn(Duration),
+    /// It is being reclaimed for this long.
+    Reclaiming(Duration),
+    /// Nothing: its driver cannot reclaim. Look after it, and then
+    /// [`Master::forget_leftover`](crate::Master::forget_leftover).
+    Unsupported,
+}
+
+impl fmt::Display for LeftoverStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoWorker => f.write_str("there is no such worker"),
+            Self::ReclaimIn(time) => write!(f, "reclaimed in {:.1} s", time.as_secs_f64()),
+            Self::Reclaiming(time) => write!(f, "being reclaimed for {:.1} s", time.as_secs_f64()),
+            Self::Unsupported => f.write_str("its driver cannot reclaim"),
+        }
+    }
+}
+
+impl fmt::Display for LeftoverStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (attempt {}, key {}): {}", self.worker, self.epoch, self.key, self.stage)?;
+        if !self.ids.is_empty() {
+            write!(f, ", {}", self.ids.join(", "))?;
+        }
+        write!(f, "; {}", self.next)?;
+        match &self.reason {
+            Some(reason) => write!(f, "; failed {} time(s): {reason}", self.tries),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a worker does by itself when the time comes.
@@ -413,6 +524,9 @@ impl fmt::Display for WorkerStatus {
         }
         if self.paused {
             f.write_str("; paused")?;
+        }
+        if self.held {
+            f.write_str("; waits until what was left behind is gone")?;
         }
         if let Some((step, time)) = &self.next {
             write!(f, "; {step} in {}", seconds(time))?;

@@ -10,6 +10,7 @@ mod files;
 mod worker;
 
 mod dispatch;
+mod journal;
 mod lifecycle;
 
 mod runtime;
@@ -40,17 +41,21 @@ pub use drivers::local::{LocalAgent, LocalInstance, LocalKind, LocalLatentWorker
 pub use drivers::process::{ProcessInstance, ProcessLatentWorker};
 pub use error::{
     AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, FileError,
-    LeaseEnd, StartError, StopError, SubstantiateError, UnknownBuild,
+    JournalError, LeaseEnd, RecordError, StartError, StopError, SubstantiateError, UnknownBuild,
 };
 pub use event::{
-    BuildResult, BuildState, BuildStatus, DriverCall, Event, EventKind, NextStep, StopCause, WorkerState, WorkerStatus,
+    BuildResult, BuildState, BuildStatus, DriverCall, Event, EventKind, LeftoverStatus, LeftoverStep, NextStep,
+    StopCause, WorkerState, WorkerStatus,
 };
 pub use files::{FileStatus, Files, Interrupt};
+#[cfg(feature = "testing")]
+pub use journal::JournalStep;
+pub use journal::{JournalContents, JournalInstance, LeftoverStage, read_journal};
 pub use runtime::{
     Finished, Inbox, Insubstantiation, Lease, LeaseFiles, Master, MasterBuilder, RunError, Running, ShutdownMode,
     ShutdownReport, Substantiation, Ticket, Worker,
 };
 pub use worker::{
-    Attacher, Attachment, DEFAULT_IDLE_TIMEOUT, Health, IdlePolicy, LatentWorker, Secret, StartRequest, Started,
-    StopRequest, WorkerConfig,
+    Attacher, Attachment, DEFAULT_IDLE_TIMEOUT, Health, IdlePolicy, LatentWorker, Leftover, Reclaimed, Secret,
+    StartRequest, Started, StopRequest, WorkerConfig,
 };

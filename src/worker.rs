@@ -12,7 +12,8 @@ use crossbeam_channel::Receiver;
 
 use crate::build::{Build, Epoch, Labels, Properties};
 use crate::command::Agent;
-use crate::error::{AttachError, BoxError, Cancelled, StartError, StopError};
+use crate::error::{AttachError, BoxError, Cancelled, RecordError, StartError, StopError};
+use crate::journal::{LeftoverStage, Remains};
 
 /// A kind of worker that can be started when work arrives and stopped when it is gone: a driver.
 ///
@@ -41,7 +42,8 @@ pub trait LatentWorker: Send + Sync + 'static {
     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<Self::Instance>, StartError>;
 
     /// Stops the instance and removes everything that belongs to it. Called exactly once for each start, and never
-    /// again when it fails. What is gone already counts as stopped.
+    /// again when it fails: what may be left then goes to [`reclaim`](LatentWorker::reclaim). What is gone already
+    /// counts as stopped.
     #[doc(alias = "terminate")]
     #[doc(alias = "deprovision")]
     fn stop_instance(&self, stop: StopRequest<Self::Instance>) -> Result<(), StopError>;
@@ -68,6 +70,109 @@ pub trait LatentWorker: Send + Sync + 'static {
         let _ = (instance, properties);
         Ok(true)
     }
+
+    /// Takes away what is left of an attempt whose instance is not known any more: its stop has failed, or its master
+    /// has died before the stop ([`MasterBuilder::journal`](crate::MasterBuilder::journal)).
+    ///
+    /// All that is known is in `leftover`: the key of the attempt, and the ids that its start has
+    /// [recorded](StartRequest::record). Whether the start came so far as to make anything is not known, nor whether a
+    /// stop has removed it: [`Reclaimed::Gone`] is the answer when nothing is left, for whatever reason. Go by the
+    /// exact key, owner and ids alone, never by a prefix or by the worker's name: others may use the same provider.
+    ///
+    /// Called on a thread of its own, for one attempt one call at a time; again after an error, with pauses that grow
+    /// from a second to ten minutes. Until the first success the worker starts nothing if a master that has died has
+    /// left this; after a failed stop that is so until the end of the quarantine, so that the calls of a later attempt
+    /// may run at the same time. When [`Leftover::cancelled`] turns true the master is shutting down: return soon, with
+    /// an error.
+    ///
+    /// By default [`Reclaimed::Unsupported`].
+    ///
+    /// # Errors
+    /// When something may be left. It is tried again.
+    #[doc(alias = "garbage collection")]
+    #[doc(alias = "orphan")]
+    fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
+        let _ = leftover;
+        Ok(Reclaimed::Unsupported)
+    }
+}
+
+/// What [`LatentWorker::reclaim`] came to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Reclaimed {
+    /// Nothing is left of the attempt. It is forgotten, in the journal too.
+    Gone,
+    /// The driver has no means to find out. The attempt stays on the list and in the journal for people to look after
+    /// ([`Master::forget_leftover`](crate::Master::forget_leftover)), and the worker is used again.
+    Unsupported,
+}
+
+/// An attempt that may have left something behind: what [`LatentWorker::reclaim`] is told.
+#[derive(Clone)]
+pub struct Leftover {
+    pub(crate) remains: Remains,
+    pub(crate) controls: Arc<dyn ReclaimControls>,
+}
+
+/// What a reclaim can ask of the runtime.
+pub(crate) trait ReclaimControls: Send + Sync {
+    fn cancel_signal(&self) -> &Receiver<Infallible>;
+    fn sleep(&self, duration: Duration) -> Result<(), Cancelled>;
+}
+
+impl Leftover {
+    /// The name of the worker.
+    pub fn worker(&self) -> &str {
+        &self.remains.worker
+    }
+
+    /// The number of the attempt.
+    pub fn epoch(&self) -> Epoch {
+        self.remains.epoch
+    }
+
+    /// The key of the attempt; see [`StartRequest::key`].
+    pub fn key(&self) -> &str {
+        &self.remains.key
+    }
+
+    /// Whose it is: the owner that the start was told; see [`StartRequest::owner`].
+    pub fn owner(&self) -> &str {
+        &self.remains.owner
+    }
+
+    /// What the start has [recorded](StartRequest::record), the first one first. It may have made more than that: a
+    /// crash can come between the two.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.remains.ids.iter().map(AsRef::as_ref)
+    }
+
+    /// How far the attempt had come.
+    pub fn stage(&self) -> LeftoverStage {
+        self.remains.stage
+    }
+
+    /// Whether the master is shutting down. Does not block.
+    pub fn cancelled(&self) -> bool {
+        matches!(self.cancel_signal().try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
+    }
+
+    /// A channel that never carries anything and is disconnected when the master shuts down: for `select!`.
+    pub fn cancel_signal(&self) -> &Receiver<Infallible> {
+        self.controls.cancel_signal()
+    }
+
+    /// Waits, on the clock of the master, and ends early with an error when that shuts down.
+    pub fn sleep(&self, duration: Duration) -> Result<(), Cancelled> {
+        self.controls.sleep(duration)
+    }
+}
+
+impl fmt::Debug for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leftover").field("remains", &self.remains).finish_non_exhaustive()
+    }
 }
 
 /// So that one driver value can serve many workers, and a driver can be a trait object.
@@ -93,6 +198,10 @@ impl<W: LatentWorker + ?Sized> LatentWorker for Arc<W> {
     fn is_compatible_with_build(&self, instance: &Self::Instance, properties: &Properties) -> Result<bool, BoxError> {
         W::is_compatible_with_build(self, instance, properties)
     }
+
+    fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
+        W::reclaim(self, leftover)
+    }
 }
 
 /// How one attempt is known: to the driver, to the provider and to the agent.
@@ -101,6 +210,7 @@ pub(crate) struct AttemptIdentity {
     pub(crate) worker: Arc<str>,
     pub(crate) epoch: Epoch,
     pub(crate) key: Arc<str>,
+    pub(crate) owner: Arc<str>,
     pub(crate) secret: Secret,
 }
 
@@ -116,6 +226,7 @@ pub(crate) trait StartControls {
     fn cancel_signal(&self) -> &Receiver<Infallible>;
     fn sleep(&self, duration: Duration) -> Result<(), Cancelled>;
     fn progress(&self, text: &str);
+    fn record(&self, id: &str) -> Result<(), RecordError>;
     fn attacher(&self) -> Attacher;
     fn agent_address(&self) -> Option<&str>;
 }
@@ -134,6 +245,12 @@ impl StartRequest<'_> {
     /// 32 hexadecimal digits that belong to this attempt alone: for idempotent create calls, names and tags.
     pub fn key(&self) -> &str {
         &self.identity.key
+    }
+
+    /// Whose instances these are: 32 hexadecimal digits that all attempts of one master have in common, and with a
+    /// [journal](crate::MasterBuilder::journal) all masters that have used it. For tags, next to the key.
+    pub fn owner(&self) -> &str {
+        &self.identity.owner
     }
 
     /// What the agent must prove itself with; made for this attempt alone. Hand it to the instance, not to a log.
@@ -176,6 +293,20 @@ impl StartRequest<'_> {
     /// Tells observers what the start is doing ("pulling image, 40 %"). Does not block.
     pub fn progress(&self, text: &str) {
         self.controls.progress(text);
+    }
+
+    /// Records the id of what this start has made, or is going to make, so that it is found whatever happens next: see
+    /// [`Leftover::ids`]. Several may be recorded; the same one twice counts once.
+    ///
+    /// With a [journal](crate::MasterBuilder::journal) it blocks until the id is durable, some milliseconds; so record
+    /// it as soon as it is known, and use it after that. Without one it is remembered for as long as this process
+    /// lives.
+    ///
+    /// # Errors
+    /// When the id is empty or longer than 4096 bytes, or the journal cannot be written. Remove what was made and
+    /// return the error: `?` does.
+    pub fn record(&self, id: &str) -> Result<(), RecordError> {
+        self.controls.record(id)
     }
 
     /// The means to attach an agent that lives in this process. It can be kept and used after the start has returned.
@@ -233,6 +364,11 @@ impl<I> StopRequest<I> {
     /// The key of the attempt that started it; see [`StartRequest::key`].
     pub fn key(&self) -> &str {
         &self.identity.key
+    }
+
+    /// Whose it is; see [`StartRequest::owner`].
+    pub fn owner(&self) -> &str {
+        &self.identity.owner
     }
 }
 

@@ -23,9 +23,12 @@ fn driver(place: &Place, start: &str, stop: &str) -> CommandLatentWorker {
 #[test]
 fn d1_d4_a_whole_life_and_what_each_program_is_told() {
     // A master within an instance of another master: what that was told is not for its own programs.
-    let outer =
-        ["NAME", "SECRET", "SECRET_FILE", "MASTER", "KEY", "EPOCH", "INSTANCE", "FAST", "PROPERTY_image", "PROPERTY_x"];
-    let outer: Vec<_> = outer.iter().map(|name| (format!("LATENT_WORKER_{name}"), "outer")).collect();
+    let outer = ["NAME", "SECRET", "SECRET_FILE", "MASTER", "KEY", "EPOCH", "OWNER", "INSTANCE", "FAST"];
+    let outer: Vec<_> = outer
+        .iter()
+        .chain(&["PROPERTY_image", "PROPERTY_x"])
+        .map(|name| (format!("LATENT_WORKER_{name}"), "outer"))
+        .collect();
     let mut outer: Vec<_> = outer.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     outer.push(("INHERITED", "yes"));
     if !alone(&outer) {
@@ -50,12 +53,15 @@ fn d1_d4_a_whole_life_and_what_each_program_is_told() {
     let start = place.variables("start");
     let key = start["KEY"].clone();
     assert!(key.len() == 32 && key.chars().all(|digit| digit.is_ascii_hexdigit()), "{key}");
+    let owner = start["OWNER"].clone();
+    assert!(owner.len() == 32 && owner != key, "{owner}");
     let common = [
         ("NAME", "w 1"),
         ("SECRET", &secret),
         ("MASTER", "farm.example:9989"),
         ("KEY", &key),
         ("EPOCH", "1"),
+        ("OWNER", &owner),
         ("PROPERTY_image", "a 'b'"),
         ("PROPERTY_os_version", ""),
     ];

@@ -1,10 +1,12 @@
-//! Instances that programs of the user start, check and stop: the smallest way to a new kind of worker, in any language.
+//! Instances that programs of the user start, check and stop: the smallest way to a new kind of worker, in any
+//! language.
 //!
 //! [`CommandLatentWorker`] decides which program is run when and what its end means; `program` runs one, `environment`
 //! is what it is told, `program_output` what it says, and `program_log` where that goes. How the agent gets to the
 //! instance, and how it attaches, is the programs' own affair.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
@@ -13,13 +15,15 @@ use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
-use super::environment::{Environment, SecretFile, secret_files};
+use super::environment::{Environment, KEY_VARIABLE, SecretFile, secret_files};
+use super::orphans::end_programs;
 use super::program::{Bounds, End, Ran, Spawned, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::{FirstLine, LINE_LIMIT, Output, Source};
-use crate::{BoxError, Cancelled, FailureCause, Health, LatentWorker, Properties, Secret};
+use crate::{BoxError, Cancelled, FailureCause, Health, LatentWorker, Leftover, Properties, Reclaimed, Secret};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
 /// The program says that the build asks for what can never be (`EX_DATAERR` of sysexits.h).
@@ -30,6 +34,8 @@ const EXIT_NO_CAPACITY: i32 = 75;
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 const DEFAULT_STOP_LIMIT: Duration = Duration::from_secs(600);
 const DEFAULT_CHECK_LIMIT: Duration = Duration::from_secs(60);
+/// How long a reclaim waits for a program that was killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A driver whose instances are started, checked and stopped by programs of the user. Unix only.
 ///
@@ -74,6 +80,7 @@ const DEFAULT_CHECK_LIMIT: Duration = Duration::from_secs(60);
 /// | `LATENT_WORKER_MASTER` | where the agent must connect to, `host:port`, if the master was [told](crate::MasterBuilder::agent_address) | all |
 /// | `LATENT_WORKER_KEY` | 32 hexadecimal digits that belong to this attempt alone: for tags and names | all |
 /// | `LATENT_WORKER_EPOCH` | the number of the attempt of this worker | all |
+/// | `LATENT_WORKER_OWNER` | 32 hexadecimal digits that all attempts of one master, or of one [journal](crate::MasterBuilder::journal), have in common: for tags | all |
 /// | `LATENT_WORKER_PROPERTY_<name>` | a property of the build that the instance is (or was) started for | all |
 /// | `LATENT_WORKER_INSTANCE` | the first line that start wrote to its standard output, if it wrote one | stop, check |
 /// | `LATENT_WORKER_FAST` | `1` when somebody waits for the end, so that all grace is to be skipped; else `0` | stop |
@@ -101,8 +108,8 @@ const DEFAULT_CHECK_LIMIT: Duration = Duration::from_secs(60);
 /// # What it leaves running
 ///
 /// When *start* has exited, whatever it has left in the background lives on: that may be the instance itself
-/// (`agent & echo $!`). Its output is read until the stop program has exited; one thread does that, unless the output of
-/// what is left goes elsewhere (`agent >agent.log 2>&1 &`). What *check* and *stop* leave in their process group is
+/// (`agent & echo $!`). Its output is read until the stop program has exited; one thread does that, unless the output
+/// of what is left goes elsewhere (`agent >agent.log 2>&1 &`). What *check* and *stop* leave in their process group is
 /// killed when they exit.
 ///
 /// A start that is cancelled, and a check or a stop that runs longer than its limit, is ended: its process group gets a
@@ -115,12 +122,26 @@ const DEFAULT_CHECK_LIMIT: Duration = Duration::from_secs(60);
 /// cancelled: then with `LATENT_WORKER_INSTANCE` only if a complete line had been written. It must succeed when there
 /// is nothing (left) to stop, and finds what has no line yet by `LATENT_WORKER_KEY`.
 ///
+/// # Reclaiming
+///
+/// With a [journal](crate::MasterBuilder::journal) the first line of start's standard output is
+/// [recorded](StartRequest::record), if it is UTF-8 and the secret is not in it. When this process was killed, the next
+/// one has the [reclaim](Self::reclaim) program remove what may be left of each instance, as often as it takes; so it
+/// does after a stop program has failed. Like the stop program it must succeed when there is nothing left. It is told
+/// `LATENT_WORKER_NAME`, `_KEY`, `_EPOCH` and `_OWNER`, `_INSTANCE` if that was recorded, and `LATENT_WORKER_FAST=1`:
+/// not the secret, the address and the properties, for they are in no journal.
+///
+/// Before that, on Linux, programs of the attempt that still run are ended as after a cancel: those that lead a process
+/// group, were run with the same arguments, and have the key of the attempt as `LATENT_WORKER_KEY`.
+///
 /// A clone has the same settings; clones share nothing that matters but the thread for the log.
 #[derive(Clone)]
 pub struct CommandLatentWorker {
     start: UserProgram,
     stop: UserProgram,
     check: Option<UserProgram>,
+    /// The stop program, unless there is one for this alone.
+    reclaim: Option<UserProgram>,
     grace: Duration,
     stop_limit: Duration,
     check_limit: Duration,
@@ -146,6 +167,7 @@ impl CommandLatentWorker {
             start: UserProgram::new(start),
             stop: UserProgram::new(stop),
             check: None,
+            reclaim: None,
             grace: DEFAULT_GRACE,
             stop_limit: DEFAULT_STOP_LIMIT,
             check_limit: DEFAULT_CHECK_LIMIT,
@@ -164,6 +186,14 @@ impl CommandLatentWorker {
         self
     }
 
+    /// A program that removes what an attempt has left behind: see [Reclaiming](Self#reclaiming). The stop program by
+    /// default.
+    #[must_use]
+    pub fn reclaim<S: Into<OsString>>(mut self, reclaim: impl IntoIterator<Item = S>) -> Self {
+        self.reclaim = Some(UserProgram::new(reclaim));
+        self
+    }
+
     /// How long a program has to end between SIGTERM and SIGKILL; 10 s by default.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
@@ -171,7 +201,8 @@ impl CommandLatentWorker {
         self
     }
 
-    /// How long the stop program may run before it is ended, which counts as a failure; 10 minutes by default.
+    /// How long the stop program, and the one that reclaims, may run before it is ended, which counts as a failure; 10
+    /// minutes by default.
     #[must_use]
     pub fn stop_limit(mut self, limit: Duration) -> Self {
         self.stop_limit = limit;
@@ -205,30 +236,32 @@ impl CommandLatentWorker {
         self
     }
 
-    fn source(&self, attempt: &Attempt, call: &str) -> Source {
+    fn source(&self, name: &str, secret: Option<&Secret>, call: &str) -> Source {
         Source {
-            name: format!("{}: {call}", attempt.name),
-            secret: attempt.secret.clone(),
+            name: format!("{name}: {call}"),
+            secret: secret.cloned(),
             progress: call == "start",
             log: self.log.sender(),
         }
     }
 
-    /// Runs a program that is not cancelled: check or stop. The error is for people.
+    /// Runs a program other than start. The error is for people.
     fn run_within(
         &self,
-        attempt: &Attempt,
+        subject: &Subject<'_>,
         call: &str,
         program: &UserProgram,
         limit: Duration,
         more: &[(&str, &OsStr)],
     ) -> Result<(), String> {
         let mut told = more.to_vec();
-        told.extend(attempt.id.get().map(|id| ("LATENT_WORKER_INSTANCE", id.as_os_str())));
-        let bounds = Bounds { cancel: None, limit: Some(limit), grace: self.grace, may_leave_processes: false };
-        let spawned = program.spawn(Stdio::null(), &attempt.environment, &told);
+        told.extend(subject.id.map(|id| ("LATENT_WORKER_INSTANCE", id)));
+        let bounds =
+            Bounds { cancel: subject.cancel, limit: Some(limit), grace: self.grace, may_leave_processes: false };
+        let spawned = program.spawn(Stdio::null(), subject.environment, &told);
         let spawned = spawned.map_err(|error| program.cannot_run(&error))?;
-        let ran = spawned.follow(self.source(attempt, call)).and_then(|running| running.wait(&bounds, &|_| {}));
+        let source = self.source(subject.name, subject.secret, call);
+        let ran = spawned.follow(source).and_then(|running| running.wait(&bounds, &|_| {}));
         let ran = ran.map_err(|error| program.unknown_end(&error))?;
         if ran.end == End::Code(0) { Ok(()) } else { Err(message(program, ran.end, ran.heard.message)) }
     }
@@ -275,7 +308,7 @@ impl LatentWorker for CommandLatentWorker {
     fn stop_instance(&self, stop: StopRequest<CommandInstance>) -> Result<(), StopError> {
         let Some(attempt) = self.attempts.lock().remove(stop.key()) else { return Ok(()) };
         let fast = [("LATENT_WORKER_FAST", OsStr::new(if stop.fast() { "1" } else { "0" }))];
-        let stopped = self.run_within(&attempt, "stop", &self.stop, self.stop_limit, &fast);
+        let stopped = self.run_within(&attempt.subject(), "stop", &self.stop, self.stop_limit, &fast);
         let belongings = std::mem::take(&mut *attempt.belongings.lock());
         let removed = belongings.secret_file.map_or(Ok(()), SecretFile::remove);
         stopped.map_err(StopError::new)?;
@@ -286,10 +319,41 @@ impl LatentWorker for CommandLatentWorker {
     /// when it cannot be run and when it runs longer than its limit.
     fn check_instance(&self, instance: &CommandInstance) -> Health {
         let Some(check) = &self.check else { return Health::Good };
-        match self.run_within(&instance.attempt, "check", check, self.check_limit, &[]) {
+        match self.run_within(&instance.attempt.subject(), "check", check, self.check_limit, &[]) {
             Ok(()) => Health::Good,
             Err(reason) => Health::Bad(reason),
         }
+    }
+
+    /// Ends programs of the attempt that a dead master has left running (on Linux), runs the
+    /// [reclaim](CommandLatentWorker::reclaim) program, and removes the file with the secret. Blocks until that program
+    /// has exited or was ended.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be run, fails, runs longer than the [limit](CommandLatentWorker::stop_limit) or is
+    /// cancelled by a shutdown; when another program cannot be ended; when the file cannot be removed.
+    fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
+        let program = self.reclaim.as_ref().unwrap_or(&self.stop);
+        for orphan in [Some(&self.start), self.check.as_ref(), Some(&self.stop), Some(program)].into_iter().flatten() {
+            let key = OsStr::new(leftover.key());
+            if !end_programs(&orphan.words(), KEY_VARIABLE, key, self.grace, KILL_PATIENCE)? {
+                return Err(StopError::new(format!("{orphan} still runs after it was killed")));
+            }
+        }
+        let subject = Subject {
+            name: &format!("{} (attempt {})", leftover.worker(), leftover.epoch()),
+            environment: &Environment::of_leftover(leftover),
+            id: leftover.ids().next().map(OsStr::new),
+            secret: None,
+            cancel: Some(leftover.cancel_signal()),
+        };
+        let fast = [("LATENT_WORKER_FAST", OsStr::new("1"))];
+        self.run_within(&subject, "reclaim", program, self.stop_limit, &fast).map_err(StopError::new)?;
+        if let Some(parent) = &self.secret_files {
+            SecretFile::left_behind(parent, leftover.key()).remove()?;
+        }
+        Ok(Reclaimed::Gone)
     }
 
     /// Whether any properties make a difference; see [`CommandLatentWorker::compatible_by`].
@@ -308,14 +372,19 @@ impl CommandLatentWorker {
     fn wait_for_start(&self, spawned: Spawned, start: &StartRequest<'_>, attempt: &Attempt) -> Result<(), StartError> {
         let bounds =
             Bounds { cancel: Some(start.cancel_signal()), limit: None, grace: self.grace, may_leave_processes: true };
-        let running = spawned.follow(self.source(attempt, "start"));
+        let running = spawned.follow(self.source(&attempt.name, Some(&attempt.secret), "start"));
         let ran = running.and_then(|running| running.wait(&bounds, &|line| start.progress(line)));
         let Ran { end, heard, output } =
             ran.map_err(|error| StartError::infrastructure(self.start.unknown_end(&error)))?;
         attempt.belongings.lock()._output = Some(output);
         let succeeded = end == End::Code(0);
         match heard.first_line.map(|line| instance_id(line, succeeded)) {
-            Some(Ok(Some(id))) => _ = attempt.id.set(id),
+            Some(Ok(Some(id))) => {
+                let text = id.to_str().filter(|text| !text.is_empty() && !text.contains(attempt.secret.expose()));
+                let recorded = text.map_or(Ok(()), |text| start.record(text));
+                _ = attempt.id.set(id);
+                recorded?;
+            }
             Some(Err(reason)) if succeeded => {
                 return Err(StartError::infrastructure(format!("{}: {reason}", self.start)));
             }
@@ -340,6 +409,7 @@ impl fmt::Debug for CommandLatentWorker {
             .field("start", &self.start)
             .field("stop", &self.stop)
             .field("check", &self.check)
+            .field("reclaim", &self.reclaim)
             .field("grace", &self.grace)
             .field("stop_limit", &self.stop_limit)
             .field("check_limit", &self.check_limit)
@@ -378,7 +448,28 @@ struct Attempt {
     belongings: Mutex<Belongings>,
 }
 
+/// What a program is run about.
+struct Subject<'a> {
+    /// For the log.
+    name: &'a str,
+    environment: &'a Environment,
+    id: Option<&'a OsStr>,
+    secret: Option<&'a Secret>,
+    cancel: Option<&'a Receiver<Infallible>>,
+}
+
 impl Attempt {
+    /// Nobody cancels a check or a stop.
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            name: &self.name,
+            environment: &self.environment,
+            id: self.id.get().map(OsString::as_os_str),
+            secret: Some(&self.secret),
+            cancel: None,
+        }
+    }
+
     /// For people.
     fn shown_id(&self) -> Option<String> {
         self.id.get().map(|id| id.to_string_lossy().replace(self.secret.expose(), "(secret)"))

@@ -10,8 +10,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::{Properties, Secret, StartError, StartRequest, StopError};
+use crate::{Epoch, Properties, Secret, StartError, StartRequest, StopError};
 
+/// The variable that every program of an attempt has, and no other process that did not inherit it.
+pub(super) const KEY_VARIABLE: &str = "LATENT_WORKER_KEY";
 const PROPERTY: &str = "LATENT_WORKER_PROPERTY_";
 /// The other variables. A program sees those that it is told about, never those of the master's own environment: that
 /// may be an instance of a latent worker itself.
@@ -20,8 +22,9 @@ const OTHERS: &[&str] = &[
     "LATENT_WORKER_SECRET",
     "LATENT_WORKER_SECRET_FILE",
     "LATENT_WORKER_MASTER",
-    "LATENT_WORKER_KEY",
+    KEY_VARIABLE,
     "LATENT_WORKER_EPOCH",
+    "LATENT_WORKER_OWNER",
     "LATENT_WORKER_INSTANCE",
     "LATENT_WORKER_FAST",
 ];
@@ -43,9 +46,7 @@ impl Environment {
         let file = file
             .transpose()
             .map_err(|error| StartError::infrastructure(format!("cannot write the file for the secret: {error}")))?;
-        environment.set("LATENT_WORKER_NAME", start.worker());
-        environment.set("LATENT_WORKER_KEY", start.key());
-        environment.set("LATENT_WORKER_EPOCH", start.epoch().to_string());
+        environment.set_attempt(start.worker(), start.epoch(), start.key(), start.owner());
         match &file {
             None => environment.set("LATENT_WORKER_SECRET", start.secret().expose()),
             Some(file) => environment.set("LATENT_WORKER_SECRET_FILE", file.path()),
@@ -54,6 +55,22 @@ impl Environment {
             environment.set("LATENT_WORKER_MASTER", address);
         }
         Ok((environment, file))
+    }
+
+    /// What is known of an attempt that has been left behind. The secret, the address and the properties of the build
+    /// are not: they are in no journal.
+    #[cfg(feature = "command")]
+    pub(super) fn of_leftover(leftover: &crate::Leftover) -> Self {
+        let mut environment = Self(Vec::new());
+        environment.set_attempt(leftover.worker(), leftover.epoch(), leftover.key(), leftover.owner());
+        environment
+    }
+
+    fn set_attempt(&mut self, worker: &str, epoch: Epoch, key: &str, owner: &str) {
+        self.set("LATENT_WORKER_NAME", worker);
+        self.set(KEY_VARIABLE, key);
+        self.set("LATENT_WORKER_EPOCH", epoch.to_string());
+        self.set("LATENT_WORKER_OWNER", owner);
     }
 
     fn set(&mut self, name: &str, value: impl AsRef<OsStr>) {
@@ -113,13 +130,22 @@ pub(super) struct SecretFile {
 impl SecretFile {
     /// The key is unique and cannot be guessed, so that nobody can have made the directory before.
     fn create(parent: &Path, key: &str, secret: &Secret) -> io::Result<Self> {
-        let directory = parent.join(format!("latent-worker-{key}"));
-        fs::DirBuilder::new().mode(0o700).create(&directory)?;
+        let path = Self::path_of(parent, key);
+        fs::DirBuilder::new().mode(0o700).create(path.parent().unwrap_or(parent))?;
         // From here on the drop removes what there is.
-        let file = Self { path: directory.join("secret"), removed: false };
+        let file = Self { path, removed: false };
         let mut opened = fs::File::options().write(true).create_new(true).mode(0o600).open(&file.path)?;
         opened.write_all(secret.expose().as_bytes())?;
         Ok(file)
+    }
+
+    fn path_of(parent: &Path, key: &str) -> PathBuf {
+        parent.join(format!("latent-worker-{key}")).join("secret")
+    }
+
+    /// The one that a dead master has made for this attempt, if it is there.
+    pub(super) fn left_behind(parent: &Path, key: &str) -> Self {
+        Self { path: Self::path_of(parent, key), removed: false }
     }
 
     fn path(&self) -> &Path {

@@ -19,6 +19,8 @@ mod program_output;
 
 // What those have in common that run anything on this machine.
 #[cfg(all(any(feature = "command", feature = "local", feature = "process"), unix))]
+mod orphans;
+#[cfg(all(any(feature = "command", feature = "local", feature = "process"), unix))]
 mod pipe;
 #[cfg(all(any(feature = "command", feature = "local", feature = "process"), unix))]
 mod process_group;

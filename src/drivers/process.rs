@@ -3,22 +3,26 @@
 //! [`ProcessLatentWorker`] decides when it is started and ended; `program` does that, `environment` is what it is told.
 //! How the agent attaches is its own affair.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::environment::{Environment, SecretFile, secret_files};
+use super::environment::{Environment, KEY_VARIABLE, SecretFile, secret_files};
+use super::orphans::{ProcessId, end_programs, kill_marked};
 use super::program::{Running, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::Source;
-use crate::{BoxError, Health, LatentWorker, Properties, StartError, StartRequest, Started, StopError, StopRequest};
+use crate::{BoxError, Health, LatentWorker, Leftover, Properties, Reclaimed};
+use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
 /// The grace of a fast stop. An agent may run its commands in groups of their own, which only it knows.
 const FAST_GRACE: Duration = Duration::from_secs(1);
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+/// How long a reclaim waits for a process that was killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A driver whose instances are child processes, each of them an agent: a program of the user that runs as long as its
 /// instance does, and connects to the master by itself. Unix only.
@@ -46,6 +50,7 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// | `LATENT_WORKER_MASTER` | where the agent must connect to, `host:port`, if the master was [told](crate::MasterBuilder::agent_address) |
 /// | `LATENT_WORKER_KEY` | 32 hexadecimal digits that belong to this attempt alone: for the name of a directory, say |
 /// | `LATENT_WORKER_EPOCH` | the number of the attempt of this worker |
+/// | `LATENT_WORKER_OWNER` | 32 hexadecimal digits that all attempts of one master, or of one [journal](crate::MasterBuilder::journal), have in common |
 /// | `LATENT_WORKER_PROPERTY_<name>` | a property of the build that the instance is started for |
 ///
 /// In the name of a property every character that is not an ASCII letter, a digit or `_` becomes `_`. A build with two
@@ -55,9 +60,14 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// # When this process is gone
 ///
 /// The agent's standard input is a pipe that this process holds open and never writes to. When this process ends in any
-/// way, `kill -9` included, reading it comes to its end: **an agent reads its standard input, and ends when that does.**
-/// Nothing else ends it then. It is the agent alone that can know this: its own children should not get that pipe as
-/// their standard input.
+/// way, `kill -9` included, reading it comes to its end: **an agent reads its standard input, and ends when that
+/// does.** Nothing else ends it then. It is the agent alone that can know this: its own children should not get that
+/// pipe as their standard input.
+///
+/// With a [journal](crate::MasterBuilder::journal) the next master makes sure of it, on Linux: an agent that still runs
+/// is ended as by a fast stop, and then every process is killed that has the key of the attempt as `LATENT_WORKER_KEY`
+/// in its environment, and the agent by its recorded number and start time, each with the group that it leads. So are
+/// what an agent leaves behind whose stop has failed.
 ///
 /// # What it says
 ///
@@ -70,9 +80,9 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 ///
 /// The agent leads a process group of its own, which gets a SIGTERM. After the [grace](Self::grace), or as soon as the
 /// agent has ended and nobody holds its output any more, whatever is left of the group gets a SIGKILL. A fast stop has
-/// a grace of 1 s at most, for the agent to kill what it runs; none has what an agent that ended by itself has left behind. What has left the group (`setsid`, or
-/// an agent that puts its commands into groups of their own) is for the agent to end: on SIGTERM, and when its
-/// connection or its standard input ends.
+/// a grace of 1 s at most, for the agent to kill what it runs; none has what an agent that ended by itself has left
+/// behind. What has left the group (`setsid`, or an agent that puts its commands into groups of their own) is for the
+/// agent to end: on SIGTERM, and when its connection or its standard input ends.
 ///
 /// Each instance takes one thread, to read its output.
 ///
@@ -143,12 +153,17 @@ impl LatentWorker for ProcessLatentWorker {
         let (environment, secret_file) = Environment::new(start, self.secret_files.as_deref())?;
         let source = Source {
             name: format!("{} (attempt {}): agent", start.worker(), start.epoch()),
-            secret: start.secret().clone(),
+            secret: Some(start.secret().clone()),
             progress: false,
             log: self.log.sender(),
         };
         let spawned = self.agent.spawn(Stdio::piped(), &environment, &[]);
         let running = spawned.map_err(|error| self.agent.not_started(&error))?.follow(source)?;
+        // Found by this when it has another environment by then; until then, by its environment. When it cannot be
+        // recorded, dropping it kills it.
+        if let Some(id) = ProcessId::of(running.leader())? {
+            start.record(&id.to_string())?;
+        }
         let instance = ProcessInstance { running, secret_file, properties: start.properties(), bad: OnceLock::new() };
         let detail = format!("pid {}", instance.pid());
         Ok(Started::new(instance).detail(detail))
@@ -159,8 +174,8 @@ impl LatentWorker for ProcessLatentWorker {
     ///
     /// # Errors
     ///
-    /// When the file cannot be removed, and when somebody else has reaped the agent: what is left of its group cannot be
-    /// ended then, for its number may be a stranger's.
+    /// When the file cannot be removed, and when somebody else has reaped the agent: what is left of its group cannot
+    /// be ended then, for its number may be a stranger's.
     fn stop_instance(&self, stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
         let grace = if stop.fast() { self.grace.min(FAST_GRACE) } else { self.grace };
         // Without an instance nothing was started.
@@ -169,6 +184,30 @@ impl LatentWorker for ProcessLatentWorker {
         let removed = secret_file.map_or(Ok(()), SecretFile::remove);
         ended.map_err(|error| StopError::new(self.agent.unknown_end(&error)))?;
         removed
+    }
+
+    /// Ends what is left of the agent of a dead master (on Linux), and removes the file with the secret; see
+    /// [`ProcessLatentWorker`].
+    ///
+    /// # Errors
+    ///
+    /// When a process outlives its kill for 10 s, when the file cannot be removed, and when what is recorded is not the
+    /// id of a process.
+    fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
+        let parse = |id: &str| id.parse::<ProcessId>().map_err(|()| StopError::new(format!("{id:?} is no process")));
+        let recorded = leftover.ids().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let key = OsStr::new(leftover.key());
+        // Asked first, because it is the agent that knows what it runs elsewhere.
+        let grace = self.grace.min(FAST_GRACE);
+        let mut ended = end_programs(&self.agent.words(), KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
+        ended &= kill_marked(KEY_VARIABLE, key, KILL_PATIENCE)?;
+        for process in recorded {
+            ended &= process.kill(KILL_PATIENCE)?;
+        }
+        if let Some(parent) = &self.secret_files {
+            SecretFile::left_behind(parent, leftover.key()).remove()?;
+        }
+        if ended { Ok(Reclaimed::Gone) } else { Err(StopError::new("a process still runs after it was killed")) }
     }
 
     /// Bad when the agent has ended; the reason has its last words and its exit code or signal. Does not block.

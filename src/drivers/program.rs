@@ -42,6 +42,12 @@ impl UserProgram {
         Self { path, arguments: words.collect() }
     }
 
+    /// The program and its arguments, as the system shows them.
+    pub(super) fn words(&self) -> Vec<&OsStr> {
+        let arguments = self.arguments.iter().map(OsString::as_os_str);
+        [self.path.as_os_str()].into_iter().chain(arguments).collect()
+    }
+
     /// Starts it. An error means that it was not started.
     ///
     /// A piped standard input stays open, with nothing written to it, until the program was reaped.
@@ -172,8 +178,12 @@ pub(super) struct Running {
 
 #[cfg(feature = "process")]
 impl Running {
+    pub(super) fn leader(&self) -> rustix::process::Pid {
+        self.group.pid()
+    }
+
     pub(super) fn pid(&self) -> u32 {
-        self.group.pid().as_raw_nonzero().get().unsigned_abs()
+        self.leader().as_raw_nonzero().get().unsigned_abs()
     }
 
     /// How it has ended, if it has. An error means that somebody else has reaped it.

@@ -47,7 +47,8 @@ pub(super) struct FirstLine {
 pub(super) struct Source {
     /// What log lines begin with.
     pub(super) name: String,
-    pub(super) secret: Secret,
+    /// What is blotted out; `None` when it is not known any more.
+    pub(super) secret: Option<Secret>,
     /// Whether standard error is progress; otherwise it is logged, as standard output is.
     pub(super) progress: bool,
     pub(super) log: Option<LogSender>,
@@ -208,9 +209,13 @@ struct Line<'a> {
 
 impl Line<'_> {
     /// For people: without control characters, and without the secret, also when it was cut in the middle of that.
-    fn text(self, secret: &Secret) -> String {
-        let text = String::from_utf8_lossy(self.bytes).replace(secret.expose(), "(secret)");
-        let kept = if self.cut { text.chars().count().saturating_sub(secret.expose().len()) } else { usize::MAX };
+    fn text(self, secret: Option<&Secret>) -> String {
+        let text = String::from_utf8_lossy(self.bytes);
+        let (text, length) = match secret.map(Secret::expose) {
+            Some(secret) => (text.replace(secret, "(secret)"), secret.len()),
+            None => (text.into_owned(), 0),
+        };
+        let kept = if self.cut { text.chars().count().saturating_sub(length) } else { usize::MAX };
         let mut text: String =
             text.trim_end().chars().take(kept).map(|c| if c.is_control() { ' ' } else { c }).collect();
         if self.cut {
@@ -276,7 +281,7 @@ impl Notes {
             let first = FirstLine { bytes: line.bytes.to_vec(), complete: true, cut: line.cut };
             self.first_line = Some(first);
         }
-        self.log("stdout", || line.text(&self.source.secret));
+        self.log("stdout", || line.text(self.source.secret.as_ref()));
     }
 
     fn stderr(&mut self, line: Line<'_>) {
@@ -287,9 +292,12 @@ impl Notes {
         self.last_error.keep(line);
         let is_progress = self.progress.is_some() && self.budget.take();
         let told = is_progress
-            && self.progress.as_ref().is_some_and(|progress| progress.try_send(line.text(&self.source.secret)).is_ok());
+            && self
+                .progress
+                .as_ref()
+                .is_some_and(|progress| progress.try_send(line.text(self.source.secret.as_ref())).is_ok());
         if !told {
-            self.log("stderr", || line.text(&self.source.secret));
+            self.log("stderr", || line.text(self.source.secret.as_ref()));
         }
     }
 
@@ -304,7 +312,7 @@ impl Notes {
         self.stderr(rest);
         self.progress = None;
         let last = self.last_error.rest();
-        let message = (!last.bytes.is_empty()).then(|| last.text(&self.source.secret));
+        let message = (!last.bytes.is_empty()).then(|| last.text(self.source.secret.as_ref()));
         // The first line stays known as such.
         Heard { first_line: self.first_line.clone(), message }
     }

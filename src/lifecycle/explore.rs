@@ -77,6 +77,7 @@ fn setting(idle: IdlePolicy) -> Setting {
         requests: 2,
         attempts: 2,
         connections: 2,
+        held: false,
     }
 }
 
@@ -107,6 +108,11 @@ fn w1_w2_w3_w7_w11_hold_in_every_order_of_events_with_incompatible_builds() {
 }
 
 #[test]
+fn j3_w1_w2_w3_w7_hold_in_every_order_of_events_with_something_left_behind() {
+    explore("left behind", Setting { held: true, ..setting(IdlePolicy::AfterBuild) });
+}
+
+#[test]
 fn w1_w2_w3_w7_hold_in_random_histories_of_10_000_inputs() {
     let seeds = match std::env::var("LATENT_WORKER_SEED") {
         Ok(seed) => vec![seed.parse().expect("LATENT_WORKER_SEED is a number")],
@@ -132,6 +138,7 @@ fn random_history(seed: u64) {
         requests: u64::MAX,
         attempts: u64::MAX,
         connections: u64::MAX,
+        held: random.bool(),
     };
     let mut world = World::new(setting, Instant::now());
     for _ in 0..10_000 {

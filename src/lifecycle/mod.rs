@@ -90,7 +90,11 @@ pub(crate) struct Lifecycle {
     /// A shutdown was asked for.
     closing: bool,
     paused: bool,
+    /// What an earlier master has left behind is in the way of a start.
+    held: bool,
     quarantine: Quarantine,
+    /// The quarantine is there because a stop has failed, and ends when what that left behind is gone.
+    until_reclaimed: bool,
     details: Vec<String>,
     last_failure: Option<(Arc<str>, Instant)>,
     state_since: Instant,
@@ -100,17 +104,20 @@ pub(crate) struct Lifecycle {
 }
 
 impl Lifecycle {
-    pub(crate) fn new(limits: Limits, now: Instant) -> Self {
+    /// Attempts are numbered from the one after `last_epoch`. Nothing starts while the worker is `held`.
+    pub(crate) fn new(limits: Limits, last_epoch: Epoch, held: bool, now: Instant) -> Self {
         Self {
             limits,
-            epoch: Epoch(0),
+            epoch: last_epoch,
             stage: Stage::NotSubstantiated,
             connection: None,
             call: None,
             waiters: Vec::new(),
             closing: false,
             paused: false,
+            held,
             quarantine: Quarantine::none(),
+            until_reclaimed: false,
             details: Vec::new(),
             last_failure: None,
             state_since: now,
@@ -154,6 +161,8 @@ impl Lifecycle {
             Err(SubstantiateError::ShutDown)
         } else if self.paused {
             Err(SubstantiateError::Paused)
+        } else if self.held {
+            Err(SubstantiateError::LeftBehind)
         } else if let Some(remaining) = self.quarantine.remaining(now) {
             Err(SubstantiateError::Quarantined { remaining })
         } else if request.lease.is_some() && self.is_full() {
@@ -239,8 +248,16 @@ impl Lifecycle {
             }
             Input::Unpause => {
                 self.quarantine.end();
+                self.until_reclaimed = false;
                 self.paused = false;
+                self.held = false;
                 self.tell(effects, None, || EventKind::Unpaused);
+            }
+            Input::Reclaimed => {
+                self.held = false;
+                if std::mem::take(&mut self.until_reclaimed) {
+                    self.quarantine.end();
+                }
             }
             Input::ThreadReady(epoch) => {
                 if let Stage::Substantiating { give_up } = self.stage
@@ -400,8 +417,8 @@ impl Lifecycle {
         if let Err(reason) = result {
             let reason: Arc<str> = format!("the instance could not be stopped: {reason}").into();
             self.last_failure = Some((reason.clone(), now));
-            if !self.closing {
-                self.enter_quarantine(now, FailureCause::Infrastructure, &reason, effects);
+            if !self.closing && self.enter_quarantine(now, FailureCause::Infrastructure, &reason, effects) {
+                self.until_reclaimed = true;
             }
             self.answer_all(&SubstantiateError::Failed { cause: FailureCause::Infrastructure, reason }, effects);
         }
@@ -421,14 +438,24 @@ impl Lifecycle {
         self.go_down(now, false, StopCause::Failed, effects);
     }
 
-    fn enter_quarantine(&mut self, now: Instant, cause: FailureCause, reason: &Arc<str>, effects: &mut Effects) {
+    /// Whether it begins now; within one nothing changes.
+    fn enter_quarantine(
+        &mut self,
+        now: Instant,
+        cause: FailureCause,
+        reason: &Arc<str>,
+        effects: &mut Effects,
+    ) -> bool {
         let hint = match cause {
             FailureCause::Throttled { retry_after: Some(time) } => time,
             _ => Duration::ZERO,
         };
-        if let Some(length) = self.quarantine.begin(now, hint) {
+        let begun = self.quarantine.begin(now, hint);
+        if let Some(length) = begun {
+            self.until_reclaimed = false;
             self.tell(effects, None, || EventKind::Quarantined { length, reason: reason.clone() });
         }
+        begun.is_some()
     }
 
     /// Wants the instance gone, whatever it is doing, but leaves running builds their time unless `fast`.
@@ -599,6 +626,7 @@ impl Lifecycle {
         let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         if due(self.quarantine.until()) {
             self.quarantine.end();
+            self.until_reclaimed = false;
         }
         match &mut self.stage {
             Stage::Substantiating { give_up } | Stage::Starting { give_up, .. } if due(*give_up) => {

@@ -79,6 +79,8 @@ pub(crate) enum Input {
     },
     Pause,
     Unpause,
+    /// Nothing that earlier attempts have left behind is in the way any more.
+    Reclaimed,
     /// The instance thread of this attempt runs and would call the start now.
     ThreadReady(Epoch),
     /// There is no thread to be had for this attempt.

@@ -37,7 +37,7 @@ impl Lifecycle {
     }
 
     pub(crate) fn openness(&self, now: Instant) -> Openness {
-        if self.closing || self.paused || self.quarantine.remaining(now).is_some() || self.is_full() {
+        if self.closing || self.paused || self.held || self.quarantine.remaining(now).is_some() || self.is_full() {
             return Openness::Closed;
         }
         match &self.stage {
@@ -106,6 +106,10 @@ impl Lifecycle {
 
     pub(crate) fn paused(&self) -> bool {
         self.paused
+    }
+
+    pub(crate) fn held(&self) -> bool {
+        self.held
     }
 
     pub(crate) fn state_since(&self) -> Instant {

@@ -20,6 +20,8 @@ pub(super) struct Setting {
     pub(super) requests: u64,
     pub(super) attempts: u64,
     pub(super) connections: u64,
+    /// Whether an earlier master has left something behind.
+    pub(super) held: bool,
 }
 
 /// One thing that can happen.
@@ -62,6 +64,8 @@ pub(super) struct World {
     connections_made: u64,
     /// The last step began a quarantine or failed an attempt for these reasons; only for checks.
     pub(super) quarantined: u32,
+    /// Something that an earlier master has left behind is in the way.
+    held: bool,
 }
 
 pub(super) const MISSING: Duration = Duration::from_secs(25);
@@ -78,7 +82,7 @@ impl World {
         };
         Self {
             setting,
-            life: Lifecycle::new(limits, now),
+            life: Lifecycle::new(limits, Epoch(0), setting.held, now),
             now,
             threads: BTreeSet::new(),
             call: None,
@@ -91,6 +95,7 @@ impl World {
             connections: BTreeSet::new(),
             connections_made: 0,
             quarantined: 0,
+            held: setting.held,
         }
     }
 
@@ -120,6 +125,7 @@ impl World {
         }
         steps.push(Step::Input(Input::Pause));
         steps.push(Step::Input(Input::Unpause));
+        steps.push(Step::Input(Input::Reclaimed));
         if self.life.next_deadline().is_some() {
             steps.push(Step::Deadline);
         }
@@ -179,6 +185,7 @@ impl World {
                     Input::Detach(connection, _) => {
                         self.connections.remove(connection);
                     }
+                    Input::Reclaimed | Input::Unpause => self.held = false,
                     _ => {}
                 }
                 self.life.apply(self.now, input.clone(), &mut effects);
@@ -186,6 +193,18 @@ impl World {
                     && before.connection != Some(*connection)
                 {
                     self.assert_unchanged(&before, "w7: the end of an older connection changed something");
+                }
+                if *input == Input::Reclaimed {
+                    let ends = before.quarantine(self.now).is_some() && before.until_reclaimed;
+                    let remains = self.life.quarantine(self.now);
+                    let expected = if ends { None } else { before.quarantine(self.now) };
+                    assert_eq!(remains, expected, "j3: a reclaim ends the quarantine of its own failed stop alone");
+                }
+                if let Input::StopReturned(_, Err(_)) = input
+                    && before.quarantine(self.now).is_none()
+                    && self.life.quarantine(self.now).is_some()
+                {
+                    assert!(self.life.until_reclaimed, "j3: it does not wait longer than for the reclaim");
                 }
             }
             Step::Deadline => {
@@ -213,6 +232,7 @@ impl World {
                     self.cancelled.insert(epoch);
                 }
                 Effect::CallStart => {
+                    assert!(!self.held, "j3: a start beside what was left behind");
                     self.called(DriverCall::Start, epoch);
                     assert!(self.starts.insert(epoch), "w1: an attempt was started twice");
                 }
@@ -334,7 +354,7 @@ impl World {
             self.requests.clone(),
             self.leases.clone(),
             self.connections.clone(),
-            self.connections_made,
+            (self.connections_made, self.held),
         )
     }
 }
@@ -396,5 +416,7 @@ pub(super) fn answers(call: DriverCall, epoch: Epoch) -> Vec<Input> {
             Input::CompatibleReturned(epoch, Err(reason())),
         ],
         DriverCall::Stop => vec![Input::StopReturned(epoch, Ok(())), Input::StopReturned(epoch, Err(reason()))],
+        // Beside the life of the worker.
+        DriverCall::Reclaim => Vec::new(),
     }
 }

@@ -20,6 +20,7 @@ use crate::build::{Build, BuildId, Epoch};
 use crate::dispatch::WorkerIndex;
 use crate::error::{AttachError, SubstantiateError};
 use crate::event::{EventKind, WorkerStatus};
+use crate::journal::Remains;
 use crate::lifecycle::{
     ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, Lifecycle, Occurrence, Openness, Request, RequestId,
 };
@@ -172,6 +173,7 @@ impl WorkerCell {
             last_failure: life.last_failure().map(|(reason, at)| (reason.clone(), ago(*at))),
             quarantine: life.quarantine(now),
             paused: life.paused(),
+            held: life.held(),
             refused_agents: inner.refused_agents,
         }
     }
@@ -345,6 +347,12 @@ impl Transition<'_> {
     /// Whether an agent with this secret would be let in.
     pub(super) fn knock(&self, secret: &str) -> Result<(), AttachError> {
         self.inner.life.admits_agent(self.inner.attempt_of(secret)?.identity.epoch)
+    }
+
+    /// The stop has failed: what may be left goes on the list.
+    pub(super) fn left_behind(&mut self, shared: &Shared, remains: Remains, reason: Arc<str>, chance: f64) {
+        self.effects.tell(remains.epoch, EventKind::LeftBehind { reason: reason.clone() });
+        shared.leftovers.stop_failed(self.now, remains, reason, chance, &shared.timer);
     }
 
     /// An agent was not let in.

@@ -1,4 +1,4 @@
-//! Randomness from the operating system, for secrets and keys. Nothing else here is random.
+//! Randomness from the operating system, for secrets, keys and the pauses between tries. Nothing else here is random.
 
 use std::io;
 
@@ -11,6 +11,15 @@ pub(crate) fn hex<const N: usize>() -> io::Result<String> {
         .flat_map(|byte| [byte >> 4, byte & 15])
         .map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)]))
         .collect())
+}
+
+/// A random number in 0..1; one half when there is none to be had.
+pub(super) fn fraction() -> f64 {
+    let mut bytes = [0_u8; 4];
+    match fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
+        Err(_) => 0.5,
+    }
 }
 
 /// A file of the system is all it takes, so that the core needs no crate for it.

@@ -3,23 +3,29 @@
 //! What is to be called is decided by the lifecycle and comes as [`Order`]s; what a call returned goes back to the
 //! lifecycle. While a call hangs, only this thread hangs.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Receiver, bounded, select_biased};
+use crossbeam_channel::{Receiver, bounded};
 
 use super::cell::{Attempt, WorkerCell};
 use super::entropy;
 use super::fence::fenced;
 use super::shared::{Shared, SharedPoint};
 use crate::build::{Build, Epoch, Properties};
-use crate::error::{Cancelled, FailureCause, chain};
+use crate::error::{Cancelled, FailureCause, RecordError, chain};
 use crate::event::{DriverCall, EventKind, StartFailure};
+use crate::journal::{LeftoverStage, Record, Remains, Until};
 use crate::lifecycle::{Effect, Input};
 use crate::worker::{
-    Attacher, AttemptIdentity, Health, LatentWorker, Secret, StartControls, StartRequest, Started, StopRequest,
+    Attacher, AttemptIdentity, Health, LatentWorker, Leftover, Reclaimed, Secret, StartControls, StartRequest, Started,
+    StopRequest,
 };
+
+/// The longest id that can be recorded, in bytes.
+const LONGEST_ID: usize = 4096;
 
 /// The next call to make. The lifecycle never has two in flight, so that the channel of orders has room for one.
 pub(super) enum Order {
@@ -33,6 +39,7 @@ pub(super) trait Driver: Send + Sync {
     fn builds_may_be_incompatible(&self) -> bool;
     /// The body of an instance thread.
     fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>);
+    fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, Arc<str>>;
 }
 
 impl<W: LatentWorker> Driver for W {
@@ -44,18 +51,27 @@ impl<W: LatentWorker> Driver for W {
         let report = |input: Input| {
             worker.turn(shared, |turn| turn.apply(input));
         };
-        let identity = match identity(worker, epoch) {
+        let identity = match identity(shared, worker, epoch) {
             Ok(identity) => identity,
             Err(error) => {
                 let reason = format!("no random numbers for a secret: {}", chain(&error));
                 return report(Input::NoThread(epoch, reason.into()));
             }
         };
+        let (begun, key) = (SystemTime::now(), identity.key.clone());
+        if let Some(journal) = &shared.journal
+            && let Err(reason) = journal.intend(&worker.name, epoch, &key)
+        {
+            // It may have got into the file all the same.
+            shared.tell_journal(Record::Gone { key }, Until::Written);
+            return report(Input::NoThread(epoch, format!("nothing is started without a journal: {reason}").into()));
+        }
         let Some((orders, cancelled)) = announce(shared, worker, &identity) else {
-            return; // cancelled before the start was called
+            // Cancelled before the start was called.
+            return shared.tell_journal(Record::Gone { key }, Until::Written);
         };
 
-        let controls = Controls { shared, worker, identity: &identity, cancelled };
+        let controls = Controls { shared, worker, identity: &identity, cancelled, ids: RefCell::default() };
         let request = StartRequest { identity: &identity, build: build.as_ref(), controls: &controls };
         // What an error says is its own code, so that it is asked within the fence: here and below.
         let start = || self.start_instance(&request).map_err(StartFailure::from);
@@ -65,6 +81,7 @@ impl<W: LatentWorker> Driver for W {
             Ok(Started { instance, details }) => (Some(instance), Ok(details)),
             Err(failure) => (None, Err(failure)),
         };
+        let ids = controls.ids.into_inner();
         report_started(shared, worker, epoch, result);
 
         for order in orders {
@@ -90,21 +107,36 @@ impl<W: LatentWorker> Driver for W {
                 }
                 (Order::Stop { fast }, _) => {
                     close_agent(shared, worker);
+                    shared.tell_journal(Record::Stopping { key: key.clone() }, Until::Written);
                     let request = StopRequest { identity: identity.clone(), instance, fast };
                     let stop = || self.stop_instance(request).map_err(|error| error.to_string().into());
                     let result = fenced("stop_instance", stop).unwrap_or_else(Err);
-                    return report_stopped(shared, worker, epoch, result);
+                    let remains = Remains {
+                        worker: worker.name.clone(),
+                        epoch,
+                        key,
+                        owner: identity.owner,
+                        ids,
+                        stage: LeftoverStage::Stopping,
+                        at: begun.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+                    };
+                    return report_stopped(shared, worker, remains, result);
                 }
             }
         }
     }
+
+    fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, Arc<str>> {
+        LatentWorker::reclaim(self, leftover).map_err(|error| error.to_string().into())
+    }
 }
 
-fn identity(worker: &WorkerCell, epoch: Epoch) -> std::io::Result<AttemptIdentity> {
+fn identity(shared: &Shared, worker: &WorkerCell, epoch: Epoch) -> std::io::Result<AttemptIdentity> {
     Ok(AttemptIdentity {
         worker: worker.name.clone(),
         epoch,
         key: entropy::hex::<16>()?.into(),
+        owner: shared.owner()?,
         secret: Secret::new(entropy::hex::<32>()?),
     })
 }
@@ -151,13 +183,24 @@ fn report_started(
     });
 }
 
-fn report_stopped(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, result: Result<(), Arc<str>>) {
+/// `remains` is what may be left when the stop has failed. The journal knows it before anybody else does.
+fn report_stopped(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, remains: Remains, result: Result<(), Arc<str>>) {
+    let key = remains.key.clone();
+    match &result {
+        Ok(()) => shared.tell_journal(Record::Gone { key }, Until::Synced),
+        Err(reason) => shared.tell_journal(Record::Failed { key, tries: 1, reason: reason.clone() }, Until::Written),
+    }
+    let chance = if result.is_err() { entropy::fraction() } else { 0.0 };
     let ended = worker.turn(shared, |turn| {
         // Before the next attempt begins, and dropped after the lock is gone: the agent is user code.
         let ended = turn.inner.attempt.take();
         turn.inner.ended_secret = ended.as_ref().map(|attempt| attempt.identity.secret.clone());
         turn.inner.progress = None;
-        turn.apply(Input::StopReturned(epoch, result));
+        let failure = result.as_ref().err().cloned();
+        turn.apply(Input::StopReturned(remains.epoch, result));
+        if let Some(reason) = failure {
+            turn.left_behind(shared, remains, reason, chance);
+        }
         ended
     });
     drop(ended);
@@ -169,6 +212,8 @@ struct Controls<'a> {
     worker: &'a Arc<WorkerCell>,
     identity: &'a AttemptIdentity,
     cancelled: Receiver<Infallible>,
+    /// What the start has recorded.
+    ids: RefCell<Vec<Arc<str>>>,
 }
 
 impl StartControls for Controls<'_> {
@@ -177,12 +222,27 @@ impl StartControls for Controls<'_> {
     }
 
     fn sleep(&self, duration: Duration) -> Result<(), Cancelled> {
-        // A duration beyond the end of time is a sleep until the cancel.
-        let sleep = self.shared.clock.now().checked_add(duration).map(|until| self.shared.timer.sleep(until));
-        let never = crossbeam_channel::never();
-        select_biased! {
-            recv(self.cancelled) -> _ => Err(Cancelled),
-            recv(sleep.as_ref().map_or(&never, |sleep| sleep.over())) -> _ => Ok(()),
+        self.shared.sleep(duration, &self.cancelled)
+    }
+
+    fn record(&self, id: &str) -> Result<(), RecordError> {
+        let id: Arc<str> = id.into();
+        let refused = |reason: &str| Err(RecordError { id: id.clone(), reason: reason.into() });
+        if id.is_empty() {
+            return refused("it is empty");
+        }
+        if id.len() > LONGEST_ID {
+            return refused("it is longer than 4096 bytes");
+        }
+        if self.ids.borrow().contains(&id) {
+            return Ok(());
+        }
+        self.ids.borrow_mut().push(id.clone());
+        match &self.shared.journal {
+            Some(journal) => journal
+                .append(Record::Known { key: self.identity.key.clone(), id: id.clone() }, Until::Synced)
+                .map_err(|reason| RecordError { id, reason }),
+            None => Ok(()),
         }
     }
 

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, bounded};
 use super::observers::Observers;
 use super::threads;
 use crate::event::{Event, EventKind};
+use crate::worker::Reclaimed;
 
 /// How many events may wait to be written.
 const CAPACITY: usize = 4096;
@@ -78,12 +79,16 @@ fn level(event: &EventKind) -> log::Level {
         EventKind::StartReturned { result: Err(_) }
         | EventKind::CheckReturned { result: Err(_) }
         | EventKind::StopReturned { result: Err(_) }
+        | EventKind::LeftBehind { .. }
+        | EventKind::ReclaimReturned { result: Err(_) | Ok(Reclaimed::Unsupported), .. }
+        | EventKind::JournalTrouble { .. }
         | EventKind::Quarantined { .. }
         | EventKind::AttachRefused { .. }
         | EventKind::Panicked { .. }
         | EventKind::Abandoned { .. } => log::Level::Warn,
         EventKind::Substantiated { .. }
         | EventKind::StopCalled { .. }
+        | EventKind::ReclaimReturned { .. }
         | EventKind::BuildStarted
         | EventKind::BuildFinished { .. }
         | EventKind::Shutdown { .. } => log::Level::Info,

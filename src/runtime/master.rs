@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -12,10 +13,12 @@ use parking_lot::Mutex;
 
 use super::cell::WorkerCell;
 use super::clock::{FencedClock, SystemClock};
+use super::entropy;
 use super::fence::fenced;
 use super::handle::Worker;
 use super::instance::Driver;
 use super::lease::Lease;
+use super::leftovers;
 use super::log_thread::LogThread;
 use super::observers::About;
 #[cfg(feature = "agent")]
@@ -27,8 +30,11 @@ use crate::build::{Build, BuildId};
 use crate::clock::Clock;
 use crate::command::Agent;
 use crate::dispatch::{Facts, WorkerIndex};
-use crate::error::{AddWorkerError, AttachError, BuildError, LeaseEnd, UnknownBuild};
-use crate::event::{BuildResult, BuildStatus, Event, EventKind, WorkerState, WorkerStatus};
+use crate::error::{AddWorkerError, AttachError, BuildError, JournalError, LeaseEnd, UnknownBuild};
+use crate::event::{
+    BuildResult, BuildStatus, Event, EventKind, LeftoverStatus, LeftoverStep, WorkerState, WorkerStatus,
+};
+use crate::journal::{Journal, Steps};
 use crate::lifecycle::{Input, Lifecycle};
 #[cfg(feature = "agent")]
 use crate::worker::AttachPoint;
@@ -37,8 +43,8 @@ use crate::worker::{Attachment, LatentWorker, WorkerConfig};
 /// Workers, and the queue of builds that wait for them.
 ///
 /// A handle, cheap to clone. When the last one is dropped the master is shut down fast, within a bound; see
-/// [`MasterBuilder::drop_timeout`]. Workers, tickets and leases do not keep it from that; a driver or an agent that holds
-/// a `Master` itself does, for ever.
+/// [`MasterBuilder::drop_timeout`]. Workers, tickets and leases do not keep it from that; a driver or an agent that
+/// holds a `Master` itself does, for ever.
 ///
 /// Except for [`shutdown`](Master::shutdown) and [`run`](Master::run) no method blocks, whatever the drivers do.
 #[derive(Clone)]
@@ -79,6 +85,8 @@ pub struct ShutdownReport {
     pub complete: bool,
     /// The workers that are not done yet, each with the call that it waits for.
     pub in_flight: Vec<WorkerStatus>,
+    /// What is still being reclaimed.
+    pub reclaiming: Vec<LeftoverStatus>,
 }
 
 impl fmt::Display for ShutdownReport {
@@ -87,7 +95,8 @@ impl fmt::Display for ShutdownReport {
             return f.write_str("shut down");
         }
         write!(f, "not shut down yet, {} worker(s) in flight", self.in_flight.len())?;
-        self.in_flight.iter().try_for_each(|status| write!(f, "\n  {status}"))
+        self.in_flight.iter().try_for_each(|status| write!(f, "\n  {status}"))?;
+        self.reclaiming.iter().try_for_each(|leftover| write!(f, "\n  {leftover}"))
     }
 }
 
@@ -108,11 +117,13 @@ pub struct MasterBuilder {
     clock: Arc<dyn Clock>,
     agent_address: Option<Arc<str>>,
     drop_timeout: Duration,
+    journal: Option<Journal>,
 }
 
 impl Default for MasterBuilder {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), agent_address: None, drop_timeout: Duration::from_secs(30) }
+        let drop_timeout = Duration::from_secs(30);
+        Self { clock: Arc::new(SystemClock), agent_address: None, drop_timeout, journal: None }
     }
 }
 
@@ -139,6 +150,51 @@ impl MasterBuilder {
         self
     }
 
+    /// Keeps a journal in this file, so that nothing is forgotten when this process dies: before a start is called the
+    /// attempt is in it, so are the ids that the start [records](crate::StartRequest::record), and the end of each
+    /// instance. What an earlier master on the same file has left behind is [reclaimed](LatentWorker::reclaim) as soon
+    /// as its worker is added; see [`Master::leftovers`]. Numbers of attempts go on from those of the earlier master.
+    ///
+    /// The file is made when it does not exist, opened and locked now, and belongs to the master until that has shut
+    /// down completely. It holds no secrets; it does hold the names of workers and what drivers record. It grows to
+    /// about 1 MiB, and then is replaced by a short one beside it (`<path>.new`, so the directory must be writable).
+    /// What cannot be read in it is copied to `<path>.damaged-<number>` and [reported](Master::journal_damage). A lock
+    /// on a file of a network may not be one.
+    ///
+    /// A start waits until its attempt is durable, which takes some milliseconds; starts at the same time share one
+    /// sync. When the journal cannot be written nothing is started, with that reason; what runs is stopped all the
+    /// same. No journal by default: nothing is written, and nobody waits.
+    ///
+    /// Blocks for as long as the file system takes, and up to a second when somebody else has the file.
+    ///
+    /// # Errors
+    /// See [`JournalError`]; above all, when another master uses it.
+    pub fn journal(self, path: impl AsRef<Path>) -> Result<Self, JournalError> {
+        self.open_journal(path.as_ref(), Steps::default())
+    }
+
+    /// As [`journal`](MasterBuilder::journal), with `on_step` called around everything that is done to the file, on the
+    /// thread that does it: for tests of what a crash or a full disk leads to. It may end the process; an error takes
+    /// the place of the system's. It must not panic nor call the library. The file is replaced by a short one when it
+    /// is longer than `longest` bytes and than four times the short one.
+    ///
+    /// # Errors
+    /// As [`journal`](MasterBuilder::journal).
+    #[cfg(feature = "testing")]
+    pub fn journal_with_steps(
+        self,
+        path: impl AsRef<Path>,
+        longest: u64,
+        on_step: impl Fn(crate::journal::JournalStep) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Result<Self, JournalError> {
+        self.open_journal(path.as_ref(), Steps::told_to(on_step).rewritten_beyond(longest))
+    }
+
+    fn open_journal(mut self, path: &Path, steps: Steps) -> Result<Self, JournalError> {
+        self.journal = Some(Journal::open(path, steps, entropy::hex::<16>)?);
+        Ok(self)
+    }
+
     /// Makes the master and its timer thread, and a thread for the log if a logger is set that takes warnings; so set
     /// the logger first.
     ///
@@ -147,7 +203,7 @@ impl MasterBuilder {
     pub fn build(self) -> Master {
         static MASTERS: AtomicU64 = AtomicU64::new(1);
         let number = MASTERS.fetch_add(1, Ordering::Relaxed);
-        let shared = Arc::new(Shared::new(number, self.clock, self.agent_address));
+        let shared = Arc::new(Shared::new(number, self.clock, self.agent_address, self.journal));
 
         let jumped = Arc::downgrade(&shared);
         shared.clock.subscribe(Box::new(move || {
@@ -163,6 +219,10 @@ impl MasterBuilder {
                 timed.fire_timer();
             }
         });
+        if let Some(what) = shared.journal.as_ref().and_then(Journal::damage).cloned() {
+            // For the log; nobody else can be listening yet.
+            shared.publish(About::default(), EventKind::JournalTrouble { what });
+        }
         let own = OwnThreads { timer: timer.expect("the system has a thread for the timer"), log };
         Master { handle: Arc::new(Handle { shared, threads: Mutex::new(Some(own)), drop_timeout: self.drop_timeout }) }
     }
@@ -173,6 +233,7 @@ impl fmt::Debug for MasterBuilder {
         f.debug_struct("MasterBuilder")
             .field("agent_address", &self.agent_address)
             .field("drop_timeout", &self.drop_timeout)
+            .field("journal", &self.journal.as_ref().map(Journal::path))
             .finish_non_exhaustive()
     }
 }
@@ -216,10 +277,9 @@ impl Master {
         let may_be_incompatible = fenced("builds_may_be_incompatible", || driver.builds_may_be_incompatible())
             .map_err(AddWorkerError::Panicked)?;
         let now = self.shared().clock.now();
-        let life = Lifecycle::new(limits, now);
-        let facts = Facts { version: life.version(), epoch: life.epoch(), openness: life.openness(now) };
+        let last_epoch = self.shared().journal.as_ref().map(|journal| journal.last_epoch(&name)).unwrap_or_default();
 
-        let cell = {
+        let (cell, left_behind) = {
             let mut workers = self.shared().workers.write();
             if self.shared().closing.load(Ordering::SeqCst) {
                 return Err(AddWorkerError::ShutDown);
@@ -228,13 +288,21 @@ impl Master {
                 return Err(AddWorkerError::NameTaken(name));
             }
             let index = WorkerIndex(u32::try_from(workers.list.len()).expect("fewer than 2^32 workers"));
+            let left_behind = self.shared().leftovers.worker_added(now, &name);
+            let life = Lifecycle::new(limits, last_epoch, !left_behind.is_empty(), now);
+            let facts = Facts { version: life.version(), epoch: life.epoch(), openness: life.openness(now) };
             let cell = Arc::new(WorkerCell::new(index, name.clone(), driver, may_be_incompatible, life));
             workers.by_name.insert(name.clone(), index);
             workers.list.push(cell.clone());
             // With the list still locked, because the queue takes workers in the order of their indexes.
             self.shared().queue.lock().dispatch.add_worker(index, name, labels, may_be_incompatible, facts);
-            cell
+            (cell, left_behind)
         };
+        for remains in &left_behind {
+            let reason = format!("an earlier master has not told its end ({})", remains.stage).into();
+            self.shared().publish(leftovers::about(remains), EventKind::LeftBehind { reason });
+        }
+        self.shared().reclaim_what_is_due();
         let mut agenda = Agenda::default();
         agenda.look_at_queue();
         self.shared().perform(agenda);
@@ -348,6 +416,26 @@ impl Master {
         cells.iter().map(|cell| cell.status(now)).collect()
     }
 
+    /// What may have been left behind, and what is done about it: attempts of an earlier master on the same
+    /// [journal](MasterBuilder::journal) that it has not told the end of, and instances whose stop has failed. By
+    /// worker and attempt.
+    pub fn leftovers(&self) -> Vec<LeftoverStatus> {
+        self.shared().leftovers.status(self.shared().clock.now())
+    }
+
+    /// Takes something off the list of [`leftovers`](Master::leftovers), and out of the journal, because somebody has
+    /// looked after it: it is known by its key. False if it is not on the list. With a journal, blocks until that is
+    /// durable; after a shutdown the journal is not told any more.
+    pub fn forget_leftover(&self, key: &str) -> bool {
+        self.shared().forget_leftover(key)
+    }
+
+    /// What could not be read in the journal when it was opened, and where that was set aside; `None` when all of it
+    /// could be read.
+    pub fn journal_damage(&self) -> Option<Arc<str>> {
+        self.shared().journal.as_ref().and_then(Journal::damage).cloned()
+    }
+
     /// How many agents named a worker that does not exist. Those refused by a worker are counted in
     /// [`WorkerStatus::refused_agents`].
     pub fn unknown_agents(&self) -> u64 {
@@ -376,6 +464,7 @@ impl Handle {
             workers.list.clone()
         };
         shared.close_queue(fast);
+        shared.leftovers.close();
         for worker in &workers {
             worker.turn(shared, |turn| {
                 if turn.inner.life.state() != WorkerState::ShutDown {
@@ -396,7 +485,9 @@ impl Handle {
         let now = shared.clock.now();
         let statuses = workers.iter().map(|worker| worker.status(now));
         let in_flight = statuses.filter(|status| status.state != WorkerState::ShutDown).collect();
-        ShutdownReport { complete, in_flight }
+        let is_running = |leftover: &LeftoverStatus| matches!(leftover.next, LeftoverStep::Reclaiming(_));
+        let reclaiming = shared.leftovers.status(now).into_iter().filter(is_running).collect();
+        ShutdownReport { complete, in_flight, reclaiming }
     }
 
     /// Nothing is in flight any more, or nobody cares.
@@ -406,6 +497,9 @@ impl Handle {
         if let Some(OwnThreads { timer, log }) = own {
             // It calls no user code, and has nothing left to do.
             let _ = timer.join();
+            if let Some(journal) = &self.shared.journal {
+                journal.close();
+            }
             if let Some(log) = log {
                 log.end(&self.shared.observers, limit);
             }

@@ -5,6 +5,7 @@
 //! | thread | how many | what it does |
 //! |---|---|---|
 //! | `lw <worker>` | one for each live instance | all driver calls of that instance, one after the other ([`instance`]) |
+//! | `lw reclaim` | one for each leftover that is being reclaimed | calls drivers for them ([`leftovers`]) |
 //! | `lw timer` | one for each master | all deadlines; never calls user code ([`timer`]) |
 //! | `lw log` | one for each master, if there is a logger | writes events to the log ([`log_thread`]) |
 //! | the user's | | requests, leases, commands; whatever follows from them that needs no driver |
@@ -18,10 +19,14 @@
 //! | while this is held | these may be taken |
 //! |---|---|
 //! | deadlines being handled ([`timer`], reentrant; who moves a clock by hand waits for it) | all below |
-//! | a worker's turn ([`cell`]) | threads (count only), timer, observers |
-//! | the list of workers | queue |
+//! | a worker's turn ([`cell`]) | leftovers, threads (count only), timer, observers |
+//! | the list of workers | queue, leftovers |
 //! | the queue's turn ([`queue`]) | observers |
+//! | the list of leftovers | threads (count only), timer |
 //! | dirty list, threads, timer, observers, end signals, a build's submitter | none |
+//!
+//! The journal has locks of its own, one of which is held across writes and syncs. Nobody comes to it with a lock in
+//! hand.
 //!
 //! Two workers' locks are never held at once, nor a worker's and the queue's.
 
@@ -33,6 +38,7 @@ mod fence;
 mod handle;
 mod instance;
 mod lease;
+mod leftovers;
 mod log_thread;
 mod master;
 mod observers;

@@ -277,6 +277,7 @@ fn answer_of(error: SubstantiateError, epoch: Epoch) -> WorkerAnswer {
         | SubstantiateError::Insubstantiated
         | SubstantiateError::Paused
         | SubstantiateError::Quarantined { .. }
+        | SubstantiateError::LeftBehind
         | SubstantiateError::Full
         | SubstantiateError::Answered => WorkerAnswer::Refused,
     }

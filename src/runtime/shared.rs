@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -11,18 +11,21 @@ use parking_lot::{Mutex, RwLock};
 
 use super::cell::{Asker, Granted, WorkerCell};
 use super::connection::Connection;
+use super::entropy;
 use super::instance::Order;
 use super::lease::Lease;
+use super::leftovers::LeftoverList;
 use super::observers::{About, Observers};
 use super::queue::{BuildCell, Queue};
 use super::threads::{self, Threads};
-use super::timer::Timer;
+use super::timer::{Due, Timer};
 use crate::build::{Build, BuildId, Epoch};
 use crate::clock::Clock;
 use crate::command::Agent;
 use crate::dispatch::WorkerIndex;
 use crate::error::{AttachError, BuildError, LeaseEnd};
 use crate::event::EventKind;
+use crate::journal::Journal;
 use crate::lifecycle::{Fit, Input, RequestId};
 use crate::worker::{AttachPoint, Attachment};
 
@@ -31,6 +34,10 @@ pub(super) struct Shared {
     pub(super) number: u64,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) agent_address: Option<Arc<str>>,
+    pub(super) journal: Option<Journal>,
+    /// Made when it is first needed, if there is no journal to keep it.
+    owner: OnceLock<Arc<str>>,
+    pub(super) leftovers: LeftoverList,
     pub(super) observers: Observers,
     pub(super) timer: Timer,
     pub(super) threads: Threads,
@@ -115,12 +122,20 @@ impl Agenda {
 }
 
 impl Shared {
-    pub(super) fn new(number: u64, clock: Arc<dyn Clock>, agent_address: Option<Arc<str>>) -> Self {
+    pub(super) fn new(
+        number: u64,
+        clock: Arc<dyn Clock>,
+        agent_address: Option<Arc<str>>,
+        journal: Option<Journal>,
+    ) -> Self {
         let origin = clock.now();
         Self {
             number,
             clock,
             agent_address,
+            owner: journal.as_ref().map(|journal| journal.owner().clone()).map_or_else(OnceLock::new, OnceLock::from),
+            leftovers: LeftoverList::new(origin, journal.as_ref()),
+            journal,
             observers: Observers::new(origin),
             timer: Timer::default(),
             threads: Threads::default(),
@@ -131,6 +146,15 @@ impl Shared {
             closing: AtomicBool::new(false),
             unknown_agents: AtomicU64::new(0),
         }
+    }
+
+    /// Whose all instances are.
+    pub(super) fn owner(&self) -> std::io::Result<Arc<str>> {
+        if let Some(owner) = self.owner.get() {
+            return Ok(owner.clone());
+        }
+        let made = entropy::hex::<16>()?;
+        Ok(self.owner.get_or_init(|| made.into()).clone())
     }
 
     pub(super) fn worker_at(&self, index: WorkerIndex) -> Arc<WorkerCell> {
@@ -240,7 +264,10 @@ impl Shared {
     }
 
     pub(super) fn fire_timer(self: &Arc<Self>) {
-        self.timer.fire(&*self.clock, |worker, scheduled| self.time_has_come(worker, scheduled));
+        self.timer.fire(&*self.clock, |due| match due {
+            Due::Worker(worker, scheduled) => self.time_has_come(worker, scheduled),
+            Due::Leftovers(scheduled) => self.reclaim_time_has_come(scheduled),
+        });
     }
 
     pub(super) fn cancel_request(self: &Arc<Self>, worker: &Arc<WorkerCell>, request: RequestId) {
@@ -303,7 +330,7 @@ impl Shared {
 }
 
 /// What an instance thread lets go of last.
-struct Owner(Arc<Shared>);
+pub(super) struct Owner(pub(super) Arc<Shared>);
 
 impl AsRef<Threads> for Owner {
     fn as_ref(&self) -> &Threads {

@@ -1,4 +1,4 @@
-//! The one thread that waits for deadlines: those of all workers and the sleeps of starts.
+//! The one thread that waits for deadlines: those of all workers, of the list of leftovers, and the sleeps of drivers.
 //!
 //! What is due is handed to a function that never calls user code, so that nothing can hold the thread up.
 
@@ -21,7 +21,7 @@ pub(super) struct Timer {
 
 #[derive(Default)]
 struct Inner {
-    /// At most one entry for each worker and each sleep.
+    /// At most one entry for each worker and each sleep, and one for the leftovers.
     due: BTreeMap<(Instant, Key), Option<Sender<()>>>,
     next_sleep: u64,
     /// Grows when the first entry or the closing flag has changed: what a waiting thread must look at again.
@@ -32,7 +32,14 @@ struct Inner {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Key {
     Worker(WorkerIndex),
+    Leftovers,
     Sleep(u64),
+}
+
+/// What is to be looked after now, and when that was to be.
+pub(super) enum Due {
+    Worker(WorkerIndex, Instant),
+    Leftovers(Instant),
 }
 
 /// A sleep under way; dropping it takes it off the list.
@@ -57,11 +64,20 @@ impl Drop for Sleep<'_> {
 impl Timer {
     /// Has the worker looked after at `at`, and not at `instead_of`.
     pub(super) fn set(&self, worker: WorkerIndex, instead_of: Option<Instant>, at: Instant) {
+        self.move_to(Key::Worker(worker), instead_of, at);
+    }
+
+    /// Has the leftovers looked after at `at`, and not at `instead_of`.
+    pub(super) fn set_reclaim(&self, instead_of: Option<Instant>, at: Instant) {
+        self.move_to(Key::Leftovers, instead_of, at);
+    }
+
+    fn move_to(&self, key: Key, instead_of: Option<Instant>, at: Instant) {
         let mut inner = self.inner.lock();
         if let Some(old) = instead_of {
-            inner.due.remove(&(old, Key::Worker(worker)));
+            inner.due.remove(&(old, key));
         }
-        self.insert(&mut inner, (at, Key::Worker(worker)), None);
+        self.insert(&mut inner, (at, key), None);
     }
 
     pub(super) fn sleep(&self, until: Instant) -> Sleep<'_> {
@@ -90,12 +106,13 @@ impl Timer {
         self.changed.notify_one();
     }
 
-    /// Takes the first entry that is due: wakes a sleeper, or returns the worker with its deadline.
-    fn take_due(&self, now: Instant) -> Option<Option<(WorkerIndex, Instant)>> {
+    /// Takes the first entry that is due: wakes a sleeper, or returns what is to be looked after.
+    fn take_due(&self, now: Instant) -> Option<Option<Due>> {
         let mut inner = self.inner.lock();
         let entry = inner.due.first_entry().filter(|entry| entry.key().0 <= now)?;
         match entry.remove_entry() {
-            ((at, Key::Worker(worker)), _) => Some(Some((worker, at))),
+            ((at, Key::Worker(worker)), _) => Some(Some(Due::Worker(worker, at))),
+            ((at, Key::Leftovers), _) => Some(Some(Due::Leftovers(at))),
             ((_, Key::Sleep(_)), sender) => {
                 if let Some(sender) = sender {
                     // Room for one and sent once: cannot fail but by the sleeper being gone.
@@ -108,11 +125,11 @@ impl Timer {
 
     /// Does all that is due. Runs on the timer thread, and on the thread that moves a clock by hand; when it returns,
     /// what the other one has begun is done as well.
-    pub(super) fn fire(&self, clock: &dyn Clock, mut on_due: impl FnMut(WorkerIndex, Instant)) {
+    pub(super) fn fire(&self, clock: &dyn Clock, mut on_due: impl FnMut(Due)) {
         let _firing = self.firing.lock();
         while let Some(due) = self.take_due(clock.now()) {
-            if let Some((worker, at)) = due {
-                on_due(worker, at);
+            if let Some(due) = due {
+                on_due(due);
             }
         }
     }

@@ -35,5 +35,6 @@ mod scripted;
 
 pub use clock::ManualClock;
 pub use scripted::{
-    CheckCall, CompatibleCall, PATIENCE, Script, ScriptedCall, ScriptedInstance, ScriptedWorker, StartCall, StopCall,
+    CheckCall, CompatibleCall, PATIENCE, ReclaimCall, Script, ScriptedCall, ScriptedInstance, ScriptedWorker,
+    StartCall, StopCall,
 };

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::{
-    Attacher, Attachment, BoxError, Build, DriverCall, Epoch, Health, LatentWorker, Properties, Secret, StartError,
-    StartRequest, Started, StopError, StopRequest,
+    Attacher, Attachment, BoxError, Build, DriverCall, Epoch, Health, LatentWorker, Leftover, Properties, Reclaimed,
+    Secret, StartError, StartRequest, Started, StopError, StopRequest,
 };
 
 /// How long the `expect_` methods of [`Script`] wait, in real time, before they panic.
@@ -32,6 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct ScriptedWorker {
     stage: Arc<Stage>,
     may_be_incompatible: bool,
+    reclaims: bool,
 }
 
 /// What a test holds of a [`ScriptedWorker`]: each call into the driver waits until the test has taken it out with one
@@ -58,6 +59,7 @@ struct Inner {
     checks: VecDeque<CheckCall>,
     compatibles: VecDeque<CompatibleCall>,
     stops: VecDeque<StopCall>,
+    reclaims: VecDeque<ReclaimCall>,
     automatic: HashSet<DriverCall>,
     /// The script is gone.
     abandoned: bool,
@@ -101,7 +103,7 @@ impl ScriptedWorker {
     #[allow(clippy::new_ret_no_self, reason = "the worker is of no use without its script")]
     pub fn new() -> (Self, Script) {
         let stage = Arc::new(Stage::default());
-        (Self { stage: stage.clone(), may_be_incompatible: false }, Script { stage })
+        (Self { stage: stage.clone(), may_be_incompatible: false, reclaims: false }, Script { stage })
     }
 
     /// A worker that does everything [by itself](Script::automate), until the script says otherwise.
@@ -115,6 +117,14 @@ impl ScriptedWorker {
     #[must_use]
     pub fn may_be_incompatible(mut self, may_be_incompatible: bool) -> Self {
         self.may_be_incompatible = may_be_incompatible;
+        self
+    }
+
+    /// Whether [`reclaim`](LatentWorker::reclaim) is a call like the others. By default it is not made known to the
+    /// script and comes to [`Reclaimed::Unsupported`].
+    #[must_use]
+    pub fn reclaims(mut self, reclaims: bool) -> Self {
+        self.reclaims = reclaims;
         self
     }
 }
@@ -191,6 +201,11 @@ impl Script {
         self.stage.expect()
     }
 
+    /// Waits for a call of `reclaim`; see [`ScriptedWorker::reclaims`].
+    pub fn expect_reclaim(&self) -> ReclaimCall {
+        self.stage.expect()
+    }
+
     /// All calls that were made so far, in their order, answered or not.
     pub fn calls(&self) -> Vec<ScriptedCall> {
         self.stage.lock().calls.clone()
@@ -202,7 +217,7 @@ impl Script {
     }
 
     /// From now on calls of this kind go well by themselves, and so do those that wait already: an agent attaches and
-    /// the start succeeds; a check is good; every build is compatible; a stop succeeds.
+    /// the start succeeds; a check is good; every build is compatible; a stop succeeds; a leftover is gone.
     pub fn automate(&self, call: DriverCall) {
         let mut inner = self.stage.lock();
         inner.automatic.insert(call);
@@ -211,12 +226,14 @@ impl Script {
             DriverCall::Check => release::<CheckCall>(inner),
             DriverCall::Compatible => release::<CompatibleCall>(inner),
             DriverCall::Stop => release::<StopCall>(inner),
+            DriverCall::Reclaim => release::<ReclaimCall>(inner),
         }
     }
 
     /// [Automates](Script::automate) calls of every kind.
     pub fn automate_all(&self) {
-        for call in [DriverCall::Start, DriverCall::Check, DriverCall::Compatible, DriverCall::Stop] {
+        use DriverCall::{Check, Compatible, Reclaim, Start, Stop};
+        for call in [Start, Check, Compatible, Stop, Reclaim] {
             self.automate(call);
         }
     }
@@ -245,6 +262,7 @@ impl Drop for Script {
         release::<CheckCall>(self.stage.lock());
         release::<CompatibleCall>(self.stage.lock());
         release::<StopCall>(self.stage.lock());
+        release::<ReclaimCall>(self.stage.lock());
     }
 }
 
@@ -274,6 +292,7 @@ struct Facts {
 type StartAnswer = Box<dyn FnOnce(&StartRequest<'_>) -> Result<Started<ScriptedInstance>, StartError> + Send>;
 type CheckAnswer = Box<dyn FnOnce() -> Health + Send>;
 type CompatibleAnswer = Box<dyn FnOnce() -> Result<bool, BoxError> + Send>;
+type ReclaimAnswer = Box<dyn FnOnce(&Leftover) -> Result<Reclaimed, StopError> + Send>;
 type StopAnswer = Box<dyn FnOnce() -> Result<(), StopError> + Send>;
 
 macro_rules! call {
@@ -325,6 +344,7 @@ call!(StartCall, Start, StartAnswer, starts, StartCall::succeed_attached);
 call!(CheckCall, Check, CheckAnswer, checks, CheckCall::good);
 call!(CompatibleCall, Compatible, CompatibleAnswer, compatibles, CompatibleCall::yes);
 call!(StopCall, Stop, StopAnswer, stops, StopCall::succeed);
+call!(ReclaimCall, Reclaim, ReclaimAnswer, reclaims, ReclaimCall::gone);
 
 /// A call of [`start_instance`](LatentWorker::start_instance) that waits for its answer.
 #[must_use = "dropped without an answer, the start fails"]
@@ -565,6 +585,47 @@ impl StopCall {
     }
 }
 
+/// A call of [`reclaim`](LatentWorker::reclaim) that waits for its answer.
+#[must_use = "dropped without an answer, the reclaim fails"]
+pub struct ReclaimCall {
+    facts: Facts,
+    leftover: Leftover,
+    answer: Sender<ReclaimAnswer>,
+}
+
+impl ReclaimCall {
+    /// What is known of the attempt.
+    pub fn leftover(&self) -> &Leftover {
+        &self.leftover
+    }
+
+    /// Nothing is left.
+    pub fn gone(self) {
+        self.answer(|_| Ok(Reclaimed::Gone));
+    }
+
+    /// There are no means to find out.
+    pub fn unsupported(self) {
+        self.answer(|_| Ok(Reclaimed::Unsupported));
+    }
+
+    /// Something may be left.
+    pub fn fail(self, reason: &str) {
+        let error = StopError::new(reason);
+        self.answer(|_| Err(error));
+    }
+
+    /// A panic.
+    pub fn panic(self) {
+        self.answer(|_| panic!("scripted panic"));
+    }
+
+    /// Anything else: `answer` runs in the driver, on the library's thread.
+    pub fn answer(self, answer: impl FnOnce(&Leftover) -> Result<Reclaimed, StopError> + Send + 'static) {
+        self.send(Box::new(answer));
+    }
+}
+
 impl LatentWorker for ScriptedWorker {
     type Instance = ScriptedInstance;
 
@@ -618,6 +679,18 @@ impl LatentWorker for ScriptedWorker {
         match self.stage.perform(call, &answered) {
             Some(answer) => answer(),
             None => Err(StopError::new("the test let go of this stop without an answer")),
+        }
+    }
+
+    fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
+        if !self.reclaims {
+            return Ok(Reclaimed::Unsupported);
+        }
+        let (answer, answered) = bounded(1);
+        let facts = Facts { worker: leftover.worker().to_owned(), epoch: leftover.epoch() };
+        match self.stage.perform(ReclaimCall { facts, leftover: leftover.clone(), answer }, &answered) {
+            Some(answer) => answer(leftover),
+            None => Err(StopError::new("the test let go of this reclaim without an answer")),
         }
     }
 }

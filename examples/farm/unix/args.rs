@@ -39,6 +39,8 @@ Options:
                           command  what programs of yours start and stop; its agent connects to farm
                           process  a child process of farm, whose agent connects to it
   --events FILE           writes what happens to FILE, as lines of JSON
+  --journal FILE          keeps in FILE which instances there may be: when farm is killed, the next one with this FILE
+                          takes away what is left of them
   --quiet                 shows failures and the summary, and nothing else
   -h, --help              shows this
   -V, --version           shows the version
@@ -65,7 +67,7 @@ Exit status: 0 every build succeeded, 1 one did not or the record of events is i
 ";
 
 pub(crate) enum Request {
-    Run(Options),
+    Run(Box<Options>),
     Help,
     Version,
 }
@@ -80,6 +82,7 @@ pub(crate) struct Options {
     pub(crate) time_limit: Option<Duration>,
     pub(crate) driver: Driver,
     pub(crate) events: Option<PathBuf>,
+    pub(crate) journal: Option<PathBuf>,
     pub(crate) quiet: bool,
 }
 
@@ -141,6 +144,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
         time_limit: None,
         driver: Driver::Local { templates: BTreeMap::new() },
         events: None,
+        journal: None,
         quiet: false,
     };
     let mut given = Given { driver: "local".to_owned(), ..Given::default() };
@@ -164,6 +168,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
             Long("check") => given.check = Some(text(&mut parser)?),
             Long("listen") => given.listen = Some(listen(&text(&mut parser)?)?),
             Long("events") => options.events = Some(parser.value()?.into()),
+            Long("journal") => options.journal = Some(parser.value()?.into()),
             Long("quiet") => options.quiet = true,
             Short('h') | Long("help") => return Ok(Request::Help),
             Short('V') | Long("version") => return Ok(Request::Version),
@@ -180,7 +185,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
     options.workers = workers.unwrap_or_else(usual);
     options.source = source;
     options.driver = given.driver()?;
-    Ok(Request::Run(options))
+    Ok(Request::Run(options.into()))
 }
 
 /// The driver and what belongs to one driver alone, as it stands on the command line.
@@ -282,7 +287,7 @@ mod tests {
 
     fn options(arguments: &[&str]) -> Options {
         match parse(["farm"].iter().chain(arguments).map(OsString::from)) {
-            Ok(Request::Run(options)) => options,
+            Ok(Request::Run(options)) => *options,
             Ok(_) => panic!("{arguments:?} asks for something else"),
             Err(error) => panic!("{arguments:?}: {error}"),
         }
@@ -325,6 +330,7 @@ mod tests {
             "--kind",
             "b=/.",
             "--events=record",
+            "--journal=journal",
             "--quiet",
             "-",
         ]);
@@ -335,7 +341,7 @@ mod tests {
         assert_eq!(options.time_limit, Some(Duration::from_millis(1500)));
         let Driver::Local { templates } = options.driver else { panic!("{:?}", options.driver) };
         assert_eq!(templates.keys().collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(options.events, Some("record".into()));
+        assert_eq!((options.events, options.journal), (Some("record".into()), Some("journal".into())));
         assert!(options.quiet);
     }
 

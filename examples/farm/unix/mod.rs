@@ -110,7 +110,11 @@ fn start(
     record: Option<RecordFile>,
 ) -> Result<u8, Box<dyn std::error::Error>> {
     let interrupts = signals::interrupts()?;
-    let master = instances.master().build();
+    let master = match &options.journal {
+        Some(journal) => instances.master().journal(journal)?,
+        None => instances.master(),
+    };
+    let master = master.build();
     instances.let_in(&master)?;
     let tally = SharedTally::default();
     let bars = if options.quiet { None } else { bars::Bars::new(&master, &tally, jobs) };
@@ -144,6 +148,10 @@ fn start(
     let queue =
         Queue { master: &master, options, jobs, runners, done, observer: &observer, screen: &screen, interrupts };
     let end = queue.run()?;
+
+    let damage = master.journal_damage().map(|damage| format!("farm: in the journal, {damage}"));
+    let left = master.leftovers().into_iter().map(|leftover| format!("farm: left behind: {leftover}"));
+    damage.into_iter().chain(left).for_each(|line| screen.alert(line));
 
     let patience = (end == End::Cut).then_some(LAST_WORDS);
     let record = observer.finish(patience);

@@ -8,7 +8,8 @@ mod agent;
 mod files;
 mod process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -19,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
-use crate::{Attachment, BoxError, Cancelled, Health, LatentWorker, Properties};
+use super::orphans::kill_marked;
+use crate::{Attachment, BoxError, Cancelled, Health, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
 use agent::Environment;
@@ -27,6 +29,8 @@ pub use agent::LocalAgent;
 
 /// The kind of an instance whose build asks for none.
 const DEFAULT_KIND: &str = "default";
+/// What every command has in its environment: the directory of its instance.
+const INSTANCE_VARIABLE: &str = "LATENT_WORKER_INSTANCE";
 /// How long a stop waits for commands that were killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long, and how often, a stop tries to remove the directory.
@@ -42,7 +46,10 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 /// A build chooses the kind of its instance with a property; without the property it gets the kind `default`, which is
 /// empty unless it is replaced. An idle instance is only used for builds of its own kind.
 ///
-/// When this process is killed itself, directories (`latent-worker-…` in the root) and running commands are left behind.
+/// When this process is killed itself, directories (`latent-worker-…` in the root) and running commands are left
+/// behind. With a [journal](crate::MasterBuilder::journal) the next one removes them: a directory by its recorded path,
+/// and on Linux every process that has this path as `LATENT_WORKER_INSTANCE` in its environment, with the groups that
+/// such processes lead. A command that takes this variable from its processes hides them.
 ///
 /// ```
 /// use latent_worker::{LocalKind, LocalLatentWorker};
@@ -94,8 +101,12 @@ impl LocalLatentWorker {
 
     /// From the key alone, so that the stop finds it too when the start has not returned an instance.
     fn directory(&self, key: &str) -> PathBuf {
-        self.root.join(format!("latent-worker-{key}"))
+        self.root.join(directory_name(key))
     }
+}
+
+fn directory_name(key: &str) -> String {
+    format!("latent-worker-{key}")
 }
 
 impl Default for LocalLatentWorker {
@@ -124,6 +135,10 @@ impl LatentWorker for LocalLatentWorker {
             ))
         })?;
         let directory = self.directory(start.key());
+        // Before it is there, so that it cannot be there and nobody knows. A path that is no text is found by the key.
+        if let Some(path) = directory.to_str() {
+            start.record(path)?;
+        }
         create(&directory).map_err(|error| failure("cannot create", &directory, &error))?;
         if let Some(template) = &kind.template {
             start.progress(&format!("copying {}", template.display()));
@@ -155,6 +170,35 @@ impl LatentWorker for LocalLatentWorker {
             return Err(StopError::new(reason));
         }
         Ok(())
+    }
+
+    /// Kills the processes that a dead master has left (on Linux), waits for their end, and removes the directory; see
+    /// [`LocalLatentWorker`].
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be removed, when a process outlives its kill for 10 s, and when what is recorded is
+    /// not the directory of an instance.
+    fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
+        let name = directory_name(leftover.key());
+        let mut directories = BTreeSet::from([self.directory(leftover.key())]);
+        for id in leftover.ids() {
+            let path = PathBuf::from(id);
+            if !path.is_absolute() || path.file_name() != Some(&OsString::from(&name)) {
+                return Err(StopError::new(format!("{id:?} is not the directory of an instance; nothing was touched")));
+            }
+            directories.insert(path);
+        }
+        for directory in directories {
+            let ended = kill_marked(INSTANCE_VARIABLE, directory.as_os_str(), KILL_PATIENCE)?;
+            remove(&directory)
+                .map_err(|error| StopError::new(format!("cannot remove {}: {error}", directory.display())))?;
+            if !ended {
+                let reason = format!("a process of {} still runs after it was killed", directory.display());
+                return Err(StopError::new(reason));
+            }
+        }
+        Ok(Reclaimed::Gone)
     }
 
     /// Bad when the directory is gone.

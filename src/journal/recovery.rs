@@ -1,0 +1,391 @@
+//! What the records of a journal come to: which attempts may have left something behind. Pure.
+//!
+//! A journal is read line by line. A line that is damaged is reported and left out; what stands before it and after it
+//! counts all the same, because every line speaks for itself.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::record::{MAGIC, Record, VERSION};
+use crate::build::Epoch;
+
+/// How far an attempt had come when it was last heard of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum LeftoverStage {
+    /// Its start may have been called; whether it made anything is not known.
+    Intended,
+    /// Its start has recorded what it made.
+    Known,
+    /// Its stop may have been called.
+    Stopping,
+}
+
+impl fmt::Display for LeftoverStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Intended => "intended",
+            Self::Known => "known",
+            Self::Stopping => "stopping",
+        })
+    }
+}
+
+/// What is known of an attempt that may have left something behind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Remains {
+    pub(crate) worker: Arc<str>,
+    pub(crate) epoch: Epoch,
+    pub(crate) key: Arc<str>,
+    pub(crate) owner: Arc<str>,
+    /// In the order in which they were recorded; none twice.
+    pub(crate) ids: Vec<Arc<str>>,
+    pub(crate) stage: LeftoverStage,
+    /// When the start was intended, in seconds since 1970.
+    pub(crate) at: u64,
+}
+
+impl Remains {
+    /// The attempt has made something of this id.
+    pub(crate) fn know(&mut self, id: Arc<str>) {
+        if !self.ids.contains(&id) {
+            self.ids.push(id);
+        }
+        self.stage = self.stage.max(LeftoverStage::Known);
+    }
+}
+
+/// An instance that a journal tells of and does not tell the end of: see [`read_journal`](crate::read_journal).
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct JournalInstance {
+    /// The worker that it belongs to.
+    pub worker: Arc<str>,
+    /// The attempt of that worker.
+    pub epoch: Epoch,
+    /// The key of the attempt; see [`StartRequest::key`](crate::StartRequest::key).
+    pub key: Arc<str>,
+    /// Whose it is; see [`StartRequest::owner`](crate::StartRequest::owner).
+    pub owner: Arc<str>,
+    /// What its start has [recorded](crate::StartRequest::record).
+    pub ids: Vec<Arc<str>>,
+    /// How far it had come.
+    pub stage: LeftoverStage,
+    /// When its start was intended, in seconds since 1970.
+    pub started_at: u64,
+    /// How often its stop and its reclaim have failed.
+    pub tries: u32,
+    /// Why, the last time.
+    pub reason: Option<Arc<str>>,
+}
+
+/// An attempt whose end is not recorded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Open {
+    pub(crate) remains: Remains,
+    pub(crate) tries: u32,
+    pub(crate) reason: Option<Arc<str>>,
+}
+
+impl Open {
+    pub(crate) fn shown(&self) -> JournalInstance {
+        let Remains { worker, epoch, key, owner, ids, stage, at } = self.remains.clone();
+        let (tries, reason) = (self.tries, self.reason.clone());
+        JournalInstance { worker, epoch, key, owner, ids, stage, started_at: at, tries, reason }
+    }
+}
+
+/// Everything that the records so far come to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct State {
+    pub(crate) owner: Option<Arc<str>>,
+    /// The process that has taken the journal last, and when.
+    pub(crate) opened: Option<(u32, u64)>,
+    /// The highest number of an attempt of each worker.
+    pub(crate) epochs: BTreeMap<Arc<str>, Epoch>,
+    /// By key.
+    pub(crate) open: BTreeMap<Arc<str>, Open>,
+}
+
+impl State {
+    pub(crate) fn apply(&mut self, record: Record) {
+        match record {
+            Record::Journal { owner, .. } => self.owner = Some(owner),
+            Record::Opened { process, at } => self.opened = Some((process, at)),
+            Record::Intended { worker, epoch, key, owner, at } => {
+                self.attempted(&worker, epoch);
+                let stage = LeftoverStage::Intended;
+                let remains = Remains { worker, epoch, key: key.clone(), owner, ids: Vec::new(), stage, at };
+                self.open.insert(key, Open { remains, tries: 0, reason: None });
+            }
+            Record::Attempts { worker, epoch } => self.attempted(&worker, epoch),
+            Record::Gone { key } => _ = self.open.remove(&key),
+            // About an attempt of which nothing else is known any more, these help nobody.
+            Record::Known { key, id } => {
+                if let Some(open) = self.open.get_mut(&key) {
+                    open.remains.know(id);
+                }
+            }
+            Record::Stopping { key } => {
+                if let Some(open) = self.open.get_mut(&key) {
+                    open.remains.stage = LeftoverStage::Stopping;
+                }
+            }
+            Record::Failed { key, tries, reason } => {
+                if let Some(open) = self.open.get_mut(&key) {
+                    (open.tries, open.reason) = (tries, Some(reason));
+                }
+            }
+        }
+    }
+
+    fn attempted(&mut self, worker: &Arc<str>, epoch: Epoch) {
+        let highest = self.epochs.entry(worker.clone()).or_default();
+        *highest = epoch.max(*highest);
+    }
+
+    /// The shortest journal that comes to the same.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut put = |record: Record| record.encode(&mut bytes);
+        if let Some(owner) = self.owner.clone() {
+            put(Record::Journal { version: VERSION, owner });
+        }
+        if let Some((process, at)) = self.opened {
+            put(Record::Opened { process, at });
+        }
+        for (worker, &epoch) in &self.epochs {
+            put(Record::Attempts { worker: worker.clone(), epoch });
+        }
+        for Open { remains, tries, reason } in self.open.values() {
+            let Remains { worker, epoch, key, owner, ids, stage, at } = remains.clone();
+            put(Record::Intended { worker, epoch, key: key.clone(), owner, at });
+            ids.into_iter().for_each(|id| put(Record::Known { key: key.clone(), id }));
+            if stage == LeftoverStage::Stopping {
+                put(Record::Stopping { key: key.clone() });
+            }
+            if let Some(reason) = reason.clone() {
+                put(Record::Failed { key, tries: *tries, reason });
+            }
+        }
+        bytes
+    }
+}
+
+/// A journal that was read.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) state: State,
+    pub(crate) damage: Option<Damage>,
+}
+
+/// What could not be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Damage {
+    /// Where the first damaged line begins.
+    pub(crate) offset: usize,
+    /// Its number, counted from 1.
+    pub(crate) line: usize,
+    /// How many lines are damaged.
+    pub(crate) lines: usize,
+    /// The last line has no end: it was cut off, or never written completely.
+    pub(crate) torn: bool,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.lines, self.torn) {
+            (1, true) => write!(f, "the last line ({}) is not complete", self.line),
+            (1, false) => write!(f, "line {} is damaged", self.line),
+            (lines, _) => write!(f, "{lines} lines are damaged, the first of them is line {}", self.line),
+        }
+    }
+}
+
+/// Why something cannot be read as a journal at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unreadable {
+    NotAJournal,
+    Version(u32),
+}
+
+/// Reads a whole journal. Nothing at all is a journal in which nothing was written yet.
+pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, Unreadable> {
+    let mut recovered = Recovered::default();
+    let (mut offset, mut number, mut understood) = (0, 0, 0);
+    while offset < bytes.len() {
+        let rest = &bytes[offset..];
+        let end = rest.iter().position(|byte| *byte == b'\n');
+        number += 1;
+        match end.and_then(|end| Record::decode(&rest[..end])) {
+            Some(Record::Journal { version, .. }) if version != VERSION => return Err(Unreadable::Version(version)),
+            Some(record) => {
+                understood += 1;
+                recovered.state.apply(record);
+            }
+            None => {
+                let damage = Damage { offset, line: number, lines: 0, torn: false };
+                let damage = recovered.damage.get_or_insert(damage);
+                damage.lines += 1;
+                damage.torn = end.is_none();
+            }
+        }
+        offset += end.map_or(rest.len(), |end| end + 1);
+    }
+    // The beginning of a first line is a journal that was cut. Anything else may be somebody's letters.
+    let begins_like_one = bytes.starts_with(MAGIC.as_bytes()) || MAGIC.as_bytes().starts_with(bytes);
+    if understood == 0 && !begins_like_one {
+        return Err(Unreadable::NotAJournal);
+    }
+    Ok(recovered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u64) -> Arc<str> {
+        format!("{number:032x}").into()
+    }
+
+    fn intended(worker: &str, number: u64) -> Record {
+        let owner = "owner".into();
+        Record::Intended { worker: worker.into(), epoch: Epoch(number), key: key(number), owner, at: 1000 + number }
+    }
+
+    /// A journal with everything in it: attempts in all stages, ended ones, and a worker that has none left.
+    fn history() -> Vec<Record> {
+        let mut history =
+            vec![Record::Journal { version: VERSION, owner: "owner".into() }, Record::Opened { process: 1, at: 2 }];
+        history.extend((1..=6).map(|number| intended(if number == 6 { "b" } else { "a" }, number)));
+        history.extend([
+            Record::Known { key: key(2), id: "id 2".into() },
+            Record::Known { key: key(3), id: "id 3".into() },
+            Record::Known { key: key(3), id: "disk 3".into() },
+            Record::Known { key: key(3), id: "id 3".into() },
+            Record::Stopping { key: key(3) },
+            Record::Stopping { key: key(4) },
+            Record::Failed { key: key(4), tries: 1, reason: "no answer".into() },
+            Record::Failed { key: key(4), tries: 2, reason: "no\nanswer".into() },
+            Record::Stopping { key: key(5) },
+            Record::Gone { key: key(5) },
+            Record::Gone { key: key(6) },
+        ]);
+        history
+    }
+
+    fn fold(records: &[Record]) -> State {
+        let mut state = State::default();
+        records.iter().cloned().for_each(|record| state.apply(record));
+        state
+    }
+
+    fn encode(records: &[Record]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut bytes));
+        bytes
+    }
+
+    #[test]
+    fn j2_an_attempt_is_left_over_from_its_intent_to_its_end() {
+        let state = fold(&history());
+        let open: Vec<_> = state.open.values().map(|open| (open.remains.epoch.0, open.remains.stage)).collect();
+        let stages = [LeftoverStage::Intended, LeftoverStage::Known, LeftoverStage::Stopping, LeftoverStage::Stopping];
+        assert_eq!(open, [1, 2, 3, 4].into_iter().zip(stages).collect::<Vec<_>>());
+        let third = &state.open[&key(3)];
+        assert_eq!(third.remains.ids, ["id 3".into(), "disk 3".into()]);
+        let fourth = &state.open[&key(4)];
+        assert_eq!((fourth.tries, fourth.reason.as_deref()), (2, Some("no\nanswer")));
+        assert_eq!(state.epochs, BTreeMap::from([("a".into(), Epoch(5)), ("b".into(), Epoch(6))]));
+        assert_eq!((state.owner.as_deref(), state.opened), (Some("owner"), Some((1, 2))));
+    }
+
+    #[test]
+    fn an_id_that_is_recorded_late_does_not_undo_the_stop() {
+        let mut records = vec![intended("a", 1), Record::Stopping { key: key(1) }];
+        records.push(Record::Known { key: key(1), id: "late".into() });
+        assert_eq!(fold(&records).open[&key(1)].remains.stage, LeftoverStage::Stopping);
+    }
+
+    #[test]
+    fn the_short_form_comes_to_the_same_and_gets_no_shorter() {
+        let state = fold(&history());
+        let short = state.encode();
+        assert!(short.len() < encode(&history()).len());
+        let again = read(&short).unwrap();
+        assert_eq!((&again.state, &again.damage), (&state, &None));
+        assert_eq!(again.state.encode(), short);
+    }
+
+    /// J6 says which records there are up to a place: those of the whole lines before it.
+    fn whole_lines(bytes: &[u8]) -> usize {
+        bytes.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    #[test]
+    fn j6_a_journal_cut_at_any_byte_is_read_up_to_there_and_the_torn_line_is_reported() {
+        let history = history();
+        let bytes = encode(&history);
+        for length in 0..=bytes.len() {
+            let cut = &bytes[..length];
+            let recovered = read(cut).unwrap();
+            assert_eq!(recovered.state, fold(&history[..whole_lines(cut)]), "cut at {length}");
+            assert_eq!(recovered.damage.is_some(), cut.last().is_some_and(|last| *last != b'\n'), "cut at {length}");
+            if let Some(damage) = recovered.damage {
+                assert!(damage.torn && damage.lines == 1 && damage.line == whole_lines(cut) + 1, "{damage:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn j6_any_byte_changed_is_reported_and_hides_no_other_line() {
+        let history = history();
+        let bytes = encode(&history);
+        for at in 0..bytes.len() {
+            // The lines that the byte belongs to: two, when it was what parted them.
+            let first = whole_lines(&bytes[..at]);
+            let last = if bytes[at] == b'\n' { first + 1 } else { first };
+            let mut others = history.clone();
+            others.drain(first..=last.min(history.len() - 1));
+            let expected = fold(&others);
+            // Every bit, and what makes or parts words and lines.
+            let flips = (0..8).map(|bit| 1 << bit).chain([bytes[at] ^ b'\n', bytes[at] ^ b' ', bytes[at] ^ b'%']);
+            for flip in flips.filter(|flip| *flip != 0) {
+                let mut bad = bytes.clone();
+                bad[at] ^= flip;
+                let recovered = read(&bad).unwrap();
+                let damage = recovered.damage.expect("reported");
+                assert_eq!((damage.line, recovered.state), (first + 1, expected.clone()), "byte {at} ^ {flip}");
+            }
+        }
+    }
+
+    #[test]
+    fn j6_what_is_no_journal_and_what_is_of_another_version_is_not_read() {
+        for text in ["hello", "\n", "latent worker journal\n", "latent-worker-journa!\n"] {
+            assert_eq!(read(text.as_bytes()), Err(Unreadable::NotAJournal), "{text:?}");
+        }
+        let newer = encode(&[Record::Journal { version: 2, owner: "owner".into() }, intended("a", 1)]);
+        assert_eq!(read(&newer), Err(Unreadable::Version(2)));
+        assert_eq!(read(b""), Ok(Recovered::default()));
+    }
+
+    #[test]
+    fn j6_random_bytes_never_crash_it() {
+        let mut random = fastrand::Rng::with_seed(4);
+        let bytes = encode(&history());
+        for _ in 0..5_000 {
+            let mut bad = bytes.clone();
+            for _ in 0..random.usize(1..40) {
+                let at = random.usize(..bad.len());
+                match random.u8(..3) {
+                    0 => bad[at] = random.u8(..),
+                    1 => _ = bad.remove(at),
+                    _ => bad.insert(at, random.u8(..)),
+                }
+            }
+            let _ = read(&bad);
+        }
+    }
+}
