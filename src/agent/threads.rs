@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(run(&threads), first);
         let (hold, held) = bounded::<()>(0);
         await_idle(&threads, 1);
-        threads.run("test", move || drop(held.recv())).unwrap();
+        threads.run("test", move || _ = held.recv()).unwrap();
         assert_ne!(run(&threads), first, "it is busy");
         await_idle(&threads, 1);
         assert!(!threads.wait(Instant::now()), "one of them is held");
