@@ -14,9 +14,9 @@ use latent_worker::{
     AgentClient, AgentClientError, AgentEnd, AgentListener, Build, Command, Event, EventKind, IdlePolicy, Lease,
     LocalAgent, Master, Output, Secret, ShutdownMode, Substantiation, Worker, WorkerConfig,
 };
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{PATIENCE, Place, eventually, next, our_agent, text};
+use crate::support::{PATIENCE, Place, eventually, is_gone, next, our_agent, text};
 
 /// A master with one worker, whose instance is started by the test itself.
 struct World {
@@ -125,13 +125,8 @@ fn start_endless(lease: &Lease) -> (latent_worker::Running<'_>, Vec<Pid>) {
     (running, pids)
 }
 
-/// Nobody waits for some of these: they may stay as zombies where init does not do its duty.
 fn all_gone(pids: &[Pid]) -> bool {
-    let gone = |pid: &Pid| {
-        let state = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-        test_kill_process(*pid).is_err() || state.is_ok_and(|state| state.contains(") Z "))
-    };
-    eventually(|| pids.iter().all(gone))
+    eventually(|| pids.iter().copied().all(is_gone))
 }
 
 #[test]

@@ -11,7 +11,7 @@ use latent_worker::{
     AgentListener, AgentListenerBuilder, Build, CommandEnd, CommandLatentWorker, Event, EventKind, IdlePolicy, Lease,
     Master, Output, Running, ShutdownMode, Worker, WorkerConfig,
 };
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
 
 /// The longest wait for what takes a moment; that Python starts is one.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -156,7 +156,17 @@ impl Farm {
         let report = self.master.shutdown(ShutdownMode::Fast, PATIENCE);
         assert!(report.complete, "{report}");
         assert!(self.listener.shutdown(PATIENCE), "threads are left");
+        for worker in self.master.workers() {
+            let group = self.group(worker.name());
+            assert!(eventually(|| is_gone(group)), "the agent of {} is left", worker.name());
+        }
     }
+}
+
+/// Nobody may wait for it: where init does not do its duty it stays as a zombie.
+pub(crate) fn is_gone(pid: Pid) -> bool {
+    let state = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    test_kill_process(pid).is_err() || state.is_ok_and(|state| state.contains(") Z "))
 }
 
 /// For what nobody tells.
