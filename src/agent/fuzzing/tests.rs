@@ -31,15 +31,15 @@ fn replay(target: fn(&[u8]), name: &str, count: usize) {
 
 #[test]
 fn a5_what_the_fuzzer_found_for_the_master_is_replayed() {
-    replay(master, "master", 362);
+    replay(master, "master", 356);
 }
 
 #[test]
 fn a5_what_the_fuzzer_found_for_an_agent_is_replayed() {
-    replay(client, "client", 297);
+    replay(client, "client", 282);
 }
 
 #[test]
 fn a5_what_the_fuzzer_found_for_both_is_replayed() {
-    replay(talk, "talk", 132);
+    replay(talk, "talk", 126);
 }
