@@ -725,10 +725,14 @@ mod tests {
         for failing in steps {
             let place = Place::new();
             let full = Arc::new(std::sync::atomic::AtomicBool::new(false));
-            let is_full = full.clone();
-            let steps = at(failing, move || match is_full.load(Ordering::SeqCst) {
-                true => Err(ErrorKind::StorageFull.into()),
-                false => Ok(()),
+            let (is_full, path) = (full.clone(), place.path());
+            let steps = at(failing, move || {
+                if !is_full.load(Ordering::SeqCst) {
+                    return Ok(());
+                }
+                // As much as there was room for.
+                OpenOptions::new().append(true).open(&path).unwrap().write_all(b"intended w 9 to").unwrap();
+                Err(ErrorKind::StorageFull.into())
             });
             let journal = open_with(&place.path(), steps).unwrap();
             intend(&journal, 1).unwrap();
