@@ -425,7 +425,7 @@ impl Health {
 pub struct Secret(Arc<str>);
 
 impl Secret {
-    /// A secret that was made elsewhere, for an [`AgentClient`](crate::AgentClient) say.
+    /// A secret that was made elsewhere, for an `AgentClient` say.
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }

@@ -57,6 +57,11 @@ impl ConnectedAgent {
         &self.version
     }
 
+    fn is_name(&self, name: &str) -> bool {
+        let separator = |c: char| matches!(c, '/' | '\0') || (c == '\\' && self.system == "nt");
+        !matches!(name, "" | "." | "..") && !name.contains(separator)
+    }
+
     fn call(&self, what: FileCommand, path: &Path) -> Result<FileCall, FileError> {
         let bad_path = |reason: &str| FileError::BadPath { path: path.to_owned(), reason: reason.to_owned() };
         let text = path.to_str().ok_or_else(|| bad_path("it is not Unicode"))?;
@@ -140,7 +145,7 @@ impl Agent for ConnectedAgent {
     /// Output that is not read slows the command, and with a stock worker, when 64 pieces (of 64 KiB at most) wait, all
     /// other commands of that worker too. After an interrupt only the last 64 pieces are kept.
     ///
-    /// Blocks only while the worker does not read, at most as long as the write time-out.
+    /// Blocks only while the worker does not read, 10 s at most.
     ///
     /// # Errors
     ///
@@ -213,6 +218,10 @@ impl Files for ConnectedAgent {
     fn list(&self, path: &Path, interrupt: &Interrupt) -> Result<Vec<String>, FileError> {
         let names = self.ask(FileCommand::List, path, interrupt)?.names;
         let mut names = names.ok_or_else(|| FileError::Failed("it sent no names, or far too many".to_owned()))?;
+        // Whoever joins a name to a directory must not end up elsewhere.
+        if let Some(bad) = names.iter().find(|name| !self.is_name(name)) {
+            return Err(FileError::Failed(format!("it sent {bad:?} as the name of something in a directory")));
+        }
         names.sort_unstable();
         Ok(names)
     }

@@ -1,6 +1,6 @@
 //! The master's side of one upgraded connection: what its two threads do, and what leases can have done through it.
 //!
-//! What the messages mean is decided by the [`Session`]. The reading thread never waits for the socket to take something;
+//! What the messages mean is decided by the [`Session`]. The reading thread does not wait for the socket to take commands;
 //! so an interrupt reaches a worker whose output nobody takes. Output waits in a [`Sink`] for its reader. A worker of ours
 //! waits for the answers, and they are held back while too much waits: then it is this one command that is slowed. The
 //! stock worker waits for nothing; so that memory stays bounded, the reading thread waits for the reader of output, and
@@ -87,6 +87,8 @@ impl Link {
         if let Some((command, updates)) = turn.output
             && let Some(sink) = self.sink(command)
         {
+            // Delivering may wait, and answers to others should not.
+            self.wire.flush();
             for update in updates {
                 match update {
                     Update::Stdout(bytes) => sink.deliver(bytes, Output::Stdout),
@@ -103,7 +105,7 @@ impl Link {
             self.command_ended(command, ending);
         }
         if let Some(message) = answer {
-            self.wire.send(message);
+            self.wire.send_soon(message);
         }
         Ok(turn.ready)
     }
@@ -115,8 +117,9 @@ impl Link {
             Step::Give(length) => FileEvent::Give(number, length),
             Step::Closed => return Ok(()),
         };
-        let copier = self.state.lock().copiers.get(&command).cloned();
-        match copier.map(|copier| copier.try_send(event)) {
+        // With the lock held, so that whoever gives up finds the event.
+        let passed = self.state.lock().copiers.get(&command).map(|copier| copier.try_send(event));
+        match passed {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) if error.is_full() => Err("it does not wait for answers"),
             // Nobody copies any more.
@@ -158,11 +161,17 @@ impl Link {
         self.wire.cut();
     }
 
-    /// As [`break_off`](Self::break_off), unless the connection is about to end by itself.
+    /// As [`break_off`](Self::break_off), but what is to be written at the end still is, if there is something.
     pub(super) fn break_off_unless_ending(&self, reason: &str) {
+        self.end(LeaseEnd::Lost(reason.into()));
         if self.wire.is_open() {
-            self.break_off(reason);
+            self.wire.cut();
         }
+    }
+
+    /// Blocks until the last words are written, or had time enough for that.
+    pub(super) fn settle(&self) {
+        self.wire.settle();
     }
 
     /// Tells the worker to end, and ends the connection soon. Does not wait.
@@ -242,13 +251,18 @@ impl Link {
         self.wire.send(message);
         drop(state);
         let (interrupted, read_from) = (self.clone(), self.clone());
+        // Not the sink itself: the output must come to its end when the command has none.
+        let sink = Arc::downgrade(&sink);
         let process = Process::new(output, move || interrupted.interrupt(id));
-        Ok(process.when_taken(move || read_from.send_all(sink.answers_due())))
+        Ok(process.when_taken(move || {
+            if let Some(sink) = sink.upgrade() {
+                read_from.send_all(sink.answers_due());
+            }
+        }))
     }
 
     /// Has the worker do something with files; a relative path counts from its directory.
     pub(super) fn start_files(self: &Arc<Self>, what: FileCommand, path: &str) -> Result<FileCall, FilesRefused> {
-        self.wire.wait_for_room();
         let (copier, events) = bounded(STEPS + 1);
         let mut state = self.state.lock();
         if let Some(end) = &state.ended {
@@ -293,8 +307,8 @@ impl FileCall {
         self.send(codec::encode_response(number, Some(GIVEN_UP)));
     }
 
+    /// A worker waits for each answer; so there is never more than a block to wait for room.
     fn send(&self, message: Vec<u8>) {
-        self.link.wire.wait_for_room();
         self.link.wire.send(message);
     }
 

@@ -35,7 +35,7 @@ const DROP_PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// An agent logs in with the name of its worker and the secret of the attempt
 /// ([`StartRequest::secret`](crate::StartRequest::secret)). It has attached when it has said who it is and has taken our
-/// settings. Every refusal is counted in [`WorkerStatus::refused_agents`](crate::WorkerStatus::refused_agents) or
+/// settings. Every wrong name or secret is counted in [`WorkerStatus::refused_agents`](crate::WorkerStatus::refused_agents) or
 /// [`Master::unknown_agents`], and is an event. A worker that comes back after its attempt has ended is told to shut
 /// down. The connection is not encrypted unless the feature `tls` is used: keep it in a network that you trust.
 ///
@@ -84,7 +84,8 @@ impl Default for AgentListenerBuilder {
 
 impl AgentListenerBuilder {
     /// How often an agent is pinged, and after how long without a word it is lost: 10 s and 30 s by default. The second
-    /// should be some times the first.
+    /// should be some times the first. While the output of a stock worker waits for its reader, nothing is read from that
+    /// worker, and its silence does not count.
     #[must_use]
     pub fn heartbeat(mut self, interval: Duration, timeout: Duration) -> Self {
         self.link.heartbeat_interval = interval;
@@ -100,7 +101,7 @@ impl AgentListenerBuilder {
     }
 
     /// The longest message that an agent may send, 64 MiB by default; a line of output is one message at least. Before
-    /// it has attached the limit is 1 MiB at most.
+    /// it has attached the limit is 1 MiB at most. A connection keeps the memory of its longest message.
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.link.max_message = bytes;
@@ -396,6 +397,7 @@ impl Shared {
                 link.break_off_unless_ending(&reason);
             }
         }
+        link.settle();
     }
 
     /// What the connection is to be spoken over.

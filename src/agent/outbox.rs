@@ -4,23 +4,30 @@
 //! nothing waits may write it at once, as far as the socket takes it without waiting: that saves waking a thread. The rest
 //! is for the writing thread. It knows nothing of sockets.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tungstenite::protocol::frame::Frame;
 
-/// Above this many bytes, who can wait does.
+/// Above this many bytes, who can wait does …
 const ROOM: usize = 256 << 10;
+/// … but not for ever: a peer that reads now and then would hold it up as long as it likes.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A buffer larger than this is not kept for the next bytes.
 const KEEP: usize = 64 << 10;
 
 pub(super) struct Outbox {
     state: Mutex<State>,
-    changed: Condvar,
+    /// For the writing thread: there is something to do.
+    work: Condvar,
+    /// For all others: something was taken, or all is over.
+    room: Condvar,
 }
 
 struct State {
     bytes: Vec<u8>,
+    /// How many of these bytes are answers of the reading thread.
+    answers: usize,
     /// Somebody writes what was here before.
     writing: bool,
     phase: Phase,
@@ -43,39 +50,51 @@ pub(super) enum Next {
     Closed,
 }
 
-impl Outbox {
-    pub(super) fn new() -> Self {
-        let state = State { bytes: Vec::new(), writing: false, phase: Phase::Open };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
-    }
-
-    /// Adds whole frames. Does not block; nothing happens when it is not open any more. When nothing else waits they come
-    /// back, and whoever added them writes what can be written at once, and gives the rest to [`written`](Self::written).
-    #[must_use = "what comes back is to be written"]
-    pub(super) fn push_bytes(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        self.push_with(|buffer| buffer.extend_from_slice(bytes))
-    }
-
-    /// Adds frames, as [`push_bytes`](Self::push_bytes).
-    #[must_use = "what comes back is to be written"]
-    pub(super) fn push(&self, frames: impl IntoIterator<Item = Frame>) -> Option<Vec<u8>> {
-        self.push_with(|buffer| {
-            frames.into_iter().for_each(|frame| frame.format(&mut *buffer).expect("memory takes it"));
+impl State {
+    /// For whoever writes next; nothing when somebody does so already, who looks for more then.
+    fn take(&mut self) -> Option<Vec<u8>> {
+        let free = !self.writing && !self.bytes.is_empty();
+        free.then(|| {
+            self.writing = true;
+            self.answers = 0;
+            std::mem::take(&mut self.bytes)
         })
     }
+}
 
-    fn push_with(&self, write: impl FnOnce(&mut Vec<u8>)) -> Option<Vec<u8>> {
+impl Outbox {
+    pub(super) fn new() -> Self {
+        let state = State { bytes: Vec::new(), answers: 0, writing: false, phase: Phase::Open };
+        Self { state: Mutex::new(state), work: Condvar::new(), room: Condvar::new() }
+    }
+
+    /// Adds frames. Does not block; nothing happens when it is not open any more. When nobody writes all that waits comes
+    /// back, and whoever added them writes what can be written at once, and gives the rest to [`written`](Self::written).
+    #[must_use = "what comes back is to be written"]
+    pub(super) fn push(&self, frames: impl IntoIterator<Item = Frame>) -> Option<Vec<u8>> {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return None;
         }
-        write(&mut state.bytes);
-        if state.writing {
-            // Whoever writes looks for more.
-            return None;
+        frames.into_iter().for_each(|frame| frame.format(&mut state.bytes).expect("memory takes it"));
+        state.take()
+    }
+
+    /// Adds an answer of the reading thread, which is to [take](Self::take) it soon, unless others come first.
+    pub(super) fn push_answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Open {
+            let before = state.bytes.len();
+            write(&mut state.bytes);
+            state.answers += state.bytes.len() - before;
         }
-        state.writing = true;
-        Some(std::mem::take(&mut state.bytes))
+    }
+
+    /// What waits to be written, unless somebody else writes; as with [`push`](Self::push).
+    #[must_use = "what comes back is to be written"]
+    pub(super) fn take(&self) -> Option<Vec<u8>> {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Open { state.take() } else { None }
     }
 
     /// The first `count` of these bytes, which were taken from here, are written; the rest is for the writing thread.
@@ -89,20 +108,42 @@ impl Outbox {
         } else if !bytes.is_empty() || bytes.capacity() <= KEEP {
             state.bytes = bytes;
         }
-        // The writing thread may wait for bytes or for the end of this, and others for room.
+        // The writing thread may wait for bytes, or for the end of this.
         let quiet = state.bytes.is_empty() && state.phase == Phase::Open;
         drop(state);
+        self.room.notify_all();
         if !quiet {
-            self.changed.notify_all();
+            self.work.notify_one();
         }
     }
 
-    /// Blocks while too much waits: until it was written or the connection has ended.
+    /// Blocks while too much waits: until it was written, the connection has ended, or 10 s are over.
     pub(super) fn wait_for_room(&self) {
+        self.wait_while(Instant::now() + PATIENCE, |state| state.phase == Phase::Open && state.bytes.len() > ROOM);
+    }
+
+    /// Blocks while too many answers wait, which a peer asks for and does not read: until they were written or the
+    /// connection has ended; the writing thread sees to it that one of these comes. What others have to say does not
+    /// count: if both sides of a connection stopped reading because of that, neither would ever go on.
+    pub(super) fn wait_for_room_to_answer(&self) {
         let mut state = self.state.lock();
-        while state.phase == Phase::Open && state.bytes.len() > ROOM {
-            self.changed.wait(&mut state);
+        while state.phase == Phase::Open && state.answers > ROOM {
+            self.room.wait(&mut state);
         }
+    }
+
+    /// Blocks until all is over, after [`finish`](Self::finish) or [`close`](Self::close).
+    pub(super) fn wait_for_end(&self) {
+        let mut state = self.state.lock();
+        while let Phase::Finishing(until) = state.phase {
+            if self.room.wait_until(&mut state, until).timed_out() {
+                return;
+            }
+        }
+    }
+
+    fn wait_while(&self, deadline: Instant, mut holds: impl FnMut(&mut State) -> bool) {
+        self.room.wait_while_until(&mut self.state.lock(), &mut holds, deadline);
     }
 
     /// Writes what is here and nothing more; ends at `until` at the latest.
@@ -120,7 +161,8 @@ impl Outbox {
         if applies(&state.phase) {
             state.phase = next;
             drop(state);
-            self.changed.notify_all();
+            self.room.notify_all();
+            self.work.notify_one();
         }
     }
 
@@ -134,19 +176,16 @@ impl Outbox {
         loop {
             let until = match state.phase {
                 Phase::Closed => return Next::Closed,
-                _ if !state.writing && !state.bytes.is_empty() => {
-                    state.writing = true;
-                    let bytes = std::mem::take(&mut state.bytes);
-                    drop(state);
-                    // There is room now.
-                    self.changed.notify_all();
-                    return Next::Write(bytes);
-                }
                 Phase::Finishing(until) => until,
                 Phase::Open => due,
             };
+            if let Some(bytes) = state.take() {
+                drop(state);
+                self.room.notify_all();
+                return Next::Write(bytes);
+            }
             let before = (state.phase, state.writing);
-            let timed_out = self.changed.wait_until(&mut state, until).timed_out();
+            let timed_out = self.work.wait_until(&mut state, until).timed_out();
             if timed_out && (state.phase, state.writing) == before && (state.writing || state.bytes.is_empty()) {
                 return if state.phase == Phase::Open { Next::Due } else { Next::Closed };
             }

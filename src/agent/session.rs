@@ -111,8 +111,6 @@ pub(super) struct Session {
     asked: HashMap<u64, Awaited>,
     next_command: CommandId,
     commands: HashMap<CommandId, Job>,
-    /// Messages that meant nothing: without a number, or answers to what was not asked.
-    strays: u64,
 }
 
 #[derive(Debug)]
@@ -163,7 +161,6 @@ impl Session {
             asked: HashMap::new(),
             next_command: 0,
             commands: HashMap::new(),
-            strays: 0,
         };
         let number = session.ask(Awaited::Info);
         (session, codec::encode_plain("get_worker_info", number))
@@ -187,16 +184,10 @@ impl Session {
     /// Takes the next message of the worker.
     pub(super) fn receive<'m>(&mut self, now: Instant, bytes: &'m [u8]) -> Result<Turn<'m>, Violation> {
         match codec::decode(bytes)? {
-            Message::Unanswerable => {
-                self.strays += 1;
-                Ok(Turn::default())
-            }
+            Message::Unanswerable => Ok(Turn::default()),
             Message::Response { number, result } => match self.asked.remove(&number) {
                 Some(awaited) => self.answered(awaited, result),
-                None => {
-                    self.strays += 1;
-                    Ok(Turn::default())
-                }
+                None => Ok(Turn::default()),
             },
             Message::Request { number, request } => Ok(self.requested(now, number, request)),
         }

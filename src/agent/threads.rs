@@ -53,11 +53,14 @@ impl Threads {
     /// a name is not changed.
     pub(super) fn run(self: &Arc<Self>, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mut body: Body = Box::new(body);
-        loop {
-            let Some((_, thread)) = self.inner.lock().idle.pop() else { break };
-            match thread.try_send(body) {
-                Ok(()) => return Ok(()),
-                Err(back) => body = back.into_inner(),
+        {
+            // With the lock held: who gives up waiting does so under it, and looks once more then.
+            let mut inner = self.inner.lock();
+            while let Some((_, thread)) = inner.idle.pop() {
+                match thread.try_send(body) {
+                    Ok(()) => return Ok(()),
+                    Err(back) => body = back.into_inner(),
+                }
             }
         }
         let threads = self.clone();

@@ -37,17 +37,27 @@ struct Incoming {
 impl Tls {
     /// Exchanges keys with the peer.
     pub(super) fn agree(tcp: &TcpStream, mut connection: Connection, deadline: Instant) -> io::Result<Self> {
+        let write_all = |connection: &mut Connection| -> io::Result<()> {
+            while connection.wants_write() {
+                connection.write_tls(&mut &*tcp)?;
+            }
+            Ok(())
+        };
+        write_all(&mut connection)?;
         while connection.is_handshaking() {
+            // Before each read, however little the peer sends at a time.
             tcp.set_read_timeout(Some(time_left(deadline)?))?;
-            match connection.complete_io(&mut &*tcp) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            match connection.read_tls(&mut &*tcp) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
                 Err(error) => return Err(error),
-                Ok(_) => {}
             }
-        }
-        while connection.wants_write() {
-            connection.write_tls(&mut &*tcp)?;
+            let processed = connection.process_new_packets().map(drop).map_err(io::Error::other);
+            // What is wrong is told to the peer as well.
+            let written = write_all(&mut connection);
+            processed.and(written)?;
         }
         let incoming = Incoming { bytes: vec![0; INCOMING].into(), begin: 0, end: 0 };
         Ok(Self { connection: Mutex::new(connection), incoming: Mutex::new(incoming) })

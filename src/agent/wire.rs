@@ -1,8 +1,8 @@
 //! One upgraded connection, whichever side of it we are: what waits to be written, the loop that writes it, and the
 //! reader of messages.
 //!
-//! The reading thread never waits for the socket to take something and the writing thread never reads, so that a peer
-//! that does not read delays nobody but itself. Both sides ping, and a peer that says nothing for too long is gone. What the messages mean
+//! The reading thread never writes more than the socket takes at once and the writing thread never reads, so that a peer
+//! that does not read delays nobody but itself. Answers wait until the reading thread has nothing left to read. Both sides ping, and a peer that says nothing for too long is gone. What the messages mean
 //! is not known here.
 
 use std::hash::{BuildHasher, RandomState};
@@ -53,16 +53,29 @@ impl Wire {
 
     /// As [`send`](Self::send), all at once.
     pub(super) fn send_all(&self, messages: impl IntoIterator<Item = Vec<u8>>) {
-        let frame = |message| Frame::message(message, OpCode::Data(Data::Binary), true);
-        self.push(messages.into_iter().map(frame));
+        self.push(messages.into_iter().map(data));
+    }
+
+    /// As [`send`](Self::send), for the reading thread: it is written when there is nothing left to read, so that the
+    /// answers to all that has come together leave together, after all that follows from it.
+    pub(super) fn send_soon(&self, message: Vec<u8>) {
+        let frame = self.masked(data(message));
+        self.outbox.push_answer(|buffer| frame.format(buffer).expect("memory takes it"));
+    }
+
+    /// Writes what waits, as far as the socket takes it at once: before the reading thread waits for something else than
+    /// the next message.
+    pub(super) fn flush(&self) {
+        self.write_some(self.outbox.take());
     }
 
     fn push(&self, frames: impl IntoIterator<Item = Frame>) {
-        let masked = frames.into_iter().map(|mut frame| {
-            frame.header_mut().mask = self.masks.as_ref().map(Masks::next);
-            frame
-        });
-        self.write_some(self.outbox.push(masked));
+        self.write_some(self.outbox.push(frames.into_iter().map(|frame| self.masked(frame))));
+    }
+
+    fn masked(&self, mut frame: Frame) -> Frame {
+        frame.header_mut().mask = self.masks.as_ref().map(Masks::next);
+        frame
     }
 
     /// Writes what the socket takes at once. What is wrong with it is found by the writing thread.
@@ -73,7 +86,7 @@ impl Wire {
         }
     }
 
-    /// Blocks while too much waits to be written: until it was or the connection has ended.
+    /// Blocks while too much waits to be written: until it was, the connection has ended, or 10 s are over.
     pub(super) fn wait_for_room(&self) {
         self.outbox.wait_for_room();
     }
@@ -86,6 +99,13 @@ impl Wire {
     /// Writes what is here and nothing more; ends after the linger time at the latest. Does not wait.
     pub(super) fn finish(&self) {
         self.outbox.finish(later(self.limits.linger));
+    }
+
+    /// Blocks until what was to be written at the end is, or the linger time is over, and ends the connection. To be called
+    /// after [`finish`](Self::finish) or [`cut`](Self::cut).
+    pub(super) fn settle(&self) {
+        self.outbox.wait_for_end();
+        self.cut();
     }
 
     /// Ends the connection at once.
@@ -117,11 +137,16 @@ impl Wire {
                 }
                 Next::Closed => {
                     self.transport.finish();
+                    self.outbox.close();
                     return None;
                 }
             }
         }
     }
+}
+
+fn data(message: Vec<u8>) -> Frame {
+    Frame::message(message, OpCode::Data(Data::Binary), true)
 }
 
 /// What the bytes of a client's frames are changed with, never the same twice (RFC 6455, 5.3).
@@ -160,7 +185,7 @@ impl WireReader {
         Self { wire, socket: WebSocket::from_partially_read(incoming, rest, role, Some(config)) }
     }
 
-    /// From here on each message may take as long as the heartbeat allows, and be as long as the limits do.
+    /// From here on each read may take as long as the heartbeat allows, and a message be as long as the limits do.
     pub(super) fn greeted(&mut self) -> Result<(), String> {
         self.socket.get_mut().deadline = None;
         let limits = self.wire.limits;
@@ -175,8 +200,8 @@ impl WireReader {
     /// Blocks until there is a message. `None` for one that means nothing here; an error when the connection has ended,
     /// with the reason.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, String> {
-        // A peer that sends and does not read gets no further than this.
-        self.wire.wait_for_room();
+        // A peer that asks and does not read the answers gets no further than this.
+        self.wire.outbox.wait_for_room_to_answer();
         let message = self.socket.read().map_err(|error| self.explain(&error))?;
         match message {
             // About to end: whatever it says has no consequences.
@@ -209,7 +234,7 @@ impl WireReader {
 
     /// The peer listens no more.
     fn gone(&self, reason: &str) -> String {
-        self.wire.outbox.close();
+        self.wire.cut();
         reason.to_owned()
     }
 
@@ -232,6 +257,8 @@ struct Incoming {
 
 impl Read for Incoming {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // All that was here has been read.
+        self.wire.flush();
         match self.deadline {
             Some(deadline) => self.wire.transport.read_before(deadline, buffer),
             None => self.wire.transport.read(buffer),
@@ -242,7 +269,7 @@ impl Read for Incoming {
 impl Write for Incoming {
     /// Takes all, so that frames stay whole.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.wire.write_some(self.wire.outbox.push_bytes(bytes));
+        self.wire.outbox.push_answer(|buffer| buffer.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 

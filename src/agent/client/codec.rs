@@ -49,6 +49,15 @@ pub(super) struct Settings {
     pub(super) max_line_length: usize,
 }
 
+/// Where lines are cut when the master does not say so earlier.
+const LONGEST_LINE: usize = 1 << 20;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { raw_output: false, max_line_length: LONGEST_LINE }
+    }
+}
+
 /// What a command comes to here. All paths are absolute.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Job {
@@ -134,12 +143,12 @@ pub(super) fn decode<'m>(bytes: &'m [u8], variable: Option<Variable<'_>>) -> Res
 }
 
 fn settings(args: Raw<'_>) -> Settings {
-    let mut settings = Settings { raw_output: false, max_line_length: usize::MAX };
+    let mut settings = Settings::default();
     args.each_field(|key, value| match key {
         b"raw_output" => settings.raw_output = value.boolean() == Some(true),
         b"max_line_length" => {
             let length = value.unsigned().and_then(|length| usize::try_from(length).ok());
-            settings.max_line_length = length.unwrap_or(usize::MAX).max(1);
+            settings.max_line_length = length.unwrap_or(LONGEST_LINE).clamp(1, LONGEST_LINE);
         }
         _ => {}
     });

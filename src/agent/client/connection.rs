@@ -1,7 +1,7 @@
 //! An agent's side of one upgraded connection: the thread that reads it, and the commands that run for it.
 //!
 //! What the messages mean is decided by the [`Session`]; what a command does is in `job`. Each command has a thread of its
-//! own, which waits for the answers of the master; so the reading thread waits for nobody.
+//! own, which waits for the answers of the master; so the reading thread waits for no command.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -88,6 +88,7 @@ impl Connection {
         // What is still to be said is written; commands that wait for an answer learn that there will be none.
         self.wire.finish();
         self.commands.lock().clear();
+        self.wire.settle();
         over
     }
 
@@ -97,7 +98,7 @@ impl Connection {
 
     /// Does what follows from a message. Whether that is the end.
     fn receive(self: &Arc<Self>, message: &[u8], info: &Info<'_>) -> Result<bool, String> {
-        let turn = self.session.lock().receive(message, info, &|name| std::env::var(name).ok());
+        let turn = self.session.lock().receive(message, info, &variable);
         let turn = turn.map_err(|malformed| malformed.to_string())?;
         let mut shutdown = false;
         match turn.todo {
@@ -117,7 +118,7 @@ impl Connection {
             Some(Todo::Shutdown) => shutdown = true,
         }
         if let Some(answer) = turn.send {
-            self.wire.send(answer);
+            self.wire.send_soon(answer);
         }
         Ok(shutdown)
     }
@@ -136,7 +137,8 @@ impl Connection {
         };
         let agent = self.agent.clone();
         if let Err(error) = self.threads.run("lw command", move || job::run(&*agent, job, settings, port)) {
-            self.end(id, None, Some(&format!("no thread for the command: {error}")));
+            // The port has told the master.
+            log::warn!("no thread for a command: {error}");
         }
     }
 
@@ -150,6 +152,12 @@ impl Connection {
         drop(session);
         self.wire.send_all(last.into_iter().chain([complete]));
     }
+}
+
+/// Of this process, for the values of a command's variables. Its own secrets are not for commands.
+fn variable(name: &str) -> Option<String> {
+    let secret = ["LATENT_WORKER_SECRET", "LATENT_WORKER_SECRET_FILE", "WORKERPASS"].contains(&name);
+    if secret { None } else { std::env::var(name).ok() }
 }
 
 /// Makes a message of the number that it gets and the name of its command.
@@ -199,7 +207,7 @@ impl Port {
 impl Drop for Port {
     fn drop(&mut self) {
         if !self.completed {
-            self.connection.end(&self.id, None, Some("the agent panicked"));
+            self.connection.end(&self.id, None, Some("the agent has no thread for it, or panicked"));
         }
     }
 }

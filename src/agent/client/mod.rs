@@ -52,6 +52,12 @@ use connection::{Connection, Over};
 
 /// Of the environment, what a master may know. The rest may be secrets.
 const TOLD: &[&str] = &["HOME", "HOSTNAME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"];
+/// How long the master may leave what it is sent unread.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an agent that was told to end waits for the master to hear its answer; the stock worker's time.
+const LINGER: Duration = Duration::from_millis(200);
+/// A connection that was there for so long is taken for a good one.
+const STABLE: Duration = Duration::from_secs(5);
 /// How long the commands of a lost connection may take to end before a new one is tried all the same.
 const COMMANDS_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -65,7 +71,7 @@ const COMMANDS_PATIENCE: Duration = Duration::from_secs(10);
 #[cfg_attr(not(all(feature = "local", unix)), doc = "```ignore")]
 /// use latent_worker::{AgentClient, LocalAgent, Secret};
 ///
-/// let secret = Secret::new(std::fs::read_to_string("secret")?);
+/// let secret = Secret::new(std::fs::read_to_string("secret")?.trim_end());
 /// let agent = LocalAgent::in_directory("/var/tmp/build");
 /// let client = AgentClient::builder("10.0.0.1:9989", "worker-1", secret).build(agent.directory(), agent.clone());
 /// let end = client.run()?; // blocks until the master says so, or is gone for too long
@@ -154,7 +160,8 @@ impl AgentClientBuilder {
         self
     }
 
-    /// How long connecting and logging in may take; 10 s by default.
+    /// How long connecting and logging in may take; 10 s by default. Looking up the host's name is not part of it: that
+    /// takes as long as the system does.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
@@ -169,7 +176,8 @@ impl AgentClientBuilder {
         self
     }
 
-    /// How many tries in a row may fail before the client gives up; no limit by default.
+    /// How many tries in a row may fail before the client gives up; no limit by default. A connection that ends within 5 s
+    /// counts as a try that failed.
     #[must_use]
     pub fn max_tries(mut self, tries: NonZeroU32) -> Self {
         self.max_tries = Some(tries);
@@ -229,6 +237,14 @@ impl AgentStopper {
         }
     }
 
+    /// Ends the socket: there is no connection any more.
+    fn forget(&self) {
+        let socket = self.inner.lock().socket.take();
+        if let Some(socket) = socket {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Lets the socket be ended; false when it is to be ended already.
     fn watch(&self, socket: &Arc<TcpStream>) -> bool {
         let mut inner = self.inner.lock();
@@ -253,8 +269,9 @@ impl AgentClient {
             limits: Limits {
                 heartbeat_interval: Duration::from_secs(10),
                 heartbeat_timeout: Duration::from_secs(30),
-                max_message: 64 << 20,
-                linger: Duration::from_secs(1),
+                // Whoever takes commands from a master trusts it; a command's standard input is one message.
+                max_message: usize::MAX,
+                linger: LINGER,
             },
             connect_timeout: Duration::from_secs(10),
             backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
@@ -287,9 +304,10 @@ impl AgentClient {
         let mut backoff = self.settings.backoff;
         let (mut failures, mut gone_since) = (0, Instant::now());
         loop {
-            if self.stopped.try_recv() == Err(TryRecvError::Disconnected) {
+            if self.is_stopped() {
                 return Ok(AgentEnd::Stopped);
             }
+            let began = Instant::now();
             let (over, attached) = self.connect_and_serve();
             let reason = match over {
                 Over::Shutdown => return Ok(AgentEnd::ShutDown),
@@ -297,14 +315,22 @@ impl AgentClient {
             };
             if attached {
                 log::info!("the connection to the master at {} was lost: {reason}", self.settings.address);
-                backoff.reset();
-                (failures, gone_since) = (0, Instant::now());
+                gone_since = Instant::now();
             } else {
                 log::debug!("the master at {} cannot be attached to: {reason}", self.settings.address);
+            }
+            if attached && began.elapsed() >= STABLE {
+                backoff.reset();
+                failures = 0;
+            } else {
                 failures += 1;
             }
             self.give_up_or_wait(failures, gone_since, backoff.next(random.hash_one(failures)), reason)?;
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.try_recv() == Err(TryRecvError::Disconnected)
     }
 
     /// Waits until the next try, or says why there is none.
@@ -316,6 +342,9 @@ impl AgentClient {
         reason: String,
     ) -> Result<(), AgentClientError> {
         let AgentClientBuilder { address, max_tries, master_timeout, .. } = &self.settings;
+        if self.is_stopped() {
+            return Ok(());
+        }
         if max_tries.is_some_and(|most| failures >= most.get()) {
             return Err(AgentClientError::TriesExhausted { address: address.clone(), tries: failures, reason });
         }
@@ -329,6 +358,12 @@ impl AgentClient {
 
     /// One connection from its beginning to its end, and whether the master took us for attached.
     fn connect_and_serve(&self) -> (Over, bool) {
+        let served = self.connect_and_serve_once();
+        self.stopper.forget();
+        served
+    }
+
+    fn connect_and_serve_once(&self) -> (Over, bool) {
         let deadline = later(self.settings.connect_timeout);
         let threads = Arc::new(Threads::default());
         match self.connect(deadline) {
@@ -379,11 +414,14 @@ impl AgentClient {
 /// Tries one address of the host after the other.
 fn open(address: &str, deadline: Instant) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(ErrorKind::NotFound, format!("{address:?} is no address"));
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, time_left(deadline)?) {
+    let addresses: Vec<_> = address.to_socket_addrs()?.collect();
+    for (number, address) in addresses.iter().enumerate() {
+        // One that does not answer must not take the time of the others.
+        let share = u32::try_from(addresses.len() - number).unwrap_or(u32::MAX);
+        match TcpStream::connect_timeout(address, time_left(deadline)? / share) {
             Ok(socket) => {
                 socket.set_nodelay(true)?;
-                socket.set_write_timeout(Some(time_left(deadline)?))?;
+                socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
                 return Ok(socket);
             }
             Err(error) => failure = error,

@@ -42,7 +42,7 @@ pub(super) enum Todo<'m> {
 
 impl Session {
     pub(super) fn new() -> Self {
-        let settings = Settings { raw_output: false, max_line_length: usize::MAX };
+        let settings = Settings::default();
         Self { next_number: 0, asked: HashMap::new(), settings, greeted: false, running: HashSet::new() }
     }
 

@@ -27,6 +27,8 @@ use crate::drivers::pipe::{OutputPipe, PIECE, is_momentary};
 use crate::drivers::process_group::{Group, wait_for_end};
 use crate::{Command, CommandEnd, Exit, Output, Process};
 
+/// As much is read at once until a command has more to say: most have not.
+const SMALL_PIECE: usize = 4 << 10;
 /// How many pieces of output wait for the reader before the command is slowed down.
 const PIECES: usize = 16;
 
@@ -77,7 +79,7 @@ pub(super) fn start(
         stdin,
         output,
         overflow: overflow.clone(),
-        buffer: vec![0; PIECE],
+        buffer: vec![0; SMALL_PIECE],
         started,
         time_limit: command.time_limit.and_then(|limit| started.checked_add(limit)),
         silence_limit: command.silence_limit,
@@ -327,10 +329,14 @@ impl Supervisor {
     /// Reads once from a stream, `most` bytes at most, and hands them over. Returns how many there were.
     fn pump(&mut self, index: usize, most: usize) -> usize {
         let Some(stream) = &mut self.streams[index] else { return 0 };
+        let most = most.min(self.buffer.len());
         match stream.pipe.read(&mut self.buffer[..most]) {
             Some(0) => {}
             Some(count) => {
                 let output = (stream.kind)(self.buffer[..count].to_vec());
+                if count == self.buffer.len() && count < PIECE {
+                    self.buffer.resize(PIECE, 0);
+                }
                 self.deliver(output);
                 return count;
             }

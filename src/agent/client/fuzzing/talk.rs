@@ -281,7 +281,7 @@ impl Talk {
         let running = self.commands.values().filter(|command| matches!(command.place, Place::Running)).count();
         match turn.todo {
             Some(Todo::Start(name, job, settings)) => {
-                assert!(settings.raw_output && settings.max_line_length == 1 << 30);
+                assert!(settings.raw_output && settings.max_line_length == 1 << 20);
                 let command = self.commands.get_mut(&name.parse().unwrap()).expect("it was started");
                 assert!(matches!(command.place, Place::ToAgent) && running < MOST);
                 assert_same(&job, &command.job);
