@@ -9,13 +9,13 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
-use super::process::{self, Control};
+use super::process::{self, Control, Running};
+use super::supervisors::Supervisors;
 use crate::{Agent, Command, CommandError, Files, LeaseEnd, Process, Program};
 
 /// The secrets in the environment of a process that is an agent.
@@ -37,6 +37,7 @@ struct Shared {
     directory: PathBuf,
     environment: Environment,
     state: Mutex<State>,
+    supervisors: Arc<Supervisors>,
     /// Disconnected when the agent is closed and no command is left.
     ended: Receiver<Infallible>,
 }
@@ -45,14 +46,14 @@ struct State {
     /// Of which every command holds a copy; `None` when the agent is closed.
     alive: Option<Sender<Infallible>>,
     /// Those that run, and some that have ended since the last one was started.
-    running: Vec<(Weak<Control>, JoinHandle<()>)>,
+    running: Vec<Weak<Control>>,
 }
 
 impl LocalAgent {
     pub(super) fn new(directory: PathBuf, environment: Environment) -> Self {
         let (alive, ended) = bounded(0);
         let state = Mutex::new(State { alive: Some(alive), running: Vec::new() });
-        Self { shared: Arc::new(Shared { directory, environment, state, ended }) }
+        Self { shared: Arc::new(Shared { directory, environment, state, supervisors: Arc::default(), ended }) }
     }
 
     /// An agent apart from any driver, for a program that is itself the agent of a master elsewhere. Its commands run
@@ -78,11 +79,7 @@ impl LocalAgent {
         if self.shared.ended.recv_timeout(limit) != Err(RecvTimeoutError::Disconnected) {
             return false;
         }
-        let running = std::mem::take(&mut self.shared.state.lock().running);
-        for (_, thread) in running {
-            // It let go of `alive` as its last act. A panic in it was reported on the thread itself.
-            let _ = thread.join();
-        }
+        self.shared.supervisors.join();
         true
     }
 
@@ -147,18 +144,22 @@ impl Agent for LocalAgent {
     fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
         // Held from before the start, so that `close_and_wait` waits for a command that is just being started.
         let alive = self.alive()?;
-        let started = self.prepare(command).and_then(|prepared| process::start(prepared, command, alive));
-        let started =
+        let started = self.prepare(command).and_then(|prepared| {
+            let Running { process, control, supervisor } = process::start(prepared, command, alive)?;
+            self.shared.supervisors.begin(supervisor)?;
+            Ok((process, control))
+        });
+        let (process, control) =
             started.map_err(|source| CommandError::Start { program: command.program_name().to_owned(), source })?;
         let mut state = self.shared.state.lock();
-        state.running.retain(|(_, thread)| !thread.is_finished());
-        state.running.push((Arc::downgrade(&started.control), started.thread));
+        state.running.retain(|control| control.strong_count() > 0);
+        state.running.push(Arc::downgrade(&control));
         let closed = state.alive.is_none();
         drop(state);
         if closed {
-            started.control.interrupt();
+            control.interrupt();
         }
-        Ok(started.process)
+        Ok(process)
     }
 
     fn files(&self) -> Option<&dyn Files> {
@@ -169,8 +170,9 @@ impl Agent for LocalAgent {
     fn close(&self) {
         let mut state = self.shared.state.lock();
         state.alive = None;
-        let running: Vec<_> = state.running.iter().filter_map(|(control, _)| control.upgrade()).collect();
+        let running: Vec<_> = state.running.iter().filter_map(Weak::upgrade).collect();
         drop(state);
+        self.shared.supervisors.close();
         running.iter().for_each(|control| control.interrupt());
     }
 }

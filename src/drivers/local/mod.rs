@@ -7,6 +7,7 @@
 mod agent;
 mod files;
 mod process;
+mod supervisors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;

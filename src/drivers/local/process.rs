@@ -1,6 +1,6 @@
 //! Runs one command as a child process that leads a process group of its own, until nothing of that group is left.
 //!
-//! There is a thread for each command. The *supervisor* owns the child: it moves the bytes of all three streams, keeps the
+//! The *supervisor* has a thread for each command and owns the child: it moves the bytes of all three streams, keeps the
 //! limits, waits for the end of the leader of the group, kills the rest of the group, and then reaps the leader. Where the
 //! system has no descriptor for the end of a process, and while the supervisor waits for the reader of the output and not
 //! for descriptors, a second thread, the *waiter*, blocks until the leader has ended and tells the supervisor.
@@ -38,8 +38,8 @@ pub(super) struct Running {
     pub(super) process: Process,
     /// For whoever must be able to end it.
     pub(super) control: Arc<Control>,
-    /// The supervisor; it joins the waiter.
-    pub(super) thread: JoinHandle<()>,
+    /// To be run on a thread of its own; the command ends when it is dropped before that.
+    pub(super) supervisor: Supervisor,
 }
 
 /// Starts `prepared`, with the standard input and the limits of `command`. The supervisor holds `alive` to its end.
@@ -92,12 +92,11 @@ pub(super) fn start(
     if supervisor.watch.end.is_none() {
         supervisor.watch_on_thread()?;
     }
-    let thread = thread::Builder::new().name("local command".into()).spawn(move || supervisor.run())?;
     let process = Process::new(overflow, {
         let control = control.clone();
         move || control.interrupt()
     });
-    Ok(Running { process, control, thread })
+    Ok(Running { process, control, supervisor })
 }
 
 /// The way to tell a supervisor something, whether it waits for the child (the pipe wakes it) or for the reader of the
@@ -172,7 +171,7 @@ struct Watch {
     waiter: Option<JoinHandle<()>>,
 }
 
-struct Supervisor {
+pub(super) struct Supervisor {
     group: Group,
     watch: Watch,
     control: Arc<Control>,
@@ -203,7 +202,8 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn run(mut self) {
+    /// Blocks until the command has ended and its end was delivered.
+    pub(super) fn run(mut self) {
         while self.ended.is_none() {
             if self.wait() {
                 self.handle(Event::LeaderEnded(wait_for_end(self.group.pid())));
@@ -399,13 +399,20 @@ mod tests {
     #[cfg(target_os = "linux")]
     use rustix::process::{Pid, kill_process};
 
-    fn begin_in(place: &Path, command: Command) -> Running {
-        let mut prepared = std::process::Command::new("/bin/sh");
-        prepared.arg("-c").arg(command.to_string()).current_dir(place);
-        start(prepared, &command, bounded(0).0).unwrap()
+    /// A command with the thread of its supervisor.
+    struct Begun {
+        process: Process,
+        thread: JoinHandle<()>,
     }
 
-    fn begin(command: Command) -> Running {
+    fn begin_in(place: &Path, command: Command) -> Begun {
+        let mut prepared = std::process::Command::new("/bin/sh");
+        prepared.arg("-c").arg(command.to_string()).current_dir(place);
+        let Running { process, supervisor, .. } = start(prepared, &command, bounded(0).0).unwrap();
+        Begun { process, thread: thread::spawn(move || supervisor.run()) }
+    }
+
+    fn begin(command: Command) -> Begun {
         begin_in(Path::new("/"), command)
     }
 
@@ -426,7 +433,7 @@ mod tests {
         }
 
         /// Begins a command that holds the line.
-        fn begin(&self, command: impl FnOnce(String) -> Command, line: &str) -> (Running, Receiver<usize>) {
+        fn begin(&self, command: impl FnOnce(String) -> Command, line: &str) -> (Begun, Receiver<usize>) {
             let running = begin_in(self.0.path(), command(format!("exec 3>line; {line}")));
             let line = self.0.path().join("line");
             let mut line = tell(move || File::open(line).unwrap()).recv_timeout(PATIENCE).unwrap();
@@ -544,7 +551,7 @@ mod tests {
     /// Begins a command that ends and leaves a process behind that is not of its group but holds its output. Returns
     /// when the command has ended; its output, with the number of that process on standard error, is still to be read.
     #[cfg(target_os = "linux")]
-    fn begin_with_escapee(escaped: &str, is_time_to_end: impl Fn(&Running) -> bool) -> Running {
+    fn begin_with_escapee(escaped: &str, is_time_to_end: impl Fn(&Begun) -> bool) -> Begun {
         let lifeline = Lifeline::new("escaped");
         let escapee = format!("setsid sh -c 'exec 3>&-; echo $$ >pid; exec {escaped}'");
         let line = format!("mkfifo pid end; {escapee} & read pid <pid; echo $pid >&2; read end <end");
@@ -670,7 +677,7 @@ mod tests {
         }
         let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
         let census = || (count("fd"), count("task"));
-        let finish = |running: Running| running.thread.join().unwrap();
+        let finish = |running: Begun| running.thread.join().unwrap();
         finish(begin(Command::shell("true")));
         let before = census();
         for _ in 0..20 {
