@@ -162,6 +162,21 @@ impl Fake {
         self.ask("complete", Some(command), Some(&[0xc0]));
     }
 
+    /// A listing of a directory, and its end.
+    pub fn list(&mut self, command: &str, names: &[&str]) {
+        let mut args = Vec::new();
+        write_array_len(&mut args, 2).unwrap();
+        write_array_len(&mut args, 2).unwrap();
+        write_str(&mut args, "files").unwrap();
+        write_array_len(&mut args, u32::try_from(names.len()).unwrap()).unwrap();
+        names.iter().for_each(|name| write_str(&mut args, name).unwrap());
+        write_array_len(&mut args, 2).unwrap();
+        write_str(&mut args, "rc").unwrap();
+        write_sint(&mut args, 0).unwrap();
+        self.ask("update", Some(command), Some(&args));
+        self.ask("complete", Some(command), Some(&[0xc0]));
+    }
+
     pub fn output(&mut self, command: &str, output: &str) {
         let mut args = Vec::new();
         write_array_len(&mut args, 1).unwrap();

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use latent_worker::testing::{PATIENCE, Script, ScriptedWorker};
 use latent_worker::{
-    AgentListener, AgentListenerBuilder, AttachError, Build, Command, CommandError, DriverCall, Event, EventKind, Exit,
-    Lease, LeaseEnd, Master, Output, ShutdownMode, Worker, WorkerConfig,
+    Agent, AgentListener, AgentListenerBuilder, AttachError, Build, Command, CommandError, ConnectedAgent, DriverCall,
+    Event, EventKind, Exit, FileError, Lease, LeaseEnd, Master, Output, ShutdownMode, Worker, WorkerConfig,
 };
 
 use fake::{Fake, basic, connect, is_closed, request, status};
@@ -422,4 +422,43 @@ fn a6_output_that_nobody_takes_waits_and_an_interrupt_still_gets_through() {
     drop(running);
     drop(lease);
     world.finish(leases);
+}
+
+#[test]
+fn a5_names_that_lead_out_of_a_directory_are_no_names() {
+    let mut world = World::new();
+    let leases = world.good_agents();
+    let (_, lease, mut fake) = world.attached("liar");
+    let names = [["file", "../../etc/passwd"], ["", "file"], ["..", "file"], ["/etc/passwd", "file"]];
+    let liar = std::thread::spawn(move || {
+        for names in names {
+            let start = fake.request().expect("a listing is asked for");
+            fake.answer(&start);
+            fake.list(&start.command, &names);
+        }
+        fake
+    });
+    for _ in names {
+        let error = lease.files().list(".").unwrap_err();
+        assert!(matches!(&error, FileError::Failed(reason) if reason.contains("as the name of")), "{error}");
+    }
+    drop((liar.join().unwrap(), lease));
+    world.finish(leases);
+}
+
+#[test]
+fn w13_an_agent_whose_connection_is_lost_starts_nothing_and_keeps_nobody_waiting() {
+    let mut world = World::new();
+    let (_, lease, mut fake) = world.attached("lost");
+    let agent = lease.agent::<ConnectedAgent>().unwrap();
+    // Past the lease, which would know by itself.
+    let process = agent.start_command(&Command::shell("x")).unwrap();
+    fake.request().expect("the command comes");
+    drop(fake);
+    let disconnected = process.output().recv_timeout(PATIENCE).is_err_and(|error| error.is_disconnected());
+    assert!(disconnected, "it comes to an end without one");
+    let refused = agent.start_command(&Command::shell("x"));
+    assert!(matches!(refused, Err(CommandError::LeaseEnded(LeaseEnd::Lost(_)))), "{refused:?}");
+    drop((process, lease));
+    world.finish(Vec::new());
 }

@@ -198,6 +198,22 @@ fn who_speaks_plainly_and_who_does_not_do_not_meet() {
 }
 
 #[test]
+fn a5_a_handshake_byte_by_byte_ends_at_its_time_limit() {
+    let limit = Duration::from_secs(2);
+    let world = World::new(showing("master").handshake_timeout(limit));
+    let mut socket = TcpStream::connect(world.address()).unwrap();
+    // A record that is announced long and comes slowly: no single read of the listener takes long.
+    let began = Instant::now();
+    socket.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").unwrap();
+    while socket.write_all(b"x").is_ok() {
+        assert!(began.elapsed() < PATIENCE, "it goes on for as long as somebody sends");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    world.await_refused(1);
+    world.finish();
+}
+
+#[test]
 fn a5_half_a_handshake_ends_at_its_time_limit_and_holds_up_nobody() {
     // What a client says first begins like this: a record with a handshake of TLS 1.
     let beginnings: [&[u8]; 3] = [b"", b"\x16\x03", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"];
