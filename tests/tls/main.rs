@@ -206,7 +206,7 @@ fn a5_a_handshake_byte_by_byte_ends_at_its_time_limit() {
     let began = Instant::now();
     socket.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").unwrap();
     while socket.write_all(b"x").is_ok() {
-        assert!(began.elapsed() < PATIENCE, "it goes on for as long as somebody sends");
+        assert!(began.elapsed() < 10 * limit, "it goes on for as long as somebody sends");
         std::thread::sleep(Duration::from_millis(100));
     }
     world.await_refused(1);
