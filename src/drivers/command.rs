@@ -335,11 +335,11 @@ impl LatentWorker for CommandLatentWorker {
     /// cancelled by a shutdown; when another program cannot be ended; when the file cannot be removed.
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
         let program = self.reclaim.as_ref().unwrap_or(&self.stop);
-        for orphan in [Some(&self.start), self.check.as_ref(), Some(&self.stop), Some(program)].into_iter().flatten() {
-            let key = OsStr::new(leftover.key());
-            if !end_programs(&orphan.words(), KEY_VARIABLE, key, self.grace, KILL_PATIENCE)? {
-                return Err(StopError::new(format!("{orphan} still runs after it was killed")));
-            }
+        let programs = [Some(&self.start), self.check.as_ref(), Some(&self.stop), Some(program)];
+        let orphans: Vec<_> = programs.into_iter().flatten().map(UserProgram::words).collect();
+        let (key, cancel) = (OsStr::new(leftover.key()), leftover.cancel_signal());
+        if !end_programs(&orphans, KEY_VARIABLE, key, self.grace, KILL_PATIENCE, cancel)? {
+            return Err(StopError::new("a program of the dead master still runs after it was killed"));
         }
         let subject = Subject {
             name: &format!("{} (attempt {})", leftover.worker(), leftover.epoch()),

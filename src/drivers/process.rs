@@ -199,7 +199,8 @@ impl LatentWorker for ProcessLatentWorker {
         let key = OsStr::new(leftover.key());
         // Asked first, because it is the agent that knows what it runs elsewhere.
         let grace = self.grace.min(FAST_GRACE);
-        let mut ended = end_programs(&self.agent.words(), KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
+        let (agent, cancel) = ([self.agent.words()], leftover.cancel_signal());
+        let mut ended = end_programs(&agent, KEY_VARIABLE, key, grace, KILL_PATIENCE, cancel)?;
         ended &= kill_marked(KEY_VARIABLE, key, KILL_PATIENCE)?;
         for process in recorded {
             ended &= process.kill(KILL_PATIENCE)?;
