@@ -157,7 +157,7 @@ impl MasterBuilder {
     ///
     /// The file is made when it does not exist, opened and locked now, and belongs to the master until that has shut
     /// down completely. It holds no secrets; it does hold the names of workers and what drivers record. It grows to
-    /// about 1 MiB, and then is replaced by a short one beside it (`<path>.new`, so the directory must be writable).
+    /// about 1 MiB, and then is replaced by a short one beside it (`<path>.latent-worker-new`, so the directory must be writable).
     /// What cannot be read in it is copied to `<path>.damaged-<number>` and [reported](Master::journal_damage). A lock
     /// on a file of a network may not be one.
     ///
