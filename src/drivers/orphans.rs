@@ -5,7 +5,7 @@
 //! started. Signals go through a handle of the process (a pidfd) that was opened before the proof was looked at, so
 //! that none can go to whoever gets the number next.
 //!
-//! Only on Linux (5.3 or later). Elsewhere nothing is found.
+//! Only on Linux (5.3 or later). Elsewhere nothing is found, and nobody may say that nothing is left.
 
 #[cfg(any(feature = "command", feature = "process"))]
 use std::convert::Infallible;
@@ -20,6 +20,13 @@ use std::time::{Duration, Instant};
 #[cfg(any(feature = "command", feature = "process"))]
 use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::process::{Pid, Signal};
+
+use crate::Reclaimed;
+
+/// The answer of a reclaim that has found and removed all that it can.
+pub(super) fn nothing_found() -> Reclaimed {
+    if cfg!(target_os = "linux") { Reclaimed::Gone } else { Reclaimed::Unsupported }
+}
 
 /// A process of this machine, and no other one that ever was or will be: its number, the time at which it was started
 /// in clock ticks since the machine was, and which start of the machine that was. As text it can be recorded.
@@ -181,6 +188,9 @@ mod system {
 
     use super::*;
 
+    /// How often it is looked for processes before it is said that there are none.
+    const SCANS: u32 = 3;
+
     /// A process, whatever becomes of its number.
     pub(super) struct Handle {
         pid: Pid,
@@ -278,19 +288,25 @@ mod system {
             Ok(environment.is_some_and(|text| text.split(|byte| *byte == 0).any(|variable| variable == mark)))
         };
         let mut found = Vec::new();
-        for entry in fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            let Some(pid) =
-                name.to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid > 0).and_then(Pid::from_raw)
-            else {
-                continue;
-            };
-            // Looked at twice, because to look is cheaper than to open; it is the second time that proves something.
-            if is_marked(pid)?
-                && let Some(process) = Handle::open(pid)?
-                && is_marked(pid)?
-            {
-                found.push(process);
+        let mut scans = 0;
+        // One that is just becoming another program has no environment for a moment, and a new one may have a number
+        // that was passed already.
+        while found.is_empty() && scans < SCANS {
+            scans += 1;
+            for entry in fs::read_dir("/proc")? {
+                let name = entry?.file_name();
+                let Some(pid) =
+                    name.to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid > 0).and_then(Pid::from_raw)
+                else {
+                    continue;
+                };
+                // Looked at twice, because to look is cheaper than to open; it is the second time that proves something.
+                if is_marked(pid)?
+                    && let Some(process) = Handle::open(pid)?
+                    && is_marked(pid)?
+                {
+                    found.push(process);
+                }
             }
         }
         Ok(found)

@@ -470,7 +470,11 @@ fn set_aside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
                 file.sync_all()?;
                 return Ok(aside);
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            // Whoever cannot open the journal for another reason, and tries again and again, makes no more copies.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => match fs::read(&aside) {
+                Ok(copied) if copied == bytes => return File::open(&aside)?.sync_all().map(|()| aside),
+                _ => number += 1,
+            },
             Err(error) => return Err(error),
         }
     }
@@ -659,7 +663,12 @@ mod tests {
         let read = read_journal(place.path()).unwrap();
         assert_eq!(read.damage.as_deref(), Some("2 lines are damaged, the first of them is line 4"));
         assert_eq!(fs::read(place.path()).unwrap(), bad, "reading changes nothing");
-        for number in 1..=2 {
+        // The same again is not copied again.
+        for number in [1, 1, 2] {
+            if number == 2 {
+                bad.extend_from_slice(b", and more");
+                fs::write(place.path(), &bad).unwrap();
+            }
             let journal = open(&place.path());
             assert_eq!(open_epochs(&journal), [1, 3]);
             let damage = journal.damage().expect("reported").to_string();
@@ -939,13 +948,13 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         drop(open(&place.path()));
         assert_eq!(mode(&place.path()), 0o600);
-        OpenOptions::new().append(true).open(place.path()).unwrap().write_all(b"torn").unwrap();
         for (number, wanted) in [(1, 0o600), (2, 0o640)] {
+            let torn = format!("torn {number}");
+            OpenOptions::new().append(true).open(place.path()).unwrap().write_all(torn.as_bytes()).unwrap();
             fs::set_permissions(place.path(), fs::Permissions::from_mode(wanted)).unwrap();
             drop(open(&place.path()));
             assert_eq!(mode(&with_suffix(&place.path(), &format!(".damaged-{number}"))), wanted);
             assert_eq!(mode(&place.path()), wanted);
-            OpenOptions::new().append(true).open(place.path()).unwrap().write_all(b"torn").unwrap();
         }
     }
 
