@@ -745,3 +745,79 @@ fn the_events_of_a_leftover_are_told() {
     assert!(text.starts_with("worker w: reclaim returned: no answer; again in "), "{text}");
     life.end();
 }
+
+/// How many threads there are of this name. Linux shows the first 15 bytes of it.
+#[cfg(target_os = "linux")]
+fn threads_named(name: &str) -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|found| found.trim_end() == name).count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn s2_w14_attempts_that_are_cancelled_while_the_disk_hangs_share_a_thread_and_a_shutdown_names_their_worker() {
+    let place = Place::new();
+    let (reached, hangs) = crossbeam_channel::bounded(1);
+    let (go_on, may_go_on) = crossbeam_channel::bounded::<()>(0);
+    let armed = Arc::new(AtomicBool::new(false));
+    let is_armed = armed.clone();
+    let builder = Master::builder().journal_with_steps(place.journal(), 1 << 20, move |step| {
+        if step == JournalStep::BeforeSync && is_armed.swap(false, Ordering::SeqCst) {
+            reached.send(()).unwrap();
+            let _ = may_go_on.recv();
+        }
+        Ok(())
+    });
+    let life = Life::new(builder.unwrap());
+    let (worker, script) = life.worker("hangs");
+    armed.store(true, Ordering::SeqCst);
+    for _ in 0..10 {
+        let mut request = worker.warm_up();
+        assert_eq!(worker.status().state, WorkerState::Substantiating);
+        request.cancel();
+        assert_eq!(answer(&mut request).unwrap_err(), SubstantiateError::Cancelled);
+    }
+    hangs.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(threads_named("lw hangs"), 1);
+    let mut request = worker.warm_up();
+    let report = life.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
+    assert_eq!(answer(&mut request).unwrap_err(), SubstantiateError::ShutDown);
+    assert!(!report.complete);
+    assert_eq!(report.in_flight.iter().map(|status| &*status.name).collect::<Vec<_>>(), ["hangs"], "{report}");
+    assert!(report.to_string().contains("waits for the journal"), "{report}");
+    drop(go_on);
+    life.end();
+    assert_eq!((script.calls(), place.says()), (vec![], vec![]));
+}
+
+#[test]
+fn w4_an_attempt_that_was_cancelled_while_the_disk_hung_is_followed_by_the_next_one() {
+    let place = Place::new();
+    let (reached, hangs) = crossbeam_channel::bounded(1);
+    let (go_on, may_go_on) = crossbeam_channel::bounded::<()>(0);
+    let armed = Arc::new(AtomicBool::new(false));
+    let is_armed = armed.clone();
+    let builder = Master::builder().journal_with_steps(place.journal(), 1 << 20, move |step| {
+        if step == JournalStep::BeforeSync && is_armed.swap(false, Ordering::SeqCst) {
+            reached.send(()).unwrap();
+            let _ = may_go_on.recv();
+        }
+        Ok(())
+    });
+    let life = Life::new(builder.unwrap());
+    let (worker, script) = life.worker("w");
+    armed.store(true, Ordering::SeqCst);
+    let first = worker.warm_up();
+    hangs.recv_timeout(PATIENCE).unwrap();
+    first.cancel();
+    let mut second = worker.substantiate(&Build::new("b").with_property("which", "second"));
+    drop(go_on);
+    let start = script.expect_start();
+    assert_eq!(start.epoch().get(), 2);
+    start.succeed_attached();
+    drop(answer(&mut second).unwrap());
+    script.automate_all();
+    life.end();
+    assert_eq!(place.says(), []);
+}

@@ -282,9 +282,10 @@ impl Journal {
         }
     }
 
-    /// Lets go of the lock, so that another master can have the journal. What is appended after that is refused.
-    pub(crate) fn close(&self) {
-        let mut storage = self.storage.lock();
+    /// Lets go of the lock, so that another master can have the journal. What is appended after that is refused. When
+    /// somebody still writes after the `limit`, because the disk hangs, nothing is let go of.
+    pub(crate) fn close(&self, limit: Duration) {
+        let Some(mut storage) = self.storage.try_lock_for(limit) else { return };
         if !std::mem::replace(&mut storage.closed, true) {
             // At the latest it is gone with the file.
             let _ = storage.file.unlock();

@@ -1,4 +1,5 @@
-//! The thread of one instance: it makes all calls into the driver, one after the other, and then it ends.
+//! The thread of one instance: it makes all calls into the driver, one after the other, and then it ends, or does the
+//! same for the next instance of its worker if that has begun meanwhile.
 //!
 //! What is to be called is decided by the lifecycle and comes as [`Order`]s; what a call returned goes back to the
 //! lifecycle. While a call hangs, only this thread hangs.
@@ -60,15 +61,15 @@ impl<W: LatentWorker> Driver for W {
         };
         let (begun, key) = (SystemTime::now(), identity.key.clone());
         if let Some(journal) = &shared.journal
-            && let Err(reason) = journal.intend(&worker.name, epoch, &key)
+            && let Err(reason) = worker.in_journal(|| journal.intend(&worker.name, epoch, &key))
         {
             // It may have got into the file all the same.
-            shared.tell_journal(Record::Gone { key }, Until::Written);
+            worker.in_journal(|| shared.tell_journal(Record::Gone { key }, Until::Written));
             return report(Input::NoThread(epoch, format!("nothing is started without a journal: {reason}").into()));
         }
         let Some((orders, cancelled)) = announce(shared, worker, &identity) else {
             // Cancelled before the start was called.
-            return shared.tell_journal(Record::Gone { key }, Until::Written);
+            return worker.in_journal(|| shared.tell_journal(Record::Gone { key }, Until::Written));
         };
 
         let controls = Controls { shared, worker, identity: &identity, cancelled, ids: RefCell::default() };

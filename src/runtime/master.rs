@@ -84,7 +84,7 @@ pub struct ShutdownReport {
     /// Nothing is in flight any more: every call of a driver has returned, and every thread has ended but perhaps that of
     /// a logger that takes too long. What could not be stopped or reclaimed is in [`Master::leftovers`] all the same.
     pub complete: bool,
-    /// The workers that are not done yet, each with the call that it waits for.
+    /// The workers that are not done yet, each with the call that it waits for, or that it waits for the journal.
     pub in_flight: Vec<WorkerStatus>,
     /// What is still being reclaimed.
     pub reclaiming: Vec<LeftoverStatus>,
@@ -491,7 +491,8 @@ impl Handle {
         }
         let now = shared.clock.now();
         let statuses = workers.iter().map(|worker| worker.status(now));
-        let in_flight = statuses.filter(|status| status.state != WorkerState::ShutDown).collect();
+        let is_in_flight = |status: &WorkerStatus| status.state != WorkerState::ShutDown || status.in_journal;
+        let in_flight = statuses.filter(is_in_flight).collect();
         let is_running = |leftover: &LeftoverStatus| matches!(leftover.next, LeftoverStep::Reclaiming(_));
         let reclaiming = shared.leftovers.status(now).into_iter().filter(is_running).collect();
         ShutdownReport { complete, in_flight, reclaiming }
@@ -505,7 +506,7 @@ impl Handle {
             // It calls no user code, and has nothing left to do.
             let _ = timer.join();
             if let Some(journal) = &self.shared.journal {
-                journal.close();
+                journal.close(limit);
             }
             if let Some(log) = log {
                 log.end(&self.shared.observers, limit);
