@@ -1,7 +1,9 @@
 //! J2: a master is killed at *every* point, and nothing is forgotten, invented or removed twice at once.
 //!
 //! A point is every step of the journal (before and after each write, sync and replacement) and every effect of a
-//! driver. A life of a master is a process of its own, this test program run again: it counts the points that it passes
+//! driver. Of the drivers that belong to the library only the beginning and the end of their calls are points, and two
+//! places in each program of `command`. What lies between those is hit by chance in `farm_killed`, for `local`; the
+//! driver `process` is in neither, only in the tests `reclaim`. A life of a master is a process of its own, this test program run again: it counts the points that it passes
 //! and ends itself at one of them, without another word. Then a second life begins on the same journal and is cut short
 //! as well, at another point, and a third one comes to its end. After that the truth about the instances, which the
 //! drivers keep in files, must be that nothing is left.
