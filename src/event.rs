@@ -409,6 +409,8 @@ pub struct WorkerStatus {
     pub paused: bool,
     /// Whether it takes no builds until what an earlier master has left behind of it is gone; unpausing ends that too.
     pub held: bool,
+    /// Whether an attempt, be it one that was cancelled, waits for the journal. The next one begins after that.
+    pub in_journal: bool,
     /// How many agents were not let in.
     pub refused_agents: u64,
 }
@@ -527,6 +529,9 @@ impl fmt::Display for WorkerStatus {
         }
         if self.held {
             f.write_str("; waits until what was left behind is gone")?;
+        }
+        if self.in_journal {
+            f.write_str("; waits for the journal")?;
         }
         if let Some((step, time)) = &self.next {
             write!(f, "; {step} in {}", seconds(time))?;

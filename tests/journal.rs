@@ -162,7 +162,8 @@ fn j1_the_intent_is_durable_before_the_start_the_id_before_it_is_used_and_the_en
     worker.insubstantiate(false);
     drop(request);
     let stop = script.expect_stop();
-    assert_eq!(place.says(), [("w".into(), LeftoverStage::Stopping, vec!["id 1".into(), "id 2".into()])]);
+    // That a stop was called is written with the next record that somebody waits for.
+    assert_eq!(place.says(), [("w".into(), LeftoverStage::Known, vec!["id 1".into(), "id 2".into()])]);
     stop.succeed();
     reaches(&worker, WorkerState::NotSubstantiated);
     assert!(synced.load(Ordering::SeqCst));
@@ -574,6 +575,121 @@ fn j1_with_a_full_disk_nothing_starts_what_runs_is_stopped_and_it_goes_on_when_t
 }
 
 #[test]
+fn j1_an_id_that_could_not_be_recorded_is_not_taken_for_recorded_the_next_time() {
+    let place = Place::new();
+    let full = Arc::new(AtomicBool::new(false));
+    let is_full = full.clone();
+    let builder = Master::builder().journal_with_steps(place.journal(), 1 << 20, move |step| match step {
+        JournalStep::BeforeWrite if is_full.load(Ordering::SeqCst) => Err(ErrorKind::StorageFull.into()),
+        _ => Ok(()),
+    });
+    let life = Life::new(builder.unwrap());
+    let (worker, script) = life.worker("w");
+    let mut request = worker.warm_up();
+    let start = script.expect_start();
+    let journal = place.journal();
+    start.answer(move |start| {
+        let says = || read_journal(&journal).unwrap().instances.remove(0).ids;
+        full.store(true, Ordering::SeqCst);
+        assert!(start.record("i-1").is_err());
+        assert!(start.record("i-1").is_err(), "nothing is durable yet");
+        assert!(says().is_empty());
+        full.store(false, Ordering::SeqCst);
+        start.record("i-1").unwrap();
+        assert_eq!(says(), ["i-1".into()]);
+        start.attacher().attach(()).map(std::mem::forget)?;
+        Ok(Vec::new())
+    });
+    answer(&mut request).unwrap();
+    script.automate_all();
+    life.end();
+}
+
+#[test]
+fn j1_a_stop_does_not_wait_for_a_disk_that_hangs() {
+    let place = Place::new();
+    let (reached, hangs) = crossbeam_channel::bounded(1);
+    let (go_on, may_go_on) = crossbeam_channel::bounded::<()>(1);
+    let armed = Arc::new(AtomicBool::new(false));
+    let is_armed = armed.clone();
+    let builder = Master::builder().journal_with_steps(place.journal(), 1 << 20, move |step| {
+        if step == JournalStep::BeforeSync && is_armed.swap(false, Ordering::SeqCst) {
+            reached.send(()).unwrap();
+            may_go_on.recv().unwrap();
+        }
+        Ok(())
+    });
+    let life = Life::new(builder.unwrap());
+    let (running, running_script) = life.worker("running");
+    let (starting, starting_script) = life.worker("starting");
+    let mut warm = running.warm_up();
+    running_script.expect_start().succeed_attached();
+    answer(&mut warm).unwrap();
+    armed.store(true, Ordering::SeqCst);
+    let request = starting.warm_up();
+    hangs.recv_timeout(PATIENCE).unwrap();
+    running.insubstantiate(true);
+    running_script.expect_stop().succeed();
+    go_on.send(()).unwrap();
+    reaches(&running, WorkerState::NotSubstantiated);
+    starting_script.expect_start().fail("no");
+    starting_script.automate_all();
+    drop(request);
+    life.end();
+    assert_eq!(place.says(), []);
+}
+
+/// A clock that holds up whoever asks for the time on the thread `forget`.
+struct HoldsUp {
+    clock: ManualClock,
+    reached: crossbeam_channel::Sender<()>,
+    may_go_on: crossbeam_channel::Receiver<()>,
+}
+
+impl latent_worker::Clock for HoldsUp {
+    fn now(&self) -> std::time::Instant {
+        if std::thread::current().name() == Some("forget") {
+            let _ = self.reached.send(());
+            let _ = self.may_go_on.recv();
+        }
+        self.clock.now()
+    }
+
+    fn real_time_until(&self, deadline: std::time::Instant) -> Option<Duration> {
+        self.clock.real_time_until(deadline)
+    }
+
+    fn subscribe(&self, on_jump: Box<dyn Fn() + Send + Sync>) {
+        self.clock.subscribe(on_jump);
+    }
+}
+
+#[test]
+fn j5_that_a_leftover_is_gone_does_not_end_the_quarantine_of_a_later_one() {
+    let (reached, held_up) = crossbeam_channel::bounded(1);
+    let (go_on, may_go_on) = crossbeam_channel::bounded::<()>(0);
+    let clock = ManualClock::new();
+    let master = Master::builder().clock(HoldsUp { clock: clock.clone(), reached, may_go_on }).build();
+    let events = master.events(100_000);
+    let life = Life { clock, master, events };
+    let (worker, script) = life.worker("w");
+    let key = failed_stop(&life, &worker, &script);
+    let master = life.master.clone();
+    let forget = std::thread::Builder::new().name("forget".to_owned());
+    let forget = forget.spawn(move || assert!(master.forget_leftover(&key))).unwrap();
+    // The first leftover is off the list, and its worker has not been told.
+    held_up.recv_timeout(PATIENCE).unwrap();
+    worker.unpause();
+    failed_stop(&life, &worker, &script);
+    drop(go_on);
+    forget.join().unwrap();
+    assert!(worker.status().quarantine.is_some(), "{}", worker.status());
+    assert_eq!(life.master.leftovers().len(), 1);
+    script.automate_all();
+    life.end();
+}
+
+#[test]
 fn w14_unpausing_a_worker_that_is_held_has_it_used() {
     let (place, _) = killed_after_start(&[]);
     let life = place.open();
@@ -628,4 +744,80 @@ fn the_events_of_a_leftover_are_told() {
     let text = returned.to_string();
     assert!(text.starts_with("worker w: reclaim returned: no answer; again in "), "{text}");
     life.end();
+}
+
+/// How many threads there are of this name. Linux shows the first 15 bytes of it.
+#[cfg(target_os = "linux")]
+fn threads_named(name: &str) -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|found| found.trim_end() == name).count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn s2_w14_attempts_that_are_cancelled_while_the_disk_hangs_share_a_thread_and_a_shutdown_names_their_worker() {
+    let place = Place::new();
+    let (reached, hangs) = crossbeam_channel::bounded(1);
+    let (go_on, may_go_on) = crossbeam_channel::bounded::<()>(0);
+    let armed = Arc::new(AtomicBool::new(false));
+    let is_armed = armed.clone();
+    let builder = Master::builder().journal_with_steps(place.journal(), 1 << 20, move |step| {
+        if step == JournalStep::BeforeSync && is_armed.swap(false, Ordering::SeqCst) {
+            reached.send(()).unwrap();
+            let _ = may_go_on.recv();
+        }
+        Ok(())
+    });
+    let life = Life::new(builder.unwrap());
+    let (worker, script) = life.worker("hangs");
+    armed.store(true, Ordering::SeqCst);
+    for _ in 0..10 {
+        let mut request = worker.warm_up();
+        assert_eq!(worker.status().state, WorkerState::Substantiating);
+        request.cancel();
+        assert_eq!(answer(&mut request).unwrap_err(), SubstantiateError::Cancelled);
+    }
+    hangs.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(threads_named("lw hangs"), 1);
+    let mut request = worker.warm_up();
+    let report = life.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
+    assert_eq!(answer(&mut request).unwrap_err(), SubstantiateError::ShutDown);
+    assert!(!report.complete);
+    assert_eq!(report.in_flight.iter().map(|status| &*status.name).collect::<Vec<_>>(), ["hangs"], "{report}");
+    assert!(report.to_string().contains("waits for the journal"), "{report}");
+    drop(go_on);
+    life.end();
+    assert_eq!((script.calls(), place.says()), (vec![], vec![]));
+}
+
+#[test]
+fn w4_an_attempt_that_was_cancelled_while_the_disk_hung_is_followed_by_the_next_one() {
+    let place = Place::new();
+    let (reached, hangs) = crossbeam_channel::bounded(1);
+    let (go_on, may_go_on) = crossbeam_channel::bounded::<()>(0);
+    let armed = Arc::new(AtomicBool::new(false));
+    let is_armed = armed.clone();
+    let builder = Master::builder().journal_with_steps(place.journal(), 1 << 20, move |step| {
+        if step == JournalStep::BeforeSync && is_armed.swap(false, Ordering::SeqCst) {
+            reached.send(()).unwrap();
+            let _ = may_go_on.recv();
+        }
+        Ok(())
+    });
+    let life = Life::new(builder.unwrap());
+    let (worker, script) = life.worker("w");
+    armed.store(true, Ordering::SeqCst);
+    let first = worker.warm_up();
+    hangs.recv_timeout(PATIENCE).unwrap();
+    first.cancel();
+    let mut second = worker.substantiate(&Build::new("b").with_property("which", "second"));
+    drop(go_on);
+    let start = script.expect_start();
+    assert_eq!(start.epoch().get(), 2);
+    start.succeed_attached();
+    drop(answer(&mut second).unwrap());
+    script.automate_all();
+    life.end();
+    assert_eq!(place.says(), []);
 }

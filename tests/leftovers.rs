@@ -1,7 +1,7 @@
 //! The example `leftovers`, as a user meets it.
 //!
 //! `cargo test` builds the example; with `--test leftovers` alone it must have been built before.
-#![cfg(all(unix, feature = "local", feature = "command"))]
+#![cfg(all(target_os = "linux", feature = "local", feature = "command"))]
 
 use std::fs;
 use std::path::{Path, PathBuf};

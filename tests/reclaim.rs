@@ -1,6 +1,6 @@
 //! What the drivers do about an attempt of a master that has died. A master dies in these tests by being forgotten: the
 //! next one gets a copy of the journal as it was at that moment, and the first one is kept from touching anything.
-#![cfg(all(unix, feature = "local", feature = "command", feature = "process"))]
+#![cfg(all(target_os = "linux", feature = "local", feature = "command", feature = "process"))]
 
 use std::fs;
 use std::io::Read;
@@ -236,7 +236,6 @@ mod command {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn j2_command_a_start_program_that_still_runs_is_ended_before_what_it_has_made_is_removed() {
         let place = Place::new();
         let alive = place.lifeline("alive");
@@ -253,7 +252,6 @@ mod command {
     }
 }
 
-#[cfg(target_os = "linux")]
 mod process {
     use super::*;
     use latent_worker::ProcessLatentWorker;

@@ -19,7 +19,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use super::environment::{Environment, KEY_VARIABLE, SecretFile, secret_files};
-use super::orphans::end_programs;
+use super::orphans::{end_programs, nothing_found};
 use super::program::{Bounds, End, Ran, Spawned, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::{FirstLine, LINE_LIMIT, Output, Source};
@@ -220,7 +220,8 @@ impl CommandLatentWorker {
 
     /// Hands the secret over in a file, `LATENT_WORKER_SECRET_FILE`, and not in the environment. The file can only be
     /// read by this user (mode 0600), in a directory of its own in [`std::env::temp_dir`] that only this user can
-    /// enter. It is removed after the instance was stopped; when this process is killed, it stays.
+    /// enter. It is removed after the instance was stopped or reclaimed; without a journal it
+    /// stays when this process is killed.
     #[must_use]
     pub fn secret_in_file(mut self) -> Self {
         self.secret_files = Some(secret_files());
@@ -327,7 +328,8 @@ impl LatentWorker for CommandLatentWorker {
 
     /// Ends programs of the attempt that a dead master has left running (on Linux), runs the
     /// [reclaim](CommandLatentWorker::reclaim) program, and removes the file with the secret. Blocks until that program
-    /// has exited or was ended.
+    /// has exited or was ended. Elsewhere programs that still run cannot be found, and what they may still make is for
+    /// people to look after: [`Reclaimed::Unsupported`].
     ///
     /// # Errors
     ///
@@ -335,11 +337,11 @@ impl LatentWorker for CommandLatentWorker {
     /// cancelled by a shutdown; when another program cannot be ended; when the file cannot be removed.
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
         let program = self.reclaim.as_ref().unwrap_or(&self.stop);
-        for orphan in [Some(&self.start), self.check.as_ref(), Some(&self.stop), Some(program)].into_iter().flatten() {
-            let key = OsStr::new(leftover.key());
-            if !end_programs(&orphan.words(), KEY_VARIABLE, key, self.grace, KILL_PATIENCE)? {
-                return Err(StopError::new(format!("{orphan} still runs after it was killed")));
-            }
+        let programs = [Some(&self.start), self.check.as_ref(), Some(&self.stop), Some(program)];
+        let orphans: Vec<_> = programs.into_iter().flatten().map(UserProgram::words).collect();
+        let (key, cancel) = (OsStr::new(leftover.key()), leftover.cancel_signal());
+        if !end_programs(&orphans, KEY_VARIABLE, key, self.grace, KILL_PATIENCE, cancel)? {
+            return Err(StopError::new("a program of the dead master still runs after it was killed"));
         }
         let subject = Subject {
             name: &format!("{} (attempt {})", leftover.worker(), leftover.epoch()),
@@ -353,7 +355,7 @@ impl LatentWorker for CommandLatentWorker {
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
         }
-        Ok(Reclaimed::Gone)
+        Ok(nothing_found())
     }
 
     /// Whether any properties make a difference; see [`CommandLatentWorker::compatible_by`].

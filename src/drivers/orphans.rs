@@ -5,8 +5,10 @@
 //! started. Signals go through a handle of the process (a pidfd) that was opened before the proof was looked at, so
 //! that none can go to whoever gets the number next.
 //!
-//! Only on Linux (5.3 or later). Elsewhere nothing is found.
+//! Only on Linux (5.3 or later). Elsewhere nothing is found, and nobody may say that nothing is left.
 
+#[cfg(any(feature = "command", feature = "process"))]
+use std::convert::Infallible;
 use std::ffi::OsStr;
 #[cfg(feature = "process")]
 use std::fmt;
@@ -15,7 +17,16 @@ use std::io;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+#[cfg(any(feature = "command", feature = "process"))]
+use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::process::{Pid, Signal};
+
+use crate::Reclaimed;
+
+/// The answer of a reclaim that has found and removed all that it can.
+pub(super) fn nothing_found() -> Reclaimed {
+    if cfg!(target_os = "linux") { Reclaimed::Gone } else { Reclaimed::Unsupported }
+}
 
 /// A process of this machine, and no other one that ever was or will be: its number, the time at which it was started
 /// in clock ticks since the machine was, and which start of the machine that was. As text it can be recorded.
@@ -93,39 +104,74 @@ pub(super) fn kill_marked(name: &str, value: &OsStr, patience: Duration) -> io::
     }
 }
 
-/// Ends every process that leads a group, was run as `words` and has `name=value` in its environment, with its group:
-/// asks it to end, and kills what is still there after the `grace`. False when one outlives that by `patience`.
+/// Ends programs that a dead master has left running, with all that they have run: every process that leads a group,
+/// was run as one of the `programs` and has `name=value` in its environment, and every process of its group that has
+/// that too. Asks them to end, and kills what is still there after the `grace`, which is over at once when `cancel` is
+/// disconnected. False when one outlives that by `patience`.
 #[cfg(any(feature = "command", feature = "process"))]
 pub(super) fn end_programs(
-    words: &[&OsStr],
+    programs: &[Vec<&OsStr>],
     name: &str,
     value: &OsStr,
     grace: Duration,
     patience: Duration,
+    cancel: &Receiver<Infallible>,
 ) -> io::Result<bool> {
-    let is_one = |process: &system::Handle| process.leads_a_group() && process.was_run_as(words);
-    let found: Vec<_> = system::marked(name, value)?.into_iter().filter(is_one).collect();
-    for process in &found {
-        process.signal_all(Signal::TERM)?;
-    }
-    let begin = Instant::now();
-    for process in &found {
-        // What is left of a group whose leader has ended is no program of ours any more.
-        if !process.wait(Some(grace.saturating_sub(begin.elapsed())))? {
-            process.signal_all(Signal::KILL)?;
+    let marked = system::marked(name, value)?;
+    let mut groups = Vec::new();
+    for process in &marked {
+        if process.leads_a_group() && process.was_run_as_one_of(programs)? {
+            groups.push(process.pid());
         }
     }
+    let is_member = |process: &system::Handle| process.group().is_some_and(|group| groups.contains(&group));
+    // What was found now is known by its handle, also when its leader has ended. What it starts meanwhile is found by
+    // its mark and its group.
+    let members = |found: Vec<system::Handle>| found.into_iter().filter(is_member).collect::<Vec<_>>();
+    let mut found = members(marked);
+    for leader in found.iter().filter(|process| process.leads_a_group()) {
+        leader.signal_all(Signal::TERM)?;
+    }
     let begin = Instant::now();
-    for process in &found {
-        if !process.wait(Some(patience.saturating_sub(begin.elapsed())))? {
+    while !found.is_empty() && have_ended(&found, begin, grace, Some(cancel))? {
+        found = members(system::marked(name, value)?);
+    }
+    let begin = Instant::now();
+    while !found.is_empty() {
+        for process in &found {
+            process.signal_all(Signal::KILL)?;
+        }
+        if !have_ended(&found, begin, patience, None)? {
             return Ok(false);
+        }
+        found = members(system::marked(name, value)?);
+    }
+    Ok(true)
+}
+
+/// Waits for the end of all of them; false when that has not come in time, or not before `cancel` was disconnected.
+#[cfg(any(feature = "command", feature = "process"))]
+fn have_ended(
+    processes: &[system::Handle],
+    begin: Instant,
+    limit: Duration,
+    cancel: Option<&Receiver<Infallible>>,
+) -> io::Result<bool> {
+    /// A process and a channel cannot be waited for together.
+    const LOOK_AT_CANCEL: Duration = Duration::from_millis(50);
+    for process in processes {
+        while !process.wait(Some(limit.saturating_sub(begin.elapsed()).min(LOOK_AT_CANCEL)))? {
+            let cancelled = cancel.is_some_and(|cancel| cancel.try_recv() == Err(TryRecvError::Disconnected));
+            if cancelled || begin.elapsed() >= limit {
+                return Ok(false);
+            }
         }
     }
     Ok(true)
 }
 
 /// What is said of a process that is not there (any more): there is no such file, no such process.
-#[cfg(feature = "process")]
+#[cfg(any(target_os = "linux", feature = "process"))]
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
@@ -141,6 +187,9 @@ mod system {
     use rustix::process::{PidfdFlags, getpgid, kill_process_group, pidfd_open, pidfd_send_signal};
 
     use super::*;
+
+    /// How often it is looked for processes before it is said that there are none.
+    const SCANS: u32 = 3;
 
     /// A process, whatever becomes of its number.
     pub(super) struct Handle {
@@ -158,23 +207,39 @@ mod system {
             }
         }
 
-        pub(super) fn leads_a_group(&self) -> bool {
-            getpgid(Some(self.pid)).is_ok_and(|group| group == self.pid)
+        #[cfg(any(feature = "command", feature = "process"))]
+        pub(super) fn pid(&self) -> Pid {
+            self.pid
         }
 
-        /// Whether its arguments are these: all of them, or those of the interpreter of a script before them.
+        /// The number of its group; `None` when it has ended.
+        pub(super) fn group(&self) -> Option<Pid> {
+            getpgid(Some(self.pid)).ok()
+        }
+
+        pub(super) fn leads_a_group(&self) -> bool {
+            self.group() == Some(self.pid)
+        }
+
+        /// Whether its arguments are those of one of the programs: all of them, or those of the interpreter of a script
+        /// before them.
         #[cfg(any(feature = "command", feature = "process"))]
-        pub(super) fn was_run_as(&self, words: &[&OsStr]) -> bool {
-            let Ok(arguments) = fs::read(format!("/proc/{}/cmdline", self.pid)) else { return false };
-            let Some(arguments) = arguments.strip_suffix(&[0]) else { return false };
+        pub(super) fn was_run_as_one_of(&self, programs: &[Vec<&OsStr>]) -> io::Result<bool> {
+            let Some(arguments) = known(fs::read(format!("/proc/{}/cmdline", self.pid)))? else { return Ok(false) };
+            let Some(arguments) = arguments.strip_suffix(&[0]) else { return Ok(false) };
             let arguments: Vec<_> = arguments.split(|byte| *byte == 0).collect();
-            let Some(first) = arguments.len().checked_sub(words.len()) else { return false };
             let same = |(number, (argument, word)): (usize, (&&[u8], &&OsStr))| {
                 // An interpreter is told the whole path of a script that was looked for.
                 let name = argument.rsplit(|byte| *byte == b'/').next();
                 *argument == word.as_bytes() || (number == 0 && name == Some(word.as_bytes()))
             };
-            !words.is_empty() && arguments[first..].iter().zip(words).enumerate().all(same)
+            let is_one = |words: &Vec<&OsStr>| {
+                let first = arguments.len().checked_sub(words.len());
+                first.is_some_and(|first| {
+                    !words.is_empty() && arguments[first..].iter().zip(words).enumerate().all(same)
+                })
+            };
+            Ok(programs.iter().any(is_one))
         }
 
         /// Sends the signal to the process, and to its group if it leads one.
@@ -204,28 +269,44 @@ mod system {
         }
     }
 
+    /// What was read of a process; `None` when that has ended or is none of this user's. Everything else that may go wrong
+    /// must not be taken for an answer.
+    pub(super) fn known(read: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
+        match read {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// All processes with `name=value` in their environment. Those of others, into whose environment this process may
     /// not look, are none of ours.
     pub(super) fn marked(name: &str, value: &OsStr) -> io::Result<Vec<Handle>> {
         let mark = [name.as_bytes(), b"=", value.as_bytes()].concat();
-        let is_marked = |pid: Pid| match fs::read(format!("/proc/{pid}/environ")) {
-            Ok(environment) => environment.split(|byte| *byte == 0).any(|variable| variable == mark),
-            Err(_) => false,
+        let is_marked = |pid: Pid| -> io::Result<bool> {
+            let environment = known(fs::read(format!("/proc/{pid}/environ")))?;
+            Ok(environment.is_some_and(|text| text.split(|byte| *byte == 0).any(|variable| variable == mark)))
         };
         let mut found = Vec::new();
-        for entry in fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            let Some(pid) =
-                name.to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid > 0).and_then(Pid::from_raw)
-            else {
-                continue;
-            };
-            // Looked at twice, because to look is cheaper than to open; it is the second time that proves something.
-            if is_marked(pid)
-                && let Some(process) = Handle::open(pid)?
-                && is_marked(pid)
-            {
-                found.push(process);
+        let mut scans = 0;
+        // One that is just becoming another program has no environment for a moment, and a new one may have a number
+        // that was passed already.
+        while found.is_empty() && scans < SCANS {
+            scans += 1;
+            for entry in fs::read_dir("/proc")? {
+                let name = entry?.file_name();
+                let Some(pid) =
+                    name.to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid > 0).and_then(Pid::from_raw)
+                else {
+                    continue;
+                };
+                // Looked at twice, because to look is cheaper than to open; it is the second time that proves something.
+                if is_marked(pid)?
+                    && let Some(process) = Handle::open(pid)?
+                    && is_marked(pid)?
+                {
+                    found.push(process);
+                }
             }
         }
         Ok(found)
@@ -256,12 +337,23 @@ mod system {
             Ok(None)
         }
 
+        #[cfg(any(feature = "command", feature = "process"))]
+        pub(super) fn pid(&self) -> Pid {
+            match *self {}
+        }
+
+        #[cfg(any(feature = "command", feature = "process"))]
+        pub(super) fn group(&self) -> Option<Pid> {
+            match *self {}
+        }
+
+        #[cfg(any(feature = "command", feature = "process"))]
         pub(super) fn leads_a_group(&self) -> bool {
             match *self {}
         }
 
         #[cfg(any(feature = "command", feature = "process"))]
-        pub(super) fn was_run_as(&self, _: &[&OsStr]) -> bool {
+        pub(super) fn was_run_as_one_of(&self, _: &[Vec<&OsStr>]) -> io::Result<bool> {
             match *self {}
         }
 
@@ -365,13 +457,11 @@ mod tests {
     fn j4_programs_are_ended_by_their_words_and_mark_and_what_they_have_started_elsewhere_lives_on() {
         let mark = mark("program");
         let line = "trap 'echo asked; exit' TERM; echo; while :; do sleep 0.01; done";
-        let end_it = |line: &str, grace| {
-            end_programs(&["/bin/sh", "-c", line].map(OsStr::new), "LW_TEST_MARK", OsStr::new(&mark), grace, PATIENCE)
-        };
+        let end_it = |line: &str, grace| end_it(&["/bin/sh", "-c", line].map(OsStr::new), &mark, grace);
         let (program, mut stdout) = shell(line, &mark);
         let (mut instance, instances_output) = shell("echo; sleep 1000", &mark);
-        assert!(end_it("something else", PATIENCE).unwrap());
-        assert!(end_it(line, PATIENCE).unwrap());
+        assert!(end_it("something else", PATIENCE));
+        assert!(end_it(line, PATIENCE));
         let mut said = String::new();
         stdout.read_to_string(&mut said).unwrap();
         assert_eq!(said, "asked\n");
@@ -382,15 +472,65 @@ mod tests {
 
         let stubborn = "trap '' TERM; echo; sleep 1000 & wait; sleep 1000";
         let (program, stdout) = shell(stubborn, &mark);
-        assert!(end_it(stubborn, Duration::from_millis(10)).unwrap());
+        assert!(end_it(stubborn, Duration::from_millis(10)));
         assert_dead(stdout, program);
+    }
+
+    #[test]
+    fn j2_what_a_program_has_run_is_waited_for_also_when_the_program_ends_at_once() {
+        let mark = mark("slow-tool");
+        // The shell dies of the first signal; the tool takes its time, or does not listen at all.
+        for (tool, grace) in [("trap 'sleep 1; exit' TERM", PATIENCE), ("trap '' TERM", Duration::from_millis(50))] {
+            let line = format!("sh -c \"{tool}; echo; while :; do sleep 0.01; done\"; true");
+            let (mut program, mut stdout) = shell(&line, &mark);
+            let words = ["/bin/sh", "-c", &line].map(OsStr::new);
+            assert!(end_it(&words, &mark, grace));
+            program.wait().unwrap();
+            let mut stdout_is_closed = rustix::event::PollFd::new(&stdout, rustix::event::PollFlags::IN);
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            rustix::event::poll(std::slice::from_mut(&mut stdout_is_closed), Some(&now)).unwrap();
+            assert!(stdout_is_closed.revents().contains(rustix::event::PollFlags::HUP), "{tool}: it still runs");
+            stdout.read_to_end(&mut Vec::new()).unwrap();
+        }
+    }
+
+    fn end_it(words: &[&OsStr], mark: &str, grace: Duration) -> bool {
+        let (_open, cancel) = crossbeam_channel::bounded(0);
+        end_programs(&[words.to_vec()], "LW_TEST_MARK", OsStr::new(mark), grace, PATIENCE, &cancel).unwrap()
+    }
+
+    #[test]
+    fn s3_a_shutdown_ends_the_grace_of_programs_that_are_ended() {
+        let mark = mark("cancelled");
+        let stubborn = "trap '' TERM; echo; sleep 1000 & wait; sleep 1000";
+        let (program, stdout) = shell(stubborn, &mark);
+        let words = ["/bin/sh", "-c", stubborn].map(OsStr::new).to_vec();
+        let (open, cancel) = crossbeam_channel::bounded(0);
+        drop(open);
+        let programs = [vec![OsStr::new("another")], words];
+        // Without the cancel this would take longer than any test.
+        let grace = Duration::from_secs(100_000);
+        assert!(end_programs(&programs, "LW_TEST_MARK", OsStr::new(&mark), grace, PATIENCE, &cancel).unwrap());
+        assert_dead(stdout, program);
+    }
+
+    #[test]
+    fn j2_a_process_that_cannot_be_looked_at_is_only_passed_over_when_it_is_gone_or_somebody_elses() {
+        use rustix::io::Errno;
+
+        for passed_over in [Errno::NOENT, Errno::SRCH, Errno::ACCESS, Errno::PERM] {
+            assert_eq!(system::known(Err(passed_over.into())).unwrap(), None);
+        }
+        for told in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO] {
+            assert_eq!(system::known(Err(told.into())).unwrap_err().raw_os_error(), Some(told.raw_os_error()));
+        }
     }
 
     #[test]
     fn a_script_is_known_by_its_words_after_those_of_its_interpreter() {
         let (child, _stdout) = shell("echo; sleep 1000", "");
         let process = system::Handle::open(Pid::from_child(&child)).unwrap().unwrap();
-        let is = |words: &[&str]| process.was_run_as(&words.iter().map(OsStr::new).collect::<Vec<_>>());
+        let is = |words: &[&str]| process.was_run_as_one_of(&[words.iter().map(OsStr::new).collect()]).unwrap();
         assert!(is(&["/bin/sh", "-c", "echo; sleep 1000"]) && is(&["sh", "-c", "echo; sleep 1000"]));
         assert!(is(&["-c", "echo; sleep 1000"]));
         assert!(

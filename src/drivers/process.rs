@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::environment::{Environment, KEY_VARIABLE, SecretFile, secret_files};
-use super::orphans::{ProcessId, end_programs, kill_marked};
+use super::orphans::{ProcessId, end_programs, kill_marked, nothing_found};
 use super::program::{Running, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::Source;
@@ -122,8 +122,8 @@ impl ProcessLatentWorker {
 
     /// Hands the secret over in a file, `LATENT_WORKER_SECRET_FILE`, and not in the environment, which the commands of
     /// builds may inherit from the agent. The file can only be read by this user (mode 0600), in a directory of its own
-    /// in [`std::env::temp_dir`] that only this user can enter. It is removed after the instance was stopped; when this
-    /// process is killed, it stays.
+    /// in [`std::env::temp_dir`] that only this user can enter. It is removed after the instance was stopped or
+    /// reclaimed; without a journal it stays when this process is killed.
     #[must_use]
     pub fn secret_in_file(mut self) -> Self {
         self.secret_files = Some(secret_files());
@@ -187,7 +187,8 @@ impl LatentWorker for ProcessLatentWorker {
     }
 
     /// Ends what is left of the agent of a dead master (on Linux), and removes the file with the secret; see
-    /// [`ProcessLatentWorker`].
+    /// [`ProcessLatentWorker`]. Elsewhere it cannot be found, and is for people to look after:
+    /// [`Reclaimed::Unsupported`].
     ///
     /// # Errors
     ///
@@ -199,7 +200,8 @@ impl LatentWorker for ProcessLatentWorker {
         let key = OsStr::new(leftover.key());
         // Asked first, because it is the agent that knows what it runs elsewhere.
         let grace = self.grace.min(FAST_GRACE);
-        let mut ended = end_programs(&self.agent.words(), KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
+        let (agent, cancel) = ([self.agent.words()], leftover.cancel_signal());
+        let mut ended = end_programs(&agent, KEY_VARIABLE, key, grace, KILL_PATIENCE, cancel)?;
         ended &= kill_marked(KEY_VARIABLE, key, KILL_PATIENCE)?;
         for process in recorded {
             ended &= process.kill(KILL_PATIENCE)?;
@@ -207,7 +209,7 @@ impl LatentWorker for ProcessLatentWorker {
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
         }
-        if ended { Ok(Reclaimed::Gone) } else { Err(StopError::new("a process still runs after it was killed")) }
+        if ended { Ok(nothing_found()) } else { Err(StopError::new("a process still runs after it was killed")) }
     }
 
     /// Bad when the agent has ended; the reason has its last words and its exit code or signal. Does not block.

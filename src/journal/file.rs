@@ -20,13 +20,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::record::Record;
+use super::record::{Attempt, Record};
 use super::recovery::{self, JournalInstance, Open, Recovered, State, Unreadable};
 use crate::build::Epoch;
 use crate::error::JournalError;
 
 /// A journal shorter than this is not rewritten for its length, unless a test wants that.
 const SHORT: u64 = 1 << 20;
+/// What the name of a new file ends with that will take the place of a journal.
+const NEW: &str = ".latent-worker-new";
 /// How long, and how often, a journal is tried to be locked that somebody holds. A process that was killed lets go of
 /// its lock at once, but a child that it was just starting holds it up to its `exec`.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -133,6 +135,16 @@ struct Inner {
     leading: bool,
 }
 
+impl Inner {
+    /// The number of the record.
+    fn add(&mut self, record: Record) -> u64 {
+        record.encode(&mut self.pending);
+        self.state.apply(record);
+        self.appended += 1;
+        self.appended
+    }
+}
+
 struct Storage {
     file: File,
     length: u64,
@@ -226,7 +238,8 @@ impl Journal {
     /// A start will be called. Returns when that is durable.
     pub(crate) fn intend(&self, worker: &Arc<str>, epoch: Epoch, key: &Arc<str>) -> Result<(), Arc<str>> {
         let (worker, key, owner) = (worker.clone(), key.clone(), self.owner.clone());
-        self.append(Record::Intended { worker, epoch, key, owner, at: seconds() }, Until::Synced)
+        let attempt = Attempt { worker, epoch, key, owner };
+        self.append(Record::Intended { attempt, at: seconds() }, Until::Synced)
     }
 
     /// Appends a record, and blocks until it is where it should be. The error tells of the file; the record counts in
@@ -236,13 +249,15 @@ impl Journal {
         written.map_err(|error| format!("cannot write the journal {}: {error}", self.path.display()).into())
     }
 
+    /// Leaves a record to whoever writes the next one that somebody waits for. Never blocks.
+    pub(crate) fn note(&self, record: Record) {
+        self.inner.lock().add(record);
+    }
+
     /// The error is what the system said.
     fn write(&self, record: Record, until: Until) -> Result<(), Arc<str>> {
         let mut inner = self.inner.lock();
-        record.encode(&mut inner.pending);
-        inner.state.apply(record);
-        inner.appended += 1;
-        let mine = inner.appended;
+        let mine = inner.add(record);
         if until == Until::Synced {
             inner.sync_wanted = mine;
         }
@@ -267,9 +282,10 @@ impl Journal {
         }
     }
 
-    /// Lets go of the lock, so that another master can have the journal. What is appended after that is refused.
-    pub(crate) fn close(&self) {
-        let mut storage = self.storage.lock();
+    /// Lets go of the lock, so that another master can have the journal. What is appended after that is refused. When
+    /// somebody still writes after the `limit`, because the disk hangs, nothing is let go of.
+    pub(crate) fn close(&self, limit: Duration) {
+        let Some(mut storage) = self.storage.try_lock_for(limit) else { return };
         if !std::mem::replace(&mut storage.closed, true) {
             // At the latest it is gone with the file.
             let _ = storage.file.unlock();
@@ -323,6 +339,7 @@ impl Journal {
             self.steps.reach(JournalStep::AfterWrite)?;
         }
         if sync {
+            self.is_still_there(storage)?;
             self.steps.reach(JournalStep::BeforeSync)?;
             storage.file.sync_data()?;
             self.steps.reach(JournalStep::AfterSync)?;
@@ -330,12 +347,25 @@ impl Journal {
         Ok(sync)
     }
 
+    /// What is written to a file that was moved or removed is durable for nobody.
+    fn is_still_there(&self, storage: &Storage) -> io::Result<()> {
+        if is_named_by(&storage.file, &self.path)? {
+            return Ok(());
+        }
+        Err(io::Error::other("somebody has moved or removed it; put it back, or start the master again"))
+    }
+
     /// Puts a new file in the place of the journal. It is complete, durable and locked before it is there.
     fn replace(&self, storage: &mut Storage, whole: &[u8]) -> io::Result<()> {
-        let new = with_suffix(&self.path, ".new");
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(true).open(&new)?;
+        self.is_still_there(storage)?;
+        let new = with_suffix(&self.path, NEW);
+        let mut file =
+            private().read(true).write(true).create_new(true).open(&new).or_else(|error| match error.kind() {
+                ErrorKind::AlreadyExists => left_by_a_crash(&new),
+                _ => Err(error),
+            })?;
         file.try_lock().map_err(io::Error::from)?;
+        file.set_len(0)?;
         // Whoever may read the journal may read it after this as well.
         fs::set_permissions(&new, fs::metadata(&self.path)?.permissions())?;
         self.steps.reach(JournalStep::BeforeWrite)?;
@@ -345,6 +375,7 @@ impl Journal {
         file.sync_all()?;
         self.steps.reach(JournalStep::AfterSync)?;
         self.steps.reach(JournalStep::BeforeReplace)?;
+        self.is_still_there(storage)?;
         fs::rename(&new, &self.path)?;
         // It is the journal from now on, whatever may still fail: letting go of it would let go of the lock.
         let length = whole.len() as u64;
@@ -356,6 +387,24 @@ impl Journal {
     }
 }
 
+/// Options for a file that is nobody else's business: it names workers, and keys that prove whose an instance is.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// A new file that a crash has left before it was in its place. Nothing is done to it before it is locked; it may be the
+/// journal of another master.
+fn left_by_a_crash(new: &Path) -> io::Result<File> {
+    // Not through a link to somewhere else.
+    if !fs::symlink_metadata(new)?.is_file() {
+        return Err(io::Error::new(ErrorKind::AlreadyExists, format!("{} is in the way", new.display())));
+    }
+    OpenOptions::new().read(true).write(true).open(new)
+}
+
 /// Locks the file that `path` names; makes it when there is none.
 fn lock(path: &Path) -> Result<File, JournalError> {
     let failed = |what: &'static str| move |source| JournalError::Io { what, path: path.to_owned(), source };
@@ -365,8 +414,7 @@ fn lock(path: &Path) -> Result<File, JournalError> {
         if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(JournalError::NotAJournal { path: path.to_owned() });
         }
-        let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).open(path).map_err(failed("open"))?;
+        let file = private().read(true).append(true).create(true).open(path).map_err(failed("open"))?;
         match file.try_lock() {
             // Between the open and the lock its holder may have put another file in its place.
             Ok(()) if is_named_by(&file, path).map_err(failed("look at"))? => return Ok(file),
@@ -410,18 +458,24 @@ fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies what cannot be read into a file of its own, under a name that is free.
+/// Copies what cannot be read into a file of its own, under a name that is free, with the permissions of the journal.
 fn set_aside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
+    let permissions = fs::metadata(path)?.permissions();
     let mut number = 1;
     loop {
         let aside = with_suffix(path, &format!(".damaged-{number}"));
-        match File::create_new(&aside) {
+        match private().write(true).create_new(true).open(&aside) {
             Ok(mut file) => {
+                file.set_permissions(permissions)?;
                 file.write_all(bytes)?;
                 file.sync_all()?;
                 return Ok(aside);
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            // Whoever cannot open the journal for another reason, and tries again and again, makes no more copies.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => match fs::read(&aside) {
+                Ok(copied) if copied == bytes => return File::open(&aside)?.sync_all().map(|()| aside),
+                _ => number += 1,
+            },
             Err(error) => return Err(error),
         }
     }
@@ -610,7 +664,12 @@ mod tests {
         let read = read_journal(place.path()).unwrap();
         assert_eq!(read.damage.as_deref(), Some("2 lines are damaged, the first of them is line 4"));
         assert_eq!(fs::read(place.path()).unwrap(), bad, "reading changes nothing");
-        for number in 1..=2 {
+        // The same again is not copied again.
+        for number in [1, 1, 2] {
+            if number == 2 {
+                bad.extend_from_slice(b", and more");
+                fs::write(place.path(), &bad).unwrap();
+            }
             let journal = open(&place.path());
             assert_eq!(open_epochs(&journal), [1, 3]);
             let damage = journal.damage().expect("reported").to_string();
@@ -710,7 +769,8 @@ mod tests {
             Ok(())
         };
         let journal = open_with(&place.path(), at(JournalStep::BeforeSync, count)).unwrap();
-        journal.append(Record::Stopping { key: key(1) }, Until::Written).unwrap();
+        let attempt = Attempt { worker: "w".into(), epoch: Epoch(1), key: key(1), owner: "owner".into() };
+        journal.append(Record::Stopping { attempt }, Until::Written).unwrap();
         let read = read_journal(place.path()).unwrap();
         assert_eq!(read.instances[0].stage, super::super::LeftoverStage::Stopping);
         assert_eq!(syncs.load(Ordering::SeqCst), 1, "the one of the open");
@@ -821,6 +881,82 @@ mod tests {
         let journal = open(&place.path());
         assert_eq!(journal.open_attempts()[0].tries, 50);
         assert_eq!(place.files().first().map(String::as_str), Some("journal"));
+    }
+
+    /// What a master of that name would find in its journal, or whoever owns what the link leads to.
+    #[cfg(unix)]
+    #[test]
+    fn j6_a_replacement_touches_no_file_that_belongs_to_somebody_else() {
+        let place = Place::new();
+        let new = with_suffix(&place.path(), NEW);
+        let rewrite = |journal: &Journal, number| {
+            journal.storage.lock().long = 0;
+            intend(journal, number).unwrap();
+        };
+        let journal = open(&place.path());
+        let neighbour = open(&new);
+        intend(&neighbour, 1).unwrap();
+        let before = fs::read(&new).unwrap();
+        rewrite(&journal, 2);
+        assert_eq!(fs::read(&new).unwrap(), before, "it is in use");
+        drop(neighbour);
+        fs::remove_file(&new).unwrap();
+
+        let precious = place.0.join("precious");
+        fs::write(&precious, "precious").unwrap();
+        std::os::unix::fs::symlink("precious", &new).unwrap();
+        rewrite(&journal, 3);
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        assert!(!fs::symlink_metadata(place.path()).unwrap().is_symlink());
+        fs::remove_file(&new).unwrap();
+
+        fs::write(&new, "what a crash has left").unwrap();
+        rewrite(&journal, 4);
+        assert!(!new.exists());
+        drop(journal);
+        assert_eq!(open_epochs(&open(&place.path())), [2, 3, 4]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn j1_a_journal_that_was_moved_or_removed_is_an_error_until_it_is_back() {
+        let place = Place::new();
+        let journal = open(&place.path());
+        let moved = place.0.join("moved");
+        fs::rename(place.path(), &moved).unwrap();
+        for number in 1..=2 {
+            let error = intend(&journal, number).unwrap_err();
+            assert!(error.contains("moved or removed"), "{error}");
+        }
+        // Another master has begun a journal of its own there.
+        let other = open(&place.path());
+        let before = fs::read(place.path()).unwrap();
+        assert!(intend(&journal, 3).is_err());
+        assert_eq!(fs::read(place.path()).unwrap(), before);
+        drop(other);
+        fs::rename(&moved, place.path()).unwrap();
+        intend(&journal, 4).unwrap();
+        drop(journal);
+        assert_eq!(open_epochs(&open(&place.path())), [1, 2, 3, 4]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn j4_a_journal_is_made_for_its_user_alone_and_what_is_set_aside_is_as_private_as_it_is() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let place = Place::new();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        drop(open(&place.path()));
+        assert_eq!(mode(&place.path()), 0o600);
+        for (number, wanted) in [(1, 0o600), (2, 0o640)] {
+            let torn = format!("torn {number}");
+            OpenOptions::new().append(true).open(place.path()).unwrap().write_all(torn.as_bytes()).unwrap();
+            fs::set_permissions(place.path(), fs::Permissions::from_mode(wanted)).unwrap();
+            drop(open(&place.path()));
+            assert_eq!(mode(&with_suffix(&place.path(), &format!(".damaged-{number}"))), wanted);
+            assert_eq!(mode(&place.path()), wanted);
+        }
     }
 
     #[cfg(unix)]

@@ -13,7 +13,7 @@ mod schedule;
 pub use file::JournalStep;
 pub(crate) use file::{Journal, Steps, Until};
 pub use file::{JournalContents, read_journal};
-pub(crate) use record::Record;
+pub(crate) use record::{Attempt, Record};
 pub(crate) use recovery::Remains;
 pub use recovery::{JournalInstance, LeftoverStage};
 pub(crate) use schedule::{Entry, Leftovers, Origin, Outcome, Plan};

@@ -22,6 +22,16 @@ pub(crate) const VERSION: u32 = 1;
 /// How every journal begins.
 pub(crate) const MAGIC: &str = "latent-worker-journal ";
 
+/// Which attempt a record is about. What only ends or explains has its key alone; what tells of an instance has all of
+/// it, so that the loss of another line does not hide whose it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) worker: Arc<str>,
+    pub(crate) epoch: Epoch,
+    pub(crate) key: Arc<str>,
+    pub(crate) owner: Arc<str>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Record {
     /// The first line: what this is, and the id of whoever owns the instances.
@@ -29,11 +39,11 @@ pub(crate) enum Record {
     /// A master has taken the journal; `at` in seconds since 1970.
     Opened { process: u32, at: u64 },
     /// A start may be called from now on.
-    Intended { worker: Arc<str>, epoch: Epoch, key: Arc<str>, owner: Arc<str>, at: u64 },
+    Intended { attempt: Attempt, at: u64 },
     /// The attempt has made something of this id.
-    Known { key: Arc<str>, id: Arc<str> },
+    Known { attempt: Attempt, id: Arc<str> },
     /// A stop may be called from now on.
-    Stopping { key: Arc<str> },
+    Stopping { attempt: Attempt },
     /// A stop or a reclaim has failed, the `tries`th one of this attempt.
     Failed { key: Arc<str>, tries: u32, reason: Arc<str> },
     /// Nothing of the attempt is left.
@@ -50,11 +60,9 @@ impl Record {
             // The name is the magic without its space.
             Self::Journal { version, owner } => line.word(MAGIC.trim_end()).number(*version).text(owner),
             Self::Opened { process, at } => line.word("opened").number(*process).number(*at),
-            Self::Intended { worker, epoch, key, owner, at } => {
-                line.word("intended").text(worker).number(epoch.0).text(key).text(owner).number(*at)
-            }
-            Self::Known { key, id } => line.word("known").text(key).text(id),
-            Self::Stopping { key } => line.word("stopping").text(key),
+            Self::Intended { attempt, at } => line.word("intended").attempt(attempt).number(*at),
+            Self::Known { attempt, id } => line.word("known").attempt(attempt).text(id),
+            Self::Stopping { attempt } => line.word("stopping").attempt(attempt),
             Self::Failed { key, tries, reason } => line.word("failed").text(key).number(*tries).text(reason),
             Self::Gone { key } => line.word("gone").text(key),
             Self::Attempts { worker, epoch } => line.word("attempts").text(worker).number(epoch.0),
@@ -73,15 +81,9 @@ impl Record {
                 Self::Journal { version: words.next()?.parse().ok()?, owner: unescape(words.next()?)? }
             }
             "opened" => Self::Opened { process: words.next()?.parse().ok()?, at: words.next()?.parse().ok()? },
-            "intended" => Self::Intended {
-                worker: unescape(words.next()?)?,
-                epoch: Epoch(words.next()?.parse().ok()?),
-                key: unescape(words.next()?)?,
-                owner: unescape(words.next()?)?,
-                at: words.next()?.parse().ok()?,
-            },
-            "known" => Self::Known { key: unescape(words.next()?)?, id: unescape(words.next()?)? },
-            "stopping" => Self::Stopping { key: unescape(words.next()?)? },
+            "intended" => Self::Intended { attempt: Attempt::decode(&mut words)?, at: words.next()?.parse().ok()? },
+            "known" => Self::Known { attempt: Attempt::decode(&mut words)?, id: unescape(words.next()?)? },
+            "stopping" => Self::Stopping { attempt: Attempt::decode(&mut words)? },
             "failed" => Self::Failed {
                 key: unescape(words.next()?)?,
                 tries: words.next()?.parse().ok()?,
@@ -100,6 +102,17 @@ impl Record {
     }
 }
 
+impl Attempt {
+    fn decode<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Self> {
+        Some(Self {
+            worker: unescape(words.next()?)?,
+            epoch: Epoch(words.next()?.parse().ok()?),
+            key: unescape(words.next()?)?,
+            owner: unescape(words.next()?)?,
+        })
+    }
+}
+
 /// A line in the making.
 struct Line(String);
 
@@ -112,6 +125,11 @@ impl Line {
     fn number(&mut self, number: impl Into<u64>) -> &mut Self {
         let _ = write!(self.0, " {}", number.into());
         self
+    }
+
+    fn attempt(&mut self, attempt: &Attempt) -> &mut Self {
+        let Attempt { worker, epoch, key, owner } = attempt;
+        self.text(worker).number(epoch.0).text(key).text(owner)
     }
 
     fn text(&mut self, text: &str) -> &mut Self {
@@ -151,8 +169,14 @@ fn unescape(word: &str) -> Option<Arc<str>> {
     String::from_utf8(bytes).ok().map(Into::into)
 }
 
+/// Whether a line ends with its checksum, whatever else it says.
+pub(super) fn is_intact(line: &[u8]) -> bool {
+    let Some(space) = line.iter().rposition(|byte| *byte == b' ') else { return false };
+    line[space + 1..] == *format!("{:08x}", crc32(&line[..space])).as_bytes()
+}
+
 /// CRC-32/ISO-HDLC: polynomial 0x04c11db7 reflected, first and last value inverted.
-fn crc32(bytes: &[u8]) -> u32 {
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
         let mut index = 0;
@@ -179,18 +203,14 @@ mod tests {
     pub(crate) fn samples() -> Vec<Record> {
         let key: Arc<str> = "0123456789abcdef0123456789abcdef".into();
         let worst: Arc<str> = "50 % of\n\tall\u{0} \u{2028}ünïcode\r".into();
+        let attempt =
+            Attempt { worker: "builder 1".into(), epoch: Epoch(7), key: key.clone(), owner: "feedfacecafebeef".into() };
         vec![
             Record::Journal { version: VERSION, owner: "feedfacecafebeef".into() },
             Record::Opened { process: 4711, at: 1_790_000_000 },
-            Record::Intended {
-                worker: "builder 1".into(),
-                epoch: Epoch(7),
-                key: key.clone(),
-                owner: "feedfacecafebeef".into(),
-                at: 1_790_000_001,
-            },
-            Record::Known { key: key.clone(), id: worst.clone() },
-            Record::Stopping { key: key.clone() },
+            Record::Intended { attempt: attempt.clone(), at: 1_790_000_001 },
+            Record::Known { attempt: attempt.clone(), id: worst.clone() },
+            Record::Stopping { attempt },
             Record::Failed { key: key.clone(), tries: 3, reason: worst },
             Record::Failed { key: key.clone(), tries: 0, reason: "".into() },
             Record::Gone { key },

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::record::{MAGIC, Record, VERSION};
+use super::record::{self, Attempt, MAGIC, Record, VERSION};
 use crate::build::Epoch;
 
 /// How far an attempt had come when it was last heard of.
@@ -16,7 +16,8 @@ use crate::build::Epoch;
 pub enum LeftoverStage {
     /// Its start may have been called; whether it made anything is not known.
     Intended,
-    /// Its start has recorded what it made.
+    /// Its start has recorded what it made. In a journal: a stop may have been called a moment ago, because nothing waits
+    /// for that to be written.
     Known,
     /// Its stop may have been called.
     Stopping,
@@ -113,31 +114,30 @@ impl State {
         match record {
             Record::Journal { owner, .. } => self.owner = Some(owner),
             Record::Opened { process, at } => self.opened = Some((process, at)),
-            Record::Intended { worker, epoch, key, owner, at } => {
-                self.attempted(&worker, epoch);
-                let stage = LeftoverStage::Intended;
-                let remains = Remains { worker, epoch, key: key.clone(), owner, ids: Vec::new(), stage, at };
-                self.open.insert(key, Open { remains, tries: 0, reason: None });
-            }
+            Record::Intended { attempt, at } => self.remains_of(attempt).at = at,
+            // Neither ever follows the end of its attempt: that there is nothing to add it to means that the line of
+            // the intent was damaged.
+            Record::Known { attempt, id } => self.remains_of(attempt).know(id),
+            Record::Stopping { attempt } => self.remains_of(attempt).stage = LeftoverStage::Stopping,
             Record::Attempts { worker, epoch } => self.attempted(&worker, epoch),
             Record::Gone { key } => _ = self.open.remove(&key),
-            // About an attempt of which nothing else is known any more, these help nobody.
-            Record::Known { key, id } => {
-                if let Some(open) = self.open.get_mut(&key) {
-                    open.remains.know(id);
-                }
-            }
-            Record::Stopping { key } => {
-                if let Some(open) = self.open.get_mut(&key) {
-                    open.remains.stage = LeftoverStage::Stopping;
-                }
-            }
+            // About an attempt of which nothing else is known any more, this helps nobody.
             Record::Failed { key, tries, reason } => {
                 if let Some(open) = self.open.get_mut(&key) {
                     (open.tries, open.reason) = (tries, Some(reason));
                 }
             }
         }
+    }
+
+    /// What is known of an attempt that has not ended; it is open from now on.
+    fn remains_of(&mut self, attempt: Attempt) -> &mut Remains {
+        let Attempt { worker, epoch, key, owner } = attempt;
+        self.attempted(&worker, epoch);
+        let (ids, stage) = (Vec::new(), LeftoverStage::Intended);
+        let open = self.open.entry(key.clone());
+        let new = || Open { remains: Remains { worker, epoch, key, owner, ids, stage, at: 0 }, tries: 0, reason: None };
+        &mut open.or_insert_with(new).remains
     }
 
     fn attempted(&mut self, worker: &Arc<str>, epoch: Epoch) {
@@ -160,10 +160,11 @@ impl State {
         }
         for Open { remains, tries, reason } in self.open.values() {
             let Remains { worker, epoch, key, owner, ids, stage, at } = remains.clone();
-            put(Record::Intended { worker, epoch, key: key.clone(), owner, at });
-            ids.into_iter().for_each(|id| put(Record::Known { key: key.clone(), id }));
+            let attempt = Attempt { worker, epoch, key: key.clone(), owner };
+            put(Record::Intended { attempt: attempt.clone(), at });
+            ids.into_iter().for_each(|id| put(Record::Known { attempt: attempt.clone(), id }));
             if stage == LeftoverStage::Stopping {
-                put(Record::Stopping { key: key.clone() });
+                put(Record::Stopping { attempt });
             }
             if let Some(reason) = reason.clone() {
                 put(Record::Failed { key, tries: *tries, reason });
@@ -212,6 +213,9 @@ pub(crate) enum Unreadable {
 
 /// Reads a whole journal. Nothing at all is a journal in which nothing was written yet.
 pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, Unreadable> {
+    if let Some(version) = other_version(bytes) {
+        return Err(Unreadable::Version(version));
+    }
     let mut recovered = Recovered::default();
     let (mut offset, mut number, mut understood) = (0, 0, 0);
     while offset < bytes.len() {
@@ -219,7 +223,6 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, Unreadable> {
         let end = rest.iter().position(|byte| *byte == b'\n');
         number += 1;
         match end.and_then(|end| Record::decode(&rest[..end])) {
-            Some(Record::Journal { version, .. }) if version != VERSION => return Err(Unreadable::Version(version)),
             Some(record) => {
                 understood += 1;
                 recovered.state.apply(record);
@@ -241,6 +244,15 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, Unreadable> {
     Ok(recovered)
 }
 
+/// The version that the first line tells, if it is not ours. The first two words of that line and its checksum are the
+/// same in all versions; a line whose checksum is not right tells of damage and of no version.
+fn other_version(bytes: &[u8]) -> Option<u32> {
+    let line = &bytes[..bytes.iter().position(|byte| *byte == b'\n')?];
+    let word = line.strip_prefix(MAGIC.as_bytes())?.split(|byte| *byte == b' ').next()?;
+    let version = std::str::from_utf8(word).ok()?.parse().ok()?;
+    (version != VERSION && record::is_intact(line)).then_some(version)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,9 +261,12 @@ mod tests {
         format!("{number:032x}").into()
     }
 
+    fn attempt(worker: &str, number: u64) -> Attempt {
+        Attempt { worker: worker.into(), epoch: Epoch(number), key: key(number), owner: "owner".into() }
+    }
+
     fn intended(worker: &str, number: u64) -> Record {
-        let owner = "owner".into();
-        Record::Intended { worker: worker.into(), epoch: Epoch(number), key: key(number), owner, at: 1000 + number }
+        Record::Intended { attempt: attempt(worker, number), at: 1000 + number }
     }
 
     /// A journal with everything in it: attempts in all stages, ended ones, and a worker that has none left.
@@ -260,15 +275,15 @@ mod tests {
             vec![Record::Journal { version: VERSION, owner: "owner".into() }, Record::Opened { process: 1, at: 2 }];
         history.extend((1..=6).map(|number| intended(if number == 6 { "b" } else { "a" }, number)));
         history.extend([
-            Record::Known { key: key(2), id: "id 2".into() },
-            Record::Known { key: key(3), id: "id 3".into() },
-            Record::Known { key: key(3), id: "disk 3".into() },
-            Record::Known { key: key(3), id: "id 3".into() },
-            Record::Stopping { key: key(3) },
-            Record::Stopping { key: key(4) },
+            Record::Known { attempt: attempt("a", 2), id: "id 2".into() },
+            Record::Known { attempt: attempt("a", 3), id: "id 3".into() },
+            Record::Known { attempt: attempt("a", 3), id: "disk 3".into() },
+            Record::Known { attempt: attempt("a", 3), id: "id 3".into() },
+            Record::Stopping { attempt: attempt("a", 3) },
+            Record::Stopping { attempt: attempt("a", 4) },
             Record::Failed { key: key(4), tries: 1, reason: "no answer".into() },
             Record::Failed { key: key(4), tries: 2, reason: "no\nanswer".into() },
-            Record::Stopping { key: key(5) },
+            Record::Stopping { attempt: attempt("a", 5) },
             Record::Gone { key: key(5) },
             Record::Gone { key: key(6) },
         ]);
@@ -303,8 +318,8 @@ mod tests {
 
     #[test]
     fn an_id_that_is_recorded_late_does_not_undo_the_stop() {
-        let mut records = vec![intended("a", 1), Record::Stopping { key: key(1) }];
-        records.push(Record::Known { key: key(1), id: "late".into() });
+        let mut records = vec![intended("a", 1), Record::Stopping { attempt: attempt("a", 1) }];
+        records.push(Record::Known { attempt: attempt("a", 1), id: "late".into() });
         assert_eq!(fold(&records).open[&key(1)].remains.stage, LeftoverStage::Stopping);
     }
 
@@ -362,12 +377,40 @@ mod tests {
     }
 
     #[test]
+    fn j6_a_damaged_intent_forgets_no_instance_that_another_line_tells_of() {
+        let bytes = encode(&history());
+        let whole = fold(&history()).open;
+        let mut begin = 0;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let at = begin;
+            begin += line.len();
+            let Some(Record::Intended { attempt, .. }) = Record::decode(&line[..line.len() - 1]) else { continue };
+            let Some(open) = whole.get(&attempt.key).filter(|open| open.remains.stage > LeftoverStage::Intended) else {
+                continue;
+            };
+            let mut bad = bytes.clone();
+            bad[at + 12] ^= 1;
+            let recovered = read(&bad).unwrap();
+            assert!(recovered.damage.is_some());
+            let found = &recovered.state.open.get(&attempt.key).expect("it is forgotten").remains;
+            // Only the time of its start is not known.
+            assert_eq!(*found, Remains { at: 0, ..open.remains.clone() });
+            assert!(recovered.state.epochs[&open.remains.worker] >= open.remains.epoch);
+            assert_eq!(read(&recovered.state.encode()).unwrap().state, recovered.state, "also when it is rewritten");
+        }
+    }
+
+    #[test]
     fn j6_what_is_no_journal_and_what_is_of_another_version_is_not_read() {
         for text in ["hello", "\n", "latent worker journal\n", "latent-worker-journa!\n"] {
             assert_eq!(read(text.as_bytes()), Err(Unreadable::NotAJournal), "{text:?}");
         }
         let newer = encode(&[Record::Journal { version: 2, owner: "owner".into() }, intended("a", 1)]);
         assert_eq!(read(&newer), Err(Unreadable::Version(2)));
+        // With a first line that says other things: "latent-worker-journal 3" and whatever follows.
+        let other_shape = b"latent-worker-journal 3 new words  in=it ";
+        let checksum = format!("{:08x}\nnothing of ours\n", record::crc32(&other_shape[..other_shape.len() - 1]));
+        assert_eq!(read(&[other_shape, checksum.as_bytes()].concat()), Err(Unreadable::Version(3)));
         assert_eq!(read(b""), Ok(Recovered::default()));
     }
 

@@ -13,8 +13,12 @@ use std::time::{Duration, Instant};
 
 use super::recovery::Remains;
 
-/// How many reclaims run at once.
+/// How many reclaims run at once, those that are stuck not counted.
 pub(crate) const MOST_AT_ONCE: usize = 8;
+/// One that runs for so long is stuck: it has its thread, but does not keep others from theirs.
+const STUCK: Duration = Duration::from_secs(300);
+/// How many reclaims run at once, those that are stuck included.
+const MOST_THREADS: usize = 64;
 /// The pause after the first failure; it doubles.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause beyond which it does not double any more.
@@ -46,6 +50,8 @@ pub(crate) enum Outcome {
     Gone,
     CannotReclaim,
     Failed(Arc<str>),
+    /// The driver was not called, for this reason. It is no failure of the driver and does not count as one.
+    NotCalled(Arc<str>),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,7 +93,8 @@ pub(crate) struct Leftovers {
     entries: BTreeMap<Arc<str>, Entry>,
     /// Those that wait, by time.
     due: BTreeSet<(Instant, Arc<str>)>,
-    running: usize,
+    /// Since when.
+    running: BTreeMap<Arc<str>, Instant>,
     closed: bool,
 }
 
@@ -128,12 +135,19 @@ impl Leftovers {
         self.next_deadline().is_some_and(|at| at <= now)
     }
 
-    /// When a try can begin; none while there is no room for another one.
+    /// When a try can begin, if none ends before that.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        if self.closed || self.running >= MOST_AT_ONCE {
+        if self.closed || self.running.len() >= MOST_THREADS {
             return None;
         }
-        self.due.first().map(|(at, _)| *at)
+        let (due, _) = self.due.first()?;
+        let mut latest: Vec<_> = self.running.values().collect();
+        latest.sort_unstable_by(|a, b| b.cmp(a));
+        match latest.get(MOST_AT_ONCE - 1) {
+            None => Some(*due),
+            // There is room when this one is stuck, and at the latest when one has ended.
+            Some(since) => since.checked_add(STUCK).map(|room| room.max(*due)),
+        }
     }
 
     /// Begins the next try that is due.
@@ -144,14 +158,14 @@ impl Leftovers {
         let (_, key) = self.due.pop_first()?;
         let entry = self.entries.get_mut(&key)?;
         entry.plan = Plan::Running(now);
-        self.running += 1;
+        self.running.insert(key, now);
         Some(entry.remains.clone())
     }
 
     /// A try has ended. One that ends the life of the leftover takes it off the list. `None` if it is not on it any
     /// more.
     pub(crate) fn returned(&mut self, now: Instant, key: &Arc<str>, outcome: Outcome, chance: f64) -> Option<Returned> {
-        self.running -= 1;
+        self.running.remove(key);
         let entry = self.entries.get_mut(key)?;
         let worker = entry.remains.worker.clone();
         let mut next_try = None;
@@ -159,9 +173,9 @@ impl Leftovers {
         match outcome {
             Outcome::Gone => _ = self.entries.remove(key),
             Outcome::CannotReclaim => entry.plan = Plan::CannotReclaim,
-            Outcome::Failed(reason) => {
-                entry.reason = Some(reason);
-                entry.tries = entry.tries.saturating_add(1);
+            Outcome::Failed(ref reason) | Outcome::NotCalled(ref reason) => {
+                entry.reason = Some(reason.clone());
+                entry.tries = entry.tries.saturating_add(u32::from(matches!(outcome, Outcome::Failed(_))));
                 entry.failures = entry.failures.saturating_add(1);
                 tries = entry.tries;
                 let pause = pause(entry.failures, chance);
@@ -182,7 +196,8 @@ impl Leftovers {
         Some((worker, clear))
     }
 
-    fn is_clear(&self, worker: &str) -> bool {
+    /// Nothing of the worker is in its way.
+    pub(crate) fn is_clear(&self, worker: &str) -> bool {
         let mut of_worker = self.entries.values().filter(|entry| &*entry.remains.worker == worker);
         !of_worker.any(Entry::is_in_the_way)
     }
@@ -272,13 +287,43 @@ mod tests {
         assert!(list.worker_added(now, "a"));
         let mut running: Vec<_> = std::iter::from_fn(|| list.take_due(now)).collect();
         assert_eq!(running.len(), MOST_AT_ONCE);
-        assert_eq!(list.next_deadline(), None, "nobody needs to look again before one has ended");
+        assert_eq!(list.next_deadline(), Some(now + STUCK), "nobody needs to look again before one has ended");
         for done in 1..=many {
             let key = running.pop().unwrap().key;
             let clear = list.returned(now, &key, Outcome::Gone, 0.5).unwrap().worker_is_clear;
             assert_eq!(clear, done == many);
             running.extend(list.take_due(now));
         }
+    }
+
+    #[test]
+    fn w14_reclaims_that_are_stuck_keep_no_others_from_being_tried_and_threads_are_bounded() {
+        let mut now = Instant::now();
+        let mut list = Leftovers::default();
+        (0..100).for_each(|number| list.found(now, remains("stuck", number), 0, None));
+        list.worker_added(now, "stuck");
+        let mut begun = Vec::new();
+        while list.next_deadline().is_some() {
+            now = list.next_deadline().unwrap().max(now);
+            begun.push(std::iter::from_fn(|| list.take_due(now)).count());
+        }
+        assert_eq!(begun, [MOST_AT_ONCE; MOST_THREADS / MOST_AT_ONCE], "eight more every five minutes");
+        list.returned(now, &"stuck-0".into(), Outcome::Gone, 0.5);
+        assert_eq!(list.next_deadline(), Some(now + STUCK));
+        assert!(list.take_due(now + STUCK).is_some());
+        assert!(list.take_due(now + STUCK).is_none());
+    }
+
+    #[test]
+    fn a_try_for_which_there_was_no_thread_is_no_failure_of_the_driver() {
+        let now = Instant::now();
+        let mut list = Leftovers::default();
+        list.found(now, remains("a", 1), 3, None);
+        list.worker_added(now, "a");
+        let key = list.take_due(now).unwrap().key;
+        let returned = list.returned(now, &key, Outcome::NotCalled("no thread".into()), 1.0).unwrap();
+        assert_eq!((returned.tries, returned.next_try), (3, Some(now + SECOND)));
+        assert_eq!(list.list()[0].reason.as_deref(), Some("no thread"));
     }
 
     #[test]

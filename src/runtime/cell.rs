@@ -19,7 +19,7 @@ use super::shared::{Agenda, Shared, Task};
 use crate::build::{Build, BuildId, Epoch};
 use crate::dispatch::WorkerIndex;
 use crate::error::{AttachError, SubstantiateError};
-use crate::event::{EventKind, WorkerStatus};
+use crate::event::{EventKind, WorkerState, WorkerStatus};
 use crate::journal::Remains;
 use crate::lifecycle::{
     ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, Lifecycle, Occurrence, Openness, Request, RequestId,
@@ -41,6 +41,12 @@ pub(super) struct Inner {
     pub(super) life: Lifecycle,
     next_request: u64,
     requests: Vec<Pending>,
+    /// There is a thread that makes the calls of this worker; never two.
+    has_thread: bool,
+    /// What that thread does next: an attempt that has begun before its end.
+    next_attempt: Option<NextAttempt>,
+    /// That thread waits for the journal, and for no call.
+    in_journal: bool,
     /// What belongs to the attempt under way, from the moment its start is called.
     pub(super) attempt: Option<Attempt>,
     /// The secret of the attempt before, so that its agent can be told apart from a stranger.
@@ -52,6 +58,9 @@ pub(super) struct Inner {
     pub(super) progress: Option<Arc<str>>,
     pub(super) refused_agents: u64,
 }
+
+/// The number of an attempt, and the build that it is for.
+pub(super) type NextAttempt = (Epoch, Option<Build>);
 
 pub(super) struct Attempt {
     pub(super) identity: AttemptIdentity,
@@ -113,6 +122,9 @@ impl WorkerCell {
             life,
             next_request: 0,
             requests: Vec::new(),
+            has_thread: false,
+            next_attempt: None,
+            in_journal: false,
             attempt: None,
             ended_secret: None,
             gone: None,
@@ -148,6 +160,25 @@ impl WorkerCell {
         (inner.life.version(), inner.life.epoch(), inner.life.openness(now))
     }
 
+    /// An attempt was done by the thread of this worker: the one that it does next, or none when it ends.
+    pub(super) fn next_attempt(&self) -> Option<NextAttempt> {
+        let mut inner = self.inner.lock();
+        let next = inner.next_attempt.take();
+        let life = &inner.life;
+        let is_wanted = |epoch| life.state() == WorkerState::Substantiating && life.epoch() == epoch;
+        let wanted = next.filter(|(epoch, _)| is_wanted(*epoch));
+        inner.has_thread = wanted.is_some();
+        wanted
+    }
+
+    /// Does something that waits for the journal, and shows so meanwhile.
+    pub(super) fn in_journal<R>(&self, write: impl FnOnce() -> R) -> R {
+        self.inner.lock().in_journal = true;
+        let result = write();
+        self.inner.lock().in_journal = false;
+        result
+    }
+
     pub(super) fn connection(&self) -> Option<Arc<Connection>> {
         self.inner.lock().attempt.as_ref().and_then(|attempt| attempt.connection.clone())
     }
@@ -174,6 +205,7 @@ impl WorkerCell {
             quarantine: life.quarantine(now),
             paused: life.paused(),
             held: life.held(),
+            in_journal: inner.in_journal,
             refused_agents: inner.refused_agents,
         }
     }
@@ -223,8 +255,13 @@ impl WorkerCell {
     fn resolve(self: &Arc<Self>, effect: Effect, inner: &mut Inner, shared: &Shared, agenda: &mut Agenda) {
         let task = match effect {
             Effect::SpawnThread(epoch) => {
-                shared.threads.reserve();
                 let build = inner.requests.first().and_then(|pending| pending.asker.build().cloned());
+                // The thread of the attempt before is about to end; or that was cancelled, and it hangs in the journal.
+                if std::mem::replace(&mut inner.has_thread, true) {
+                    inner.next_attempt = Some((epoch, build));
+                    return;
+                }
+                shared.threads.reserve();
                 Task::Spawn { worker: self.clone(), epoch, build }
             }
             Effect::CancelStart => match inner.attempt.as_mut().and_then(|attempt| attempt.cancel.take()) {
@@ -277,6 +314,13 @@ impl WorkerCell {
 }
 
 impl Inner {
+    /// There is no thread to be had. The attempts that have none now.
+    pub(super) fn no_thread(&mut self, epoch: Epoch) -> impl Iterator<Item = Epoch> + use<> {
+        self.has_thread = false;
+        let next = self.next_attempt.take().map(|(epoch, _)| epoch);
+        [Some(epoch), next].into_iter().flatten()
+    }
+
     fn granted(&self, answer: Result<Grant, SubstantiateError>) -> Granted {
         let grant = answer.map_err(|error| (error, self.life.epoch()))?;
         let connection = self.attempt.as_ref().and_then(|attempt| attempt.connection.clone());

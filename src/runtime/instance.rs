@@ -1,4 +1,5 @@
-//! The thread of one instance: it makes all calls into the driver, one after the other, and then it ends.
+//! The thread of one instance: it makes all calls into the driver, one after the other, and then it ends, or does the
+//! same for the next instance of its worker if that has begun meanwhile.
 //!
 //! What is to be called is decided by the lifecycle and comes as [`Order`]s; what a call returned goes back to the
 //! lifecycle. While a call hangs, only this thread hangs.
@@ -17,7 +18,7 @@ use super::shared::{Shared, SharedPoint};
 use crate::build::{Build, Epoch, Properties};
 use crate::error::{Cancelled, FailureCause, RecordError, chain};
 use crate::event::{DriverCall, EventKind, StartFailure};
-use crate::journal::{LeftoverStage, Record, Remains, Until};
+use crate::journal::{self, LeftoverStage, Record, Remains, Until};
 use crate::lifecycle::{Effect, Input};
 use crate::worker::{
     Attacher, AttemptIdentity, Health, LatentWorker, Leftover, Reclaimed, Secret, StartControls, StartRequest, Started,
@@ -60,15 +61,15 @@ impl<W: LatentWorker> Driver for W {
         };
         let (begun, key) = (SystemTime::now(), identity.key.clone());
         if let Some(journal) = &shared.journal
-            && let Err(reason) = journal.intend(&worker.name, epoch, &key)
+            && let Err(reason) = worker.in_journal(|| journal.intend(&worker.name, epoch, &key))
         {
             // It may have got into the file all the same.
-            shared.tell_journal(Record::Gone { key }, Until::Written);
+            worker.in_journal(|| shared.tell_journal(Record::Gone { key }, Until::Written));
             return report(Input::NoThread(epoch, format!("nothing is started without a journal: {reason}").into()));
         }
         let Some((orders, cancelled)) = announce(shared, worker, &identity) else {
             // Cancelled before the start was called.
-            return shared.tell_journal(Record::Gone { key }, Until::Written);
+            return worker.in_journal(|| shared.tell_journal(Record::Gone { key }, Until::Written));
         };
 
         let controls = Controls { shared, worker, identity: &identity, cancelled, ids: RefCell::default() };
@@ -107,7 +108,10 @@ impl<W: LatentWorker> Driver for W {
                 }
                 (Order::Stop { fast }, _) => {
                     close_agent(shared, worker);
-                    shared.tell_journal(Record::Stopping { key: key.clone() }, Until::Written);
+                    if let Some(journal) = &shared.journal {
+                        // A disk that hangs must not keep an instance from being stopped.
+                        journal.note(Record::Stopping { attempt: attempt_of(&identity) });
+                    }
                     let request = StopRequest { identity: identity.clone(), instance, fast };
                     let stop = || self.stop_instance(request).map_err(|error| error.to_string().into());
                     let result = fenced("stop_instance", stop).unwrap_or_else(Err);
@@ -129,6 +133,12 @@ impl<W: LatentWorker> Driver for W {
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, Arc<str>> {
         LatentWorker::reclaim(self, leftover).map_err(|error| error.to_string().into())
     }
+}
+
+/// How the journal names the attempt.
+fn attempt_of(identity: &AttemptIdentity) -> journal::Attempt {
+    let AttemptIdentity { worker, epoch, key, owner, .. } = identity.clone();
+    journal::Attempt { worker, epoch, key, owner }
 }
 
 fn identity(shared: &Shared, worker: &WorkerCell, epoch: Epoch) -> std::io::Result<AttemptIdentity> {
@@ -234,13 +244,13 @@ impl StartControls for Controls<'_> {
         if id.len() > LONGEST_ID {
             return refused("it is longer than 4096 bytes");
         }
-        if self.ids.borrow().contains(&id) {
-            return Ok(());
+        // It is written again all the same: that it is known does not mean that it is durable.
+        if !self.ids.borrow().contains(&id) {
+            self.ids.borrow_mut().push(id.clone());
         }
-        self.ids.borrow_mut().push(id.clone());
         match &self.shared.journal {
             Some(journal) => journal
-                .append(Record::Known { key: self.identity.key.clone(), id: id.clone() }, Until::Synced)
+                .append(Record::Known { attempt: attempt_of(self.identity), id: id.clone() }, Until::Synced)
                 .map_err(|reason| RecordError { id, reason }),
             None => Ok(()),
         }

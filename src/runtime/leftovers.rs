@@ -152,7 +152,7 @@ impl Shared {
                 }
             };
             if let Err(error) = self.threads.spawn("lw reclaim".to_owned(), Owner(self.clone()), body) {
-                self.reclaimed(&remains, Outcome::Failed(format!("no thread to reclaim it: {error}").into()));
+                self.reclaimed(&remains, Outcome::NotCalled(format!("no thread to reclaim it: {error}").into()));
             }
         }
     }
@@ -196,11 +196,13 @@ impl Shared {
         let result = match &outcome {
             Outcome::Gone => Ok(Reclaimed::Gone),
             Outcome::CannotReclaim => Ok(Reclaimed::Unsupported),
-            Outcome::Failed(reason) => Err(reason.clone()),
+            Outcome::Failed(reason) | Outcome::NotCalled(reason) => Err(reason.clone()),
         };
+        let was_called = !matches!(outcome, Outcome::NotCalled(_));
         // None when somebody has said meanwhile that it is to be forgotten.
         let returned = self.leftovers.inner.lock().list.returned(now, &remains.key, outcome, chance);
-        if let (Some(returned), Err(reason)) = (returned, &result) {
+        // That no thread could be had is found on the timer's own, which must not wait for a disk.
+        if let (Some(returned), Err(reason), true) = (returned, &result, was_called) {
             let (key, tries, reason) = (remains.key.clone(), returned.tries, reason.clone());
             self.tell_journal(Record::Failed { key, tries, reason }, Until::Written);
         }
@@ -224,7 +226,12 @@ impl Shared {
     fn worker_is_clear(self: &Arc<Self>, worker: &str) {
         let worker = self.workers.read().named(worker).cloned();
         if let Some(worker) = worker {
-            worker.turn(self, |turn| turn.apply(Input::Reclaimed));
+            worker.turn(self, |turn| {
+                // Asked again within the turn: another stop may have failed since.
+                if self.leftovers.inner.lock().list.is_clear(&worker.name) {
+                    turn.apply(Input::Reclaimed);
+                }
+            });
         }
     }
 

@@ -46,7 +46,8 @@ use crate::worker::{Attachment, LatentWorker, WorkerConfig};
 /// [`MasterBuilder::drop_timeout`]. Workers, tickets and leases do not keep it from that; a driver or an agent that
 /// holds a `Master` itself does, for ever.
 ///
-/// Except for [`shutdown`](Master::shutdown) and [`run`](Master::run) no method blocks, whatever the drivers do.
+/// Except for [`shutdown`](Master::shutdown), [`run`](Master::run), and with a journal
+/// [`forget_leftover`](Master::forget_leftover), no method blocks, whatever the drivers do.
 #[derive(Clone)]
 pub struct Master {
     handle: Arc<Handle>,
@@ -80,10 +81,10 @@ pub enum ShutdownMode {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// Nothing is in flight any more: every instance was stopped, and every thread has ended but perhaps that of a
-    /// logger that takes too long.
+    /// Nothing is in flight any more: every call of a driver has returned, and every thread has ended but perhaps that of
+    /// a logger that takes too long. What could not be stopped or reclaimed is in [`Master::leftovers`] all the same.
     pub complete: bool,
-    /// The workers that are not done yet, each with the call that it waits for.
+    /// The workers that are not done yet, each with the call that it waits for, or that it waits for the journal.
     pub in_flight: Vec<WorkerStatus>,
     /// What is still being reclaimed.
     pub reclaiming: Vec<LeftoverStatus>,
@@ -155,11 +156,17 @@ impl MasterBuilder {
     /// instance. What an earlier master on the same file has left behind is [reclaimed](LatentWorker::reclaim) as soon
     /// as its worker is added; see [`Master::leftovers`]. Numbers of attempts go on from those of the earlier master.
     ///
-    /// The file is made when it does not exist, opened and locked now, and belongs to the master until that has shut
-    /// down completely. It holds no secrets; it does hold the names of workers and what drivers record. It grows to
-    /// about 1 MiB, and then is replaced by a short one beside it (`<path>.new`, so the directory must be writable).
+    /// The file is made when it does not exist (for this user alone: mode 0600), opened and locked now, and belongs to
+    /// the master until that has shut down completely. Do not move or remove it meanwhile: nothing is started then. It holds no secrets; it does hold the names of workers and what drivers record. It grows to
+    /// about 1 MiB, and then is replaced by a short one beside it (`<path>.latent-worker-new`, so the directory must be writable).
     /// What cannot be read in it is copied to `<path>.damaged-<number>` and [reported](Master::journal_damage). A lock
     /// on a file of a network may not be one.
+    ///
+    /// A journal belongs to one machine, and there to one namespace of processes: what still runs elsewhere is not found
+    /// and counts as gone. A leftover is reclaimed by the driver of whichever worker has its name now. So keep the name,
+    /// the kind of driver and the place of the instances as they are while anything is left of a worker: another kind
+    /// finds nothing and says so. The highest number of an attempt is kept for every name of a worker that there ever
+    /// was, so do not make up new names for ever.
     ///
     /// A start waits until its attempt is durable, which takes some milliseconds; starts at the same time share one
     /// sync. When the journal cannot be written nothing is started, with that reason; what runs is stopped all the
@@ -484,7 +491,8 @@ impl Handle {
         }
         let now = shared.clock.now();
         let statuses = workers.iter().map(|worker| worker.status(now));
-        let in_flight = statuses.filter(|status| status.state != WorkerState::ShutDown).collect();
+        let is_in_flight = |status: &WorkerStatus| status.state != WorkerState::ShutDown || status.in_journal;
+        let in_flight = statuses.filter(is_in_flight).collect();
         let is_running = |leftover: &LeftoverStatus| matches!(leftover.next, LeftoverStep::Reclaiming(_));
         let reclaiming = shared.leftovers.status(now).into_iter().filter(is_running).collect();
         ShutdownReport { complete, in_flight, reclaiming }
@@ -498,7 +506,7 @@ impl Handle {
             // It calls no user code, and has nothing left to do.
             let _ = timer.join();
             if let Some(journal) = &self.shared.journal {
-                journal.close();
+                journal.close(limit);
             }
             if let Some(log) = log {
                 log.end(&self.shared.observers, limit);

@@ -235,14 +235,20 @@ impl Shared {
             let (shared, worker) = (self.clone(), worker.clone());
             move || {
                 threads::belong_to(number);
-                worker.driver().run_instance(&shared, &worker, epoch, build);
+                let mut attempt = Some((epoch, build));
+                while let Some((epoch, build)) = attempt {
+                    worker.driver().run_instance(&shared, &worker, epoch, build);
+                    attempt = worker.next_attempt();
+                }
             }
         };
         // Linux shows the first 15 bytes of a thread's name.
         let name = format!("lw {}", worker.name);
         if let Err(error) = self.threads.spawn(name, Owner(self.clone()), body) {
-            let reason = format!("no thread for the instance: {error}");
-            worker.transition(self, agenda, |turn| turn.apply(Input::NoThread(epoch, reason.into())));
+            let reason: Arc<str> = format!("no thread for the instance: {error}").into();
+            worker.transition(self, agenda, |turn| {
+                turn.inner.no_thread(epoch).for_each(|epoch| turn.apply(Input::NoThread(epoch, reason.clone())));
+            });
         }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use latent_worker::testing::ManualClock;
 use latent_worker::{
-    Attachment, Build, IdlePolicy, LatentWorker, Leftover, Master, Reclaimed, ShutdownMode, StartError, StartRequest,
-    Started, StopError, StopRequest, Worker, WorkerConfig,
+    Attachment, Build, IdlePolicy, JournalStep, LatentWorker, Leftover, Master, Reclaimed, ShutdownMode, StartError,
+    StartRequest, Started, StopError, StopRequest, Worker, WorkerConfig,
 };
 
 use super::provider::Provider;
@@ -26,7 +27,12 @@ const MANY: usize = 8;
 /// So short that a life has the journal replaced now and then.
 const LONGEST: u64 = 600;
 
+/// The file with the length up to which the journal survives a loss of power.
+pub(crate) const SYNCED: &str = "synced";
+
 static PASSED: AtomicUsize = AtomicUsize::new(0);
+/// Of files and directories, but for that of the directory when the journal is made.
+static SYNCS: AtomicUsize = AtomicUsize::new(0);
 
 fn cut_at() -> usize {
     env::var(CUT_AT).unwrap().parse().unwrap()
@@ -51,11 +57,26 @@ pub(crate) fn live() {
         "command" => in_turn(directory, command(directory), &|_| {}),
         other => panic!("{other}"),
     }
+    fs::write(directory.join("syncs"), SYNCS.load(Ordering::SeqCst).to_string()).unwrap();
     fs::write(directory.join("points"), PASSED.load(Ordering::SeqCst).to_string()).unwrap();
 }
 
 fn master(directory: &Path, clock: &ManualClock) -> Master {
-    let on_step = |_| {
+    let journal = directory.join("journal");
+    let (synced, new) = (directory.join(SYNCED), directory.join("journal.latent-worker-new"));
+    let on_step = move |step| {
+        let is_synced = match step {
+            JournalStep::AfterSync => !new.exists(),
+            JournalStep::AfterReplace => true,
+            _ => false,
+        };
+        SYNCS.fetch_add(
+            usize::from(matches!(step, JournalStep::AfterSync | JournalStep::AfterReplace)),
+            Ordering::SeqCst,
+        );
+        if is_synced {
+            fs::write(&synced, fs::metadata(&journal).unwrap().len().to_string()).unwrap();
+        }
         point();
         Ok(())
     };
@@ -80,8 +101,9 @@ fn reclaim_all(master: &Master, clock: &ManualClock) {
 fn cycle(worker: &Worker, work: &dyn Fn(&latent_worker::Lease)) {
     let lease = worker.substantiate(&Build::new("b").with_property("name", worker.name().to_string())).wait();
     point();
-    if let Ok(lease) = lease {
-        work(&lease);
+    match lease {
+        Ok(lease) => work(&lease),
+        Err(error) => assert!(!worker.name().starts_with('w'), "this one works: {error}"),
     }
     assert!(worker.insubstantiate(false).wait_timeout(LONG), "{}", worker.status());
 }
@@ -143,9 +165,23 @@ fn at_once(directory: &Path, driver: Provider) {
     assert!(master.shutdown(ShutdownMode::Fast, LONG).complete);
 }
 
+/// Whoever stops or reclaims an attempt holds this all the while: a lock that ends with its process. Another one who has
+/// it already is a breach.
+pub(crate) fn alone_with(directory: &Path, key: &str) -> fs::File {
+    let locks = directory.join("locks");
+    fs::create_dir_all(&locks).unwrap();
+    let lock = fs::File::create(locks.join(key)).unwrap();
+    if lock.try_lock().is_err() {
+        let violations = fs::File::options().append(true).create(true).open(directory.join("violations"));
+        violations.unwrap().write_all(format!("{key} is removed twice at once\n").as_bytes()).unwrap();
+    }
+    lock
+}
+
 /// A driver with points around its calls.
 struct Around<D> {
     driver: D,
+    directory: PathBuf,
     /// By key: the agents of instances that bring none of their own.
     agents: Option<Mutex<HashMap<String, Attachment>>>,
     /// Called before the driver's own start and stop.
@@ -169,6 +205,7 @@ impl<D: LatentWorker> LatentWorker for Around<D> {
 
     fn stop_instance(&self, stop: StopRequest<D::Instance>) -> Result<(), StopError> {
         point();
+        let _alone = alone_with(&self.directory, stop.key());
         (self.before)("stop");
         let key = stop.key().to_owned();
         let stopped = self.driver.stop_instance(stop);
@@ -181,6 +218,7 @@ impl<D: LatentWorker> LatentWorker for Around<D> {
 
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
         point();
+        let _alone = alone_with(&self.directory, leftover.key());
         (self.before)("stop");
         let reclaimed = self.driver.reclaim(leftover);
         point();
@@ -201,7 +239,7 @@ fn local(directory: &Path) -> Around<latent_worker::LocalLatentWorker> {
     let driver = ["w", "stubborn"]
         .into_iter()
         .fold(driver, |driver, name| driver.kind(name, LocalKind::new().template(&template)));
-    Around { driver, agents: None, before: Box::new(|_| {}) }
+    Around { driver, directory: directory.to_owned(), agents: None, before: Box::new(|_| {}) }
 }
 
 /// Has processes run that end only when they are killed.
@@ -235,6 +273,7 @@ fn command(directory: &Path) -> Around<latent_worker::CommandLatentWorker> {
         cut stop-1; [ ! -e $i ] || rmdir $i || exit 1; cut stop-2";
     let driver = latent_worker::CommandLatentWorker::new(sh(start), sh(stop));
     let directory = directory.to_owned();
+    let place = directory.clone();
     let before = move |call: &str| {
         for place in 1..=2 {
             let mark = directory.join(format!("cut-{call}-{place}"));
@@ -244,5 +283,5 @@ fn command(directory: &Path) -> Around<latent_worker::CommandLatentWorker> {
             }
         }
     };
-    Around { driver, agents: Some(Mutex::default()), before: Box::new(before) }
+    Around { driver, directory: place, agents: Some(Mutex::default()), before: Box::new(before) }
 }

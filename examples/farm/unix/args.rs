@@ -39,8 +39,8 @@ Options:
                           command  what programs of yours start and stop; its agent connects to farm
                           process  a child process of farm, whose agent connects to it
   --events FILE           writes what happens to FILE, as lines of JSON
-  --journal FILE          keeps in FILE which instances there may be: when farm is killed, the next one with this FILE
-                          takes away what is left of them
+  --journal FILE          keeps in FILE which instances there may be: when farm is killed, the next one with this FILE,
+                          the same driver and as many workers takes away what is left of them
   --quiet                 shows failures and the summary, and nothing else
   -h, --help              shows this
   -V, --version           shows the version

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
-use super::orphans::kill_marked;
+use super::orphans::{kill_marked, nothing_found};
 use crate::{Attachment, BoxError, Cancelled, Health, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
@@ -174,7 +174,8 @@ impl LatentWorker for LocalLatentWorker {
     }
 
     /// Kills the processes that a dead master has left (on Linux), waits for their end, and removes the directory; see
-    /// [`LocalLatentWorker`].
+    /// [`LocalLatentWorker`]. Elsewhere such processes cannot be found, and are for people to look after:
+    /// [`Reclaimed::Unsupported`].
     ///
     /// # Errors
     ///
@@ -199,7 +200,7 @@ impl LatentWorker for LocalLatentWorker {
                 return Err(StopError::new(reason));
             }
         }
-        Ok(Reclaimed::Gone)
+        Ok(nothing_found())
     }
 
     /// Bad when the directory is gone.
