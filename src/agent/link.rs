@@ -143,12 +143,8 @@ impl Link {
                 Ending::Broken(why) => Output::Failed(why),
                 Ending::Files(_) => Output::Failed("it answered something else".to_owned()),
             });
-            self.send_all(sink.release_answers());
+            self.wire.send_all(sink.release_answers());
         }
-    }
-
-    fn send_all(&self, messages: Vec<Vec<u8>>) {
-        messages.into_iter().for_each(|message| self.wire.send(message));
     }
 
     fn sink(&self, command: CommandId) -> Option<Arc<Sink>> {
@@ -229,7 +225,7 @@ impl Link {
         }
         if let Some(sink) = sink {
             sink.release();
-            self.send_all(sink.release_answers());
+            self.wire.send_all(sink.release_answers());
         }
     }
 
@@ -256,7 +252,7 @@ impl Link {
         let process = Process::new(output, move || interrupted.interrupt(id));
         Ok(process.when_taken(move || {
             if let Some(sink) = sink.upgrade() {
-                read_from.send_all(sink.answers_due());
+                read_from.wire.send_all(sink.answers_due());
             }
         }))
     }

@@ -119,7 +119,8 @@ impl Outbox {
 
     /// Blocks while too much waits: until it was written, the connection has ended, or 10 s are over.
     pub(super) fn wait_for_room(&self) {
-        self.wait_while(Instant::now() + PATIENCE, |state| state.phase == Phase::Open && state.bytes.len() > ROOM);
+        let full = |state: &mut State| state.phase == Phase::Open && state.bytes.len() > ROOM;
+        self.room.wait_while_for(&mut self.state.lock(), full, PATIENCE);
     }
 
     /// Blocks while too many answers wait, which a peer asks for and does not read: until they were written or the
@@ -140,10 +141,6 @@ impl Outbox {
                 return;
             }
         }
-    }
-
-    fn wait_while(&self, deadline: Instant, mut holds: impl FnMut(&mut State) -> bool) {
-        self.room.wait_while_until(&mut self.state.lock(), &mut holds, deadline);
     }
 
     /// Writes what is here and nothing more; ends at `until` at the latest.

@@ -66,8 +66,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// With a [journal](crate::MasterBuilder::journal) the next master makes sure of it, on Linux: an agent that still runs
 /// is ended as by a fast stop, and then every process is killed that has the key of the attempt as `LATENT_WORKER_KEY`
-/// in its environment, and the agent by its recorded number and start time, each with the group that it leads. So are
-/// what an agent leaves behind whose stop has failed.
+/// in its environment, and the agent by its recorded number and start time, each with the group that it leads. The
+/// same is done about an agent whose stop has failed.
 ///
 /// # What it says
 ///
