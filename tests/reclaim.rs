@@ -239,7 +239,7 @@ mod command {
     fn j2_command_a_start_program_that_still_runs_is_ended_before_what_it_has_made_is_removed() {
         let place = Place::new();
         let alive = place.lifeline("alive");
-        let start = "exec 3>alive; touch made; sleep 1000 & wait; touch too-late";
+        let start = "touch made; exec 3>alive; sleep 1000 & wait; touch too-late";
         let (_master, worker) = place.life("journal", place.driver(start, "true"));
         let request = worker.warm_up();
         told(&alive);
@@ -287,7 +287,7 @@ mod process {
     #[test]
     fn j3_process_an_agent_is_ended_with_what_it_has_started_elsewhere() {
         let agent =
-            "exec 3>alive; trap '' TERM; echo $LATENT_WORKER_SECRET_FILE >secret-file; setsid sleep 1000 & sleep 1000";
+            "trap '' TERM; echo $LATENT_WORKER_SECRET_FILE >secret-file; exec 3>alive; setsid sleep 1000 & sleep 1000";
         killed(agent, true);
     }
 

@@ -2,6 +2,7 @@
 //!
 //! What both sides have in common is in the master's [`codec`](super::super::codec).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::super::codec::Envelope;
@@ -303,17 +304,17 @@ fn absolute(path: &str) -> Result<String, String> {
 
 /// Who we are.
 pub(super) struct Info<'a> {
-    pub(super) basedir: &'a str,
+    pub(super) basedir: Cow<'a, str>,
     pub(super) processors: usize,
     /// Of the environment, what a master may know.
-    pub(super) environment: &'a [(String, String)],
+    pub(super) environment: Cow<'a, [(String, String)]>,
 }
 
 pub(super) fn encode_info(number: u64, info: &Info<'_>) -> Vec<u8> {
     let mut writer = Writer::request("response", number, 1);
     writer.field("result").map(8);
     writer.field("system").text("posix");
-    writer.field("basedir").text(info.basedir);
+    writer.field("basedir").text(&info.basedir);
     writer.field("version").text(concat!("latent-worker ", env!("CARGO_PKG_VERSION")));
     writer.field("numcpus").unsigned(info.processors as u64);
     writer.field("delete_leftover_dirs").boolean(false);

@@ -1,10 +1,12 @@
-//! An agent's side of one upgraded connection: the thread that reads it, and the commands that run for it.
+//! An agent's side of one upgraded connection: the threads that read it, one after the other, and the commands that run
+//! for it.
 //!
-//! What the messages mean is decided by the [`Session`]; what a command does is in `job`. Each command has a thread of its
-//! own, which waits for the answers of the master; so the reading thread waits for no command.
+//! What the messages mean is decided by the [`Session`]; what a command does is in `job`. The thread that has read that a
+//! command is to start lets another one read on and goes on with the command; so no command is waited for in order to read.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,6 +31,7 @@ pub(super) type Answer = Result<Vec<u8>, String>;
 pub(super) struct Connection {
     wire: Arc<Wire>,
     agent: Arc<dyn Agent>,
+    info: Info<'static>,
     session: Mutex<Session>,
     /// Those that run.
     commands: Mutex<HashMap<String, Command>>,
@@ -42,6 +45,21 @@ struct Command {
     interrupt: Option<Sender<Infallible>>,
 }
 
+/// What the thread needs that reads.
+struct Reading {
+    reader: WireReader,
+    greeted: bool,
+    /// Told at the end.
+    over: Sender<Over>,
+}
+
+/// What the thread does next that has read a message.
+enum Next {
+    Read,
+    Run(Job, Settings, Port),
+    Shutdown,
+}
+
 /// Why a connection is over.
 pub(super) enum Over {
     /// The master has told us to end.
@@ -50,10 +68,16 @@ pub(super) enum Over {
 }
 
 impl Connection {
-    pub(super) fn new(transport: Transport, limits: Limits, agent: Arc<dyn Agent>, threads: Arc<Threads>) -> Arc<Self> {
+    pub(super) fn new(
+        transport: Transport,
+        limits: Limits,
+        agent: Arc<dyn Agent>,
+        info: Info<'static>,
+        threads: Arc<Threads>,
+    ) -> Arc<Self> {
         let wire = Arc::new(Wire::new(transport, Role::Client, limits));
         let session = Mutex::new(Session::new());
-        Arc::new(Self { wire, agent, session, commands: Mutex::default(), threads })
+        Arc::new(Self { wire, agent, info, session, commands: Mutex::default(), threads })
     }
 
     /// The body of the writing thread.
@@ -64,26 +88,12 @@ impl Connection {
     }
 
     /// Serves the master until the connection is over. `rest` was read already.
-    pub(super) fn serve(self: &Arc<Self>, rest: Vec<u8>, deadline: Instant, info: &Info<'_>) -> Over {
-        let mut reader = WireReader::new(self.wire.clone(), rest, deadline, usize::MAX);
-        let mut greeted = false;
-        let over = loop {
-            let message = match reader.next() {
-                Ok(Some(message)) => message,
-                Ok(None) => continue,
-                Err(reason) => break Over::Lost(reason),
-            };
-            match self.receive(&message, info) {
-                Ok(false) => {}
-                Ok(true) => break Over::Shutdown,
-                Err(violation) => break Over::Lost(reader.violated(&violation)),
-            }
-            if !greeted && self.is_greeted() {
-                greeted = true;
-                if let Err(reason) = reader.greeted() {
-                    break Over::Lost(reason);
-                }
-            }
+    pub(super) fn serve(self: &Arc<Self>, rest: Vec<u8>, deadline: Instant) -> Over {
+        let (tell, over) = bounded(1);
+        let reader = WireReader::new(self.wire.clone(), rest, deadline, usize::MAX);
+        let over = match self.pass_on(Reading { reader, greeted: false, over: tell }) {
+            Ok(()) => over.recv().unwrap_or_else(|_| Over::Lost("its reading thread panicked".to_owned())),
+            Err((_, error)) => Over::Lost(format!("no thread for the connection: {error}")),
         };
         // What is still to be said is written; commands that wait for an answer learn that there will be none.
         self.wire.finish();
@@ -96,14 +106,60 @@ impl Connection {
         self.session.lock().is_greeted()
     }
 
-    /// Does what follows from a message. Whether that is the end.
-    fn receive(self: &Arc<Self>, message: &[u8], info: &Info<'_>) -> Result<bool, String> {
-        let turn = self.session.lock().receive(message, info, &variable);
+    /// Has another thread read on; gives the reading back when there is none.
+    fn pass_on(self: &Arc<Self>, reading: Reading) -> Result<(), (Reading, io::Error)> {
+        let slot = Arc::new(Mutex::new(Some(reading)));
+        let (connection, taken) = (self.clone(), slot.clone());
+        let passed = self.threads.run("lw agent", move || {
+            let reading = taken.lock().take();
+            if let Some(reading) = reading {
+                connection.read(reading);
+            }
+        });
+        passed.map_err(|error| (slot.lock().take().expect("nobody has run to take it"), error))
+    }
+
+    /// Reads until the connection is over, or until there is a command to run: then another thread reads on.
+    ///
+    /// That thread is awake when the command needs it; to wake one for the command would be a part of what each costs.
+    fn read(self: &Arc<Self>, mut reading: Reading) {
+        let over = loop {
+            let message = match reading.reader.next() {
+                Ok(Some(message)) => message,
+                Ok(None) => continue,
+                Err(reason) => break Over::Lost(reason),
+            };
+            match self.receive(&message) {
+                Ok(Next::Read) => {}
+                Ok(Next::Run(job, settings, port)) => match self.pass_on(reading) {
+                    Ok(()) => return job::run(&*self.agent, job, settings, port),
+                    Err((back, error)) => {
+                        // The port tells the master.
+                        log::warn!("no thread for a command: {error}");
+                        reading = back;
+                    }
+                },
+                Ok(Next::Shutdown) => break Over::Shutdown,
+                Err(violation) => break Over::Lost(reading.reader.violated(&violation)),
+            }
+            if !reading.greeted && self.is_greeted() {
+                reading.greeted = true;
+                if let Err(reason) = reading.reader.greeted() {
+                    break Over::Lost(reason);
+                }
+            }
+        };
+        let _ = reading.over.send(over);
+    }
+
+    /// Does what follows from a message, but for what takes long.
+    fn receive(self: &Arc<Self>, message: &[u8]) -> Result<Next, String> {
+        let turn = self.session.lock().receive(message, &self.info, &variable);
         let turn = turn.map_err(|malformed| malformed.to_string())?;
-        let mut shutdown = false;
+        let mut next = Next::Read;
         match turn.todo {
             None => {}
-            Some(Todo::Start(command, job, settings)) => self.start(command, job, settings),
+            Some(Todo::Start(command, job, settings)) => next = Next::Run(job, settings, self.port(command)),
             Some(Todo::Interrupt(command)) => {
                 let interrupt = self.commands.lock().get_mut(command).and_then(|command| command.interrupt.take());
                 drop(interrupt);
@@ -115,31 +171,21 @@ impl Connection {
                     let _ = command.answers.try_send(answer);
                 }
             }
-            Some(Todo::Shutdown) => shutdown = true,
+            Some(Todo::Shutdown) => next = Next::Shutdown,
         }
         if let Some(answer) = turn.send {
             self.wire.send_soon(answer);
         }
-        Ok(shutdown)
+        Ok(next)
     }
 
-    fn start(self: &Arc<Self>, id: &str, job: Job, settings: Settings) {
+    /// How a new command is reached, and how it speaks.
+    fn port(self: &Arc<Self>, id: &str) -> Port {
         let (answers, answered) = bounded(ANSWERS);
         let (interrupt, interrupted) = bounded(0);
         self.commands.lock().insert(id.to_owned(), Command { answers, interrupt: Some(interrupt) });
-        let port = Port {
-            connection: self.clone(),
-            id: id.to_owned(),
-            answered,
-            interrupted,
-            unanswered: 0,
-            completed: false,
-        };
-        let agent = self.agent.clone();
-        if let Err(error) = self.threads.run("lw command", move || job::run(&*agent, job, settings, port)) {
-            // The port has told the master.
-            log::warn!("no thread for a command: {error}");
-        }
+        let connection = self.clone();
+        Port { connection, id: id.to_owned(), answered, interrupted, unanswered: 0, completed: false }
     }
 
     /// The last words about a command, if there are any but that it has ended; all at once.

@@ -13,7 +13,8 @@
 //! | [`connection`] | reads, and knows the commands that run |
 //! | [`job`], [`transfer`] | what one command does |
 //!
-//! Threads: the caller's, which connects and reads; `lw agent out`, which writes; `lw command` for each command.
+//! Threads: the caller's, which connects; `lw agent out`, which writes; `lw agent`: one that reads, and one for each
+//! command.
 
 mod backoff;
 mod codec;
@@ -369,15 +370,16 @@ impl AgentClient {
         match self.connect(deadline) {
             Err(reason) => (Over::Lost(reason), false),
             Ok((transport, rest)) => {
-                let connection = Connection::new(transport, self.settings.limits, self.agent.clone(), threads.clone());
+                let environment = told_environment().into();
+                let processors = std::thread::available_parallelism().map_or(1, usize::from);
+                let info = Info { basedir: self.basedir.clone().into(), processors, environment };
+                let (agent, limits) = (self.agent.clone(), self.settings.limits);
+                let connection = Connection::new(transport, limits, agent, info, threads.clone());
                 let writing = connection.clone();
                 if let Err(error) = threads.spawn("lw agent out", move || writing.write()) {
                     return (Over::Lost(format!("no thread for the connection: {error}")), false);
                 }
-                let environment = told_environment();
-                let processors = std::thread::available_parallelism().map_or(1, usize::from);
-                let info = Info { basedir: &self.basedir, processors, environment: &environment };
-                let over = connection.serve(rest, deadline, &info);
+                let over = connection.serve(rest, deadline);
                 if !threads.wait(later(COMMANDS_PATIENCE)) {
                     log::warn!("a command goes on though its connection is lost: it could not be killed");
                 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
@@ -20,6 +20,9 @@ use crate::{Agent, Command, CommandError, Files, LeaseEnd, Process, Program};
 
 /// The secrets in the environment of a process that is an agent.
 const TOLD_TO_AGENTS: &[&str] = &["LATENT_WORKER_SECRET", "LATENT_WORKER_SECRET_FILE", "WORKERPASS"];
+
+/// How long the thread that starts a command waits for its end. A command that does nothing needs less.
+const BRIEF: Duration = Duration::from_millis(2);
 
 /// Changes to an environment; `None` removes a variable.
 pub(super) type Environment = BTreeMap<String, Option<String>>;
@@ -135,7 +138,8 @@ impl Agent for LocalAgent {
     /// - Output that is not read slows the command and does not count as silence. After an interrupt only the last
     ///   16 pieces (of 64 KiB at most) of what nobody has read are kept.
     ///
-    /// Blocks for as long as the system takes to start a process, plus up to 50 ms when the program's file is busy.
+    /// Blocks for as long as the system takes to start a process, plus up to 50 ms when the program's file is busy, plus up
+    /// to 2 ms: a command that ends within that needs no other thread.
     ///
     /// # Errors
     ///
@@ -146,7 +150,9 @@ impl Agent for LocalAgent {
         let alive = self.alive()?;
         let started = self.prepare(command).and_then(|prepared| {
             let Running { process, control, supervisor } = process::start(prepared, command, alive)?;
-            self.shared.supervisors.begin(supervisor)?;
+            if let Some(supervisor) = supervisor.run_briefly(Instant::now() + BRIEF) {
+                self.shared.supervisors.begin(supervisor)?;
+            }
             Ok((process, control))
         });
         let (process, control) =

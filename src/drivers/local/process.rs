@@ -1,7 +1,8 @@
 //! Runs one command as a child process that leads a process group of its own, until nothing of that group is left.
 //!
-//! The *supervisor* has a thread for each command and owns the child: it moves the bytes of all three streams, keeps the
-//! limits, waits for the end of the leader of the group, kills the rest of the group, and then reaps the leader. Where the
+//! The *supervisor* owns the child: it moves the bytes of all three streams, keeps the limits, waits for the end of the
+//! leader of the group, kills the rest of the group, and then reaps the leader. It may begin on the thread that has started
+//! the command, see [`Supervisor::run_briefly`]; then it has a thread of its own. Where the
 //! system has no descriptor for the end of a process, and while the supervisor waits for the reader of the output and not
 //! for descriptors, a second thread, the *waiter*, blocks until the leader has ended and tells the supervisor.
 //!
@@ -205,19 +206,50 @@ impl Supervisor {
     /// Blocks until the command has ended and its end was delivered.
     pub(super) fn run(mut self) {
         while self.ended.is_none() {
-            if self.wait() {
-                self.handle(Event::LeaderEnded(wait_for_end(self.group.pid())));
-            }
-            self.take_events();
-            self.feed();
-            for index in 0..self.streams.len() {
-                self.pump(index, PIECE);
-            }
-            // After the reading, because what waits in a pipe is not silence; and in every round, because a command
-            // that always has something to say must not escape its limit.
-            self.enforce_limits();
+            self.turn(None);
         }
-        self.drain();
+        let waiting = self.waiting();
+        self.finish(waiting);
+    }
+
+    /// Does the same as long as that is over before `until` and nobody has to take output for it; otherwise gives the
+    /// supervisor back, and is to be followed by [`run`](Self::run).
+    ///
+    /// Handing a child to another thread and its end back costs more than all else that is done for a short command.
+    pub(super) fn run_briefly(mut self, until: Instant) -> Option<Self> {
+        while self.ended.is_none() {
+            // A turn delivers a piece of each stream at most.
+            if self.output.len() > PIECES / 2 || Instant::now() >= until {
+                return Some(self);
+            }
+            self.turn(Some(until));
+        }
+        let waiting = self.waiting();
+        if self.output.len() > PIECES / 2 || waiting.iter().sum::<usize>() > SMALL_PIECE {
+            return Some(self);
+        }
+        self.finish(waiting);
+        None
+    }
+
+    /// Blocks until there is something to do, or until `until`, and does it.
+    fn turn(&mut self, until: Option<Instant>) {
+        if self.wait(until) {
+            self.handle(Event::LeaderEnded(wait_for_end(self.group.pid())));
+        }
+        self.take_events();
+        self.feed();
+        for index in 0..self.streams.len() {
+            self.pump(index, PIECE);
+        }
+        // After the reading, because what waits in a pipe is not silence; and in every turn, because a command
+        // that always has something to say must not escape its limit.
+        self.enforce_limits();
+    }
+
+    /// Delivers what waits in the pipes, and the end.
+    fn finish(mut self, waiting: [usize; 2]) {
+        self.drain(waiting);
         match self.ended.take() {
             Some(Ok(end)) => self.deliver(Output::End(end)),
             Some(Err(error)) => log::warn!("the end of process {} is unknown: {error}", self.group.pid()),
@@ -229,9 +261,11 @@ impl Supervisor {
         }
     }
 
-    /// Blocks until a stream is ready, there is an event, a limit is reached, or the leader has ended; whether it was that.
-    fn wait(&self) -> bool {
-        let timeout = self.next_limit().map(|(limit, _)| limit.saturating_duration_since(Instant::now()));
+    /// Blocks until a stream is ready, there is an event, a limit or `until` is reached, or the leader has ended; whether it
+    /// was that.
+    fn wait(&self, until: Option<Instant>) -> bool {
+        let limit = self.next_limit().map(|(limit, _)| limit).into_iter().chain(until).min();
+        let timeout = limit.map(|limit| limit.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut ready = Vec::with_capacity(5);
         ready.push(PollFd::new(&self.control.woken, PollFlags::IN));
@@ -345,11 +379,15 @@ impl Supervisor {
         0
     }
 
-    /// Hands over what is in the pipes at this moment. A process that has left the group may still hold them, and write
-    /// for ever; so it is neither the end nor a lull that is waited for.
-    fn drain(&mut self) {
-        for index in 0..self.streams.len() {
-            let mut waiting = self.streams[index].as_ref().map_or(0, |stream| stream.pipe.waiting());
+    /// How much is in the pipes at this moment. A process that has left the group may still hold them, and write for
+    /// ever; so it is neither the end nor a lull that is waited for.
+    fn waiting(&self) -> [usize; 2] {
+        self.streams.each_ref().map(|stream| stream.as_ref().map_or(0, |stream| stream.pipe.waiting()))
+    }
+
+    /// Hands over so much of what is in the pipes.
+    fn drain(&mut self, waiting: [usize; 2]) {
+        for (index, mut waiting) in waiting.into_iter().enumerate() {
             while waiting > 0 {
                 match self.pump(index, waiting.min(PIECE)) {
                     0 => break,

@@ -1,5 +1,6 @@
 //! An agent's session against any master.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::super::super::codec::{Envelope, Message, Request, Step, Update, decode};
@@ -34,7 +35,7 @@ pub fn client(input: &[u8]) {
 
 /// As many commands run at once.
 const MOST: usize = 256;
-const INFO: Info<'static> = Info { basedir: "/w", processors: 2, environment: &[] };
+const INFO: Info<'static> = Info { basedir: Cow::Borrowed("/w"), processors: 2, environment: Cow::Borrowed(&[]) };
 
 /// The session under test, and what is known of it from outside.
 struct Connection {
@@ -207,7 +208,7 @@ impl Connection {
 fn is_introduced(answer: &[u8]) {
     let Ok(Message::Response { result: Ok(info), .. }) = decode(answer) else { panic!("{answer:?}") };
     let info = info.worker_info().expect("all is said");
-    assert_eq!((&*info.basedir, &*info.system, info.raw_output), (INFO.basedir, "posix", true));
+    assert_eq!((&*info.basedir, &*info.system, info.raw_output), (&*INFO.basedir, "posix", true));
 }
 
 /// What is begun has paths that are absolute and blocks of a size that fits.

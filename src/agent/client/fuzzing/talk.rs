@@ -1,6 +1,7 @@
 //! The master's session and an agent's, each with what the other one says. Both keep to the protocol; so all that is asked
 //! must be done, and everything must arrive as it was said, in whatever order messages are read.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -46,7 +47,7 @@ fn command_with_program(steps: &mut Steps<'_>) -> Command {
 }
 
 const BASEDIR: &str = "/w";
-const INFO: Info<'static> = Info { basedir: BASEDIR, processors: 2, environment: &[] };
+const INFO: Info<'static> = Info { basedir: Cow::Borrowed(BASEDIR), processors: 2, environment: Cow::Borrowed(&[]) };
 /// As many as an agent runs at once.
 const MOST: usize = 256;
 

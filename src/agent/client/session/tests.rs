@@ -1,11 +1,13 @@
 //! What a master may say to an agent, in its own words and in ours.
 
+use std::borrow::Cow;
+
 use super::super::super::codec as master;
 use super::*;
 use crate::agent::codec::{FileCommand, Shell, ShellProgram};
 use crate::agent::msgpack::Writer;
 
-const INFO: Info<'static> = Info { basedir: "/srv", processors: 2, environment: &[] };
+const INFO: Info<'static> = Info { basedir: Cow::Borrowed("/srv"), processors: 2, environment: Cow::Borrowed(&[]) };
 
 fn receive<'m>(session: &mut Session, bytes: &'m [u8]) -> Turn<'m> {
     session.receive(bytes, &INFO, &|name| (name == "HOME").then(|| "/root".to_owned())).unwrap()
