@@ -458,6 +458,44 @@ mod tests {
         collect(&begin(command).process)
     }
 
+    fn started(line: &str) -> Running {
+        let mut prepared = std::process::Command::new("/bin/sh");
+        prepared.args(["-c", line]);
+        start(prepared, &Command::shell(line), bounded(0).0).unwrap()
+    }
+
+    #[test]
+    fn a_short_command_needs_no_thread() {
+        let Running { process, supervisor, .. } = started("echo out; echo err >&2; exit 3");
+        assert!(supervisor.run_briefly(Instant::now() + PATIENCE).is_none());
+        let (stdout, stderr, end) = collect(&process);
+        assert_eq!((&*stdout, &*stderr, end.exit), (&b"out\n"[..], &b"err\n"[..], Exit::Code(3)));
+    }
+
+    #[test]
+    fn a_command_that_takes_long_is_given_back_and_goes_on() {
+        let Running { process, supervisor, .. } = started("echo out; sleep 1000");
+        let supervisor = supervisor.run_briefly(Instant::now()).expect("it has not ended");
+        let thread = thread::spawn(move || supervisor.run());
+        assert_eq!(process.output().recv_timeout(PATIENCE), Ok(Output::Stdout(b"out\n".to_vec())));
+        process.interrupt();
+        assert_eq!(collect(&process).2.exit, Exit::Interrupted);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_command_whose_output_somebody_has_to_take_is_given_back() {
+        for bytes in [50_000, 10_000_000] {
+            let Running { process, supervisor, .. } = started(&format!("head -c {bytes} /dev/zero"));
+            let briefly = tell(move || supervisor.run_briefly(Instant::now() + PATIENCE * 2));
+            let rest = briefly.recv_timeout(PATIENCE).expect("it does not wait for a reader");
+            let thread = rest.map(|supervisor| thread::spawn(move || supervisor.run()));
+            let (stdout, _, end) = collect(&process);
+            assert_eq!((stdout.len(), end.exit), (bytes, Exit::Code(0)));
+            thread.into_iter().for_each(|thread| thread.join().unwrap());
+        }
+    }
+
     /// A named pipe that a command holds as its descriptor 3. Who opens it is told that the command is there, and by
     /// its end that nobody who has inherited the descriptor is left.
     struct Lifeline(Place);
