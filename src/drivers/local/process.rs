@@ -475,7 +475,8 @@ mod tests {
     #[test]
     fn a_command_that_takes_long_is_given_back_and_goes_on() {
         let Running { process, supervisor, .. } = started("echo out; sleep 1000");
-        let supervisor = supervisor.run_briefly(Instant::now()).expect("it has not ended");
+        let briefly = tell(move || supervisor.run_briefly(Instant::now()));
+        let supervisor = briefly.recv_timeout(PATIENCE).expect("it comes back").expect("it has not ended");
         let thread = thread::spawn(move || supervisor.run());
         assert_eq!(process.output().recv_timeout(PATIENCE), Ok(Output::Stdout(b"out\n".to_vec())));
         process.interrupt();
