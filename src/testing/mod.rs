@@ -31,6 +31,7 @@
 //! Make the [`Script`] after the master: it is dropped first then, and the master's drop finds nobody hanging.
 
 mod clock;
+pub mod conformance;
 mod scripted;
 
 pub use clock::ManualClock;
