@@ -32,9 +32,11 @@
 
 mod clock;
 pub mod conformance;
+mod faulty_http;
 mod scripted;
 
 pub use clock::ManualClock;
+pub use faulty_http::{FaultyHttp, HttpFault, HttpRule, InjectedFault};
 pub use scripted::{
     CheckCall, CompatibleCall, PATIENCE, ReclaimCall, Script, ScriptedCall, ScriptedInstance, ScriptedWorker,
     StartCall, StopCall,
