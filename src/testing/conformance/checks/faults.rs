@@ -138,23 +138,27 @@ fn one_stop(stage: &Stage, fault: Fault) -> Proved {
     met
 }
 
+/// A whole life, and one whose start fails when it records what it has made: its stop is told nothing but the key.
 pub(super) fn lagging_life(stage: &Stage) -> Proved {
     let before = stage.list();
     let injection = stage.inject(Fault::LaggingList)?;
-    let (farm, driver) = (stage.farm(), stage.driver());
-    let hand = farm.worker(WORKER, &*driver)?;
-    for build in [Some(stage.build()), stage.means.failing.as_ref()].into_iter().flatten() {
-        let mut asked = hand.ask(build);
-        let life = asked.life();
-        if hand.returned(&asked)?.outcome() == Some(&Outcome::Well) {
-            let up = hand.finish(asked)?;
-            up.lease.finish(BuildResult::Succeeded);
-            hand.ask_stop(false)?;
-        } else {
-            _ = hand.answered(&mut asked)?;
-        }
-        hand.stopped(life)?;
-        farm.reclaimed(WORKER)?;
+    for mode in [Mode::Open, Mode::RefuseRecords] {
+        let (farm, driver) = (stage.journal_farm(mode)?, stage.driver());
+        let hand = farm.worker(WORKER, &*driver)?;
+        let ended = start(stage, &hand)?;
+        let life = match ended {
+            Ended::Up(up) => {
+                let life = up.life();
+                up.lease.finish(BuildResult::Succeeded);
+                hand.ask_stop(false)?;
+                life
+            }
+            Ended::Failed(error, _) if mode == Mode::Open => {
+                return broken(format!("the instance does not come up: {error}"));
+            }
+            Ended::Failed(_, asked) => asked.life(),
+        };
+        hand.stopped_well(life)?;
     }
     drop(injection);
     stage.nothing_left(&before, "after lives while listings lagged")
