@@ -140,7 +140,6 @@ pub(crate) enum Flaw {
     TellsSecretInError,
     ShowsSecretInArguments,
     ForgetsKey,
-    RecordsNothingBeforeReturn,
     GoesOnAfterReturn,
     NamesByWorker,
     HidesThrottling,
@@ -152,7 +151,6 @@ pub(crate) enum Flaw {
     IgnoresRefusedRecord,
     Panics,
     HangsInStart,
-    CreatesOneAtATimeForAll,
 }
 
 #[derive(Clone)]
@@ -174,9 +172,10 @@ impl Driver {
         Self { cloud: cloud.clone(), flaw: None, reclaimed: Arc::default() }
     }
 
-    pub(crate) fn flawed(mut self, flaw: Flaw) -> Self {
-        self.flaw = Some(flaw);
-        self
+    /// Drivers with this flaw.
+    pub(crate) fn family(flaw: Flaw) -> impl Fn(&Cloud) -> Driver + Send + Sync + 'static {
+        let reclaimed = Arc::default();
+        move |cloud| Self { cloud: cloud.clone(), flaw: Some(flaw), reclaimed: Arc::clone(&reclaimed) }
     }
 
     fn has(&self, flaw: Flaw) -> bool {
@@ -205,7 +204,15 @@ impl Driver {
             if self.has(Flaw::IgnoresCancel) {
                 std::thread::sleep(Duration::from_millis(5));
             } else {
-                start.sleep(Duration::from_millis(5))?;
+                let cancelled = start.sleep(Duration::from_millis(5));
+                if cancelled.is_err() && self.has(Flaw::GoesOnAfterReturn) {
+                    let (cloud, name) = (self.cloud.clone(), format!("volume-{}", start.key()));
+                    std::thread::spawn(move || {
+                        std::thread::sleep(Duration::from_secs(1));
+                        cloud.create(&name, "late", false)
+                    });
+                }
+                cancelled?;
             }
         }
         Ok(())
@@ -227,6 +234,9 @@ impl LatentWorker for Driver {
     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<Instance>, StartError> {
         let properties = start.properties();
         let image = properties.get("image").map(str::to_owned);
+        if self.has(Flaw::Panics) {
+            panic!("a flaw");
+        }
         if self.has(Flaw::HangsInStart) {
             loop {
                 std::thread::park();
@@ -237,14 +247,6 @@ impl LatentWorker for Driver {
                 return Err(StartError::infrastructure("no such image"));
             }
             return Err(StartError::cannot("no such image"));
-        }
-        if self.has(Flaw::GoesOnAfterReturn) && start.cancelled() {
-            let (cloud, name) = (self.cloud.clone(), self.name(start.key(), start.worker()));
-            std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_secs(1));
-                cloud.create(&name, "late", false)
-            });
-            return Err(StartError::infrastructure("cancelled"));
         }
         let name = if self.has(Flaw::ForgetsKey) {
             format!("machine-{}", fastrand::u64(..))
@@ -258,7 +260,7 @@ impl LatentWorker for Driver {
         self.cloud.create(&name, start.worker(), dead).map_err(|error| self.failure(error))?;
         if self.has(Flaw::IgnoresRefusedRecord) {
             _ = start.record(&name);
-        } else if !self.has(Flaw::RecordsNothingBeforeReturn) {
+        } else {
             // What was made is removed by the stop, by the key.
             let recorded = start.record(&name);
             if recorded.is_err() && self.has(Flaw::ForgetsKey) {
@@ -355,9 +357,6 @@ impl LatentWorker for Driver {
         }
         for id in leftover.ids() {
             self.remove(id)?;
-        }
-        if self.has(Flaw::Panics) {
-            panic!("a flaw");
         }
         self.remove(&self.name(leftover.key(), leftover.worker()))?;
         Ok(Reclaimed::Gone)

@@ -449,6 +449,37 @@ impl Hand<'_, '_> {
         })
     }
 
+    /// Waits until the stop of this life has returned, or a request that should wait for it has its answer.
+    pub(super) fn stopped_or_answered(
+        &self,
+        life: usize,
+        asked: &mut Asked,
+    ) -> Proved<Option<Result<Lease, SubstantiateError>>> {
+        let deadline = Instant::now() + self.means().patience;
+        loop {
+            // The stop first: its worker's next start may have been answered since.
+            if self.count_of_ended_stops() > life {
+                return Ok(None);
+            }
+            if let Some(answer) = asked.answer.wait_timeout(LOOK_AGAIN) {
+                return Ok(Some(answer));
+            }
+            if Instant::now() >= deadline {
+                self.farm.hangs.set(true);
+                let doing = self.farm.doing(self.worker.name());
+                return broken(format!("neither stopped nor answered within {:?}{doing}", self.means().patience));
+            }
+        }
+    }
+
+    fn count_of_ended_stops(&self) -> usize {
+        let stops = |calls: &[Noted]| {
+            Some(calls.iter().filter(|noted| noted.call.kind == DriverCall::Stop && noted.ended.is_some()).count())
+        };
+        let farm = self.farm;
+        farm.stage.record.wait_for(farm.number, self.worker.name(), Duration::ZERO, stops).unwrap_or_default()
+    }
+
     pub(super) fn stopped_well(&self, life: usize) -> Proved<Noted> {
         let noted = self.stopped(life)?;
         match noted.outcome() {

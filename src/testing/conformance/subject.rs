@@ -69,13 +69,15 @@ impl fmt::Debug for Injection {
 #[must_use = "nothing is examined before run is called"]
 pub struct Subject<W: LatentWorker> {
     make: Box<dyn Fn() -> W + Send + Sync>,
-    show_driver: Option<Arc<dyn Fn(&W) -> String + Send + Sync>>,
+    show_driver: Option<Show<W>>,
     show_instance: Option<Show<W::Instance>>,
     means: Means,
 }
 
-/// What `Debug` says about an instance.
+/// What `Debug` says about a driver or an instance.
 pub(super) type Show<I> = Arc<dyn Fn(&I) -> String + Send + Sync>;
+
+type Destroy = Box<dyn Fn(&str) + Send + Sync>;
 
 type MakeFault = Box<dyn Fn() -> Injection + Send + Sync>;
 
@@ -83,7 +85,7 @@ type MakeFault = Box<dyn Fn() -> Injection + Send + Sync>;
 pub(super) struct Means {
     pub(super) name: String,
     pub(super) list: Box<dyn Fn() -> Vec<String> + Send + Sync>,
-    pub(super) destroy: Option<Box<dyn Fn(&str) + Send + Sync>>,
+    pub(super) destroy: Option<Destroy>,
     pub(super) attaches_by_itself: bool,
     pub(super) build: Build,
     pub(super) failing: Option<Build>,

@@ -305,8 +305,11 @@ impl<'a> Connection<'a> {
             if !self.shared.connected(self.number, upstream.try_clone()?) {
                 return Err(cut());
             }
-            let mut answers =
-                Answers { input: Input::new(upstream.try_clone()?), client: self.client.try_clone()?, turn: self.turn.clone() };
+            let mut answers = Answers {
+                input: Input::new(upstream.try_clone()?),
+                client: self.client.try_clone()?,
+                turn: self.turn.clone(),
+            };
             let thread = std::thread::Builder::new().name("faulty http answers".to_owned());
             self.server = Some((upstream, thread.spawn(move || answers.run())?));
         }

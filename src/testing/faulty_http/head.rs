@@ -161,11 +161,17 @@ enum Rest {
     Bytes(u64),
     UntilClose,
     /// In the line with the size of a chunk: its digits so far, and whether they are over.
-    Size { size: u64, digits: u32, digits_over: bool },
+    Size {
+        size: u64,
+        digits: u32,
+        digits_over: bool,
+    },
     /// In a chunk, and the line end after it.
     Chunk(u64),
     /// In the lines after the last chunk.
-    Trailer { line_is_empty: bool },
+    Trailer {
+        line_is_empty: bool,
+    },
 }
 
 impl Body {
@@ -260,7 +266,10 @@ mod tests {
     #[test]
     fn a_request_says_what_follows_it() {
         let post = asked("POST /a?b=c HTTP/1.1\ncontent-LENGTH: 12\n\n");
-        assert_eq!((&*post.method, &*post.target, post.body, post.closes), ("POST", "/a?b=c", Framing::Length(12), false));
+        assert_eq!(
+            (&*post.method, &*post.target, post.body, post.closes),
+            ("POST", "/a?b=c", Framing::Length(12), false)
+        );
         assert_eq!(asked("PUT / HTTP/1.1\nTransfer-Encoding: gzip, chunked\n\n").body, Framing::Chunked);
         assert_eq!(asked("POST / HTTP/1.1\n\n").body, Framing::None);
         assert!(asked("GET / HTTP/1.1\nConnection: TE, Close\n\n").closes);

@@ -41,6 +41,8 @@ pub enum HttpFault {
     Hang,
 }
 
+type FitsPath = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// A fault, and the requests that it is for: all of them, unless something else is said.
 ///
 /// ```
@@ -55,7 +57,7 @@ pub enum HttpFault {
 pub struct HttpRule {
     pub(super) fault: HttpFault,
     method: Option<String>,
-    path: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
+    path: Option<FitsPath>,
     pub(super) skip: u64,
     pub(super) times: Option<u64>,
 }

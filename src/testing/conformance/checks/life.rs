@@ -172,7 +172,6 @@ pub(super) fn incompatible(stage: &Stage) -> Proved {
     let hand = farm.worker("conformance", &*driver)?;
     let up = hand.up(stage.build())?;
     let (first, life) = (up.lease.epoch(), up.life());
-    let of_first = stage.new_since(&before);
     up.lease.finish(BuildResult::Succeeded);
     let again = hand.worker.substantiate(stage.build()).wait_timeout(stage.means.patience);
     match again {
@@ -181,22 +180,21 @@ pub(super) fn incompatible(stage: &Stage) -> Proved {
         Some(Err(error)) => return broken(format!("a build that fits gets no lease: {error}")),
         None => return broken("a build that fits waits"),
     }
-    let asked = hand.ask(other);
-    if let Err(why) = hand.stopped_well(life) {
-        let early = asked.answer;
-        return match { early }.try_wait() {
-            Some(Ok(lease)) if lease.epoch() == first => {
-                broken("is_compatible_with_build says that the running instance fits the other build")
-            }
-            _ => Err(why),
-        };
-    }
+    let mut asked = hand.ask(other);
+    let early = match hand.stopped_or_answered(life, &mut asked)? {
+        Some(Ok(lease)) if lease.epoch() == first => {
+            return broken("is_compatible_with_build says that the running instance fits the other build");
+        }
+        Some(Err(error)) => return broken(format!("the other build gets no lease: {error}")),
+        Some(Ok(lease)) => Some(lease),
+        None => None,
+    };
+    hand.stopped_well(life)?;
     drop(up.attachment);
-    let up = hand.finish(asked)?;
-    let left: Listing = stage.list().intersection(&of_first).cloned().collect();
-    if !left.is_empty() {
-        return broken(format!("the recycled instance is still there: {}", shown(&left)));
-    }
+    let up = match early {
+        Some(lease) => asked.into_up(lease, None),
+        None => hand.finish(asked)?,
+    };
     hand.stop(up, false)?;
     stage.nothing_left(&before, "after both were stopped")
 }

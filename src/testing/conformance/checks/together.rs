@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use super::super::record;
 use super::super::stage::{Listing, Proved, Stage, broken, not_tried, shown};
+use crate::DriverCall;
 
 /// Work that goes on after the call that began it has returned shows when nobody looks for it any more.
 pub(super) fn nothing_late(stage: &Stage) -> Proved {
@@ -32,6 +33,9 @@ pub(super) fn one_at_a_time(stage: &Stage) -> Proved {
 }
 
 pub(super) fn one_stop(stage: &Stage) -> Proved {
+    if !stage.record.all().iter().any(|noted| noted.call.kind == DriverCall::Start && noted.ended.is_some()) {
+        return not_tried("no start has returned");
+    }
     judged(stage, record::stops_amiss)
 }
 
