@@ -346,6 +346,11 @@ impl<I> StopRequest<I> {
         self.instance
     }
 
+    /// The same request about something else: for a driver that wraps another one and its instances.
+    pub fn map<J>(self, instance: impl FnOnce(I) -> J) -> StopRequest<J> {
+        StopRequest { identity: self.identity, instance: self.instance.map(instance), fast: self.fast }
+    }
+
     /// Whether to skip all grace: somebody waits for the end.
     pub fn fast(&self) -> bool {
         self.fast
@@ -400,6 +405,11 @@ impl<I> Started<I> {
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.details.push(detail.into());
         self
+    }
+
+    /// Something else in the place of the instance, with the same details: for a driver that wraps another one.
+    pub fn map<J>(self, instance: impl FnOnce(I) -> J) -> Started<J> {
+        Started { instance: instance(self.instance), details: self.details }
     }
 }
 

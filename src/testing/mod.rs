@@ -31,9 +31,12 @@
 //! Make the [`Script`] after the master: it is dropped first then, and the master's drop finds nobody hanging.
 
 mod clock;
+pub mod conformance;
+mod faulty_http;
 mod scripted;
 
 pub use clock::ManualClock;
+pub use faulty_http::{FaultyHttp, HttpFault, HttpRule, InjectedFault};
 pub use scripted::{
     CheckCall, CompatibleCall, PATIENCE, ReclaimCall, Script, ScriptedCall, ScriptedInstance, ScriptedWorker,
     StartCall, StopCall,

@@ -1,0 +1,190 @@
+//! Drivers with one flaw each: the check that is meant for it finds it, and no other one does.
+
+use std::time::{Duration, Instant};
+
+use latent_worker::testing::conformance::{Report, Verdict};
+
+use crate::memory::{Driver, Flaw, subject};
+
+fn run(flaw: Flaw) -> Report {
+    // Nothing lags here, but what comes late by its flaw.
+    let settle = if flaw == Flaw::GoesOnAfterReturn { Duration::from_secs(3) } else { Duration::from_millis(300) };
+    subject(Driver::family(flaw)).settle(settle).cancel_within(Duration::from_secs(5)).run()
+}
+
+/// Exactly this check is broken, and its reason says so.
+#[track_caller]
+fn caught(flaw: Flaw, check: &str, reason: &str) {
+    let report = run(flaw);
+    println!("{report}");
+    assert_eq!(report.broken(), [check], "{report}");
+    assert!(report.not_tried().is_empty(), "{report}");
+    let Some(Verdict::Broken(found)) = report.verdict(check) else { panic!("{report}") };
+    assert!(found.contains(reason), "{found:?} does not say {reason:?}");
+}
+
+#[test]
+fn d2_a_start_that_fails_and_leaves_something() {
+    caught(Flaw::LeaksOnFailedStart, "d2_failed_start", "left behind after a start that failed and its stop: volume-");
+}
+
+#[test]
+fn d2_a_start_that_goes_on_after_it_has_returned() {
+    caught(Flaw::GoesOnAfterReturn, "d2_nothing_appears_late", "and its stop too: volume-");
+}
+
+#[test]
+fn d5_a_start_that_ignores_its_cancel() {
+    caught(Flaw::IgnoresCancel, "d5_cancelled_slow_start", "has not returned 5s after its cancel");
+}
+
+#[test]
+fn d3_a_stop_that_fails_when_all_is_gone() {
+    caught(Flaw::StopFailsOnGone, "d3_gone_before_stop", "stop_instance failed: no such machine");
+}
+
+#[test]
+fn j4_a_reclaim_by_the_beginning_of_the_workers_name() {
+    caught(Flaw::ReclaimsByWorkersName, "j4_neighbours_survive", "what a neighbour has started is gone: machine-");
+}
+
+#[test]
+fn j3_a_reclaim_that_works_once() {
+    caught(Flaw::ReclaimsOnlyOnce, "j3_reclaim_what_is_gone", "reclaimed already: reclaim failed: no such machine");
+}
+
+#[test]
+fn d6_a_reclaim_that_believes_a_listing() {
+    caught(Flaw::ReclaimsByListing, "d6_lagging_reclaim", "left behind after a reclaim while listings lagged");
+}
+
+#[test]
+fn a1_an_error_with_the_secret() {
+    caught(Flaw::TellsSecretInError, "a1_no_secret_told", "agent --secret <SECRET>");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a1_a_process_with_the_secret_in_its_arguments() {
+    caught(Flaw::ShowsSecretInArguments, "a1_process_arguments", "/cmdline shows the secret");
+}
+
+#[test]
+fn d4_what_was_made_is_not_known_by_the_key() {
+    caught(
+        Flaw::ForgetsKey,
+        "d6_error_after_create",
+        "left behind after the fault, the stop and the reclaim: machine-",
+    );
+}
+
+#[test]
+fn d4_instances_that_are_named_by_their_worker() {
+    caught(Flaw::NamesByWorker, "d4_same_name_elsewhere", "has taken over that of the first one");
+}
+
+#[test]
+fn d6_throttling_that_is_not_said() {
+    caught(Flaw::HidesThrottling, "d6_throttled_start", "does not say FailureCause::Throttled");
+}
+
+#[test]
+fn d6_a_stop_that_says_it_went_well_when_nobody_answered() {
+    caught(Flaw::LiesAboutStop, "d6_unavailable_stop", "says that all went well, and this is still there: machine-");
+}
+
+#[test]
+fn w11_an_instance_that_fits_everything() {
+    caught(Flaw::FitsEverything, "w11_incompatible_build", "says that the running instance fits the other build");
+}
+
+#[test]
+fn b3_a_builds_own_fault_that_is_blamed_on_the_provider() {
+    caught(Flaw::BlamesProviderForBuild, "b3_impossible_build", "the error is not CannotSubstantiate");
+}
+
+#[test]
+fn j1_an_id_that_could_not_be_recorded() {
+    caught(Flaw::IgnoresRefusedRecord, "j1_record_refused", "that no next master can find");
+}
+
+#[test]
+fn w14_a_driver_that_panics() {
+    let report = subject(Driver::family(Flaw::Panics)).settle(Duration::from_millis(10)).run();
+    let Some(Verdict::Broken(reason)) = report.verdict("w14_no_panic") else { panic!("{report}") };
+    assert!(reason.contains("start_instance of conformance (master 1, attempt 1) panicked"), "{reason}");
+}
+
+/// Nothing good is said about what cannot be waited for.
+#[test]
+fn w10_a_check_that_finds_nothing() {
+    let subject = subject(Driver::family(Flaw::ChecksNothing)).patience(Duration::from_secs(3));
+    let report = subject.only("w10").run();
+    assert_eq!(report.broken(), ["w10_dies_before_attach"], "{report}");
+}
+
+/// Every check comes to its end, and none of those holds that need a start that returns.
+#[test]
+fn a_start_that_hangs_does_not_hang_the_kit() {
+    let begun = Instant::now();
+    let subject = subject(Driver::family(Flaw::HangsInStart)).patience(Duration::from_millis(200));
+    let report = subject.settle(Duration::from_millis(10)).cancel_within(Duration::from_millis(100)).run();
+    println!("{report}");
+    for check in ["d1_whole_life", "b1_parallel_starts", "s2_shutdown", "j2_crash_in_start", "w5_cancelled_at_once"] {
+        let verdict = report.verdict(check).unwrap();
+        assert!(matches!(verdict, Verdict::Broken(reason) if reason.contains("start_instance")), "{check}: {report}");
+    }
+    let holds: Vec<_> = report
+        .findings()
+        .iter()
+        .filter(|finding| finding.verdict == Verdict::Holds)
+        .map(|finding| finding.name)
+        .collect();
+    assert_eq!(holds, ["w1_one_call_at_a_time", "d4_unique_keys", "w14_no_panic", "a1_no_secret_told"]);
+    assert!(begun.elapsed() < Duration::from_secs(120));
+}
+
+/// What the author gives no means for is never said to hold.
+#[test]
+fn a_subject_without_means_is_not_tried() {
+    use latent_worker::testing::conformance::Subject;
+    let cloud = crate::memory::Cloud::default();
+    let (make, list) = (cloud.clone(), cloud);
+    let report =
+        Subject::new("bare", move || Driver::new(&make), move || list.names()).settle(Duration::from_millis(10)).run();
+    report.expect_all_but(&[
+        "d3_gone_before_stop",
+        "w10_dies_before_attach",
+        "w11_incompatible_build",
+        "d6_error_after_create",
+        "d6_error_after_remove",
+        "d6_throttled_start",
+        "d6_throttled_stop",
+        "d6_unavailable_start",
+        "d6_unavailable_stop",
+        "d6_lagging_list",
+        "d6_lagging_reclaim",
+        "d6_vanishes",
+        "d2_failed_start",
+        "b3_impossible_build",
+        "d5_cancelled_slow_start",
+    ]);
+}
+
+/// A list that shows nothing would let everything hold.
+#[test]
+fn a_list_that_shows_nothing_is_found_out() {
+    use latent_worker::testing::conformance::Subject;
+    let cloud = crate::memory::Cloud::default();
+    let report = Subject::new("blind", move || Driver::new(&cloud), Vec::new).only("d1").run();
+    assert_eq!(report.broken(), ["d1_whole_life"]);
+}
+
+#[test]
+fn a_closure_that_panics_is_a_broken_check() {
+    use latent_worker::testing::conformance::Subject;
+    let cloud = crate::memory::Cloud::default();
+    let report = Subject::new("bad", move || Driver::new(&cloud), || panic!("no provider")).only("d1").run();
+    let Some(Verdict::Broken(reason)) = report.verdict("d1_whole_life") else { panic!("{report}") };
+    assert!(reason.contains("no provider"), "{reason}");
+}

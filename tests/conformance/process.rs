@@ -1,0 +1,72 @@
+//! The driver of child processes. Its provider is the system: what runs with a path of this test among its arguments.
+
+use std::fs;
+
+use latent_worker::testing::conformance::Subject;
+use latent_worker::{Build, ProcessLatentWorker};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::place::{Place, expect_all_but};
+
+/// Process numbers. One that has ended and was not reaped has no arguments.
+fn running(marker: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten().filter(|process| {
+        let arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&arguments).contains(marker)
+    });
+    processes.map(|process| process.file_name().into_string().unwrap()).collect()
+}
+
+fn kill(number: &str, marker: &str) {
+    _ = kill_process(Pid::from_raw(number.parse().unwrap()).unwrap(), Signal::KILL);
+    while running(marker).iter().any(|other| other == number) {
+        std::thread::yield_now();
+    }
+}
+
+fn run(change: impl Fn(ProcessLatentWorker) -> ProcessLatentWorker + Send + Sync + 'static) {
+    let place = Place::new();
+    let marker = place.directory("marker").display().to_string();
+    let agent = format!(
+        ": {marker}; [ -z \"$LATENT_WORKER_PROPERTY_dies\" ] || {{ echo oops >&2; exit 3; }}; while read line; do :; done"
+    );
+    let make = move || change(ProcessLatentWorker::new(["/bin/sh", "-c", &agent]).compatible_by(["image"]));
+    let (listed, killed) = (marker.clone(), marker);
+    let report = Subject::new("process", make, move || running(&listed))
+        .destroy(move |number| kill(number, &killed))
+        .impossible(Build::new("no variable").with_property("x", "a\0b"))
+        .dying(Build::new("dies").with_property("dies", "yes"))
+        .incompatible(Build::new("other").with_property("image", "other"))
+        .debug_driver(|driver| format!("{driver:?}"))
+        .debug_instance(|instance| format!("{instance:?}"))
+        .run();
+    println!("{report}");
+    expect_all_but(
+        &report,
+        &[
+            // Nothing can fail after the child is there, but to record it: that is a check of its own.
+            "d2_failed_start",
+            // The system has none of these.
+            "d6_error_after_create",
+            "d6_error_after_remove",
+            "d6_throttled_start",
+            "d6_throttled_stop",
+            "d6_unavailable_start",
+            "d6_unavailable_stop",
+            "d6_lagging_list",
+            "d6_lagging_reclaim",
+            "d6_vanishes",
+            "d5_cancelled_slow_start",
+        ],
+    );
+}
+
+#[test]
+fn d6_process() {
+    run(|driver| driver);
+}
+
+#[test]
+fn d6_process_with_its_secret_in_a_file() {
+    run(ProcessLatentWorker::secret_in_file);
+}
