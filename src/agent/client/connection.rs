@@ -56,7 +56,7 @@ struct Reading {
 /// What the thread does next that has read a message.
 enum Next {
     Read,
-    Run(Job, Settings, Port),
+    Run(Box<(Job, Settings, Port)>),
     Shutdown,
 }
 
@@ -91,7 +91,7 @@ impl Connection {
     pub(super) fn serve(self: &Arc<Self>, rest: Vec<u8>, deadline: Instant) -> Over {
         let (tell, over) = bounded(1);
         let reader = WireReader::new(self.wire.clone(), rest, deadline, usize::MAX);
-        let over = match self.pass_on(Reading { reader, greeted: false, over: tell }) {
+        let over = match self.pass_on(Box::new(Reading { reader, greeted: false, over: tell })) {
             Ok(()) => over.recv().unwrap_or_else(|_| Over::Lost("its reading thread panicked".to_owned())),
             Err((_, error)) => Over::Lost(format!("no thread for the connection: {error}")),
         };
@@ -107,7 +107,7 @@ impl Connection {
     }
 
     /// Has another thread read on; gives the reading back when there is none.
-    fn pass_on(self: &Arc<Self>, reading: Reading) -> Result<(), (Reading, io::Error)> {
+    fn pass_on(self: &Arc<Self>, reading: Box<Reading>) -> Result<(), (Box<Reading>, io::Error)> {
         let slot = Arc::new(Mutex::new(Some(reading)));
         let (connection, taken) = (self.clone(), slot.clone());
         let passed = self.threads.run("lw agent", move || {
@@ -122,7 +122,7 @@ impl Connection {
     /// Reads until the connection is over, or until there is a command to run: then another thread reads on.
     ///
     /// That thread is awake when the command needs it; to wake one for the command would be a part of what each costs.
-    fn read(self: &Arc<Self>, mut reading: Reading) {
+    fn read(self: &Arc<Self>, mut reading: Box<Reading>) {
         let over = loop {
             let message = match reading.reader.next() {
                 Ok(Some(message)) => message,
@@ -131,8 +131,11 @@ impl Connection {
             };
             match self.receive(&message) {
                 Ok(Next::Read) => {}
-                Ok(Next::Run(job, settings, port)) => match self.pass_on(reading) {
-                    Ok(()) => return job::run(&*self.agent, job, settings, port),
+                Ok(Next::Run(what)) => match self.pass_on(reading) {
+                    Ok(()) => {
+                        let (job, settings, port) = *what;
+                        return job::run(&*self.agent, job, settings, port);
+                    }
                     Err((back, error)) => {
                         // The port tells the master.
                         log::warn!("no thread for a command: {error}");
@@ -159,7 +162,9 @@ impl Connection {
         let mut next = Next::Read;
         match turn.todo {
             None => {}
-            Some(Todo::Start(command, job, settings)) => next = Next::Run(job, settings, self.port(command)),
+            Some(Todo::Start(command, job, settings)) => {
+                next = Next::Run(Box::new((job, settings, self.port(command))))
+            }
             Some(Todo::Interrupt(command)) => {
                 let interrupt = self.commands.lock().get_mut(command).and_then(|command| command.interrupt.take());
                 drop(interrupt);
