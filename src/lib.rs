@@ -39,6 +39,15 @@ pub use drivers::command::{CommandInstance, CommandLatentWorker};
 pub use drivers::local::{LocalAgent, LocalInstance, LocalKind, LocalLatentWorker};
 #[cfg(all(feature = "process", unix))]
 pub use drivers::process::{ProcessInstance, ProcessLatentWorker};
+#[cfg(all(feature = "docker", unix))]
+pub use drivers::{
+    byte_size::{ByteSize, ByteSizeError},
+    docker::{
+        DockerInstance, DockerLatentWorker, DockerLatentWorkerBuilder, DockerSettingsError, EngineAddress,
+        EngineAddressError, ImageRecipe, PullPolicy, RegistryCredentials,
+    },
+    setting::{RenderError, Setting, TemplateError},
+};
 pub use error::{
     AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, FileError,
     JournalError, LeaseEnd, RecordError, StartError, StopError, SubstantiateError, UnknownBuild,

@@ -18,11 +18,12 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
-use super::environment::{Environment, KEY_VARIABLE, SecretFile, secret_files};
+use super::environment::{Environment, SecretFile, secret_files};
 use super::orphans::{end_programs, nothing_found};
 use super::program::{Bounds, End, Ran, Spawned, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::{FirstLine, LINE_LIMIT, Output, Source};
+use super::variables::KEY_VARIABLE;
 use crate::{BoxError, Cancelled, FailureCause, Health, LatentWorker, Leftover, Properties, Reclaimed, Secret};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 

@@ -10,18 +10,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::{Epoch, Properties, Secret, StartError, StartRequest, StopError};
+use super::variables::{KEY_VARIABLE, MASTER, PROPERTY, SECRET, SECRET_FILE, attempt, properties};
+use crate::{Secret, StartError, StartRequest, StopError};
 
-/// The variable that every program of an attempt has, and no other process that did not inherit it.
-pub(super) const KEY_VARIABLE: &str = "LATENT_WORKER_KEY";
-const PROPERTY: &str = "LATENT_WORKER_PROPERTY_";
 /// The other variables. A program sees those that it is told about, never those of the master's own environment: that
 /// may be an instance of a latent worker itself.
 const OTHERS: &[&str] = &[
     "LATENT_WORKER_NAME",
-    "LATENT_WORKER_SECRET",
-    "LATENT_WORKER_SECRET_FILE",
-    "LATENT_WORKER_MASTER",
+    SECRET,
+    SECRET_FILE,
+    MASTER,
     KEY_VARIABLE,
     "LATENT_WORKER_EPOCH",
     "LATENT_WORKER_OWNER",
@@ -41,18 +39,19 @@ impl Environment {
         start: &StartRequest<'_>,
         secret_files: Option<&Path>,
     ) -> Result<(Self, Option<SecretFile>), StartError> {
-        let mut environment = Self(properties(&start.properties())?);
+        let mut environment = Self(Vec::new());
+        environment.extend(properties(&start.properties())?);
         let file = secret_files.map(|directory| SecretFile::create(directory, start.key(), start.secret()));
         let file = file
             .transpose()
             .map_err(|error| StartError::infrastructure(format!("cannot write the file for the secret: {error}")))?;
-        environment.set_attempt(start.worker(), start.epoch(), start.key(), start.owner());
+        environment.extend(attempt(start.worker(), start.epoch(), start.key(), start.owner()));
         match &file {
-            None => environment.set("LATENT_WORKER_SECRET", start.secret().expose()),
-            Some(file) => environment.set("LATENT_WORKER_SECRET_FILE", file.path()),
+            None => environment.set(SECRET, start.secret().expose()),
+            Some(file) => environment.set(SECRET_FILE, file.path()),
         }
         if let Some(address) = start.agent_address() {
-            environment.set("LATENT_WORKER_MASTER", address);
+            environment.set(MASTER, address);
         }
         Ok((environment, file))
     }
@@ -62,15 +61,12 @@ impl Environment {
     #[cfg(feature = "command")]
     pub(super) fn of_leftover(leftover: &crate::Leftover) -> Self {
         let mut environment = Self(Vec::new());
-        environment.set_attempt(leftover.worker(), leftover.epoch(), leftover.key(), leftover.owner());
+        environment.extend(attempt(leftover.worker(), leftover.epoch(), leftover.key(), leftover.owner()));
         environment
     }
 
-    fn set_attempt(&mut self, worker: &str, epoch: Epoch, key: &str, owner: &str) {
-        self.set("LATENT_WORKER_NAME", worker);
-        self.set(KEY_VARIABLE, key);
-        self.set("LATENT_WORKER_EPOCH", epoch.to_string());
-        self.set("LATENT_WORKER_OWNER", owner);
+    fn extend(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
+        self.0.extend(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
     }
 
     fn set(&mut self, name: &str, value: impl AsRef<OsStr>) {
@@ -87,32 +83,6 @@ impl Environment {
         prepared.envs(self.0.iter().map(|(name, value)| (name, value)));
         prepared.envs(more.iter().copied());
     }
-}
-
-/// The name of a property as (a part of) the name of a variable.
-fn variable(property: &str) -> String {
-    let letter = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' };
-    property.chars().map(letter).collect()
-}
-
-fn properties(properties: &Properties) -> Result<Vec<(OsString, OsString)>, StartError> {
-    let mut variables: Vec<(String, &str, &str)> =
-        properties.iter().map(|(name, value)| (variable(name), name, value)).collect();
-    variables.sort_unstable();
-    // Left to chance, one of them would be lost, and the instance would be of the wrong kind.
-    let mut neighbours = variables.iter().zip(variables.iter().skip(1));
-    if let Some(((variable, one, _), (_, other, _))) = neighbours.find(|(a, b)| a.0 == b.0) {
-        let reason = format!("the properties {one:?} and {other:?} would both be the variable {PROPERTY}{variable}");
-        return Err(StartError::cannot(reason));
-    }
-    if let Some((_, name, _)) = variables.iter().find(|(_, _, value)| value.contains('\0')) {
-        let reason = format!("the property {name:?} has a NUL character in it, which no variable can have");
-        return Err(StartError::cannot(reason));
-    }
-    Ok(variables
-        .into_iter()
-        .map(|(variable, _, value)| (format!("{PROPERTY}{variable}").into(), value.into()))
-        .collect())
 }
 
 /// The directory in which files with secrets are made: the usual one for what is temporary.
@@ -174,29 +144,4 @@ impl Drop for SecretFile {
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {
     removed.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn told(list: &[(&str, &str)]) -> Result<Vec<(OsString, OsString)>, String> {
-        properties(&list.iter().copied().collect()).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn names_of_properties_become_names_of_variables() {
-        let seen = told(&[("image", "rust"), ("os.version-2", "ü"), ("grün", "a b\nc"), ("", "")]).unwrap();
-        let expected = [("", ""), ("gr_n", "a b\nc"), ("image", "rust"), ("os_version_2", "ü")];
-        assert_eq!(seen, expected.map(|(name, value)| (format!("{PROPERTY}{name}").into(), value.into())));
-    }
-
-    #[test]
-    fn properties_that_cannot_be_told_are_the_builds_own_fault() {
-        let error = told(&[("a-b", "1"), ("z", ""), ("a.b", "1")]).unwrap_err();
-        let expected = "the properties \"a-b\" and \"a.b\" would both be the variable LATENT_WORKER_PROPERTY_a_b";
-        assert_eq!(error, format!("cannot substantiate: {expected}"));
-        let error = told(&[("a", "x\0y")]).unwrap_err();
-        assert!(error.starts_with("cannot substantiate: the property \"a\" has a NUL"), "{error}");
-    }
 }

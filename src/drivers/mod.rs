@@ -2,10 +2,22 @@
 
 #[cfg(all(feature = "command", unix))]
 pub(crate) mod command;
+#[cfg(all(feature = "docker", unix))]
+pub(crate) mod docker;
 #[cfg(all(feature = "local", unix))]
 pub(crate) mod local;
 #[cfg(all(feature = "process", unix))]
 pub(crate) mod process;
+
+// What those have in common whose settings depend on the build.
+#[cfg(all(feature = "docker", unix))]
+pub(crate) mod byte_size;
+#[cfg(all(feature = "docker", unix))]
+pub(crate) mod setting;
+
+// What those have in common that tell an agent who it is.
+#[cfg(all(any(feature = "command", feature = "docker", feature = "process"), unix))]
+mod variables;
 
 // What those have in common that run programs of the user.
 #[cfg(all(any(feature = "command", feature = "process"), unix))]

@@ -10,11 +10,12 @@ use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::environment::{Environment, KEY_VARIABLE, SecretFile, secret_files};
+use super::environment::{Environment, SecretFile, secret_files};
 use super::orphans::{ProcessId, end_programs, kill_marked, nothing_found};
 use super::program::{Running, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::Source;
+use super::variables::KEY_VARIABLE;
 use crate::{BoxError, Health, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 

@@ -1,0 +1,75 @@
+//! What can go wrong with a call to an engine.
+
+use std::time::Duration;
+
+/// Why a call to an engine did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    /// Nothing was done: there is no connection. The text says why, and what to do.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The engine and this library have no version of the API in common. Nothing was done.
+    #[error("{0}")]
+    Version(String),
+    /// The engine's own answer: 400 bad parameter, 404 not found, 409 conflict, 5xx its own trouble.
+    #[error("{doing}: {message} (the engine answered {status})")]
+    Status { doing: String, status: u16, message: String },
+    /// No engine can be asked for this. Nothing was done.
+    #[error("{doing}: {message}")]
+    BadParameter { doing: String, message: String },
+    /// Reported in the middle of a pull or a build, whose answer had begun well; or with the end of a wait.
+    #[error("{doing}: {message}")]
+    Reported { doing: String, message: String },
+    /// The connection was cut, so nobody knows whether it was done.
+    #[error("{doing}: the connection to the engine was cut: {reason}")]
+    Cut { doing: String, reason: String },
+    /// Nobody knows whether it was done.
+    #[error("{doing}: the engine did not answer within {limit:?}")]
+    TimedOut { doing: String, limit: Duration },
+    /// Nobody knows whether it was done.
+    #[error("{doing}: cancelled")]
+    Cancelled { doing: String },
+    /// Not what an engine answers.
+    #[error("{doing}: the answer makes no sense: {reason}")]
+    Malformed { doing: String, reason: String },
+    /// The directory that an image is to be built from cannot be read. No image was made.
+    #[error("{0}")]
+    Context(String),
+}
+
+impl EngineError {
+    /// The status of the engine's answer, if it was one.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// There is no such thing: 404. Podman (4.3) also answers 500 when a container goes while it looks.
+    pub(crate) fn is_not_found(&self) -> bool {
+        match self {
+            Self::Status { status: 404, .. } => true,
+            Self::Status { status: 500, message, .. } => message.contains("no such container"),
+            _ => false,
+        }
+    }
+
+    /// There are too many requests; mostly a proxy before the engine says so.
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.status() == Some(429)
+    }
+
+    /// The name is in use, or what is asked for contradicts what is: 409. Podman (4.3) answers 500 to a name in use.
+    pub(crate) fn is_conflict(&self) -> bool {
+        match self {
+            Self::Status { status: 409, .. } => true,
+            Self::Status { status: 500, message, .. } => message.contains("already in use"),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn is_bad_parameter(&self) -> bool {
+        self.status() == Some(400) || matches!(self, Self::BadParameter { .. })
+    }
+}

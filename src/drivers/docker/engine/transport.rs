@@ -1,0 +1,120 @@
+//! The engine's connections as ureq wants them.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
+
+use super::address::{EngineAddress, Place};
+use super::names::Names;
+use super::socket::Socket;
+#[cfg(feature = "tls")]
+use super::tls::TlsStream;
+use super::watch::Watch;
+
+/// Connects to one engine, whatever the request's URI says.
+#[derive(Debug)]
+pub(super) struct EngineConnector {
+    pub(super) address: EngineAddress,
+    pub(super) names: Arc<Names>,
+    pub(super) watch: Arc<Watch>,
+}
+
+impl EngineConnector {
+    fn open(&self) -> io::Result<Stream> {
+        let socket = match &self.address.place {
+            Place::Unix(path) => Socket::connect_unix(path, self.watch.clone())?,
+            Place::Tcp { host, port } => {
+                let addresses = self.names.addresses(host, *port, &self.watch)?;
+                Socket::connect_tcp(&addresses, &self.watch).inspect_err(|_| self.names.forget())?
+            }
+        };
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.address.tls {
+            return Ok(Stream::Tls(Box::new(tls.agree(socket)?)));
+        }
+        Ok(Stream::Plain(socket))
+    }
+}
+
+impl Connector for EngineConnector {
+    type Out = Connection;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Connection>, ureq::Error> {
+        self.watch.connecting();
+        let stream = self.open()?;
+        self.watch.connected();
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(Connection { stream, buffers }))
+    }
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(Socket),
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream>),
+}
+
+pub(super) struct Connection {
+    stream: Stream,
+    buffers: LazyBuffers,
+}
+
+/// The deadline is the watch's; ureq is given none of its own.
+impl Transport for Connection {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
+        let output = &self.buffers.output()[..amount];
+        match &mut self.stream {
+            Stream::Plain(socket) => socket.write_all(output)?,
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => {
+                tls.write_all(output)?;
+                tls.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
+        let buffer = self.buffers.input_append_buf();
+        let count = match &mut self.stream {
+            Stream::Plain(socket) => socket.read(buffer)?,
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.read(buffer)?,
+        };
+        self.buffers.input_appended(count);
+        Ok(count > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        match &self.stream {
+            Stream::Plain(socket) => socket.is_quiet(),
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.sock.is_quiet(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+/// The connector finds the address itself, as long as its call may wait.
+#[derive(Debug)]
+pub(super) struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        Ok(self.empty())
+    }
+}

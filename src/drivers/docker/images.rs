@@ -1,0 +1,167 @@
+//! Sees to it that the image of an instance is on the engine's machine: looks, pulls, builds.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use parking_lot::Mutex;
+
+use super::CALL_LIMIT;
+use super::engine::{BuildContext, Engine, EngineError, Image, ImageBuild, Patience, Pull, RegistryCredentials};
+use super::settings::{ImageRecipe, PullPolicy, Rendered};
+use super::verdict;
+use crate::{Cancelled, StartError, StartRequest};
+
+/// A pull or a build that takes longer than this will not end. Most starts are cancelled long before, by their
+/// `missing_timeout`.
+const FETCH_LIMIT: Duration = Duration::from_secs(6 * 3600);
+
+/// Images that are just being fetched or built, so that starts at the same time do not do it twice: those who wait learn
+/// the end by a disconnection.
+#[derive(Default, Debug)]
+pub(super) struct Images {
+    under_way: Mutex<HashMap<String, Receiver<Infallible>>>,
+}
+
+/// The right to fetch one image; dropping it lets the next one look.
+struct Turn<'a> {
+    images: &'a Images,
+    reference: String,
+    _done: Sender<Infallible>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.images.under_way.lock().remove(&self.reference);
+    }
+}
+
+impl Images {
+    /// Blocks until nobody else fetches this image, or the start is cancelled.
+    fn turn(&self, reference: &str, start: &StartRequest<'_>) -> Result<Turn<'_>, Cancelled> {
+        loop {
+            let other = {
+                let mut under_way = self.under_way.lock();
+                match under_way.get(reference) {
+                    Some(other) => other.clone(),
+                    None => {
+                        let (done, others) = bounded(0);
+                        under_way.insert(reference.to_owned(), others);
+                        return Ok(Turn { images: self, reference: reference.to_owned(), _done: done });
+                    }
+                }
+            };
+            start.progress(&format!("waiting for image {reference}, which another start fetches"));
+            select! {
+                recv(other) -> _ => {}
+                recv(start.cancel_signal()) -> _ => return Err(Cancelled),
+            }
+        }
+    }
+
+    /// Does what the settings say about the image.
+    pub(super) fn provide(
+        self: &Arc<Self>,
+        engine: &Engine,
+        start: &StartRequest<'_>,
+        rendered: &Rendered,
+        credentials: Option<&RegistryCredentials>,
+    ) -> Result<(), StartError> {
+        let platform = rendered.platform.as_deref();
+        let always = rendered.recipe.is_none() && rendered.pull == PullPolicy::Always;
+        let fits = |image: &Image| platform.is_none_or(|platform| fits(platform, image));
+        let look = || {
+            let patience = Patience::new(CALL_LIMIT).cancelled_by(start.cancel_signal());
+            engine.image(&rendered.image, patience).map_err(|error| verdict::of_image(error, false))
+        };
+        let there = if always { None } else { look()? };
+        if there.as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        if rendered.recipe.is_none() && rendered.pull == PullPolicy::Never {
+            let reference = &rendered.image;
+            return Err(StartError::cannot(match there {
+                None => format!("there is no image {reference} on the engine's machine, and it is not to be pulled"),
+                Some(Image { os, architecture, .. }) => format!(
+                    "image {reference} is for {os}/{architecture}, not for {}, and it is not to be pulled",
+                    platform.unwrap_or_default()
+                ),
+            }));
+        }
+
+        let _turn = self.turn(&rendered.image, start)?;
+        // Somebody else may have brought it meanwhile.
+        if !always && look()?.as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        let patience = Patience::new(FETCH_LIMIT).cancelled_by(start.cancel_signal());
+        match &rendered.recipe {
+            Some(recipe) => build(engine, start, rendered, recipe, patience).map_err(verdict::of_build),
+            None => {
+                start.progress(&format!("pulling image {}", rendered.image));
+                let pull = Pull { reference: &rendered.image, platform, credentials };
+                let pulled = engine.pull(&pull, &mut |line| start.progress(line), patience);
+                pulled.map_err(|error| verdict::of_image(error, credentials.is_some()))
+            }
+        }
+    }
+}
+
+fn build(
+    engine: &Engine,
+    start: &StartRequest<'_>,
+    rendered: &Rendered,
+    recipe: &ImageRecipe,
+    patience: Patience<'_>,
+) -> Result<(), EngineError> {
+    let context = match recipe {
+        ImageRecipe::Dockerfile(text) => BuildContext::Dockerfile(text),
+        ImageRecipe::Directory { path, dockerfile } => {
+            BuildContext::Directory(path, dockerfile.as_deref().and_then(|path| path.to_str()))
+        }
+    };
+    start.progress(&format!("building image {}", rendered.image));
+    let platform = rendered.platform.as_deref();
+    let build = ImageBuild { context, reference: &rendered.image, platform, arguments: &[], labels: &[] };
+    engine.build(&build, &mut |line| start.progress(line), patience)
+}
+
+/// Whether an image is for a platform, `os[/architecture[/variant]]`. What an image does not say fits.
+fn fits(platform: &str, image: &Image) -> bool {
+    let mut parts = platform.split('/');
+    let mut same = |its: &str| {
+        let wanted = parts.next().unwrap_or_default().to_lowercase();
+        let wanted = match wanted.as_str() {
+            "x86_64" | "x86-64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        wanted.is_empty() || its.is_empty() || wanted == its
+    };
+    [&image.os, &image.architecture, &image.variant].into_iter().all(|its| same(its))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_are_compared_as_far_as_they_are_known() {
+        let image = |architecture: &str, variant: &str| Image {
+            id: "x".into(),
+            os: "linux".into(),
+            architecture: architecture.into(),
+            variant: variant.into(),
+        };
+        for platform in ["linux", "linux/amd64", "Linux/x86_64", "linux/amd64/v1"] {
+            assert!(fits(platform, &image("amd64", "")), "{platform}");
+        }
+        for platform in ["windows", "linux/arm64", "linux/s390x"] {
+            assert!(!fits(platform, &image("amd64", "")), "{platform}");
+        }
+        assert!(fits("linux/arm64/v8", &image("arm64", "v8")) && fits("linux/aarch64", &image("arm64", "v8")));
+        assert!(!fits("linux/arm/v6", &image("arm", "v7")));
+    }
+}

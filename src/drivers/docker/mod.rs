@@ -1,0 +1,379 @@
+//! Instances that are containers of a Docker engine, or of Podman's compatible socket.
+//!
+//! Here is the order in which things are done. `engine` speaks to the engine; what is asked of it is in `settings`, `body`,
+//! `images`, `names` and `master_address`, what its answers mean in `verdict`.
+
+mod body;
+mod builder;
+mod engine;
+mod images;
+mod master_address;
+mod names;
+mod settings;
+mod verdict;
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use parking_lot::Mutex;
+
+use self::body::{Handover, SECRET_PATH};
+use self::engine::{Ended, Engine, EngineError, Patience};
+use self::images::Images;
+use self::master_address::{Loopback, is_of_this_machine, network_to_ask, seen_from_inside};
+use self::names::Identity;
+use self::settings::{Rendered, Settings};
+use crate::{BoxError, Health, LatentWorker, Leftover, Properties, Reclaimed, Secret, Setting};
+use crate::{StartError, StartRequest, Started, StopError, StopRequest};
+
+pub use builder::DockerLatentWorkerBuilder;
+pub use engine::{EngineAddress, EngineAddressError, RegistryCredentials};
+pub use settings::{DockerSettingsError, ImageRecipe, PullPolicy};
+
+/// As `docker stop` has it.
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+/// The longest wait for an answer that should take a moment, on a machine that has much else to do.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// Of the log of a container that has ended, in the reason of the failure.
+const LOG_LINES: usize = 100;
+/// A container whose creation was not answered may still come: so often, and at such distances, it is looked for.
+const LATE_LOOKS: u32 = 8;
+const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
+
+/// A driver whose instances are containers.
+///
+/// The agent in the container connects back to an [`AgentListener`](crate::AgentListener) of the master; what is run in the
+/// container goes through the lease, as with every driver.
+///
+/// ```no_run
+/// # #[cfg(feature = "agent")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use latent_worker::{AgentListener, Build, ByteSize, Command, DockerLatentWorker, Master, Setting, WorkerConfig};
+///
+/// let master = Master::builder().agent_address("0.0.0.0:9989").build();
+/// let _listener = AgentListener::bind(&master, "0.0.0.0:9989")?;
+/// // Each build says which toolchain it wants; an instance is used again by builds that want the same.
+/// let driver = DockerLatentWorker::builder(Setting::template("my-agent:{toolchain:-stable}")?)
+///     .memory(ByteSize::new(2 << 30))
+///     .volume("cargo-cache:/cargo")
+///     .build()?;
+/// master.add_worker(WorkerConfig::new("docker-1"), driver)?;
+///
+/// let build = Build::new("tests").with_property("toolchain", "1.89");
+/// let finished = master.run(build, |lease| lease.run(&Command::shell("cargo test")))?;
+/// print!("{}", String::from_utf8_lossy(&finished.stdout));
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "agent"))]
+/// # fn main() {}
+/// ```
+///
+/// # The image
+///
+/// It starts an agent, with its `CMD` or with the [command](DockerLatentWorkerBuilder::command) of the driver. Ours is one
+/// static file:
+///
+/// ```dockerfile
+/// FROM debian:stable-slim
+/// COPY agent /usr/local/bin/
+/// CMD ["agent", "/work"]
+/// ```
+///
+/// An image with Buildbot's own worker does as well, if that speaks Buildbot's MessagePack protocol.
+///
+/// An image that is missing is pulled, or [built](DockerLatentWorkerBuilder::build_image_from); what that comes to is told
+/// as progress of the start. Starts that need the same image at once wait for one of them to fetch it.
+///
+/// # What the agent is told
+///
+/// These variables of the environment, besides those of the image and of the driver's settings:
+///
+/// | variable | what |
+/// |---|---|
+/// | `LATENT_WORKER_MASTER` | where to connect to, `host:port`; also as `BUILDMASTER` and `BUILDMASTER_PORT` |
+/// | `LATENT_WORKER_NAME` | the name of the worker; also as `WORKERNAME` |
+/// | `LATENT_WORKER_SECRET` | the secret of this attempt; also as `WORKERPASS` |
+/// | `LATENT_WORKER_SECRET_FILE` | instead of that, where it stands; see below |
+/// | `LATENT_WORKER_KEY`, `LATENT_WORKER_EPOCH`, `LATENT_WORKER_OWNER` | which attempt this is, and whose |
+/// | `LATENT_WORKER_PROPERTY_...` | the properties of the build, one each; what is no letter, digit or `_` in a name is `_` |
+///
+/// The names that begin with `BUILDMASTER` and `WORKER` are those of the images that Buildbot publishes.
+///
+/// # The secret in a file
+///
+/// Everybody who may look at containers of the engine sees their environment. With
+/// [`secret_in_file`](DockerLatentWorkerBuilder::secret_in_file) the secret stands in the file `/latent-worker-secret` of the
+/// container, which is put there before it starts, and goes with it. Every user within the container can read the file; it
+/// lets one connection in. It is no file of a tmpfs: an engine can write to one only through a program in the container, which
+/// an image need not have. Our agent reads it; Buildbot's images do not. It does not work with a root that is read-only.
+///
+/// # How the agent finds the master
+///
+/// By [`master_address`](DockerLatentWorkerBuilder::master_address), if that is set. Otherwise by the
+/// [address that the master was told](crate::MasterBuilder::agent_address); where that is one that only this machine can use
+/// (loopback, or unspecified), and the container has a network of its own, by the gateway of that network: this is right
+/// when master and engine are on one machine and the listener listens there, on `0.0.0.0` say. With the network of the host it
+/// is loopback.
+///
+/// # What is left behind, and what is not touched
+///
+/// A container is called `latent-worker-OWNER-KEY`, with the first 12 digits of the [owner](StartRequest::owner) and the
+/// [key](StartRequest::key) of the attempt, and has labels: `latent-worker.owner`, `.worker`, `.key`, `.epoch`. The name is
+/// recorded before the container is created, so that whatever happens then is found. Stopping and
+/// [reclaiming](LatentWorker::reclaim) go by the exact name and by labels that are exactly equal; nothing else is ever
+/// touched. Anonymous volumes are removed with the container, named ones and images stay.
+///
+/// # Whose fault it is
+///
+/// What the engine refuses, an image that is not there, that is for another platform or that cannot be built, and a setting
+/// that cannot be rendered are the build's own fault: [`StartError::CannotSubstantiate`]. An engine that does not answer or
+/// has trouble of its own is infrastructure; a disk that is full is [`Capacity`](crate::FailureCause::Capacity); a registry
+/// can also mean [`Credentials`](crate::FailureCause::Credentials) and [`Throttled`](crate::FailureCause::Throttled).
+///
+/// A container that has ended before its agent has attached is told with its exit code and the last 100 lines of its log. An
+/// engine that does not answer says nothing about a container: it counts as well, until the
+/// [`missing_timeout`](crate::WorkerConfig::with_missing_timeout).
+///
+/// # Threads and blocking
+///
+/// No thread is made. Every call to the engine has a limit of a minute (fetching an image has six hours), and ends within a
+/// second when the start is cancelled. Stopping blocks until the container has ended: for the
+/// [grace](DockerLatentWorkerBuilder::stop_grace) at most, if it does not end by itself; a fast stop kills it.
+///
+/// A clone shares the connections to the engine. What is said to the engine is its API (Docker Engine API, 1.24 and later).
+///
+/// # Known limits
+///
+/// - A machine that loses its engine for good leaves its instances on the list of [leftovers](crate::Master::leftovers).
+/// - Podman 4.3 does not say that memory was short; the exit code 137 is told with that guess.
+/// - There is no Swarm, no Compose, and no `docker context`; `DOCKER_HOST` is understood.
+#[derive(Clone)]
+pub struct DockerLatentWorker {
+    settings: Arc<Settings>,
+    credentials: Option<RegistryCredentials>,
+    secret_in_file: bool,
+    grace: Duration,
+    engine: Engine,
+    images: Arc<Images>,
+    /// The keys of the attempts whose container may come although nobody has heard that it was created.
+    unanswered: Arc<Mutex<HashSet<String>>>,
+    /// Whether the engine has not answered the last check, so that this is told once.
+    silent: Arc<AtomicBool>,
+}
+
+/// A container that was started.
+pub struct DockerInstance {
+    id: String,
+    name: String,
+    rendered: Rendered,
+    /// Not for the log of a container that prints its environment.
+    secret: Secret,
+}
+
+impl DockerInstance {
+    /// The engine's id of the container.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The name of the container.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Debug for DockerInstance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DockerInstance").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl DockerLatentWorker {
+    /// Settings for containers of this image.
+    pub fn builder(image: impl Into<Setting<String>>) -> DockerLatentWorkerBuilder {
+        DockerLatentWorkerBuilder::new(image.into())
+    }
+
+    /// Where the engine is.
+    pub fn engine(&self) -> &EngineAddress {
+        self.engine.address()
+    }
+
+    /// Creates the container. Whether an error leaves one behind is remembered.
+    fn create(&self, identity: &Identity, rendered: &Rendered, start: &StartRequest<'_>) -> Result<String, StartError> {
+        let master = self.master_address(rendered, start)?;
+        let handover = if self.secret_in_file { Handover::File } else { Handover::Environment(start.secret()) };
+        let properties = start.properties();
+        let environment = body::environment(identity, rendered, &properties, master.as_deref(), handover)?;
+        let body = body::create(identity, rendered, environment);
+        let (name, platform) = (identity.container(), rendered.platform.as_deref());
+        let create = || self.engine.create(&name, platform, &body, patience(start.cancel_signal()));
+        let mut created = create();
+        if created.as_ref().is_err_and(EngineError::is_conflict) {
+            // Something of this attempt: an earlier call whose answer was lost, by a proxy that asks again, say.
+            self.remove(identity, &name, patience(start.cancel_signal()))?;
+            created = create();
+        }
+        if let Err(EngineError::Cut { .. } | EngineError::TimedOut { .. } | EngineError::Cancelled { .. }) = &created {
+            self.unanswered.lock().insert(identity.key.clone());
+        }
+        created.map_err(verdict::of_container)
+    }
+
+    /// Where the agent finds the master.
+    fn master_address(&self, rendered: &Rendered, start: &StartRequest<'_>) -> Result<Option<String>, StartError> {
+        let (chosen, told) = (rendered.master_address.as_deref(), start.agent_address());
+        let mut loopback = if rendered.network == "host" { Loopback::Shared } else { Loopback::Unseen };
+        if let Some(network) = network_to_ask(&rendered.network)
+            && chosen.is_none()
+            && told.is_some_and(is_of_this_machine)
+        {
+            let gateway = self.engine.gateway(network, patience(start.cancel_signal()));
+            loopback = gateway.map_err(verdict::of_container)?.map_or(Loopback::Unseen, Loopback::Gateway);
+        }
+        seen_from_inside(chosen, told, loopback).map_err(StartError::cannot)
+    }
+
+    /// Removes a container of the attempt, by a name or an id that somebody else's could have: so its labels are looked
+    /// at first. Whether there was one.
+    fn remove(&self, identity: &Identity, name: &str, patience: Patience<'_>) -> Result<bool, EngineError> {
+        match self.engine.inspect(name, patience)? {
+            Some(container) if identity.is_ours(&container.labels) => {
+                Ok(self.engine.remove(&container.id, patience)? != Ended::Gone)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Removes what an attempt has left, wherever it shows: a list may lag behind. Whether there was anything.
+    fn remove_all(&self, identity: &Identity, leftover: &Leftover) -> Result<bool, EngineError> {
+        let patience = patience(leftover.cancel_signal());
+        let mut any = false;
+        for listed in self.engine.list(&identity.filter(), patience)? {
+            any |= self.engine.remove(&listed.id, patience)? != Ended::Gone;
+        }
+        any |= self.remove(identity, &identity.container(), patience)?;
+        for id in leftover.ids() {
+            any |= self.remove(identity, id, patience)?;
+        }
+        Ok(any)
+    }
+
+    /// Stops what a start has left that has returned no instance.
+    fn stop_by_name(&self, identity: &Identity) -> Result<(), StopError> {
+        let mut looks = if self.unanswered.lock().remove(&identity.key) { LATE_LOOKS } else { 0 };
+        while !self.remove(identity, &identity.container(), Patience::new(CALL_LIMIT))? && looks > 0 {
+            looks -= 1;
+            // A stop has nobody who could end the wait; it is short.
+            thread::sleep(LATE_LOOK_PAUSE);
+        }
+        Ok(())
+    }
+}
+
+fn patience(cancel: &Receiver<Infallible>) -> Patience<'_> {
+    Patience::new(CALL_LIMIT).cancelled_by(cancel)
+}
+
+impl LatentWorker for DockerLatentWorker {
+    type Instance = DockerInstance;
+
+    fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<DockerInstance>, StartError> {
+        let identity = Identity::of_start(start);
+        let rendered = self.settings.render(&start.properties()).map_err(StartError::cannot)?;
+        self.images.provide(&self.engine, start, &rendered, self.credentials.as_ref())?;
+
+        let name = identity.container();
+        start.record(&name)?;
+        let id = self.create(&identity, &rendered, start)?;
+        start.record(&id)?;
+        if self.secret_in_file {
+            let secret = start.secret().expose().as_bytes();
+            let written = self.engine.put_file(&id, SECRET_PATH, secret, 0o444, patience(start.cancel_signal()));
+            written.map_err(verdict::of_container)?;
+        }
+        self.engine.start(&id, patience(start.cancel_signal())).map_err(verdict::of_container)?;
+
+        let detail = [rendered.image.clone(), id.chars().take(12).collect()];
+        let secret = start.secret().clone();
+        let started = Started::new(DockerInstance { id, name, rendered, secret });
+        Ok(detail.into_iter().fold(started, Started::detail))
+    }
+
+    /// Blocks until the container has ended and is removed. An error when the engine does not answer or cannot do it: then
+    /// it is [reclaimed](LatentWorker::reclaim).
+    fn stop_instance(&self, stop: StopRequest<DockerInstance>) -> Result<(), StopError> {
+        let Some(instance) = stop.instance() else { return self.stop_by_name(&Identity::of_stop(&stop)) };
+        if !stop.fast() {
+            let patience = Patience::new(self.grace.saturating_add(CALL_LIMIT));
+            if self.engine.stop(&instance.id, self.grace, patience)? == Ended::Gone {
+                return Ok(());
+            }
+        }
+        self.engine.remove(&instance.id, Patience::new(CALL_LIMIT))?;
+        Ok(())
+    }
+
+    fn check_instance(&self, instance: &DockerInstance) -> Health {
+        let patience = Patience::new(CALL_LIMIT);
+        match self.engine.inspect(&instance.id, patience) {
+            Ok(found) => {
+                self.silent.store(false, Ordering::Relaxed);
+                let Some(container) = found else {
+                    return Health::bad(format!("container {} is gone: somebody else has removed it", instance.name));
+                };
+                verdict::of_state(&instance.name, &container.state, instance.rendered.memory, || {
+                    let log = self.engine.log_tail(&instance.id, LOG_LINES, patience);
+                    let log = log.unwrap_or_else(|error| format!("(it cannot be read: {error})"));
+                    log.replace(instance.secret.expose(), "[secret]")
+                })
+            }
+            Err(error) => {
+                if !self.silent.swap(true, Ordering::Relaxed) {
+                    log::warn!("container {} cannot be checked: {error}", instance.name);
+                }
+                Health::Good
+            }
+        }
+    }
+
+    fn builds_may_be_incompatible(&self) -> bool {
+        self.settings.depend_on_the_build()
+    }
+
+    fn is_compatible_with_build(&self, instance: &DockerInstance, properties: &Properties) -> Result<bool, BoxError> {
+        Ok(self.settings.render(properties)? == instance.rendered)
+    }
+
+    fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
+        let identity = Identity::of_leftover(leftover);
+        let name = identity.container();
+        // The name is recorded before the container is created. Without an id, the engine may still be at it: its master
+        // may have died a moment ago.
+        let unanswered = leftover.ids().eq([name.as_str()]);
+        let mut looks = if unanswered { LATE_LOOKS } else { 0 };
+        while !self.remove_all(&identity, leftover)? && looks > 0 {
+            looks -= 1;
+            leftover.sleep(LATE_LOOK_PAUSE)?;
+        }
+        Ok(Reclaimed::Gone)
+    }
+}
+
+/// Without the values of variables and the credentials.
+impl fmt::Debug for DockerLatentWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DockerLatentWorker")
+            .field("engine", self.engine.address())
+            .field("settings", &self.settings)
+            .field("secret_in_file", &self.secret_in_file)
+            .field("grace", &self.grace)
+            .finish_non_exhaustive()
+    }
+}

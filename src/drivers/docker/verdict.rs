@@ -1,0 +1,201 @@
+//! What an engine's answer means: whose fault a start that fails is, and how a container is that should run.
+//!
+//! Pure. Engines tell most of it in words alone; the words here are those of Docker 20.10 to 28, of registries
+//! (distribution's error codes) and of Podman 4.3.
+
+use super::engine::{EngineError, State};
+use crate::{ByteSize, FailureCause, Health, StartError};
+
+/// A container could not be made or started.
+pub(super) fn of_container(error: EngineError) -> StartError {
+    let text = error.to_string();
+    if is_disk_full(&text) {
+        return StartError::failed(FailureCause::Capacity, error);
+    }
+    if error.is_throttled() {
+        return StartError::failed(FailureCause::Throttled { retry_after: None }, error);
+    }
+    let settings = error.is_bad_parameter()
+        // The image, or a network that the settings name.
+        || (error.is_not_found() && !text.to_lowercase().contains("no such container"));
+    if settings { StartError::cannot(error) } else { StartError::infrastructure(error) }
+}
+
+/// An image could not be looked at, pulled or built.
+pub(super) fn of_image(error: EngineError, with_credentials: bool) -> StartError {
+    let text = error.to_string().to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    // Nothing was asked of a registry.
+    if matches!(error, EngineError::Unreachable(_) | EngineError::Cut { .. } | EngineError::TimedOut { .. }) {
+        return StartError::infrastructure(error);
+    }
+    if matches!(error, EngineError::Context(_)) || error.is_bad_parameter() {
+        return StartError::cannot(error);
+    }
+    if is_disk_full(&text) {
+        return StartError::failed(FailureCause::Capacity, error);
+    }
+    if error.is_throttled() || says(&["toomanyrequests", "too many requests", "rate limit"]) {
+        return StartError::failed(FailureCause::Throttled { retry_after: None }, error);
+    }
+    // A registry says the same of what is not there and of what it does not show to everybody.
+    let denied = says(&["denied", "unauthorized", "no basic auth credentials", "authentication required"]);
+    if denied && (with_credentials || !says(&["does not exist", "not found"])) {
+        return StartError::failed(FailureCause::Credentials, error);
+    }
+    let missing = [
+        "manifest unknown",
+        "name unknown",
+        "does not exist",
+        "no matching manifest",
+        "invalid reference",
+        "must be lowercase",
+    ];
+    if error.is_not_found() || says(&missing) || says(&["manifest for", "not found: manifest"]) {
+        return StartError::cannot(error);
+    }
+    StartError::infrastructure(error)
+}
+
+/// A step of a recipe has failed: the same recipe will fail again.
+pub(super) fn of_build(error: EngineError) -> StartError {
+    match &error {
+        EngineError::Reported { message, .. } if !is_disk_full(message) && !is_network(message) => {
+            StartError::cannot(error)
+        }
+        _ => of_image(error, false),
+    }
+}
+
+fn is_disk_full(text: &str) -> bool {
+    text.to_lowercase().contains("no space left on device")
+}
+
+fn is_network(text: &str) -> bool {
+    let text = text.to_lowercase();
+    ["dial tcp", "i/o timeout", "tls handshake", "connection refused", "server misbehaving", "toomanyrequests"]
+        .iter()
+        .any(|words| text.contains(words))
+}
+
+/// Whether a container that was started may still come to something. The log is asked for when it may not.
+pub(super) fn of_state(name: &str, state: &State, memory: ByteSize, log: impl FnOnce() -> String) -> Health {
+    if state.running || matches!(state.status.as_str(), "created" | "paused" | "restarting") {
+        return Health::Good;
+    }
+    let limit = if memory.bytes() > 0 { format!("; its limit is {memory}") } else { String::new() };
+    let what = match (state.oom_killed, state.exit_code) {
+        (true, code) => format!("has run out of memory (exit code {code}{limit})"),
+        // SIGKILL from nobody that we know. Podman does not say why.
+        (false, 137) => format!("was killed (exit code 137), perhaps for want of memory{limit}"),
+        (false, code) => match state.status.as_str() {
+            "exited" => format!("has ended with exit code {code}"),
+            other => format!("is {other}, with exit code {code}"),
+        },
+    };
+    let error = if state.error.is_empty() { String::new() } else { format!(": {}", state.error) };
+    let log = log();
+    let log = log.trim_end();
+    let log = if log.is_empty() { "; its log is empty".to_owned() } else { format!("; the end of its log:\n{log}") };
+    Health::bad(format!("container {name} {what}{error}{log}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn status(status: u16, message: &str) -> EngineError {
+        EngineError::Status { doing: "do".into(), status, message: message.into() }
+    }
+
+    fn reported(message: &str) -> EngineError {
+        EngineError::Reported { doing: "pull".into(), message: message.into() }
+    }
+
+    fn cause(error: StartError) -> Option<FailureCause> {
+        match error {
+            StartError::CannotSubstantiate(_) => None,
+            StartError::FailedToSubstantiate { cause, .. } => Some(cause),
+        }
+    }
+
+    #[test]
+    fn settings_that_the_engine_refuses_are_the_builds_fault_and_all_else_is_not() {
+        for error in [
+            status(400, "invalid CPU set"),
+            status(404, "No such image: x:1"),
+            status(404, "network mine not found"),
+            EngineError::BadParameter { doing: "do".into(), message: "no".into() },
+        ] {
+            assert_eq!(cause(of_container(error)), None);
+        }
+        for error in [
+            status(404, "No such container: 4f"),
+            status(500, "container 4f does not exist in database: no such container"),
+            status(409, "in use"),
+            status(500, "server error"),
+            EngineError::Unreachable("no".into()),
+            EngineError::Cut { doing: "do".into(), reason: "eof".into() },
+            EngineError::TimedOut { doing: "do".into(), limit: Duration::from_secs(1) },
+            EngineError::Malformed { doing: "do".into(), reason: "?".into() },
+        ] {
+            assert_eq!(cause(of_container(error)), Some(FailureCause::Infrastructure));
+        }
+        let many = status(429, "slow down");
+        assert_eq!(cause(of_container(many)), Some(FailureCause::Throttled { retry_after: None }));
+        let full = status(500, "write /var/lib/docker/x: no space left on device");
+        assert_eq!(cause(of_container(full)), Some(FailureCause::Capacity));
+    }
+
+    #[test]
+    fn a_pull_fails_for_the_image_the_credentials_the_rate_or_the_network() {
+        let pull = |error| cause(of_image(error, false));
+        assert_eq!(pull(status(404, "manifest for rust:0 not found: manifest unknown")), None);
+        assert_eq!(pull(reported("manifest for rust:0 not found: manifest unknown: manifest unknown")), None);
+        assert_eq!(pull(reported("no matching manifest for linux/s390x in the manifest list entries")), None);
+        assert_eq!(pull(status(400, "invalid reference format")), None);
+        assert_eq!(pull(status(500, "normalizing image: repository name must be lowercase")), None);
+        let hub = "pull access denied for x, repository does not exist or may require 'docker login': denied";
+        assert_eq!(pull(status(404, hub)), None);
+        assert_eq!(cause(of_image(status(404, hub), true)), Some(FailureCause::Credentials));
+        assert_eq!(pull(status(500, "unauthorized: authentication required")), Some(FailureCause::Credentials));
+        let rate = "toomanyrequests: You have reached your pull rate limit";
+        assert_eq!(pull(status(500, rate)), Some(FailureCause::Throttled { retry_after: None }));
+        let network = "Get \"https://registry/v2/\": dial tcp: lookup registry: no such host";
+        assert_eq!(pull(status(500, network)), Some(FailureCause::Infrastructure));
+        assert_eq!(pull(EngineError::Unreachable("it does not exist".into())), Some(FailureCause::Infrastructure));
+        assert_eq!(pull(reported("no space left on device")), Some(FailureCause::Capacity));
+    }
+
+    #[test]
+    fn a_recipe_that_fails_will_fail_again_but_not_for_the_network() {
+        assert_eq!(cause(of_build(reported("The command '/bin/sh -c false' returned a non-zero code: 1"))), None);
+        let network = "Get \"https://registry/v2/\": dial tcp 1.2.3.4:443: i/o timeout";
+        assert_eq!(cause(of_build(reported(network))), Some(FailureCause::Infrastructure));
+        assert_eq!(cause(of_build(EngineError::Context("no such file".into()))), None);
+        assert_eq!(cause(of_build(status(500, "trouble"))), Some(FailureCause::Infrastructure));
+    }
+
+    fn health(status: &str, exit_code: i64, oom_killed: bool, memory: u64) -> Health {
+        let state =
+            State { status: status.into(), running: status == "running", exit_code, oom_killed, error: "".into() };
+        of_state("c", &state, ByteSize::new(memory), || "the log\n".into())
+    }
+
+    #[test]
+    fn w10_what_does_not_run_any_more_is_bad_and_says_why() {
+        for well in ["running", "paused", "restarting", "created"] {
+            assert_eq!(health(well, 0, false, 0), Health::Good, "{well}");
+        }
+        let log = "; the end of its log:\nthe log";
+        let bad = |text: &str| Health::bad(format!("container c {text}{log}"));
+        assert_eq!(health("exited", 3, false, 0), bad("has ended with exit code 3"));
+        assert_eq!(health("dead", 1, false, 0), bad("is dead, with exit code 1"));
+        let out = bad("has run out of memory (exit code 137; its limit is 32M)");
+        assert_eq!(health("exited", 137, true, 32 << 20), out);
+        let killed = bad("was killed (exit code 137), perhaps for want of memory; its limit is 32M");
+        assert_eq!(health("exited", 137, false, 32 << 20), killed);
+    }
+}
