@@ -196,7 +196,7 @@ fn b2_master_run_tries_again_elsewhere_when_the_connection_is_lost() {
         })
     });
     assert_eq!(ran_on.unwrap(), "second");
-    assert_eq!(world.quarantines(), []);
+    assert_eq!(world.quarantines(), [0; 0]);
     world.finish(&[&first_script, &second_script]);
 }
 
@@ -312,7 +312,7 @@ fn b4_cancelled_while_its_worker_starts() {
     start.succeed();
     script.expect_stop().succeed();
     reaches(&worker, WorkerState::NotSubstantiated);
-    assert_eq!(world.quarantines(), []);
+    assert_eq!(world.quarantines(), [0; 0]);
     world.finish(&[&script]);
 }
 

@@ -500,7 +500,7 @@ fn the_built_in_list_runs_in_any_directory() {
 }
 
 /// The address in the line that tells where agents connect to.
-#[cfg(all(feature = "agent", any(feature = "command", feature = "process")))]
+#[cfg(all(feature = "agent", any(feature = "command", feature = "process", feature = "docker")))]
 fn address(ran: &Ran) -> String {
     let mut told = ran.stderr.lines().filter_map(|line| line.strip_prefix("farm: agents connect to "));
     let address = told.next().unwrap_or_else(|| panic!("no address: {ran:?}")).to_owned();
@@ -511,6 +511,16 @@ fn address(ran: &Ran) -> String {
 /// The options of the driver of programs.
 fn programs<'a>(start: &'a str, stop: &'a str) -> [&'a str; 7] {
     ["--driver=command", "--start", start, "--stop", stop, "--listen=127.0.0.1:0", "--events=events"]
+}
+
+#[cfg(not(all(feature = "agent", feature = "docker")))]
+#[test]
+fn containers_need_more_features_and_they_are_named() {
+    let place = Place::new();
+    let ran = place.run(&["--driver=docker", "--image=any"], "-- true\n");
+    ran.assert_status(2);
+    ran.assert_stderr_has("--features agent,docker");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
 }
 
 #[cfg(not(all(feature = "agent", feature = "command")))]
@@ -677,5 +687,37 @@ mod process {
         signal("KILL", child.id());
         end(child);
         released.recv_timeout(LIMIT).expect("the build has ended");
+    }
+}
+
+/// Without any engine; `tests/docker` has the rest.
+#[cfg(all(feature = "agent", feature = "docker"))]
+mod docker {
+    use super::*;
+
+    #[test]
+    fn what_makes_no_sense_is_told_and_nothing_is_started() {
+        let place = Place::new();
+        let ran = place.run(&["--driver=docker", "--image=any", "--memory=lots"], "-- true\n");
+        ran.assert_status(2);
+        ran.assert_stderr_has("--memory: ");
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+
+        place.write("jobs", "-- true\n");
+        let mut farm = place.farm(&["--driver=docker", "--image=any", "jobs"]);
+        let ran = end(farm.env("DOCKER_HOST", "gopher://host").spawn().unwrap());
+        ran.assert_status(2);
+        ran.assert_stderr_has("gopher://host");
+    }
+
+    #[test]
+    fn an_engine_that_is_not_there_is_named() {
+        let place = Place::new();
+        place.write("jobs", "-- true\n");
+        let mut farm = place.farm(&["--driver=docker", "--image=any", "--workers=1", "--max-attempts=1", "jobs"]);
+        let ran = end(farm.env("DOCKER_HOST", "unix:///no/such/engine.sock").spawn().unwrap());
+        ran.assert_status(1);
+        ran.assert_stdout_has("/no/such/engine.sock");
+        assert!(address(&ran).starts_with("0.0.0.0:"));
     }
 }

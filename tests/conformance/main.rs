@@ -2,7 +2,6 @@
 
 #[cfg(all(feature = "command", unix))]
 mod command;
-mod http;
 #[cfg(all(feature = "local", unix))]
 mod local;
 mod memory;

@@ -46,7 +46,7 @@ fn w13_lost_while_the_start_still_runs() {
     start.succeed();
     script.expect_stop().succeed();
     reaches(&worker, WorkerState::NotSubstantiated);
-    assert_eq!(world.quarantines(), []);
+    assert_eq!(world.quarantines(), [0; 0]);
     world.finish(&[&script]);
 }
 
@@ -61,7 +61,7 @@ fn w13_lost_while_idle_the_instance_is_stopped_and_not_kept() {
         assert_eq!(worker.status().state, WorkerState::Insubstantiating);
         script.expect_stop().succeed();
         reaches(&worker, WorkerState::NotSubstantiated);
-        assert_eq!(world.quarantines(), []);
+        assert_eq!(world.quarantines(), [0; 0]);
         world.finish(&[&script]);
     }
 }

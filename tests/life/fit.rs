@@ -59,7 +59,7 @@ fn w11_an_idle_instance_that_does_not_fit_is_recycled_at_once_when_nobody_else_c
         assert_eq!(start.properties().get("kind"), Some("b"));
         start.succeed_attached();
         assert_eq!(ticket.wait_timeout(PATIENCE).unwrap().epoch().get(), 2);
-        assert_eq!(world.quarantines(), []);
+        assert_eq!(world.quarantines(), [0; 0]);
         world.finish(&[&script]);
     }
 }

@@ -95,7 +95,7 @@ fn w12_a_cancel_never_quarantines_whatever_the_start_says_then() {
         reaches(&worker, WorkerState::NotSubstantiated);
         assert_eq!(worker.status().quarantine, None);
     }
-    assert_eq!(world.quarantines(), []);
+    assert_eq!(world.quarantines(), [0; 0]);
     world.finish(&[&script]);
 }
 
@@ -110,7 +110,7 @@ fn w12_a_shutdown_never_quarantines() {
     start.fail("shut down");
     script.expect_stop().fail("shut down as well");
     reaches(&worker, WorkerState::ShutDown);
-    assert_eq!(world.quarantines(), []);
+    assert_eq!(world.quarantines(), [0; 0]);
     world.finish(&[&script]);
 }
 
@@ -125,7 +125,7 @@ fn w12_a_builds_own_fault_never_quarantines() {
     reaches(&worker, WorkerState::NotSubstantiated);
     assert_eq!(worker.status().quarantine, None);
     drop(world.lease(&worker, &script));
-    assert_eq!(world.quarantines(), []);
+    assert_eq!(world.quarantines(), [0; 0]);
     world.finish(&[&script]);
 }
 

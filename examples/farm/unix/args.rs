@@ -23,9 +23,10 @@ FILE has one build a line; `-` is standard input. Without FILE a short built-in 
     kind=text case=big -- wc -l \"$FARM_DIR\"/*.txt
     -- make test
 
-The property `kind` chooses the kind of instance: an instance of one kind takes no build of another one. Every build
-runs in the directory of its instance; that of the driver `local` is private and removed with it. FARM_DIR is the
-directory that farm was started in. Builds are named by the number of their line.
+The property `kind` chooses the kind of instance: an instance of one kind takes no build of another one; so does
+`image` with the driver `docker`. Every build runs in the directory of its instance; that of the driver `local` is
+private and removed with it. FARM_DIR is the directory that farm was started in. Builds are named by the number of
+their line.
 
 Options:
   --workers N             how many workers there are
@@ -38,6 +39,7 @@ Options:
                           local    a directory on this machine
                           command  what programs of yours start and stop; its agent connects to farm
                           process  a child process of farm, whose agent connects to it
+                          docker   a container, whose agent connects to farm
   --events FILE           writes what happens to FILE, as lines of JSON
   --journal FILE          keeps in FILE which instances there may be: when farm is killed, the next one with this FILE,
                           the same driver and as many workers takes away what is left of them
@@ -56,9 +58,15 @@ With --driver command, where each PROGRAM is a line for /bin/sh, run in the pres
   --stop PROGRAM          stops it
   --check PROGRAM         fails when an instance whose agent has not connected yet never will (all are well)
 
-With --driver command or process:
-  --listen HOST:PORT      where agents connect to, seen from where they are (127.0.0.1:0 for process). Port 0 is a free
-                          one; the line `farm: agents connect to HOST:PORT` of standard error tells which.
+With --driver docker, where DOCKER_HOST and its like say which engine, as they do for docker itself:
+  --image IMAGE           what containers are made of, unless a build has a property `image`. It starts an agent that
+                          finds farm through LATENT_WORKER_MASTER, _NAME and _SECRET; FARM_DIR is not in there.
+  --memory M              how much memory a container may use: 512m, 2g, or bytes (as much as there is)
+
+With --driver command, process or docker:
+  --listen HOST:PORT      where agents connect to, seen from where they are (127.0.0.1:0 for process; for docker
+                          0.0.0.0:0, of which containers are told the address that they see). Port 0 is a free one; the
+                          line `farm: agents connect to HOST:PORT` of standard error tells which.
 
 Ctrl-C lets running builds finish and starts no others; a second Ctrl-C ends them as well.
 
@@ -98,6 +106,7 @@ pub(crate) enum Driver {
         /// Where agents connect to.
         listen: String,
     },
+    Docker(Containers),
 }
 
 impl Driver {
@@ -106,6 +115,7 @@ impl Driver {
             Self::Local { .. } => "local",
             Self::Command(_) => "command",
             Self::Process { .. } => "process",
+            Self::Docker(_) => "docker",
         }
     }
 }
@@ -116,6 +126,16 @@ pub(crate) struct Programs {
     pub(crate) start: String,
     pub(crate) stop: String,
     pub(crate) check: Option<String>,
+    pub(crate) listen: String,
+}
+
+/// What containers are made of, and where their agents connect to.
+#[derive(PartialEq, Debug)]
+pub(crate) struct Containers {
+    /// Unless a build says something else.
+    pub(crate) image: String,
+    /// As it was given.
+    pub(crate) memory: Option<String>,
     pub(crate) listen: String,
 }
 
@@ -131,6 +151,8 @@ const BUILT_IN_WORKERS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
 /// Any free port, for agents of this machine alone.
 const LOOPBACK: &str = "127.0.0.1:0";
+/// Any free port, for agents wherever they are.
+const EVERYWHERE: &str = "0.0.0.0:0";
 
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, lexopt::Error> {
     let mut source = Source::BuiltIn;
@@ -167,6 +189,8 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
             Long("stop") => given.stop = Some(text(&mut parser)?),
             Long("check") => given.check = Some(text(&mut parser)?),
             Long("listen") => given.listen = Some(listen(&text(&mut parser)?)?),
+            Long("image") => given.image = Some(image(text(&mut parser)?)?),
+            Long("memory") => given.memory = Some(text(&mut parser)?),
             Long("events") => options.events = Some(parser.value()?.into()),
             Long("journal") => options.journal = Some(parser.value()?.into()),
             Long("quiet") => options.quiet = true,
@@ -197,20 +221,24 @@ struct Given {
     stop: Option<String>,
     check: Option<String>,
     listen: Option<String>,
+    image: Option<String>,
+    memory: Option<String>,
 }
 
 impl Given {
     fn driver(self) -> Result<Driver, lexopt::Error> {
         let name = &*self.driver;
-        if !["local", "command", "process"].contains(&name) {
-            return Err(format!("--driver wants local, command or process, not {name:?}").into());
+        if !["local", "command", "process", "docker"].contains(&name) {
+            return Err(format!("--driver wants local, command, process or docker, not {name:?}").into());
         }
         for (option, is_given, owners) in [
             ("--kind", !self.templates.is_empty(), ["local"].as_slice()),
             ("--start", self.start.is_some(), &["command"]),
             ("--stop", self.stop.is_some(), &["command"]),
             ("--check", self.check.is_some(), &["command"]),
-            ("--listen", self.listen.is_some(), &["command", "process"]),
+            ("--listen", self.listen.is_some(), &["command", "process", "docker"]),
+            ("--image", self.image.is_some(), &["docker"]),
+            ("--memory", self.memory.is_some(), &["docker"]),
         ] {
             if is_given && !owners.contains(&name) {
                 return Err(format!("{option} goes with --driver {}, not with {name}", owners.join(" or ")).into());
@@ -225,6 +253,11 @@ impl Given {
                 listen: wanted(self.listen, "--listen")?,
             }),
             "process" => Driver::Process { listen: self.listen.unwrap_or_else(|| LOOPBACK.to_owned()) },
+            "docker" => Driver::Docker(Containers {
+                image: wanted(self.image, "--image")?,
+                memory: self.memory,
+                listen: self.listen.unwrap_or_else(|| EVERYWHERE.to_owned()),
+            }),
             _ => Driver::Local { templates: self.templates },
         })
     }
@@ -235,6 +268,10 @@ fn listen(value: &str) -> Result<String, lexopt::Error> {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(value.to_owned()),
         _ => Err(format!("--listen wants HOST:PORT, not {value:?}").into()),
     }
+}
+
+fn image(value: String) -> Result<String, lexopt::Error> {
+    if value.is_empty() { Err("--image wants the name of an image".into()) } else { Ok(value) }
 }
 
 fn text(parser: &mut lexopt::Parser) -> Result<String, lexopt::Error> {
@@ -369,6 +406,15 @@ mod tests {
     }
 
     #[test]
+    fn the_docker_driver_has_an_image_and_may_have_a_limit_of_memory() {
+        let mut expected = Containers { image: "rust:1".to_owned(), memory: None, listen: "0.0.0.0:0".to_owned() };
+        assert_eq!(options(&["--driver=docker", "--image=rust:1"]).driver, Driver::Docker(expected));
+        expected = Containers { image: "i".to_owned(), memory: Some("2g".to_owned()), listen: "host:1".to_owned() };
+        let all = ["--memory=2g", "--listen=host:1", "--image=i", "--driver=docker"];
+        assert_eq!(options(&all).driver, Driver::Docker(expected));
+    }
+
+    #[test]
     fn what_a_driver_wants_and_does_not_know_is_told() {
         let command = ["--driver=command", "--start=a", "--stop=b", "--listen=host:1"];
         for missing in 1..command.len() {
@@ -379,7 +425,13 @@ mod tests {
         assert_eq!(error(&["--start=a"]), "--start goes with --driver command, not with local");
         assert!(error(&["--stop=a", "--driver=local"]).contains("--stop"));
         assert!(error(&["--check=a"]).contains("--check"));
-        assert!(error(&["--listen=host:1"]).starts_with("--listen goes with --driver command or process, not"));
+        assert!(
+            error(&["--listen=host:1"]).starts_with("--listen goes with --driver command or process or docker, not")
+        );
+        assert_eq!(error(&["--driver=docker"]), "--driver docker wants --image too");
+        assert_eq!(error(&["--image=i"]), "--image goes with --driver docker, not with local");
+        assert!(error(&["--memory=1g", "--driver=process"]).contains("--memory"));
+        assert!(error(&["--driver=docker", "--image=i", "--kind=a=/"]).contains("--kind"));
         assert!(error(&["--driver=process", "--start=a"]).contains("--start"));
         let mut given = command.to_vec();
         given.push("--kind=a=/");
@@ -408,7 +460,8 @@ mod tests {
             ("--kind=text", "--kind"),
             ("--kind==/", "--kind"),
             ("--kind=text=/no/such/directory", "--kind"),
-            ("--driver=docker", "--driver"),
+            ("--driver=cloud", "--driver"),
+            ("--image=", "--image"),
             ("--listen=9989", "--listen"),
             ("--listen=:9989", "--listen"),
             ("--listen=host:port", "--listen"),

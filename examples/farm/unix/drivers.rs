@@ -9,7 +9,7 @@ use latent_worker::{AddWorkerError, LocalKind, LocalLatentWorker, Master, Master
 
 use super::args::Driver;
 use super::jobs::{self, Job};
-#[cfg(all(feature = "agent", any(feature = "command", feature = "process")))]
+#[cfg(all(feature = "agent", any(feature = "command", feature = "process", feature = "docker")))]
 use super::remote;
 
 /// A driver with all that belongs to it.
@@ -35,10 +35,14 @@ pub(crate) fn prepare(driver: &Driver, jobs: &[Job]) -> Result<Box<dyn Instances
         Driver::Process { listen } => Ok(Box::new(remote::process(listen)?)),
         #[cfg(not(all(feature = "agent", feature = "process")))]
         Driver::Process { .. } => Err(needs(driver, "agent,process")),
+        #[cfg(all(feature = "agent", feature = "docker"))]
+        Driver::Docker(containers) => Ok(Box::new(remote::docker(containers)?)),
+        #[cfg(not(all(feature = "agent", feature = "docker")))]
+        Driver::Docker(_) => Err(needs(driver, "agent,docker")),
     }
 }
 
-#[cfg(not(all(feature = "agent", feature = "command", feature = "process")))]
+#[cfg(not(all(feature = "agent", feature = "command", feature = "process", feature = "docker")))]
 fn needs(driver: &Driver, features: &str) -> String {
     let name = driver.name();
     format!(

@@ -11,6 +11,10 @@ pub(crate) const BUILT_IN: &str = include_str!("built_in.txt");
 /// The property that chooses the kind of instance.
 pub(crate) const KIND: &str = "kind";
 
+/// The property that chooses the image of a container.
+#[cfg(all(feature = "agent", feature = "docker"))]
+pub(crate) const IMAGE: &str = "image";
+
 /// One line with a build.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Job {

@@ -10,9 +10,13 @@ use latent_worker::CommandLatentWorker;
 #[cfg(feature = "process")]
 use latent_worker::ProcessLatentWorker;
 use latent_worker::{AddWorkerError, AgentListener, LatentWorker, Master, MasterBuilder, Worker, WorkerConfig};
+#[cfg(feature = "docker")]
+use latent_worker::{ByteSize, DockerLatentWorker, Setting};
 
 #[cfg(feature = "process")]
 use super::agent;
+#[cfg(feature = "docker")]
+use super::args::Containers;
 #[cfg(feature = "command")]
 use super::args::Programs;
 use super::drivers::Instances;
@@ -46,6 +50,21 @@ pub(crate) fn process(listen: &str) -> Result<Remote<ProcessLatentWorker>, Strin
     let driver = ProcessLatentWorker::new([farm.into_os_string(), agent::ARGUMENT.into()]);
     // To look at a process costs nothing.
     Remote::new(driver.compatible_by([jobs::KIND]).secret_in_file(), Duration::from_secs(1), listen)
+}
+
+/// The engine is the one that `docker` would use. Containers are not used for builds of another image, nor of another
+/// kind.
+#[cfg(feature = "docker")]
+pub(crate) fn docker(containers: &Containers) -> Result<Remote<DockerLatentWorker>, String> {
+    let usual = containers.image.clone();
+    let image = Setting::computed(move |properties| Ok(properties.get(jobs::IMAGE).unwrap_or(&usual).to_owned()));
+    let kind = Setting::computed(|properties| Ok(properties.get(jobs::KIND).unwrap_or_default().to_owned()));
+    let mut driver = DockerLatentWorker::builder(image).label("farm.kind", kind);
+    if let Some(memory) = &containers.memory {
+        driver = driver.memory(memory.parse::<ByteSize>().map_err(|error| format!("--memory: {error}"))?);
+    }
+    let driver = driver.build().map_err(|error| format!("--driver docker: {error}"))?;
+    Remote::new(driver, Duration::from_secs(1), &containers.listen)
 }
 
 impl<D: LatentWorker> Remote<D> {

@@ -1,0 +1,146 @@
+//! Containers that do not come up, or go away: what is said, whose fault it is, and that nothing is left.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use latent_worker::{Build, ByteSize, DockerLatentWorker, EventKind, FailureCause, PullPolicy, SubstantiateError};
+
+use crate::support::engine::Engine;
+use crate::support::images::Image;
+use crate::support::{PATIENCE, Scene, eventually, failure, lease, on_every_engine, said, stop};
+
+on_every_engine![
+    an_exit_before_the_attach_is_told_with_its_log,
+    out_of_memory_is_said,
+    an_image_that_is_not_there_is_the_fault_of_the_build,
+    an_image_for_another_platform_is_the_fault_of_the_build,
+    a_program_that_is_not_in_the_image_is_told,
+    d3_a_container_that_somebody_has_removed_is_lost_and_stopped,
+    an_image_that_is_removed_under_us_takes_no_running_container_with_it,
+];
+
+fn an_exit_before_the_attach_is_told_with_its_log(engine: &Engine) {
+    let image = Image::shell(engine, "echo looking around; echo no agent here >&2; exit 3");
+    let scene = Scene::on(engine);
+    let worker = scene.worker("w", scene.driver(image.reference()).build().unwrap());
+    let error = failure(&worker, &Build::new("a build"));
+    let SubstantiateError::Failed { reason, .. } = &error else { panic!("{error:?}") };
+    for word in ["looking around", "no agent here", "code 3"] {
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
+    assert!(eventually(|| scene.containers().is_empty()));
+    scene.finish();
+}
+
+fn out_of_memory_is_said(engine: &Engine) {
+    let image = Image::shell(engine, "echo hungry; exec tail /dev/zero");
+    let scene = Scene::on(engine);
+    let limit = ByteSize::new(32 << 20);
+    let worker = scene.worker("w", scene.driver(image.reference()).memory(limit).build().unwrap());
+    let error = failure(&worker, &Build::new("a build")).to_string();
+    assert!(error.contains("memory") && error.contains("137") && error.contains("hungry"), "{error}");
+    scene.finish();
+}
+
+fn an_image_that_is_not_there_is_the_fault_of_the_build(engine: &Engine) {
+    let scene = Scene::on(engine);
+    let never = |image: &str| scene.driver(image).pull(PullPolicy::Never).build().unwrap();
+    let worker = scene.worker("absent", never("lw-test/no-such-image:1"));
+    let error = failure(&worker, &Build::new("a build"));
+    let SubstantiateError::Cannot { reason } = &error else { panic!("{error:?}") };
+    assert!(reason.contains("lw-test/no-such-image:1"), "{reason}");
+    assert_eq!(worker.status().quarantine, None);
+
+    let worker = scene.worker("bad", never("lw-test/NOT-A-NAME"));
+    let error = failure(&worker, &Build::new("a build"));
+    assert!(matches!(error, SubstantiateError::Cannot { .. }), "{error:?}");
+    scene.finish();
+}
+
+fn an_image_for_another_platform_is_the_fault_of_the_build(engine: &Engine) {
+    let image = Image::agent(engine, "a");
+    let scene = Scene::on(engine);
+    let driver = scene.driver(image.reference()).pull(PullPolicy::Never).platform("linux/s390x").build().unwrap();
+    let worker = scene.worker("w", driver);
+    let error = failure(&worker, &Build::new("a build"));
+    let SubstantiateError::Cannot { reason } = &error else { panic!("{error:?}") };
+    assert!(reason.contains("s390x"), "{reason}");
+    scene.finish();
+}
+
+/// D2: the engine's init starts, and finds nothing to run; without it the container was created, and does not start.
+fn a_program_that_is_not_in_the_image_is_told(engine: &Engine) {
+    let image = Image::empty(engine);
+    let scene = Scene::on(engine);
+    for init in [true, false] {
+        let driver = scene.driver(image.reference()).init(init).build().unwrap();
+        let worker = scene.worker(if init { "with init" } else { "without" }, driver);
+        let error = failure(&worker, &Build::new("a build")).to_string();
+        assert!(error.to_lowercase().contains("no such file"), "{error}");
+        assert!(eventually(|| scene.containers().is_empty()));
+    }
+    scene.finish();
+}
+
+fn d3_a_container_that_somebody_has_removed_is_lost_and_stopped(engine: &Engine) {
+    let image = Image::agent(engine, "a");
+    let scene = Scene::on(engine);
+    let worker = scene.worker("w", scene.driver(image.reference()).build().unwrap());
+    for how in [Engine::remove, Engine::kill] {
+        let lease = lease(&worker, &Build::new("a build"));
+        how(engine, &scene.containers()[0].id);
+        lease.wait_end(PATIENCE).expect("the agent is lost");
+        drop(lease);
+        let stopped = scene.await_event(|kind| match kind {
+            EventKind::StopReturned { result } => Some(result.clone()),
+            _ => None,
+        });
+        assert_eq!(stopped, Ok(()));
+        assert_eq!(scene.containers(), []);
+    }
+    scene.finish();
+}
+
+fn an_image_that_is_removed_under_us_takes_no_running_container_with_it(engine: &Engine) {
+    let image = Image::agent(engine, "a");
+    let scene = Scene::on(engine);
+    let worker = scene.worker("w", scene.driver(image.reference()).pull(PullPolicy::Never).build().unwrap());
+    let running = lease(&worker, &Build::new("a build"));
+    // A running container keeps the image, but nobody finds it any more.
+    engine.rename_image(image.reference(), "lw-test/elsewhere", image.tag());
+    assert_eq!(engine.image(image.reference()), None);
+    assert_eq!(said(&running, "cat /kind"), "a");
+    drop(running);
+    stop(&worker);
+    let error = failure(&worker, &Build::new("another"));
+    assert!(matches!(error, SubstantiateError::Cannot { .. }), "{error:?}");
+    scene.finish();
+}
+
+#[test]
+fn an_engine_that_is_not_there_is_a_failure_of_infrastructure_and_named() {
+    let engine = Engine::at("unix:///no/such/engine.sock");
+    let scene = Scene::on(&engine);
+    let worker = scene.worker("w", scene.driver("any").build().unwrap());
+    let error = failure(&worker, &Build::new("a build"));
+    let SubstantiateError::Failed { cause: FailureCause::Infrastructure, reason } = &error else { panic!("{error:?}") };
+    assert!(reason.contains("/no/such/engine.sock"), "{reason}");
+}
+
+/// Not only during a pull.
+#[test]
+fn a_start_is_cancelled_while_the_engine_says_nothing() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let engine = Engine::at(format!("tcp://{}", silent.local_addr().unwrap()));
+    let scene = Scene::on(&Engine::at("unix:///no/such/engine.sock"));
+    let driver = DockerLatentWorker::builder("any").engine(engine.host().parse().unwrap()).build().unwrap();
+    let worker = scene.worker("w", driver);
+    let request = worker.substantiate(&Build::new("a build"));
+    let connection = silent.accept().unwrap();
+    let begun = Instant::now();
+    request.cancel();
+    scene.await_event(|kind| matches!(kind, EventKind::StartReturned { .. }).then_some(()));
+    // A second, on a machine with time for it.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop((connection, silent));
+}

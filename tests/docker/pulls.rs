@@ -1,0 +1,107 @@
+//! Images that come from a registry: when they are pulled, as whom, and that a pull can be cancelled.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use latent_worker::{Build, EventKind, FailureCause, PullPolicy, RegistryCredentials, Secret, SubstantiateError};
+
+use crate::support::engine::Engine;
+use crate::support::registry::Registry;
+use crate::support::{Scene, failure, lease, said, stop};
+
+/// Removes the image that a test has pulled.
+struct Pulled<'a>(&'a Engine, String);
+
+impl Drop for Pulled<'_> {
+    fn drop(&mut self) {
+        self.0.try_remove_image(&self.1);
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
+fn an_image_that_is_missing_is_pulled_once_and_progress_is_told() {
+    let engine = Engine::docker();
+    let registry = Registry::start();
+    let _pulled = Pulled(&engine, registry.image());
+    let scene = Scene::on(&engine);
+    let worker = scene.worker("w", scene.driver(registry.image()).pull(PullPolicy::IfMissing).build().unwrap());
+    let lease_of = || lease(&worker, &Build::new("a build"));
+    assert_eq!(said(&lease_of(), "cat /kind"), "pulled");
+    let told: Vec<_> = scene.events.try_iter().filter_map(|event| progress(&event.kind)).collect();
+    assert!(told.iter().any(|text| text.contains("Pull")), "{told:?}");
+    let asked = registry.asked();
+    assert!(asked > 0);
+
+    stop(&worker);
+    assert_eq!(said(&lease_of(), "cat /kind"), "pulled");
+    assert_eq!(registry.asked(), asked, "it is there already");
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
+fn an_image_is_looked_for_at_every_start_when_that_is_the_policy() {
+    let engine = Engine::docker();
+    let registry = Registry::start();
+    let _pulled = Pulled(&engine, registry.image());
+    let scene = Scene::on(&engine);
+    let worker = scene.worker("w", scene.driver(registry.image()).pull(PullPolicy::Always).build().unwrap());
+    for _ in 0..2 {
+        let before = registry.asked();
+        drop(lease(&worker, &Build::new("a build")));
+        assert!(registry.asked() > before);
+        stop(&worker);
+    }
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
+fn a_registry_that_wants_to_know_who_asks_is_told() {
+    let engine = Engine::docker();
+    let registry = Registry::for_user();
+    let _pulled = Pulled(&engine, registry.image());
+    let scene = Scene::on(&engine);
+    let driver = || scene.driver(registry.image());
+    let nobody = scene.worker("nobody", driver().build().unwrap());
+    let wrong = RegistryCredentials::new("user", Secret::new("wrong word"));
+    let wrong = scene.worker("wrong", driver().registry_credentials(wrong).build().unwrap());
+    for worker in [&nobody, &wrong] {
+        let error = failure(worker, &Build::new("a build"));
+        let SubstantiateError::Failed { cause, reason } = &error else { panic!("{error:?}") };
+        assert_eq!(*cause, FailureCause::Credentials, "{reason}");
+        assert!(!reason.contains("wrong word"), "{reason}");
+    }
+    let right = RegistryCredentials::new("user", Secret::new("pass word"));
+    let right = scene.worker("right", driver().registry_credentials(right).build().unwrap());
+    assert_eq!(said(&lease(&right, &Build::new("a build")), "cat /kind"), "pulled");
+    scene.finish();
+}
+
+/// The registry takes the connection, and says nothing.
+#[test]
+#[ignore = "needs a Docker engine (TEST_DOCKER_HOST)"]
+fn a_pull_is_cancelled_within_a_second() {
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let image = format!("{}/latent/worker:1", registry.local_addr().unwrap());
+    let engine = Engine::docker();
+    let scene = Scene::on(&engine);
+    let worker = scene.worker("w", scene.driver(image).build().unwrap());
+    let request = worker.substantiate(&Build::new("a build"));
+    // So the pull is under way; the connection is kept open.
+    let _waits = registry.accept().unwrap();
+    let begun = Instant::now();
+    request.cancel();
+    scene.await_event(|kind| matches!(kind, EventKind::StartReturned { .. }).then_some(()));
+    // A second on a machine with time for it.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    scene.finish();
+}
+
+fn progress(kind: &EventKind) -> Option<String> {
+    match kind {
+        EventKind::Progress { text } => Some(text.to_string()),
+        _ => None,
+    }
+}

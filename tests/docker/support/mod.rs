@@ -1,0 +1,154 @@
+//! A master whose workers are containers, images to make them of, and the engine as somebody else sees it.
+
+pub(crate) mod daemon;
+pub(crate) mod engine;
+pub(crate) mod images;
+pub(crate) mod registry;
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use latent_worker::{
+    AgentListener, Build, Command, DockerLatentWorker, DockerLatentWorkerBuilder, Event, EventKind, Finished,
+    IdlePolicy, LatentWorker, Lease, Master, Setting, ShutdownMode, SubstantiateError, Worker, WorkerConfig,
+};
+
+use engine::{Engine, Listed};
+
+/// The longest wait for what takes a moment, on a machine that has much else to do.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A master with a listener, and containers that are known by a label of this test alone.
+pub(crate) struct Scene {
+    pub(crate) master: Master,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) engine: Engine,
+    listener: AgentListener,
+    label: String,
+}
+
+/// The label that every container of these tests has.
+pub(crate) const LABEL: &str = "test";
+
+/// A value of it for one test alone.
+pub(crate) fn label() -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    format!("lw-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Scene {
+    pub(crate) fn on(engine: &Engine) -> Self {
+        // Containers of a bridge network come from elsewhere; the port must be known before there is a master.
+        let socket = TcpListener::bind("0.0.0.0:0").unwrap();
+        let master = Master::builder().agent_address(socket.local_addr().unwrap().to_string()).build();
+        let events = master.events(10_000);
+        let listener = AgentListener::builder().listen_on(&master, vec![socket]).unwrap();
+        Self { master, events, engine: engine.clone(), listener, label: label() }
+    }
+
+    /// The settings of a driver whose containers belong to this scene.
+    pub(crate) fn driver(&self, image: impl Into<Setting<String>>) -> DockerLatentWorkerBuilder {
+        let engine = self.engine.host().parse().expect("it is as DOCKER_HOST has it");
+        DockerLatentWorker::builder(image).engine(engine).label(LABEL, self.label.as_str())
+    }
+
+    /// What there is of this test's containers, in whatever state.
+    pub(crate) fn containers(&self) -> Vec<Listed> {
+        self.engine.labelled(&format!("{LABEL}={}", self.label))
+    }
+
+    /// A worker that keeps its instance, and notices soon that it will not come up.
+    pub(crate) fn worker(&self, name: &str, driver: impl LatentWorker) -> Worker {
+        let config = WorkerConfig::new(name).with_idle(IdlePolicy::After(Duration::from_secs(600)));
+        let config = config.with_check_instance_interval(Duration::from_millis(100));
+        self.master.add_worker(config, driver).unwrap()
+    }
+
+    pub(crate) fn await_event<T>(&self, pick: impl Fn(&EventKind) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let event = self.events.recv_deadline(deadline).expect("the event comes in time");
+            if let Some(found) = pick(&event.kind) {
+                return found;
+            }
+        }
+    }
+
+    /// Ends everything; nothing may be left.
+    pub(crate) fn finish(self) {
+        let report = self.master.shutdown(ShutdownMode::Fast, PATIENCE);
+        assert!(report.complete, "{report}");
+        assert!(self.listener.shutdown(PATIENCE), "threads are left");
+        assert_eq!(self.containers(), []);
+    }
+}
+
+/// Also when the test has failed.
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if self.engine.answers() {
+            self.master.shutdown(ShutdownMode::Fast, PATIENCE);
+            self.containers().iter().for_each(|left| _ = self.engine.try_remove(&left.id));
+        }
+    }
+}
+
+pub(crate) fn lease(worker: &Worker, build: &Build) -> Lease {
+    let mut request = worker.substantiate(build);
+    request.wait_timeout(PATIENCE).expect("an answer in time").unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub(crate) fn failure(worker: &Worker, build: &Build) -> SubstantiateError {
+    let mut request = worker.substantiate(build);
+    request.wait_timeout(PATIENCE).expect("an answer in time").map(drop).expect_err("it cannot come up")
+}
+
+/// What a shell says in the instance.
+pub(crate) fn said(lease: &Lease, line: &str) -> String {
+    let Finished { end, stdout, stderr, .. } = lease.run(&Command::shell(line)).unwrap();
+    assert!(end.exit.success(), "{line}: {end:?} {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+pub(crate) fn stop(worker: &Worker) {
+    assert!(worker.insubstantiate(false).wait_timeout(PATIENCE), "the stop does not end");
+}
+
+/// For what nobody tells.
+pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    true
+}
+
+/// Makes tests of functions that take an engine: each with Docker's, and with Podman's compatible one.
+macro_rules! on_every_engine {
+    ($($case:ident),* $(,)?) => {
+        mod docker {
+            $(
+                #[test]
+                #[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
+                fn $case() {
+                    super::$case(&crate::support::engine::Engine::docker());
+                }
+            )*
+        }
+        mod podman {
+            $(
+                #[test]
+                #[ignore = "needs Podman (TEST_PODMAN_HOST) and a static agent (TEST_AGENT)"]
+                fn $case() {
+                    super::$case(&crate::support::engine::Engine::podman());
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_every_engine;
