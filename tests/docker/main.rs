@@ -13,6 +13,8 @@
 
 mod basics;
 mod conformance;
+#[cfg(feature = "tls")]
+mod encrypted;
 mod failures;
 mod farm;
 mod neighbours;

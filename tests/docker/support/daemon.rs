@@ -3,6 +3,7 @@
 //! It has no bridge, so that its containers use the network of the host. And it must have a network namespace of its own:
 //! a dockerd that is to have no bridge removes the one that it finds, whosever it is.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,18 +33,24 @@ pub(crate) fn in_own_network() -> bool {
 
 pub(crate) struct Daemon {
     directory: PathBuf,
+    more: Vec<OsString>,
     process: Option<Child>,
 }
 
 impl Daemon {
     pub(crate) fn start() -> Self {
+        Self::start_with([])
+    }
+
+    /// With more arguments.
+    pub(crate) fn start_with(more: impl IntoIterator<Item = OsString>) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         // Sockets have short paths: a build directory may be too deep.
         let name = format!("lw-dockerd-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(directory.join("root")).unwrap();
         fs::create_dir_all(directory.join("exec")).unwrap();
-        let mut daemon = Self { directory, process: None };
+        let mut daemon = Self { directory, more: more.into_iter().collect(), process: None };
         daemon.resume();
         daemon
     }
@@ -61,6 +68,7 @@ impl Daemon {
         program.arg("--data-root").arg(at("root")).arg("--exec-root").arg(at("exec")).arg("-p").arg(at("docker.pid"));
         program.args(["-H", &format!("unix://{}", at("docker.sock").display())]);
         program.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--userland-proxy=false"]);
+        program.args(&self.more);
         program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let process = program.spawn().expect("dockerd is installed");
         self.process = Some(process);

@@ -1,4 +1,4 @@
-//! The client against engines that misbehave, and against real ones.
+//! What tests of the client have in common.
 
 use std::fs;
 use std::path::{Path, PathBuf};
