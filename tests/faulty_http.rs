@@ -145,8 +145,10 @@ impl Client {
 
     fn rest(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        // A cut connection may end with an error, too.
-        _ = self.0.read_to_end(&mut rest);
+        if let Err(error) = self.0.read_to_end(&mut rest) {
+            // So may a connection that is cut.
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
         rest
     }
 }

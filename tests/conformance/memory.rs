@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ impl Cloud {
         let mut state = self.lock();
         state.answers()?;
         state.machines.insert(name.to_owned(), Machine { worker: worker.to_owned(), dead });
-        if state.meets(Fault::Vanishes) {
+        if name.starts_with("machine-") && state.meets(Fault::Vanishes) {
             state.machines.remove(name);
         }
         if state.meets(Fault::ErrorAfterCreate) { Err(CloudError::Lost) } else { Ok(()) }
@@ -151,6 +152,17 @@ pub(crate) enum Flaw {
     IgnoresRefusedRecord,
     Panics,
     HangsInStart,
+    ReclaimsRecordedIdsAlone,
+    FailsToRemoveWhatIsGone,
+    LeaksWhenCancelledAtOnce,
+    LeaksWhenCancelledMidway,
+    LeaksWhenVanished,
+    LiesWhenThrottled,
+    BlamesBuildForProvider,
+    SkipsRemovalWhenFast,
+    SharesOneMachine,
+    StartsOnce,
+    ChecksBadly,
 }
 
 #[derive(Clone)]
@@ -159,23 +171,31 @@ pub(crate) struct Driver {
     flaw: Option<Flaw>,
     /// For [`Flaw::ReclaimsOnlyOnce`]: something that all drivers of a cloud know.
     reclaimed: Arc<Mutex<Vec<String>>>,
+    /// How often this one has started.
+    starts: Arc<AtomicU32>,
 }
 
 pub(crate) struct Instance {
     name: String,
     image: Option<String>,
     child: Option<Child>,
+    checks: AtomicU32,
 }
 
 impl Driver {
     pub(crate) fn new(cloud: &Cloud) -> Self {
-        Self { cloud: cloud.clone(), flaw: None, reclaimed: Arc::default() }
+        Self { cloud: cloud.clone(), flaw: None, reclaimed: Arc::default(), starts: Arc::default() }
     }
 
     /// Drivers with this flaw.
     pub(crate) fn family(flaw: Flaw) -> impl Fn(&Cloud) -> Driver + Send + Sync + 'static {
         let reclaimed = Arc::default();
-        move |cloud| Self { cloud: cloud.clone(), flaw: Some(flaw), reclaimed: Arc::clone(&reclaimed) }
+        move |cloud| Self {
+            cloud: cloud.clone(),
+            flaw: Some(flaw),
+            reclaimed: Arc::clone(&reclaimed),
+            starts: Arc::default(),
+        }
     }
 
     fn has(&self, flaw: Flaw) -> bool {
@@ -184,7 +204,11 @@ impl Driver {
 
     /// By the key, so that a stop and a reclaim find it whatever the start has heard.
     fn name(&self, key: &str, worker: &str) -> String {
-        if self.has(Flaw::NamesByWorker) { format!("machine-{worker}") } else { format!("machine-{key}") }
+        match self.flaw {
+            Some(Flaw::NamesByWorker) => format!("machine-{worker}"),
+            Some(Flaw::SharesOneMachine) => format!("machine-{:p}", &raw const *self.starts),
+            _ => format!("machine-{key}"),
+        }
     }
 
     /// What is gone is gone, whoever has removed it.
@@ -194,13 +218,25 @@ impl Driver {
             result = self.cloud.delete(name);
         }
         match result {
-            Err(CloudError::NotFound) => Ok(()),
+            Err(CloudError::NotFound) if !self.has(Flaw::FailsToRemoveWhatIsGone) => Ok(()),
             other => other,
         }
     }
 
+    fn leak(&self, start: &StartRequest<'_>) {
+        _ = self.cloud.create(&format!("volume-{}", start.key()), start.worker(), false);
+    }
+
     fn boot(&self, name: &str, start: &StartRequest<'_>) -> Result<(), StartError> {
-        while !self.cloud.has_booted(name).map_err(|error| self.failure(error))? {
+        let has_booted = || {
+            self.cloud.has_booted(name).map_err(|error| {
+                if matches!(error, CloudError::NotFound) && self.has(Flaw::LeaksWhenVanished) {
+                    self.leak(start);
+                }
+                self.failure(error)
+            })
+        };
+        while !has_booted()? {
             if self.has(Flaw::IgnoresCancel) {
                 std::thread::sleep(Duration::from_millis(5));
             } else {
@@ -223,6 +259,7 @@ impl Driver {
             CloudError::Throttled if !self.has(Flaw::HidesThrottling) => {
                 StartError::failed(FailureCause::Throttled { retry_after: None }, error)
             }
+            CloudError::Unavailable if self.has(Flaw::BlamesBuildForProvider) => StartError::cannot(error),
             other => StartError::infrastructure(other),
         }
     }
@@ -248,6 +285,16 @@ impl LatentWorker for Driver {
             }
             return Err(StartError::cannot("no such image"));
         }
+        let number = self.starts.fetch_add(1, Ordering::Relaxed);
+        if self.has(Flaw::StartsOnce) && number > 0 {
+            return Err(StartError::infrastructure("there is one already"));
+        }
+        // Not in the check of the shutdown, whose workers have other names: when a start is cancelled there is luck.
+        let cancelled = || start.cancelled() && start.worker() == "conformance";
+        let cancelled_at_once = cancelled();
+        if self.has(Flaw::LeaksWhenCancelledAtOnce) && cancelled_at_once {
+            self.leak(start);
+        }
         let name = if self.has(Flaw::ForgetsKey) {
             format!("machine-{}", fastrand::u64(..))
         } else {
@@ -267,6 +314,9 @@ impl LatentWorker for Driver {
                 _ = self.remove(&name);
             }
             recorded?;
+        }
+        if self.has(Flaw::LeaksWhenCancelledMidway) && cancelled() && !cancelled_at_once {
+            self.leak(start);
         }
         let booted = self.boot(&name, start);
         if booted.is_err() && self.has(Flaw::ForgetsKey) {
@@ -292,7 +342,7 @@ impl LatentWorker for Driver {
             shell.spawn().unwrap()
         });
         start.progress("booted");
-        Ok(Started::new(Instance { name: name.clone(), image, child }).detail(name))
+        Ok(Started::new(Instance { name: name.clone(), image, child, checks: AtomicU32::new(0) }).detail(name))
     }
 
     fn stop_instance(&self, stop: StopRequest<Instance>) -> Result<(), StopError> {
@@ -305,6 +355,15 @@ impl LatentWorker for Driver {
                 CloudError::Lost => Ok(()),
                 other => Err(StopError::new(other)),
             });
+        }
+        if self.has(Flaw::SkipsRemovalWhenFast) && stop.fast() {
+            return Ok(());
+        }
+        if self.has(Flaw::LiesWhenThrottled) {
+            return match self.remove(&name) {
+                Err(CloudError::Throttled) => Ok(()),
+                other => other.map_err(StopError::new),
+            };
         }
         if self.has(Flaw::LiesAboutStop) {
             return match self.remove(&name) {
@@ -320,6 +379,9 @@ impl LatentWorker for Driver {
     }
 
     fn check_instance(&self, instance: &Instance) -> Health {
+        if instance.checks.fetch_add(1, Ordering::Relaxed) > 0 && self.has(Flaw::ChecksBadly) {
+            return Health::bad("no agent has come yet");
+        }
         if !self.has(Flaw::ChecksNothing) && self.cloud.is_dead(&instance.name) {
             return Health::bad("the machine is down");
         }
@@ -358,7 +420,9 @@ impl LatentWorker for Driver {
         for id in leftover.ids() {
             self.remove(id)?;
         }
-        self.remove(&self.name(leftover.key(), leftover.worker()))?;
+        if !self.has(Flaw::ReclaimsRecordedIdsAlone) {
+            self.remove(&self.name(leftover.key(), leftover.worker()))?;
+        }
         Ok(Reclaimed::Gone)
     }
 }

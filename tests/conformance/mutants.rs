@@ -109,6 +109,93 @@ fn j1_an_id_that_could_not_be_recorded() {
 }
 
 #[test]
+fn j2_a_reclaim_by_what_was_recorded_alone() {
+    caught(
+        Flaw::ReclaimsRecordedIdsAlone,
+        "j2_crash_in_start",
+        "left behind after the reclaim of what was made and not",
+    );
+}
+
+#[test]
+fn w5_a_start_that_leaves_something_when_it_is_cancelled_at_once() {
+    caught(
+        Flaw::LeaksWhenCancelledAtOnce,
+        "w5_cancelled_at_once",
+        "left behind after a start that was cancelled at once",
+    );
+}
+
+#[test]
+fn w5_a_start_that_leaves_something_when_it_is_cancelled_midway() {
+    caught(Flaw::LeaksWhenCancelledMidway, "w5_cancelled_midway", "left behind after a start that was cancelled");
+}
+
+#[test]
+fn d6_a_start_that_leaves_something_when_its_machine_vanishes() {
+    caught(Flaw::LeaksWhenVanished, "d6_vanishes", "left behind after the fault, the stop and the reclaim: volume-");
+}
+
+#[test]
+fn d6_a_stop_that_says_it_went_well_when_it_was_throttled() {
+    caught(Flaw::LiesWhenThrottled, "d6_throttled_stop", "says that all went well, and this is still there: machine-");
+}
+
+#[test]
+fn d6_a_build_that_is_blamed_for_the_provider() {
+    caught(Flaw::BlamesBuildForProvider, "d6_unavailable_start", "nobody is to blame but the provider");
+}
+
+/// Some flaws are against several promises at once, or several checks come across them.
+#[track_caller]
+fn caught_by(flaw: Flaw, checks: &[&str]) {
+    let subject = subject(Driver::family(flaw)).settle(Duration::from_millis(300)).patience(Duration::from_secs(5));
+    let report = subject.run();
+    println!("{report}");
+    assert_eq!(report.broken(), checks, "{report}");
+}
+
+#[test]
+fn s1_a_fast_stop_that_is_too_fast() {
+    caught_by(Flaw::SkipsRemovalWhenFast, &["s1_fast_stop", "s2_shutdown"]);
+}
+
+#[test]
+fn d3_what_is_gone_is_no_error() {
+    let checks = ["d3_gone_before_stop", "j3_reclaim_what_is_gone", "d6_error_after_remove"];
+    let subject = subject(Driver::family(Flaw::FailsToRemoveWhatIsGone)).settle(Duration::from_millis(300));
+    let report = subject.patience(Duration::from_secs(5)).run();
+    println!("{report}");
+    for check in checks {
+        assert!(report.broken().contains(&check), "{check}: {report}");
+    }
+}
+
+#[test]
+fn b1_instances_that_are_not_their_own() {
+    let report = subject(Driver::family(Flaw::SharesOneMachine)).patience(Duration::from_secs(5)).only("b1_").run();
+    let Some(Verdict::Broken(reason)) = report.verdict("b1_parallel_starts") else { panic!("{report}") };
+    assert!(reason.starts_with("4 instances are up, and the subject lists only machine-"), "{reason}");
+}
+
+#[test]
+fn w1_a_driver_that_starts_once() {
+    for (name, reason) in [("w1_start_after", "there is one already"), ("w4_", "there is one already")] {
+        let report = subject(Driver::family(Flaw::StartsOnce)).only(name).run();
+        let [finding] = report.findings() else { panic!("{report}") };
+        assert!(finding.verdict.reason().unwrap().contains(reason), "{report}");
+        assert_eq!(report.broken(), [finding.name]);
+    }
+}
+
+#[test]
+fn w10_a_check_that_waits_for_no_agent() {
+    let report = subject(Driver::family(Flaw::ChecksBadly)).only("w10_agent").run();
+    let Some(Verdict::Broken(reason)) = report.verdict("w10_agent_never_comes") else { panic!("{report}") };
+    assert_eq!(reason, "check_instance: no agent has come yet");
+}
+
+#[test]
 fn w14_a_driver_that_panics() {
     let report = subject(Driver::family(Flaw::Panics)).settle(Duration::from_millis(10)).run();
     let Some(Verdict::Broken(reason)) = report.verdict("w14_no_panic") else { panic!("{report}") };
