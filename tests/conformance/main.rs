@@ -2,6 +2,7 @@
 
 #[cfg(all(feature = "command", unix))]
 mod command;
+mod http;
 #[cfg(all(feature = "local", unix))]
 mod local;
 mod memory;

@@ -2,7 +2,7 @@
 //!
 //! Pure: which network the container is in, and what its gateway is, is told.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 /// How the host's loopback is seen from a container of a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,7 +84,7 @@ fn join(host: &str, port: &str) -> String {
 mod tests {
     use super::*;
 
-    const GATEWAY: Loopback = Loopback::Gateway(IpAddr::V4(std::net::Ipv4Addr::new(172, 17, 0, 1)));
+    const GATEWAY: Loopback = Loopback::Gateway(IpAddr::V4(core::net::Ipv4Addr::new(172, 17, 0, 1)));
 
     #[test]
     fn an_address_of_this_machine_is_seen_through_the_gateway() {

@@ -40,6 +40,8 @@ pub use settings::{DockerSettingsError, ImageRecipe, PullPolicy};
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// The longest wait for an answer that should take a moment, on a machine that has much else to do.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// For a check, which is made again soon, and which nothing can end.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
 /// Of the log of a container that has ended, in the reason of the failure.
 const LOG_LINES: usize = 100;
 /// A container whose creation was not answered may still come: so often, and at such distances, it is looked for.
@@ -142,11 +144,12 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 ///
 /// # Threads and blocking
 ///
-/// No thread is made. Every call to the engine has a limit of a minute (fetching an image has six hours), and ends within a
-/// second when the start is cancelled. Stopping blocks until the container has ended: for the
+/// No thread is made. Every call to the engine has a limit of a minute (a check 10 seconds, fetching an image six hours), and
+/// ends within a second when the start is cancelled. Stopping blocks until the container has ended: for the
 /// [grace](DockerLatentWorkerBuilder::stop_grace) at most, if it does not end by itself; a fast stop kills it.
 ///
-/// A clone shares the connections to the engine. What is said to the engine is its API (Docker Engine API, 1.24 and later).
+/// A clone shares the connections to the engine. What is said to the engine is its API (Docker Engine API, 1.41 to 1.52:
+/// Docker 20.10 and later, Podman 4).
 ///
 /// # Known limits
 ///
@@ -321,7 +324,7 @@ impl LatentWorker for DockerLatentWorker {
     }
 
     fn check_instance(&self, instance: &DockerInstance) -> Health {
-        let patience = Patience::new(CALL_LIMIT);
+        let patience = Patience::new(CHECK_LIMIT);
         match self.engine.inspect(&instance.id, patience) {
             Ok(found) => {
                 self.silent.store(false, Ordering::Relaxed);
