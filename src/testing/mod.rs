@@ -29,6 +29,9 @@
 //! ```
 //!
 //! Make the [`Script`] after the master: it is dropped first then, and the master's drop finds nobody hanging.
+//!
+//! For authors of drivers there is a kit that runs a driver through all that the library promises of it,
+//! [`conformance`], and a proxy that goes wrong when a test wants it, [`FaultyHttp`].
 
 mod clock;
 pub mod conformance;

@@ -163,6 +163,8 @@ pub(crate) enum Flaw {
     SharesOneMachine,
     StartsOnce,
     ChecksBadly,
+    StopsByListing,
+    ReclaimsNothing,
 }
 
 #[derive(Clone)]
@@ -356,6 +358,12 @@ impl LatentWorker for Driver {
                 other => Err(StopError::new(other)),
             });
         }
+        if self.has(Flaw::StopsByListing)
+            && stop.instance().is_none()
+            && !self.cloud.list()?.iter().any(|(listed, _)| *listed == name)
+        {
+            return Ok(());
+        }
         if self.has(Flaw::SkipsRemovalWhenFast) && stop.fast() {
             return Ok(());
         }
@@ -416,6 +424,9 @@ impl LatentWorker for Driver {
             if !self.cloud.list()?.iter().any(|(listed, _)| *listed == name) {
                 return Ok(Reclaimed::Gone);
             }
+        }
+        if self.has(Flaw::ReclaimsNothing) {
+            return Ok(Reclaimed::Gone);
         }
         for id in leftover.ids() {
             self.remove(id)?;

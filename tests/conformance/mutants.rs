@@ -109,6 +109,17 @@ fn j1_an_id_that_could_not_be_recorded() {
 }
 
 #[test]
+fn d6_a_stop_that_believes_a_listing() {
+    caught(Flaw::StopsByListing, "d6_lagging_list", "left behind after lives while listings lagged: machine-");
+}
+
+#[test]
+fn j3_a_reclaim_that_does_nothing() {
+    let report = subject(Driver::family(Flaw::ReclaimsNothing)).only("j3_reclaim_after").settle(Duration::ZERO).run();
+    assert_eq!(report.broken(), ["j3_reclaim_after_crash"], "{report}");
+}
+
+#[test]
 fn j2_a_reclaim_by_what_was_recorded_alone() {
     caught(
         Flaw::ReclaimsRecordedIdsAlone,

@@ -12,8 +12,8 @@ pub(super) fn of_container(error: EngineError) -> StartError {
     if is_disk_full(&text) {
         return StartError::failed(FailureCause::Capacity, error);
     }
-    if error.is_throttled() {
-        return StartError::failed(FailureCause::Throttled { retry_after: None }, error);
+    if let Some(retry_after) = error.throttled() {
+        return StartError::failed(FailureCause::Throttled { retry_after }, error);
     }
     let text = text.to_lowercase();
     let settings = error.is_bad_parameter()
@@ -53,7 +53,10 @@ pub(super) fn of_image(error: EngineError, with_credentials: bool) -> StartError
     if is_disk_full(&text) {
         return StartError::failed(FailureCause::Capacity, error);
     }
-    if error.is_throttled() || says(&["toomanyrequests", "too many requests", "rate limit"]) {
+    if let Some(retry_after) = error.throttled() {
+        return StartError::failed(FailureCause::Throttled { retry_after }, error);
+    }
+    if says(&["toomanyrequests", "too many requests", "rate limit"]) {
         return StartError::failed(FailureCause::Throttled { retry_after: None }, error);
     }
     // A registry says the same of what is not there and of what it does not show to everybody.
@@ -125,7 +128,7 @@ mod tests {
     use super::*;
 
     fn status(status: u16, message: &str) -> EngineError {
-        EngineError::Status { doing: "do".into(), status, message: message.into() }
+        EngineError::Status { doing: "do".into(), status, message: message.into(), retry_after: None }
     }
 
     fn reported(message: &str) -> EngineError {
@@ -170,8 +173,12 @@ mod tests {
         ] {
             assert_eq!(cause(of_container(error)), Some(FailureCause::Infrastructure));
         }
-        let many = status(429, "slow down");
-        assert_eq!(cause(of_container(many)), Some(FailureCause::Throttled { retry_after: None }));
+        for image in [false, true] {
+            let retry_after = Some(Duration::from_secs(7));
+            let many = EngineError::Status { doing: "do".into(), status: 429, message: "slow".into(), retry_after };
+            let error = if image { of_image(many, false) } else { of_container(many) };
+            assert_eq!(cause(error), Some(FailureCause::Throttled { retry_after }));
+        }
         let full = status(500, "write /var/lib/docker/x: no space left on device");
         assert_eq!(cause(of_container(full)), Some(FailureCause::Capacity));
     }

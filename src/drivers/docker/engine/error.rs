@@ -11,9 +11,9 @@ pub(crate) enum EngineError {
     /// The engine and this library have no version of the API in common. Nothing was done.
     #[error("{0}")]
     Version(String),
-    /// The engine's own answer: 400 bad parameter, 404 not found, 409 conflict, 5xx its own trouble.
+    /// The engine's own answer: 400 bad parameter, 404 not found, 409 conflict, 429 too many requests, 5xx its own trouble.
     #[error("{doing}: {message} (the engine answered {status})")]
-    Status { doing: String, status: u16, message: String },
+    Status { doing: String, status: u16, message: String, retry_after: Option<Duration> },
     /// No engine can be asked for this. Nothing was done.
     #[error("{doing}: {message}")]
     BadParameter { doing: String, message: String },
@@ -55,9 +55,12 @@ impl EngineError {
         }
     }
 
-    /// There are too many requests; mostly a proxy before the engine says so.
-    pub(crate) fn is_throttled(&self) -> bool {
-        self.status() == Some(429)
+    /// There are too many requests, which mostly a proxy before the engine says; with its hint when to come again.
+    pub(crate) fn throttled(&self) -> Option<Option<Duration>> {
+        match self {
+            Self::Status { status: 429, retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
     }
 
     /// The name is in use, or what is asked for contradicts what is: 409. Podman (4.3) answers 500 to a name in use.

@@ -381,7 +381,10 @@ impl Answer {
             Err(error @ EngineError::Cancelled { .. }) => return error,
             Err(_) => "(its message was cut off)".into(),
         };
-        EngineError::Status { doing: self.doing, status: self.status, message: text }
+        // In seconds; the other form, a date, needs a clock that both agree on.
+        let retry_after = self.headers.get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let retry_after = retry_after.map(Duration::from_secs);
+        EngineError::Status { doing: self.doing, status: self.status, message: text, retry_after }
     }
 }
 

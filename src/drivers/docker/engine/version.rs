@@ -123,7 +123,12 @@ mod tests {
     #[test]
     fn engines_say_that_they_do_not_speak_a_version() {
         let answered = |status, message: &str| {
-            is_about_version(&EngineError::Status { doing: String::new(), status, message: message.into() })
+            is_about_version(&EngineError::Status {
+                doing: String::new(),
+                status,
+                message: message.into(),
+                retry_after: None,
+            })
         };
         // Docker 20.10 and 29.
         assert!(answered(400, "client version 1.55 is too new. Maximum supported API version is 1.41"));

@@ -1,6 +1,5 @@
 //! Lives without trouble of the driver's own making.
 
-use super::super::gate::Mode;
 use super::super::stage::{Listing, Proved, Stage, broken, given, not_tried, shown};
 use crate::{BuildResult, SubstantiateError};
 
@@ -214,7 +213,7 @@ pub(super) fn fast(stage: &Stage) -> Proved {
 
 pub(super) fn shutdown(stage: &Stage) -> Proved {
     let before = stage.list();
-    let (farm, driver) = (stage.gated_farm(Mode::Open), stage.driver());
+    let (farm, driver) = (stage.farm(), stage.driver());
     let hands = ["conformance-1", "conformance-2", "conformance-3"].map(|name| farm.worker(name, &*driver));
     let hands = hands.into_iter().collect::<Proved<Vec<_>>>()?;
     let ups = [hands[0].up(stage.build())?, hands[1].up(stage.build())?];
