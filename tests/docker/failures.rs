@@ -136,6 +136,7 @@ fn a_container_that_the_engine_cannot_stop_is_removed_by_force(engine: &Engine) 
     let driver = scene.driver(image.reference()).engine(format!("tcp://{}", proxy.address()).parse().unwrap());
     let worker = scene.worker("w", driver.build().unwrap());
     drop(lease(&worker, &Build::new("a build")));
+    scene.await_event(|kind| matches!(kind, EventKind::StartReturned { .. }).then_some(()));
     let refused = proxy.inject(HttpRule::new(HttpFault::Status(500)).method("POST").path_contains("/stop"));
     stop(&worker);
     assert_eq!(refused.met(), 1);

@@ -22,9 +22,9 @@ fn a_stock_worker_attaches(engine: &Engine) {
     attaches(engine, false, "$WORKERPASS");
 }
 
-/// As the `buildbot.tac` of Buildbot's image does.
+/// An image of one's own can.
 fn a_stock_worker_reads_the_file(engine: &Engine) {
-    attaches(engine, true, "$(/bin/cat $WORKERPASS_FILE)");
+    attaches(engine, true, "$(/bin/cat $LATENT_WORKER_SECRET_FILE)");
 }
 
 fn attaches(engine: &Engine, in_file: bool, password: &str) {

@@ -17,10 +17,10 @@ pub(super) const SECRET_PATH: &str = "/run/latent-worker/secret";
 
 /// What the images of Buildbot's workers need besides, unless the user says otherwise: the only protocol that we speak,
 /// and which variables they are to take out of their environment, which builds inherit and which they tell the master.
-/// Names and use as in buildbot.tac of Buildbot 4, `worker/docker`.
+/// Names and use as in `worker/docker/buildbot.tac` of Buildbot 4.2 and later.
 const BUILDBOTS_OWN: [(&str, &str); 2] = [
     ("BUILDMASTER_PROTOCOL", "msgpack_experimental_v7"),
-    ("WORKER_ENVIRONMENT_BLACKLIST", "WORKERPASS WORKERPASS_FILE LATENT_WORKER_SECRET LATENT_WORKER_SECRET_FILE"),
+    ("WORKER_ENVIRONMENT_BLACKLIST", "WORKERPASS LATENT_WORKER_SECRET"),
 ];
 
 /// How the agent learns its secret.
@@ -60,10 +60,7 @@ pub(super) fn environment(
             set(SECRET, secret.expose());
             set("WORKERPASS", secret.expose());
         }
-        Handover::File => {
-            set(SECRET_FILE, SECRET_PATH);
-            set("WORKERPASS_FILE", SECRET_PATH);
-        }
+        Handover::File => set(SECRET_FILE, SECRET_PATH),
     }
     Ok(all.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
 }
@@ -185,15 +182,13 @@ mod tests {
             "WORKERNAME=w",
             "WORKERPASS=hush",
             "BUILDMASTER_PROTOCOL=msgpack_experimental_v7",
-            "WORKER_ENVIRONMENT_BLACKLIST=WORKERPASS WORKERPASS_FILE LATENT_WORKER_SECRET LATENT_WORKER_SECRET_FILE",
+            "WORKER_ENVIRONMENT_BLACKLIST=WORKERPASS LATENT_WORKER_SECRET",
         ] {
             assert!(environment.iter().any(|variable| variable == expected), "{expected}: {environment:?}");
         }
         let environment = told(Handover::File);
         assert!(environment.iter().all(|variable| !variable.contains("hush")), "{environment:?}");
-        for name in ["LATENT_WORKER_SECRET_FILE", "WORKERPASS_FILE"] {
-            assert!(environment.contains(&format!("{name}={SECRET_PATH}")), "{name}: {environment:?}");
-        }
+        assert!(environment.contains(&format!("LATENT_WORKER_SECRET_FILE={SECRET_PATH}")));
     }
 
     #[test]

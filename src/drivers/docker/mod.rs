@@ -88,7 +88,7 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// CMD ["agent", "/work"]
 /// ```
 ///
-/// The image of Buildbot's own worker, `buildbot/buildbot-worker`, does as it is, from Buildbot 4.1 on: earlier ones do not
+/// The image of Buildbot's own worker, `buildbot/buildbot-worker`, does as it is, from Buildbot 4.2 on: earlier ones do not
 /// ask which protocol they are to speak. An image of one's own with `buildbot-worker` in it does with this command, which
 /// is for a shell:
 ///
@@ -109,7 +109,7 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// | `LATENT_WORKER_MASTER` | where to connect to, `host:port`; also as `BUILDMASTER` and `BUILDMASTER_PORT` |
 /// | `LATENT_WORKER_NAME` | the name of the worker; also as `WORKERNAME` |
 /// | `LATENT_WORKER_SECRET` | the secret of this attempt; also as `WORKERPASS` |
-/// | `LATENT_WORKER_SECRET_FILE` | instead of that, where it stands; also as `WORKERPASS_FILE`; see below |
+/// | `LATENT_WORKER_SECRET_FILE` | instead of that, where it stands; see below |
 /// | `LATENT_WORKER_KEY`, `LATENT_WORKER_EPOCH`, `LATENT_WORKER_OWNER` | which attempt this is, and whose |
 /// | `LATENT_WORKER_PROPERTY_...` | the properties of the build, one each; what is no letter, digit or `_` in a name is `_` |
 ///
@@ -123,7 +123,7 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// [`secret_in_file`](DockerLatentWorkerBuilder::secret_in_file) the secret stands in the file `/run/latent-worker/secret`, on
 /// an anonymous volume of the container: it is written before the container starts, and removed with it. Every user within
 /// the container can read the file; it lets one connection in. It is no tmpfs: an engine can write to one only when the
-/// container runs already, and the agent may have looked by then. Our agent reads it, and Buildbot's images do from 4.1 on.
+/// container runs already, and the agent may have looked by then. Our agent reads it; Buildbot's images do not.
 ///
 /// # How the agent finds the master
 ///

@@ -85,7 +85,7 @@ pub(super) fn variable(name: &str) -> Result<(), String> {
     if name.is_empty() || name.contains(['=', '\0']) {
         return Err("this is no name for a variable".into());
     }
-    let ours = ["BUILDMASTER", "BUILDMASTER_PORT", "WORKERNAME", "WORKERPASS", "WORKERPASS_FILE"];
+    let ours = ["BUILDMASTER", "BUILDMASTER_PORT", "WORKERNAME", "WORKERPASS"];
     if ours.contains(&name) || name.starts_with("LATENT_WORKER_") {
         return Err("the driver sets this itself, for the agent".into());
     }
