@@ -1,6 +1,7 @@
 //! The driver of child processes. Its provider is the system: what runs with a path of this test among its arguments.
 
 use std::fs;
+use std::path::Path;
 
 use latent_worker::testing::conformance::Subject;
 use latent_worker::{Build, ProcessLatentWorker};
@@ -11,10 +12,23 @@ use crate::place::{Place, expect_all_but};
 /// Process numbers. One that has ended and was not reaped has no arguments.
 fn running(marker: &str) -> Vec<String> {
     let processes = fs::read_dir("/proc").unwrap().flatten().filter(|process| {
-        let arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let mut arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        while arguments.is_empty() && is_just_starting(&process.path()) {
+            std::thread::yield_now();
+            arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        }
         String::from_utf8_lossy(&arguments).contains(marker)
     });
     processes.map(|process| process.file_name().into_string().unwrap()).collect()
+}
+
+/// Whether it is a child of ours that has not ended. Linux lets its parent go on a moment before it has its arguments.
+fn is_just_starting(process: &Path) -> bool {
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    // proc(5): the name, in parentheses, then the state and the parent.
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let (state, parent) = (fields.next(), fields.next());
+    !matches!(state, Some("Z" | "X") | None) && parent == Some(&std::process::id().to_string())
 }
 
 fn kill(number: &str, marker: &str) {

@@ -278,8 +278,17 @@ impl DockerLatentWorker {
         Ok(any)
     }
 
-    /// Stops what a start has left that has returned no instance.
-    fn stop_by_name(&self, identity: &Identity) -> Result<(), StopError> {
+    /// Stops what a start has left that has returned no instance. It may run, and even have run a build: an agent can attach
+    /// before the engine has answered.
+    fn stop_by_name(&self, identity: &Identity, fast: bool) -> Result<(), StopError> {
+        let patience = Patience::new(self.grace.saturating_add(CALL_LIMIT));
+        if !fast
+            && let Some(container) = self.engine.inspect(&identity.container(), patience)?
+            && container.state.running
+            && identity.is_ours(&container.labels)
+        {
+            self.engine.stop(&container.id, self.grace, patience)?;
+        }
         let mut looks = if self.unanswered.lock().remove(&identity.key) { LATE_LOOKS } else { 0 };
         while !self.remove(identity, &identity.container(), Patience::new(CALL_LIMIT))? && looks > 0 {
             looks -= 1;
@@ -322,7 +331,7 @@ impl LatentWorker for DockerLatentWorker {
     /// Blocks until the container has ended and is removed. An error when the engine does not answer or cannot do it: then
     /// it is [reclaimed](LatentWorker::reclaim).
     fn stop_instance(&self, stop: StopRequest<DockerInstance>) -> Result<(), StopError> {
-        let Some(instance) = stop.instance() else { return self.stop_by_name(&Identity::of_stop(&stop)) };
+        let Some(instance) = stop.instance() else { return self.stop_by_name(&Identity::of_stop(&stop), stop.fast()) };
         if !stop.fast() {
             let patience = Patience::new(self.grace.saturating_add(CALL_LIMIT));
             match self.engine.stop(&instance.id, self.grace, patience) {
