@@ -3,6 +3,9 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
+use latent_worker::testing::{FaultyHttp, HttpFault, HttpRule};
 use latent_worker::{Build, ByteSize, DockerLatentWorker, EventKind, FailureCause, PullPolicy, SubstantiateError};
 
 use crate::support::engine::Engine;
@@ -15,7 +18,9 @@ on_every_engine![
     an_image_that_is_not_there_is_the_fault_of_the_build,
     an_image_for_another_platform_is_the_fault_of_the_build,
     a_program_that_is_not_in_the_image_is_told,
+    settings_that_the_engine_refuses_are_the_fault_of_the_build,
     d3_a_container_that_somebody_has_removed_is_lost_and_stopped,
+    a_container_that_the_engine_cannot_stop_is_removed_by_force,
     an_image_that_is_removed_under_us_takes_no_running_container_with_it,
 ];
 
@@ -82,6 +87,29 @@ fn a_program_that_is_not_in_the_image_is_told(engine: &Engine) {
     scene.finish();
 }
 
+/// Engines say so in many ways, and often as if it were trouble of their own.
+fn settings_that_the_engine_refuses_are_the_fault_of_the_build(engine: &Engine) {
+    let image = Image::agent(engine, "a");
+    let scene = Scene::on(engine);
+    let driver = || scene.driver(image.reference()).master_address("10.0.0.1:1");
+    let device = json!({ "PathOnHost": "/dev/no-such", "PathInContainer": "/dev/x", "CgroupPermissions": "rwm" });
+    for (name, driver) in [
+        ("network", driver().network("lw-test-no-such-network")),
+        ("volume", driver().volume("/tmp:not-absolute")),
+        ("memory", driver().memory(ByteSize::new(1000))),
+        ("type", driver().host_config(json!({ "Devices": 7 }))),
+        ("device", driver().host_config(json!({ "Devices": [device] }))),
+        ("program", driver().command(["/no/such/program"]).init(false)),
+    ] {
+        let worker = scene.worker(name, driver.build().unwrap());
+        let error = failure(&worker, &Build::new("a build"));
+        assert!(matches!(error, SubstantiateError::Cannot { .. }), "{name}: {error:?}");
+        assert_eq!(worker.status().quarantine, None, "{name}");
+    }
+    assert!(eventually(|| scene.containers().is_empty()));
+    scene.finish();
+}
+
 fn d3_a_container_that_somebody_has_removed_is_lost_and_stopped(engine: &Engine) {
     let image = Image::agent(engine, "a");
     let scene = Scene::on(engine);
@@ -98,6 +126,22 @@ fn d3_a_container_that_somebody_has_removed_is_lost_and_stopped(engine: &Engine)
         assert_eq!(stopped, Ok(()));
         assert_eq!(scene.containers(), []);
     }
+    scene.finish();
+}
+
+fn a_container_that_the_engine_cannot_stop_is_removed_by_force(engine: &Engine) {
+    let image = Image::agent(engine, "a");
+    let scene = Scene::on(engine);
+    let proxy = FaultyHttp::to_unix(engine.host().strip_prefix("unix://").expect("a Unix socket")).unwrap();
+    let driver = scene.driver(image.reference()).engine(format!("tcp://{}", proxy.address()).parse().unwrap());
+    let worker = scene.worker("w", driver.build().unwrap());
+    drop(lease(&worker, &Build::new("a build")));
+    scene.await_event(|kind| matches!(kind, EventKind::StartReturned { .. }).then_some(()));
+    let refused = proxy.inject(HttpRule::new(HttpFault::Status(500)).method("POST").path_contains("/stop"));
+    stop(&worker);
+    assert_eq!(refused.met(), 1);
+    assert_eq!(scene.containers(), []);
+    assert!(scene.master.leftovers().is_empty());
     scene.finish();
 }
 

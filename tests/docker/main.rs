@@ -23,4 +23,5 @@ mod pulls;
 #[path = "../support/record.rs"]
 mod record;
 mod settings;
+mod stock;
 mod support;

@@ -50,7 +50,10 @@ fn an_anonymous_volume_goes_with_its_container(engine: &Engine) {
 fn a1_a_secret_in_a_file_is_not_seen_by_looking_at_the_container(engine: &Engine) {
     let image = Image::agent(engine, "a");
     let scene = Scene::on(engine);
-    let worker = scene.worker("w", scene.driver(image.reference()).secret_in_file().build().unwrap());
+    // A root that cannot be written to makes no difference.
+    let driver = scene.driver(image.reference()).secret_in_file().volume("/work");
+    let driver = driver.host_config(json!({ "ReadonlyRootfs": true })).build().unwrap();
+    let worker = scene.worker("w", driver);
     let held = lease(&worker, &Build::new("a build"));
     let file = said(&held, "cat $LATENT_WORKER_SECRET_FILE; echo; echo \"[$LATENT_WORKER_SECRET]\"");
     // An agent may have removed the file, and keeps the variable from its commands.
@@ -59,7 +62,14 @@ fn a1_a_secret_in_a_file_is_not_seen_by_looking_at_the_container(engine: &Engine
     for word in file.split_whitespace().filter(|word| word.len() == 64) {
         assert!(!seen.contains(word), "{seen}");
     }
+    let inspected = engine.inspect(&scene.containers()[0].id);
+    let mounts = inspected["Mounts"].as_array().unwrap();
+    let volumes: Vec<_> = mounts.iter().filter_map(|mount| mount["Name"].as_str()).collect();
+    assert_eq!(volumes.len(), 2, "{inspected}");
+    assert!(volumes.iter().all(|volume| engine.has_volume(volume)));
     drop(held);
+    stop(&worker);
+    assert!(!volumes.iter().any(|volume| engine.has_volume(volume)), "the file with the secret is left");
     scene.finish();
 }
 

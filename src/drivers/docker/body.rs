@@ -10,8 +10,18 @@ use super::settings::Rendered;
 use crate::drivers::variables::{self, MASTER, SECRET, SECRET_FILE};
 use crate::{Properties, Secret, StartError};
 
-/// Where the file with the secret is in a container.
-pub(super) const SECRET_PATH: &str = "/latent-worker-secret";
+/// An anonymous volume for the file with the secret: it can be written to before the container runs, which no tmpfs can,
+/// also when the root of the container is read-only.
+const SECRET_VOLUME: &str = "/run/latent-worker";
+pub(super) const SECRET_PATH: &str = "/run/latent-worker/secret";
+
+/// What the images of Buildbot's workers need besides, unless the user says otherwise: the only protocol that we speak,
+/// and which variables they are to take out of their environment, which builds inherit and which they tell the master.
+/// Names and use as in `worker/docker/buildbot.tac` of Buildbot 4.2 and later.
+const BUILDBOTS_OWN: [(&str, &str); 2] = [
+    ("BUILDMASTER_PROTOCOL", "msgpack_experimental_v7"),
+    ("WORKER_ENVIRONMENT_BLACKLIST", "WORKERPASS LATENT_WORKER_SECRET"),
+];
 
 /// How the agent learns its secret.
 #[derive(Clone, Copy)]
@@ -35,6 +45,10 @@ pub(super) fn environment(
     let mut set = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
     // The names that the images of Buildbot's workers know.
     set("WORKERNAME", &identity.worker);
+    BUILDBOTS_OWN
+        .into_iter()
+        .filter(|(name, _)| !rendered.environment.contains_key(*name))
+        .for_each(|(name, value)| set(name, value));
     if let Some(master) = master {
         let (host, port) = split(master);
         set(MASTER, master);
@@ -52,12 +66,20 @@ pub(super) fn environment(
 }
 
 /// The whole body. What is not set is left out, so that the engine's or the image's own holds.
-pub(super) fn create(identity: &Identity, rendered: &Rendered, environment: Vec<String>) -> Value {
+pub(super) fn create(
+    identity: &Identity,
+    rendered: &Rendered,
+    environment: Vec<String>,
+    secret: Handover<'_>,
+) -> Value {
     let mut labels: Map<String, Value> =
         rendered.labels.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     labels.extend(identity.labels().map(|(name, value)| (name.to_owned(), json!(value))));
-    let (anonymous, binds): (Vec<&String>, Vec<&String>) =
-        rendered.volumes.iter().partition(|volume| !volume.contains(':'));
+    let (mut anonymous, binds): (Vec<&str>, Vec<&str>) =
+        rendered.volumes.iter().map(String::as_str).partition(|volume| !volume.contains(':'));
+    if matches!(secret, Handover::File) {
+        anonymous.push(SECRET_VOLUME);
+    }
 
     let mut host = rendered.host_config.clone();
     host.insert("Init".into(), json!(rendered.init));
@@ -82,7 +104,7 @@ pub(super) fn create(identity: &Identity, rendered: &Rendered, environment: Vec<
         body["Hostname"] = json!(rendered.hostname);
     }
     if !anonymous.is_empty() {
-        body["Volumes"] = anonymous.into_iter().map(|target| (target.clone(), json!({}))).collect();
+        body["Volumes"] = anonymous.into_iter().map(|target| (target.to_owned(), json!({}))).collect();
     }
     body
 }
@@ -105,7 +127,8 @@ mod tests {
 
     #[test]
     fn what_is_not_set_is_left_out() {
-        let body = create(&identity(), &rendered(|_| ()), vec!["A=1".into()]);
+        let body =
+            create(&identity(), &rendered(|_| ()), vec!["A=1".into()], Handover::Environment(&Secret::new("hush")));
         let labels = json!({
             "latent-worker.owner": "o", "latent-worker.worker": "w", "latent-worker.key": "k",
             "latent-worker.epoch": Epoch::default().to_string(),
@@ -127,7 +150,7 @@ mod tests {
             settings.init = false.into();
             settings.host_config = json!({ "PidsLimit": 9 }).into();
         });
-        let body = create(&identity(), &rendered, Vec::new());
+        let body = create(&identity(), &rendered, Vec::new(), Handover::File);
         let host = json!({
             "Init": false, "Binds": ["/src:/in:ro"], "Memory": 5 << 20, "NanoCpus": 1_500_000_000_u64,
             "NetworkMode": "net", "PidsLimit": 9,
@@ -135,7 +158,7 @@ mod tests {
         assert_eq!(body["HostConfig"], host);
         assert_eq!(body["Cmd"], json!(["a", "b"]));
         assert_eq!(body["Hostname"], json!("inside"));
-        assert_eq!(body["Volumes"], json!({ "/data": {} }));
+        assert_eq!(body["Volumes"], json!({ "/data": {}, "/run/latent-worker": {} }));
         assert_eq!(body["Labels"]["mine"], json!("yes"));
     }
 
@@ -158,11 +181,26 @@ mod tests {
             "BUILDMASTER_PORT=99",
             "WORKERNAME=w",
             "WORKERPASS=hush",
+            "BUILDMASTER_PROTOCOL=msgpack_experimental_v7",
+            "WORKER_ENVIRONMENT_BLACKLIST=WORKERPASS LATENT_WORKER_SECRET",
         ] {
             assert!(environment.iter().any(|variable| variable == expected), "{expected}: {environment:?}");
         }
         let environment = told(Handover::File);
         assert!(environment.iter().all(|variable| !variable.contains("hush")), "{environment:?}");
         assert!(environment.contains(&format!("LATENT_WORKER_SECRET_FILE={SECRET_PATH}")));
+    }
+
+    #[test]
+    fn a_user_may_choose_the_protocol_and_what_is_hidden_from_builds() {
+        let rendered = rendered(|settings| {
+            settings.environment.insert("BUILDMASTER_PROTOCOL".into(), "pb".into());
+            settings.environment.insert("WORKER_ENVIRONMENT_BLACKLIST".into(), "*".into());
+        });
+        let environment = environment(&identity(), &rendered, &Properties::new(), None, Handover::File).unwrap();
+        for (name, value) in [("BUILDMASTER_PROTOCOL=", "pb"), ("WORKER_ENVIRONMENT_BLACKLIST=", "*")] {
+            let told: Vec<_> = environment.iter().filter_map(|variable| variable.strip_prefix(name)).collect();
+            assert_eq!(told, [value], "{name}");
+        }
     }
 }

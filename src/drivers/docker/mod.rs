@@ -44,8 +44,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(60);
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
 /// Of the log of a container that has ended, in the reason of the failure.
 const LOG_LINES: usize = 100;
-/// A container whose creation was not answered may still come: so often, and at such distances, it is looked for.
-const LATE_LOOKS: u32 = 8;
+/// A container whose creation was not answered may still come: so often, and at such distances, it is looked for. Of 30 that
+/// were created at once, the slowest took 2 s (Podman 4.3, two processors).
+const LATE_LOOKS: u32 = 20;
 const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 
 /// A driver whose instances are containers.
@@ -87,7 +88,14 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// CMD ["agent", "/work"]
 /// ```
 ///
-/// An image with Buildbot's own worker does as well, if that speaks Buildbot's MessagePack protocol.
+/// The image of Buildbot's own worker, `buildbot/buildbot-worker`, does as it is, from Buildbot 4.2 on: earlier ones do not
+/// ask which protocol they are to speak. An image of one's own with `buildbot-worker` in it does with this command, which
+/// is for a shell:
+///
+/// ```sh
+/// buildbot-worker create-worker --protocol "$BUILDMASTER_PROTOCOL" /work \
+///     "$BUILDMASTER:$BUILDMASTER_PORT" "$WORKERNAME" "$WORKERPASS" && exec buildbot-worker start --nodaemon /work
+/// ```
 ///
 /// An image that is missing is pulled, or [built](DockerLatentWorkerBuilder::build_image_from); what that comes to is told
 /// as progress of the start. Starts that need the same image at once wait for one of them to fetch it.
@@ -105,15 +113,17 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// | `LATENT_WORKER_KEY`, `LATENT_WORKER_EPOCH`, `LATENT_WORKER_OWNER` | which attempt this is, and whose |
 /// | `LATENT_WORKER_PROPERTY_...` | the properties of the build, one each; what is no letter, digit or `_` in a name is `_` |
 ///
-/// The names that begin with `BUILDMASTER` and `WORKER` are those of the images that Buildbot publishes.
+/// The names that begin with `BUILDMASTER` and `WORKER` are those of the images that Buildbot publishes. For these there are
+/// `BUILDMASTER_PROTOCOL`, and `WORKER_ENVIRONMENT_BLACKLIST`, so that builds do not inherit the secret; a
+/// [variable](DockerLatentWorkerBuilder::env) of the driver's settings replaces either.
 ///
 /// # The secret in a file
 ///
 /// Everybody who may look at containers of the engine sees their environment. With
-/// [`secret_in_file`](DockerLatentWorkerBuilder::secret_in_file) the secret stands in the file `/latent-worker-secret` of the
-/// container, which is put there before it starts, and goes with it. Every user within the container can read the file; it
-/// lets one connection in. It is no file of a tmpfs: an engine can write to one only through a program in the container, which
-/// an image need not have. Our agent reads it; Buildbot's images do not. It does not work with a root that is read-only.
+/// [`secret_in_file`](DockerLatentWorkerBuilder::secret_in_file) the secret stands in the file `/run/latent-worker/secret`, on
+/// an anonymous volume of the container: it is written before the container starts, and removed with it. Every user within
+/// the container can read the file; it lets one connection in. It is no tmpfs: an engine can write to one only when the
+/// container runs already, and the agent may have looked by then. Our agent reads it; Buildbot's images do not.
 ///
 /// # How the agent finds the master
 ///
@@ -214,7 +224,7 @@ impl DockerLatentWorker {
         let handover = if self.secret_in_file { Handover::File } else { Handover::Environment(start.secret()) };
         let properties = start.properties();
         let environment = body::environment(identity, rendered, &properties, master.as_deref(), handover)?;
-        let body = body::create(identity, rendered, environment);
+        let body = body::create(identity, rendered, environment, handover);
         let (name, platform) = (identity.container(), rendered.platform.as_deref());
         let create = || self.engine.create(&name, platform, &body, patience(start.cancel_signal()));
         let mut created = create();
@@ -324,8 +334,14 @@ impl LatentWorker for DockerLatentWorker {
         let Some(instance) = stop.instance() else { return self.stop_by_name(&Identity::of_stop(&stop), stop.fast()) };
         if !stop.fast() {
             let patience = Patience::new(self.grace.saturating_add(CALL_LIMIT));
-            if self.engine.stop(&instance.id, self.grace, patience)? == Ended::Gone {
-                return Ok(());
+            match self.engine.stop(&instance.id, self.grace, patience) {
+                Ok(Ended::Gone) => return Ok(()),
+                Ok(_) => {}
+                // It answers, and may do by force what it cannot do gently.
+                Err(error) if error.status().is_some() => {
+                    log::warn!("container {} does not stop, and is killed: {error}", instance.name);
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         self.engine.remove(&instance.id, Patience::new(CALL_LIMIT))?;

@@ -15,11 +15,29 @@ pub(super) fn of_container(error: EngineError) -> StartError {
     if let Some(retry_after) = error.throttled() {
         return StartError::failed(FailureCause::Throttled { retry_after }, error);
     }
+    let text = text.to_lowercase();
     let settings = error.is_bad_parameter()
         // The image, or a network that the settings name.
-        || (error.is_not_found() && !text.to_lowercase().contains("no such container"));
+        || (error.is_not_found() && !text.contains("no such container"))
+        || (error.status() == Some(500) && BAD_SETTING.iter().any(|words| text.contains(words)));
     if settings { StartError::cannot(error) } else { StartError::infrastructure(error) }
 }
+
+/// Settings that make no sense, told as the engine's own trouble: some by Docker (20.10), nearly all by Podman (4.3). Each
+/// was seen.
+const BAD_SETTING: &[&str] = &[
+    "invalid volume specification",
+    "invalid mount config",
+    "invalid container path",
+    "cannot unmarshal",
+    "no command or entrypoint",
+    "command that was not found",
+    "unable to find network",
+    "unable to set memory limit",
+    "gathering device information",
+    "stat /dev/",
+    "unable to find user",
+];
 
 /// An image could not be looked at, pulled or built.
 pub(super) fn of_image(error: EngineError, with_credentials: bool) -> StartError {
@@ -131,6 +149,15 @@ mod tests {
             status(404, "No such image: x:1"),
             status(404, "network mine not found"),
             EngineError::BadParameter { doing: "do".into(), message: "no".into() },
+            status(500, "invalid volume specification: 'zz': invalid mount config for type \"volume\""),
+            status(500, "json: cannot unmarshal number into Go struct field HostConfig.HostConfig.Devices"),
+            status(500, "error gathering device information while adding custom device \"/dev/nope\""),
+            status(500, "container create: stat /dev/nope: no such file or directory"),
+            status(500, "container create: invalid container path \"zz\", must be an absolute path"),
+            status(500, "container create: no command or entrypoint provided, and no CMD or ENTRYPOINT from image"),
+            status(500, "container create: unable to find network with name or ID nonet: network not found"),
+            status(500, "exec: \"/nope\": stat /nope: OCI runtime attempted to invoke a command that was not found"),
+            status(500, "unable to set memory limit to 1000 (current usage: 2232320): OCI runtime error"),
         ] {
             assert_eq!(cause(of_container(error)), None);
         }

@@ -131,10 +131,17 @@ pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
 /// Makes tests of functions that take an engine: each with Docker's, and with Podman's compatible one.
 macro_rules! on_every_engine {
     ($($case:ident),* $(,)?) => {
+        $crate::support::on_every_engine![
+            "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)",
+            "needs Podman (TEST_PODMAN_HOST) and a static agent (TEST_AGENT)",
+            $($case),*
+        ];
+    };
+    ($docker:literal, $podman:literal, $($case:ident),* $(,)?) => {
         mod docker {
             $(
                 #[test]
-                #[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
+                #[ignore = $docker]
                 fn $case() {
                     super::$case(&crate::support::engine::Engine::docker());
                 }
@@ -143,7 +150,7 @@ macro_rules! on_every_engine {
         mod podman {
             $(
                 #[test]
-                #[ignore = "needs Podman (TEST_PODMAN_HOST) and a static agent (TEST_AGENT)"]
+                #[ignore = $podman]
                 fn $case() {
                     super::$case(&crate::support::engine::Engine::podman());
                 }
