@@ -278,19 +278,32 @@ impl DockerLatentWorker {
         Ok(any)
     }
 
+    /// Gives a container its grace. One that the engine cannot stop is left to be removed by force: it answers, and may do so
+    /// what it cannot do gently.
+    fn ask_to_end(&self, id: &str, name: &str) -> Result<Ended, EngineError> {
+        let patience = Patience::new(self.grace.saturating_add(CALL_LIMIT));
+        self.engine.stop(id, self.grace, patience).or_else(|error| match error.status() {
+            Some(_) => {
+                log::warn!("container {name} does not stop, and is killed: {error}");
+                Ok(Ended::NotRunning)
+            }
+            None => Err(error),
+        })
+    }
+
     /// Stops what a start has left that has returned no instance. It may run, and even have run a build: an agent can attach
     /// before the engine has answered.
     fn stop_by_name(&self, identity: &Identity, fast: bool) -> Result<(), StopError> {
-        let patience = Patience::new(self.grace.saturating_add(CALL_LIMIT));
+        let name = identity.container();
         if !fast
-            && let Some(container) = self.engine.inspect(&identity.container(), patience)?
+            && let Some(container) = self.engine.inspect(&name, Patience::new(CALL_LIMIT))?
             && container.state.running
             && identity.is_ours(&container.labels)
         {
-            self.engine.stop(&container.id, self.grace, patience)?;
+            self.ask_to_end(&container.id, &name)?;
         }
         let mut looks = if self.unanswered.lock().remove(&identity.key) { LATE_LOOKS } else { 0 };
-        while !self.remove(identity, &identity.container(), Patience::new(CALL_LIMIT))? && looks > 0 {
+        while !self.remove(identity, &name, Patience::new(CALL_LIMIT))? && looks > 0 {
             looks -= 1;
             // A stop has nobody who could end the wait; it is short.
             thread::sleep(LATE_LOOK_PAUSE);
@@ -332,17 +345,8 @@ impl LatentWorker for DockerLatentWorker {
     /// it is [reclaimed](LatentWorker::reclaim).
     fn stop_instance(&self, stop: StopRequest<DockerInstance>) -> Result<(), StopError> {
         let Some(instance) = stop.instance() else { return self.stop_by_name(&Identity::of_stop(&stop), stop.fast()) };
-        if !stop.fast() {
-            let patience = Patience::new(self.grace.saturating_add(CALL_LIMIT));
-            match self.engine.stop(&instance.id, self.grace, patience) {
-                Ok(Ended::Gone) => return Ok(()),
-                Ok(_) => {}
-                // It answers, and may do by force what it cannot do gently.
-                Err(error) if error.status().is_some() => {
-                    log::warn!("container {} does not stop, and is killed: {error}", instance.name);
-                }
-                Err(error) => return Err(error.into()),
-            }
+        if !stop.fast() && self.ask_to_end(&instance.id, &instance.name)? == Ended::Gone {
+            return Ok(());
         }
         self.engine.remove(&instance.id, Patience::new(CALL_LIMIT))?;
         Ok(())
