@@ -116,6 +116,11 @@ impl Socket {
     pub(super) fn is_quiet(&self) -> bool {
         matches!(net::recv(&self.descriptor, &mut [0; 1], RecvFlags::PEEK), Err(Errno::AGAIN))
     }
+
+    /// Whether the peer has sent what was not read yet.
+    pub(super) fn has_input(&self) -> bool {
+        matches!(net::recv(&self.descriptor, &mut [0; 1], RecvFlags::PEEK), Ok((1.., _)))
+    }
 }
 
 impl Read for Socket {

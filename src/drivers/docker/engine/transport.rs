@@ -1,6 +1,6 @@
 //! The engine's connections as ureq wants them.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 
 use ureq::config::Config;
@@ -48,7 +48,7 @@ impl Connector for EngineConnector {
         let stream = self.open()?;
         self.watch.connected();
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Connection { stream, buffers }))
+        Ok(Some(Connection { stream, buffers, is_deaf: false }))
     }
 }
 
@@ -62,6 +62,27 @@ enum Stream {
 pub(super) struct Connection {
     stream: Stream,
     buffers: LazyBuffers,
+    /// The engine has closed its side, and said why: nothing is sent any more, so that its answer is read.
+    is_deaf: bool,
+}
+
+impl Connection {
+    fn send(&mut self, amount: usize) -> io::Result<()> {
+        let output = &self.buffers.output()[..amount];
+        match &mut self.stream {
+            Stream::Plain(socket) => socket.write_all(output),
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.write_all(output).and_then(|()| tls.flush()),
+        }
+    }
+
+    fn socket(&self) -> &Socket {
+        match &self.stream {
+            Stream::Plain(socket) => socket,
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => &tls.sock,
+        }
+    }
 }
 
 /// The deadline is the watch's; ureq is given none of its own.
@@ -71,16 +92,20 @@ impl Transport for Connection {
     }
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), ureq::Error> {
-        let output = &self.buffers.output()[..amount];
-        match &mut self.stream {
-            Stream::Plain(socket) => socket.write_all(output)?,
-            #[cfg(feature = "tls")]
-            Stream::Tls(tls) => {
-                tls.write_all(output)?;
-                tls.flush()?;
-            }
+        if self.is_deaf {
+            return Ok(());
         }
-        Ok(())
+        match self.send(amount) {
+            // An engine that does not want the rest of a context answers before it has come.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+                    && self.socket().has_input() =>
+            {
+                self.is_deaf = true;
+                Ok(())
+            }
+            result => Ok(result?),
+        }
     }
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
@@ -95,11 +120,7 @@ impl Transport for Connection {
     }
 
     fn is_open(&mut self) -> bool {
-        match &self.stream {
-            Stream::Plain(socket) => socket.is_quiet(),
-            #[cfg(feature = "tls")]
-            Stream::Tls(tls) => tls.sock.is_quiet(),
-        }
+        self.socket().is_quiet()
     }
 }
 

@@ -8,7 +8,8 @@ use super::{Engine, EngineError, Patience};
 
 /// The oldest that knows all that is used here: `platform` of a container (Docker 20.10, Podman 4).
 const OLDEST: ApiVersion = ApiVersion { major: 1, minor: 41 };
-/// The newest whose changes have been read (Docker 29).
+/// The newest that is asked for (Docker 29): the changes up to it touch nothing that is used here
+/// (moby/moby, `api/docs/CHANGELOG.md`).
 const NEWEST: ApiVersion = ApiVersion { major: 1, minor: 52 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

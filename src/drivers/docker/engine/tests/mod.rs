@@ -1,4 +1,9 @@
-//! What tests of the client have in common.
+//! The client against engines that misbehave, and what its tests have in common.
+
+mod behaviour;
+mod fake;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::fs;
 use std::path::{Path, PathBuf};
