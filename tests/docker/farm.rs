@@ -124,11 +124,21 @@ fn j2_a_farm_that_is_killed_leaves_no_container_after_the_next_start_and_takes_n
         with_containers += usize::from(!left.is_empty());
         neighbours.extend(left.first().map(|ours| Neighbour::of(&engine, ours, image.reference())));
 
-        let next = place.farm(&image, &options, "-- true\n").wait_with_output().unwrap();
-        assert!(next.status.success(), "{about}: {next:?}");
-        assert_eq!(sweeper.besides(&neighbours), [], "{about}: {next:?}");
+        // A container that was being created when its master died may come late, and is looked for longer than the first
+        // build takes: then it stays in the journal for the next one.
+        let mut next = Vec::new();
+        for build in ["-- true\n", "-- sleep 8\n", "-- sleep 8\n"] {
+            next.push(place.farm(&image, &options, build).wait_with_output().unwrap());
+            assert!(next.iter().all(|next| next.status.success()), "{about}: {next:?}");
+            let journal = latent_worker::read_journal(place.path.join("journal")).unwrap();
+            assert_eq!(journal.damage, None, "{about}");
+            if journal.instances.is_empty() {
+                break;
+            }
+        }
         let journal = latent_worker::read_journal(place.path.join("journal")).unwrap();
-        assert_eq!((journal.instances, journal.damage), (vec![], None), "{about}");
+        assert_eq!(journal.instances, [], "{about}: {next:?}");
+        assert_eq!(sweeper.besides(&neighbours), [], "{about}: {next:?}");
         assert!(neighbours.iter().all(Neighbour::runs), "{about}");
     }
     println!("killed {TIMES} times, {with_containers} with containers left behind");
