@@ -122,7 +122,7 @@ fn j2_a_farm_that_is_killed_leaves_no_container_after_the_next_start_and_takes_n
         killed.wait().unwrap();
         let left = sweeper.besides(&neighbours);
         with_containers += usize::from(!left.is_empty());
-        neighbours.extend(left.first().map(|ours| Neighbour::of(&engine, ours, image.reference())));
+        neighbours.extend(left.iter().find_map(|ours| Neighbour::of(&engine, ours, image.reference())));
 
         // A container that was being created when its master died may come late, and is looked for longer than the first
         // build takes: then it stays in the journal for the next one.

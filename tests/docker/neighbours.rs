@@ -15,7 +15,7 @@ fn j4_a_container_whose_name_begins_like_ours_survives(engine: &Engine) {
     let scene = Scene::on(engine);
     let worker = scene.worker("w", scene.driver(image.reference()).build().unwrap());
     let first = lease(&worker, &Build::new("a build"));
-    let neighbour = Neighbour::of(engine, &scene.containers()[0], image.reference());
+    let neighbour = Neighbour::of(engine, &scene.containers()[0], image.reference()).expect("it runs");
     drop(first);
     stop(&worker);
     // And the start of the next one.
@@ -32,14 +32,15 @@ pub(crate) struct Neighbour {
 }
 
 impl Neighbour {
-    pub(crate) fn of(engine: &Engine, ours: &Listed, image: &str) -> Self {
-        let labels = &engine.inspect(&ours.id)["Config"]["Labels"];
-        let labels: Map<String, Value> = labels.as_object().unwrap().clone();
+    /// None when ours is gone by now: the engine may have been about to remove it.
+    pub(crate) fn of(engine: &Engine, ours: &Listed, image: &str) -> Option<Self> {
+        let ours_now = engine.try_inspect(&ours.id)?;
+        let labels: Map<String, Value> = ours_now["Config"]["Labels"].as_object().unwrap().clone();
         let longer = |(name, value): (String, Value)| (name, Value::from(format!("{}0", value.as_str().unwrap())));
         let labels: Map<String, Value> = labels.into_iter().map(longer).collect();
         let body = json!({ "Image": image, "Cmd": ["sleep", "1000000"], "Labels": labels });
         let id = engine.run(&format!("{}0", ours.name), &body);
-        Self { engine: engine.clone(), id }
+        Some(Self { engine: engine.clone(), id })
     }
 
     pub(crate) fn id(&self) -> &str {

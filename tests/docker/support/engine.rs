@@ -110,6 +110,12 @@ impl Engine {
         containers.collect()
     }
 
+    /// Unless it is gone.
+    pub(crate) fn try_inspect(&self, container: &str) -> Option<Value> {
+        let (status, body) = self.call("GET", &format!("/containers/{container}/json"), "text/plain", b"").unwrap();
+        (status == 200).then(|| serde_json::from_slice(&body).unwrap())
+    }
+
     pub(crate) fn inspect(&self, container: &str) -> Value {
         self.ask("GET", &format!("/containers/{container}/json"), None)
     }
