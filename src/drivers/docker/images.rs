@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -63,7 +62,7 @@ impl Images {
 
     /// Does what the settings say about the image.
     pub(super) fn provide(
-        self: &Arc<Self>,
+        &self,
         engine: &Engine,
         start: &StartRequest<'_>,
         rendered: &Rendered,

@@ -302,14 +302,29 @@ impl DockerLatentWorker {
         {
             self.ask_to_end(&container.id, &name)?;
         }
-        let mut looks = if self.unanswered.lock().remove(&identity.key) { LATE_LOOKS } else { 0 };
-        while !self.remove(identity, &name, Patience::new(CALL_LIMIT))? && looks > 0 {
-            looks -= 1;
-            // A stop has nobody who could end the wait; it is short.
+        let unanswered = self.unanswered.lock().remove(&identity.key);
+        let remove = || Ok(self.remove(identity, &name, Patience::new(CALL_LIMIT))?);
+        // A stop has nobody who could end the wait; it is short.
+        remove_also_late(unanswered, remove, || {
             thread::sleep(LATE_LOOK_PAUSE);
-        }
-        Ok(())
+            Ok(())
+        })
     }
+}
+
+/// Removes; and where nobody has heard that the container was created, looks again until there was something to remove, or
+/// it has been often enough.
+fn remove_also_late(
+    unanswered: bool,
+    remove: impl Fn() -> Result<bool, StopError>,
+    pause: impl Fn() -> Result<(), StopError>,
+) -> Result<(), StopError> {
+    let mut looks = if unanswered { LATE_LOOKS } else { 0 };
+    while !remove()? && looks > 0 {
+        looks -= 1;
+        pause()?;
+    }
+    Ok(())
 }
 
 fn patience(cancel: &Receiver<Infallible>) -> Patience<'_> {
@@ -389,11 +404,8 @@ impl LatentWorker for DockerLatentWorker {
         // The name is recorded before the container is created. Without an id, the engine may still be at it: its master
         // may have died a moment ago.
         let unanswered = leftover.ids().eq([name.as_str()]);
-        let mut looks = if unanswered { LATE_LOOKS } else { 0 };
-        while !self.remove_all(&identity, leftover)? && looks > 0 {
-            looks -= 1;
-            leftover.sleep(LATE_LOOK_PAUSE)?;
-        }
+        let remove = || Ok(self.remove_all(&identity, leftover)?);
+        remove_also_late(unanswered, remove, || Ok(leftover.sleep(LATE_LOOK_PAUSE)?))?;
         Ok(Reclaimed::Gone)
     }
 }

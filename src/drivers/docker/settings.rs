@@ -141,42 +141,23 @@ impl From<BadSetting> for DockerSettingsError {
     }
 }
 
-/// What is done with each setting: its name, itself, and how its value is checked and made into what is used.
-trait Look {
-    fn at<T: Clone, R: Default>(
-        &self,
-        name: &str,
-        setting: &Setting<T>,
-        check: impl FnOnce(T) -> Result<R, String>,
-    ) -> Result<R, BadSetting>;
-}
+/// How settings are looked at: for these properties; without any, those alone that are constants, so that what is wrong
+/// with them is told before any build comes.
+struct Look<'a>(Option<&'a Properties>);
 
-/// All settings have a value for these properties.
-struct Render<'a>(&'a Properties);
-
-impl Look for Render<'_> {
+impl Look<'_> {
+    /// The name of a setting, itself, and how its value is checked and made into what is used.
     fn at<T: Clone, R: Default>(
         &self,
         name: &str,
         setting: &Setting<T>,
         check: impl FnOnce(T) -> Result<R, String>,
     ) -> Result<R, BadSetting> {
-        let value = setting.render(self.0).map_err(|error| error.to_string());
-        value.and_then(check).map_err(|reason| BadSetting { setting: name.into(), reason })
-    }
-}
-
-/// Those settings that are constants are looked at, so that what is wrong with them is told before any build comes.
-struct Constants;
-
-impl Look for Constants {
-    fn at<T: Clone, R: Default>(
-        &self,
-        name: &str,
-        setting: &Setting<T>,
-        check: impl FnOnce(T) -> Result<R, String>,
-    ) -> Result<R, BadSetting> {
-        let checked = setting.as_constant().map_or(Ok(R::default()), |value| check(value.clone()));
+        let value = match self.0 {
+            Some(properties) => setting.render(properties).map(Some).map_err(|error| error.to_string()),
+            None => Ok(setting.as_constant().cloned()),
+        };
+        let checked = value.and_then(|value| value.map_or_else(|| Ok(R::default()), check));
         checked.map_err(|reason| BadSetting { setting: name.into(), reason })
     }
 }
@@ -218,14 +199,14 @@ impl Settings {
     }
 
     pub(super) fn check_constants(&self) -> Result<(), BadSetting> {
-        self.look(&Constants).map(drop)
+        self.look(&Look(None)).map(drop)
     }
 
     pub(super) fn render(&self, properties: &Properties) -> Result<Rendered, BadSetting> {
-        self.look(&Render(properties))
+        self.look(&Look(Some(properties)))
     }
 
-    fn look(&self, look: &impl Look) -> Result<Rendered, BadSetting> {
+    fn look(&self, look: &Look<'_>) -> Result<Rendered, BadSetting> {
         let mut environment = BTreeMap::new();
         for (name, setting) in &self.environment {
             let what = format!("the variable {name:?}");

@@ -8,14 +8,10 @@ use crate::{ByteSize, FailureCause, Health, StartError};
 
 /// A container could not be made or started.
 pub(super) fn of_container(error: EngineError) -> StartError {
-    let text = error.to_string();
-    if is_disk_full(&text) {
-        return StartError::failed(FailureCause::Capacity, error);
+    let text = error.to_string().to_lowercase();
+    if let Some(cause) = of_engine(&error) {
+        return StartError::failed(cause, error);
     }
-    if let Some(retry_after) = error.throttled() {
-        return StartError::failed(FailureCause::Throttled { retry_after }, error);
-    }
-    let text = text.to_lowercase();
     let settings = error.is_bad_parameter()
         // The image, or a network that the settings name.
         || (error.is_not_found() && !text.contains("no such container"))
@@ -50,11 +46,8 @@ pub(super) fn of_image(error: EngineError, with_credentials: bool) -> StartError
     if matches!(error, EngineError::Context(_)) || error.is_bad_parameter() {
         return StartError::cannot(error);
     }
-    if is_disk_full(&text) {
-        return StartError::failed(FailureCause::Capacity, error);
-    }
-    if let Some(retry_after) = error.throttled() {
-        return StartError::failed(FailureCause::Throttled { retry_after }, error);
+    if let Some(cause) = of_engine(&error) {
+        return StartError::failed(cause, error);
     }
     if says(&["toomanyrequests", "too many requests", "rate limit"]) {
         return StartError::failed(FailureCause::Throttled { retry_after: None }, error);
@@ -86,6 +79,14 @@ pub(super) fn of_build(error: EngineError) -> StartError {
         }
         _ => of_image(error, false),
     }
+}
+
+/// What an engine has too little of, whatever it was asked for.
+fn of_engine(error: &EngineError) -> Option<FailureCause> {
+    if is_disk_full(&error.to_string()) {
+        return Some(FailureCause::Capacity);
+    }
+    error.throttled().map(|retry_after| FailureCause::Throttled { retry_after })
 }
 
 fn is_disk_full(text: &str) -> bool {

@@ -138,16 +138,12 @@ impl Lines {
         patience: Patience<'_>,
     ) -> Result<Answer, EngineError> {
         let line = self.idle_line().unwrap_or_else(|| self.new_line());
-        let (line, mut result, mut facts) = self.attempt(line, request, prefix, patience);
+        let (mut line, mut result, mut facts) = self.attempt(line, request, prefix, patience);
         let closed_while_idle = result.is_err() && !facts.connecting && !facts.received && facts.interrupted.is_none();
-        let line = if closed_while_idle && request.method == Method::GET {
+        if closed_while_idle && request.method == Method::GET {
             // The engine closed the connection just before it was used; asking again does no harm.
-            let line;
             (line, result, facts) = self.attempt(self.new_line(), request, prefix, patience);
-            line
-        } else {
-            line
-        };
+        }
         let response = result.map_err(|error| self.explained(error, facts, &request.doing, patience.limit))?;
         let (head, body) = response.into_parts();
         let answer = Answer {
