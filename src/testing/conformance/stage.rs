@@ -162,12 +162,12 @@ impl Stage {
 
     /// A master without a journal.
     pub(super) fn farm(&self) -> Farm<'_> {
-        self.farm_of(Master::builder(), Gate::new(Mode::Open, self.means.patience), None)
+        self.gated_farm(Mode::Open)
     }
 
     /// The same, with a gate before its workers.
     pub(super) fn gated_farm(&self, mode: Mode) -> Farm<'_> {
-        self.farm_of(Master::builder(), Gate::new(mode, self.means.patience), None)
+        self.farm_with(Master::builder(), Arc::new(Gate::new(mode, self.means.patience)), None)
     }
 
     /// A master with a new journal, and a gate before its workers and within that.
@@ -181,10 +181,6 @@ impl Stage {
         let builder = Master::builder().journal_with_steps(&path, 1 << 20, move |step| hook.reach(step));
         let builder = builder.or_else(|error| broken(format!("the kit has no journal: {error}")))?;
         Ok(self.farm_with(builder, gate, Some(path)))
-    }
-
-    fn farm_of(&self, builder: crate::MasterBuilder, gate: Gate, journal: Option<PathBuf>) -> Farm<'_> {
-        self.farm_with(builder, Arc::new(gate), journal)
     }
 
     fn farm_with(&self, builder: crate::MasterBuilder, gate: Arc<Gate>, journal: Option<PathBuf>) -> Farm<'_> {
@@ -227,18 +223,20 @@ impl<'a> Farm<'a> {
 
     /// The master that comes after this one has died as it is now.
     pub(super) fn next_after_crash(&self) -> Proved<Farm<'a>> {
-        let Some(journal) = &self.journal else { return broken("this master of the kit has no journal") };
-        self.stage.farm_on(self.copy(journal)?, Mode::Open)
+        self.next_on(self.journal()?)
     }
 
     /// The journal as it is now, for a master that comes later.
     pub(super) fn snapshot(&self) -> Proved<PathBuf> {
-        let Some(journal) = &self.journal else { return broken("this master of the kit has no journal") };
-        self.copy(journal)
+        self.copy(self.journal()?)
     }
 
     pub(super) fn next_on(&self, snapshot: &Path) -> Proved<Farm<'a>> {
         self.stage.farm_on(self.copy(snapshot)?, Mode::Open)
+    }
+
+    fn journal(&self) -> Proved<&Path> {
+        self.journal.as_deref().map_or_else(|| broken("this master of the kit has no journal"), Ok)
     }
 
     fn copy(&self, journal: &Path) -> Proved<PathBuf> {
@@ -349,6 +347,11 @@ impl Hand<'_, '_> {
         self.farm.wait_for(self.worker.name(), otherwise, pick)
     }
 
+    /// The same without waiting.
+    fn look<T>(&self, pick: impl Fn(&[Noted]) -> Option<T>) -> Option<T> {
+        self.farm.stage.record.wait_for(self.farm.number, self.worker.name(), Duration::ZERO, pick)
+    }
+
     /// Asks for an instance that is expected to be started.
     pub(super) fn ask(&self, build: &Build) -> Asked {
         let life = self.lives.replace(self.lives.get() + 1);
@@ -371,8 +374,7 @@ impl Hand<'_, '_> {
     pub(super) fn has_returned(&self, asked: &Asked) -> bool {
         let life = asked.life;
         let returned = move |calls: &[Noted]| nth_start(calls, life).filter(|noted| noted.ended.is_some()).map(|_| ());
-        let farm = self.farm;
-        farm.stage.record.wait_for(farm.number, self.worker.name(), Duration::ZERO, returned).is_some()
+        self.look(returned).is_some()
     }
 
     /// Waits until the start has returned, which must be well.
@@ -476,8 +478,7 @@ impl Hand<'_, '_> {
         let stops = |calls: &[Noted]| {
             Some(calls.iter().filter(|noted| noted.call.kind == DriverCall::Stop && noted.ended.is_some()).count())
         };
-        let farm = self.farm;
-        farm.stage.record.wait_for(farm.number, self.worker.name(), Duration::ZERO, stops).unwrap_or_default()
+        self.look(stops).unwrap_or_default()
     }
 
     pub(super) fn stopped_well(&self, life: usize) -> Proved<Noted> {

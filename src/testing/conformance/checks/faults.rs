@@ -49,17 +49,22 @@ fn start(stage: &Stage, hand: &Hand<'_, '_>) -> Proved<Ended> {
     }
 }
 
-/// Has the instance stopped if there is one, and waits until stop and, when that has failed, reclaim have removed all.
-fn all_gone_in_the_end(stage: &Stage, farm: &Farm<'_>, hand: &Hand<'_, '_>, ended: Ended, before: &Listing) -> Proved {
-    let life = match ended {
+/// Has the instance stopped if there is one; returns which life that was.
+fn brought_down(hand: &Hand<'_, '_>, ended: Ended) -> Proved<usize> {
+    match ended {
         Ended::Up(up) => {
             let life = up.life();
             up.lease.finish(BuildResult::Succeeded);
             hand.ask_stop(false)?;
-            life
+            Ok(life)
         }
-        Ended::Failed(_, asked) => asked.life(),
-    };
+        Ended::Failed(_, asked) => Ok(asked.life()),
+    }
+}
+
+/// Has the instance stopped if there is one, and waits until stop and, when that has failed, reclaim have removed all.
+fn all_gone_in_the_end(stage: &Stage, farm: &Farm<'_>, hand: &Hand<'_, '_>, ended: Ended, before: &Listing) -> Proved {
+    let life = brought_down(hand, ended)?;
     hand.stopped(life)?;
     farm.reclaimed(WORKER)?;
     stage.nothing_left(before, "after the fault, the stop and the reclaim")
@@ -93,9 +98,10 @@ fn one_start(stage: &Stage, fault: Fault, judge: impl Fn(&SubstantiateError) -> 
     let (farm, driver) = (stage.farm(), stage.driver());
     let hand = farm.worker(WORKER, &*driver)?;
     let ended = start(stage, &hand)?;
-    let (met, judged) = match &ended {
-        Ended::Up(_) => (was_met(&injection), Ok(())),
-        Ended::Failed(error, _) => (was_met(&injection), judge(error)),
+    let met = was_met(&injection);
+    let judged = match &ended {
+        Ended::Up(_) => Ok(()),
+        Ended::Failed(error, _) => judge(error),
     };
     drop(injection);
     all_gone_in_the_end(stage, &farm, &hand, ended, &before)?;
@@ -146,19 +152,10 @@ pub(super) fn lagging_life(stage: &Stage) -> Proved {
         let (farm, driver) = (stage.journal_farm(mode)?, stage.driver());
         let hand = farm.worker(WORKER, &*driver)?;
         let ended = start(stage, &hand)?;
-        let life = match ended {
-            Ended::Up(up) => {
-                let life = up.life();
-                up.lease.finish(BuildResult::Succeeded);
-                hand.ask_stop(false)?;
-                life
-            }
-            Ended::Failed(error, _) if mode == Mode::Open => {
-                return broken(format!("the instance does not come up: {error}"));
-            }
-            Ended::Failed(_, asked) => asked.life(),
-        };
-        hand.stopped_well(life)?;
+        if let (Ended::Failed(error, _), Mode::Open) = (&ended, mode) {
+            return broken(format!("the instance does not come up: {error}"));
+        }
+        hand.stopped_well(brought_down(&hand, ended)?)?;
     }
     drop(injection);
     stage.nothing_left(&before, "after lives while listings lagged")
