@@ -98,7 +98,8 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// ```
 ///
 /// An image that is missing is pulled, or [built](DockerLatentWorkerBuilder::build_image_from); what that comes to is told
-/// as progress of the start. Starts that need the same image at once wait for one of them to fetch it.
+/// as progress of the start. Starts that need the same missing image at once wait for one of them to fetch it; those that
+/// [always pull](PullPolicy::Always) do so one after the other.
 ///
 /// # What the agent is told
 ///
@@ -154,8 +155,8 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 ///
 /// # Threads and blocking
 ///
-/// No thread is made. Every call to the engine has a limit of a minute (a check 10 seconds, fetching an image six hours), and
-/// ends within a second when the start is cancelled. Stopping blocks until the container has ended: for the
+/// No thread is made, but one that looks up the engine's host when that is a name. Every call to the engine has a limit of a
+/// minute (a check 10 seconds, fetching an image six hours), and ends within a second when the start is cancelled. Stopping blocks until the container has ended: for the
 /// [grace](DockerLatentWorkerBuilder::stop_grace) at most, if it does not end by itself; a fast stop kills it.
 ///
 /// A clone shares the connections to the engine. What is said to the engine is its API (Docker Engine API, 1.41 to 1.52:
