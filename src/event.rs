@@ -201,6 +201,9 @@ impl EventKind {
             | Self::LeftBehind { reason: text }
             | Self::JournalTrouble { what: text } => Some(text.to_string()),
             Self::ReclaimReturned { result: Ok(Reclaimed::Gone), .. } => None,
+            Self::ReclaimReturned { result: Ok(Reclaimed::Pending), .. } => {
+                Some("nothing is there, but something may still come".to_owned())
+            }
             Self::ReclaimReturned { result: Ok(Reclaimed::Unsupported), .. } => {
                 Some("the driver cannot reclaim".to_owned())
             }

@@ -80,8 +80,8 @@ pub trait LatentWorker: Send + Sync + 'static {
     /// exact key, owner and ids alone, never by a prefix or by the worker's name: others may use the same provider.
     ///
     /// Called on a thread of its own, for one attempt one call at a time; again after an error, with pauses that grow
-    /// from a second to ten minutes. Until the first success the worker starts nothing if a master that has died has
-    /// left this; after a failed stop that is so until the end of the quarantine, so that the calls of a later attempt
+    /// from a second to ten minutes. Until the first answer that is no error the worker starts nothing if a master that has
+    /// died has left this; after a failed stop that is so until the end of the quarantine, so that the calls of a later attempt
     /// may run at the same time. When [`Leftover::cancelled`] turns true the master is shutting down: return soon, with
     /// an error.
     ///
@@ -103,6 +103,10 @@ pub trait LatentWorker: Send + Sync + 'static {
 pub enum Reclaimed {
     /// Nothing is left of the attempt. It is forgotten, in the journal too.
     Gone,
+    /// Nothing is there now, but something may still come: the answer to a call that creates was lost, say, and the
+    /// provider may be at it. The attempt stays on the list and in the journal and is asked for again, with pauses that
+    /// grow; the worker is used again meanwhile. Go by [`Leftover::age`] to say when nothing comes any more.
+    Pending,
     /// The driver has no means to find out. The attempt stays on the list and in the journal for people to look after
     /// ([`Master::forget_leftover`](crate::Master::forget_leftover)), and the worker is used again.
     Unsupported,
@@ -112,6 +116,7 @@ pub enum Reclaimed {
 #[derive(Clone)]
 pub struct Leftover {
     pub(crate) remains: Remains,
+    pub(crate) age: Duration,
     pub(crate) controls: Arc<dyn ReclaimControls>,
 }
 
@@ -151,6 +156,12 @@ impl Leftover {
     /// How far the attempt had come.
     pub fn stage(&self) -> LeftoverStage {
         self.remains.stage
+    }
+
+    /// How long ago the start was called, by the clock on the wall when that was another master; at least as long as
+    /// this master knows of the leftover.
+    pub fn age(&self) -> Duration {
+        self.age
     }
 
     /// Whether the master is shutting down. Does not block.

@@ -280,6 +280,33 @@ fn j3_a_reclaim_that_fails_or_panics_is_tried_again_with_pauses_also_by_the_next
 }
 
 #[test]
+fn j3_what_may_still_come_is_looked_for_until_it_does_not_and_keeps_no_worker_waiting() {
+    let (place, _) = killed_after_start(&[]);
+    let life = place.open();
+    let (worker, script) = life.worker("w");
+    let reclaim = script.expect_reclaim();
+    assert!(reclaim.leftover().age() < PATIENCE, "{:?}", reclaim.leftover());
+    reclaim.pending();
+    eventually(false, || worker.status().held);
+    let request = worker.substantiate(&Build::new("b"));
+    script.expect_start().succeed_attached();
+    // Asked for again, with pauses that grow, until nothing comes any more.
+    life.clock.advance(SECOND);
+    script.expect_reclaim().pending();
+    eventually(true, || matches!(life.only_leftover().next, LeftoverStep::ReclaimIn(_)));
+    assert_eq!(life.only_leftover().tries, 0, "nothing has failed");
+    life.clock.advance(1000 * SECOND);
+    let reclaim = script.expect_reclaim();
+    assert!(reclaim.leftover().age() >= 1000 * SECOND, "also by the clock of the master");
+    reclaim.gone();
+    eventually(vec![], || life.master.leftovers());
+    script.automate_all();
+    drop(request);
+    life.end();
+    assert_eq!(place.says(), []);
+}
+
+#[test]
 fn j3_no_more_than_eight_are_reclaimed_at_once() {
     let place = Place::new();
     let life = place.open();
@@ -396,6 +423,20 @@ fn j5_a_failed_stop_is_reclaimed_without_a_journal_too_and_then_the_worker_is_fr
     script.automate_all();
     answer(&mut worker.warm_up()).unwrap();
     assert_eq!(script.count(DriverCall::Stop), 1, "w2: the stop itself is not called again");
+    life.end();
+}
+
+#[test]
+fn j5_a_failed_stop_that_is_in_nobodys_way_leaves_the_worker_free() {
+    let life = Life::new(Master::builder());
+    let (worker, script) = life.worker("w");
+    failed_stop(&life, &worker, &script);
+    life.clock.advance(SECOND);
+    script.expect_reclaim().pending();
+    eventually(None, || worker.status().quarantine);
+    assert_eq!(life.master.leftovers().len(), 1);
+    script.automate_all();
+    answer(&mut worker.warm_up()).unwrap();
     life.end();
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::record::{self, Attempt, MAGIC, Record, VERSION};
 use crate::build::Epoch;
@@ -48,6 +49,12 @@ pub(crate) struct Remains {
 }
 
 impl Remains {
+    /// How long ago the start was intended, as far as clocks on the wall can tell.
+    pub(crate) fn age(&self, now: SystemTime) -> Duration {
+        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.at));
+        at.and_then(|at| now.duration_since(at).ok()).unwrap_or_default()
+    }
+
     /// The attempt has made something of this id.
     pub(crate) fn know(&mut self, id: Arc<str>) {
         if !self.ids.contains(&id) {

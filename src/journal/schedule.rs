@@ -48,6 +48,8 @@ pub(crate) enum Plan {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Outcome {
     Gone,
+    /// Nothing is there, but something may still come.
+    Pending,
     CannotReclaim,
     Failed(Arc<str>),
     /// The driver was not called, for this reason. It is no failure of the driver and does not count as one.
@@ -64,15 +66,17 @@ pub(crate) struct Entry {
     pub(crate) reason: Option<Arc<str>>,
     /// Since when it is on the list of this master.
     pub(crate) since: Instant,
-    /// Failures of this life, from which the pause is calculated.
+    /// Failures of this life, and looks in vain for what may still come, from which the pause is calculated.
     failures: u32,
+    /// Nothing of it is there that could be in the way of anything; something may still come.
+    pending: bool,
 }
 
 impl Entry {
     /// Whether it stands between its worker and the next start. One that an earlier master has left and that the driver
-    /// can do nothing about does not: the worker would be of no use for ever.
+    /// can do nothing about does not: the worker would be of no use for ever. Nor does what may still come.
     fn is_in_the_way(&self) -> bool {
-        !(self.plan == Plan::CannotReclaim && self.origin == Origin::EarlierMaster)
+        !self.pending && !(self.plan == Plan::CannotReclaim && self.origin == Origin::EarlierMaster)
     }
 }
 
@@ -103,14 +107,16 @@ impl Leftovers {
     pub(crate) fn found(&mut self, now: Instant, remains: Remains, tries: u32, reason: Option<Arc<str>>) {
         let (origin, plan) = (Origin::EarlierMaster, Plan::NoWorker);
         let key = remains.key.clone();
-        self.entries.insert(key, Entry { remains, origin, plan, tries, reason, since: now, failures: 0 });
+        self.entries
+            .insert(key, Entry { remains, origin, plan, tries, reason, since: now, failures: 0, pending: false });
     }
 
     /// Something whose stop has just failed. It is tried again after a pause; `chance` is in 0..1.
     pub(crate) fn stop_failed(&mut self, now: Instant, remains: Remains, reason: Arc<str>, chance: f64) {
         let key = remains.key.clone();
         let (origin, plan) = (Origin::FailedStop, Plan::NoWorker);
-        let entry = Entry { remains, origin, plan, tries: 1, reason: Some(reason), since: now, failures: 1 };
+        let entry =
+            Entry { remains, origin, plan, tries: 1, reason: Some(reason), since: now, failures: 1, pending: false };
         self.entries.insert(key.clone(), entry);
         self.plan_try(&key, now, pause(1, chance));
     }
@@ -173,8 +179,11 @@ impl Leftovers {
         match outcome {
             Outcome::Gone => _ = self.entries.remove(key),
             Outcome::CannotReclaim => entry.plan = Plan::CannotReclaim,
-            Outcome::Failed(ref reason) | Outcome::NotCalled(ref reason) => {
-                entry.reason = Some(reason.clone());
+            Outcome::Failed(_) | Outcome::NotCalled(_) | Outcome::Pending => {
+                match outcome {
+                    Outcome::Failed(ref reason) | Outcome::NotCalled(ref reason) => entry.reason = Some(reason.clone()),
+                    _ => entry.pending = true,
+                }
                 entry.tries = entry.tries.saturating_add(u32::from(matches!(outcome, Outcome::Failed(_))));
                 entry.failures = entry.failures.saturating_add(1);
                 tries = entry.tries;
@@ -200,6 +209,11 @@ impl Leftovers {
     pub(crate) fn is_clear(&self, worker: &str) -> bool {
         let mut of_worker = self.entries.values().filter(|entry| &*entry.remains.worker == worker);
         !of_worker.any(Entry::is_in_the_way)
+    }
+
+    /// Since when something is on the list.
+    pub(crate) fn since(&self, key: &str) -> Option<Instant> {
+        self.entries.get(key).map(|entry| entry.since)
     }
 
     /// No try begins any more.
@@ -346,6 +360,31 @@ mod tests {
         assert!(!list.returned(now, &key, Outcome::CannotReclaim, 0.5).unwrap().worker_is_clear);
         assert_eq!(list.forget("a-2"), Some(("a".into(), true)));
         assert_eq!(list.forget("a-2"), None);
+    }
+
+    #[test]
+    fn what_may_still_come_is_looked_for_again_and_is_in_nobodys_way() {
+        let now = Instant::now();
+        let mut list = Leftovers::default();
+        list.found(now, remains("a", 1), 2, Some("no answer".into()));
+        list.worker_added(now, "a");
+        for failures in 1..4 {
+            let begin = now + SECOND * 100 * failures;
+            let key = list.take_due(begin).unwrap().key;
+            let returned = list.returned(begin, &key, Outcome::Pending, 1.0).unwrap();
+            assert!(returned.worker_is_clear);
+            assert_eq!(returned.tries, 2, "it is no failure");
+            assert_eq!(returned.next_try, Some(begin + SECOND * 2_u32.pow(failures - 1)));
+        }
+        assert_eq!(list.since("a-1"), Some(now));
+        assert_eq!(list.list()[0].reason.as_deref(), Some("no answer"));
+        let begin = now + SECOND * 1000;
+        let key = list.take_due(begin).unwrap().key;
+        // Once nothing was in the way, nothing is: what comes late has a key of its own.
+        assert!(list.returned(begin, &key, Outcome::Failed("engine down".into()), 1.0).unwrap().worker_is_clear);
+        let key = list.take_due(begin + SECOND * 100).unwrap().key;
+        list.returned(begin, &key, Outcome::Gone, 1.0).unwrap();
+        assert!(list.list().is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
 use parking_lot::Mutex;
@@ -59,6 +59,12 @@ impl LeftoverList {
         let mut inner = self.inner.lock();
         inner.list.stop_failed(now, remains, reason, chance);
         inner.schedule(timer);
+    }
+
+    /// How long something is on the list.
+    fn known_for(&self, key: &str, now: Instant) -> Duration {
+        let since = self.inner.lock().list.since(key);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     pub(super) fn status(&self, now: Instant) -> Vec<LeftoverStatus> {
@@ -176,10 +182,13 @@ impl Shared {
         let Some(worker) = self.workers.read().named(&remains.worker).cloned() else { return };
         self.publish(about(&remains), EventKind::ReclaimCalled);
         let controls = Controls { shared: Arc::downgrade(self), cancelled: self.leftovers.cancelled.clone() };
-        let leftover = Leftover { remains: remains.clone(), controls: Arc::new(controls) };
+        let known_for = self.leftovers.known_for(&remains.key, self.clock.now());
+        let age = remains.age(SystemTime::now()).max(known_for);
+        let leftover = Leftover { remains: remains.clone(), age, controls: Arc::new(controls) };
         let reclaim = || worker.driver().reclaim(&leftover);
         let outcome = match fenced("reclaim", reclaim) {
             Ok(Ok(Reclaimed::Gone)) => Outcome::Gone,
+            Ok(Ok(Reclaimed::Pending)) => Outcome::Pending,
             Ok(Ok(Reclaimed::Unsupported)) => Outcome::CannotReclaim,
             Ok(Err(reason)) | Err(reason) => Outcome::Failed(reason),
         };
@@ -195,6 +204,7 @@ impl Shared {
         let (now, chance) = (self.clock.now(), entropy::fraction());
         let result = match &outcome {
             Outcome::Gone => Ok(Reclaimed::Gone),
+            Outcome::Pending => Ok(Reclaimed::Pending),
             Outcome::CannotReclaim => Ok(Reclaimed::Unsupported),
             Outcome::Failed(reason) | Outcome::NotCalled(reason) => Err(reason.clone()),
         };

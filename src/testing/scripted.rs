@@ -604,6 +604,11 @@ impl ReclaimCall {
         self.answer(|_| Ok(Reclaimed::Gone));
     }
 
+    /// Nothing is there, but something may still come.
+    pub fn pending(self) {
+        self.answer(|_| Ok(Reclaimed::Pending));
+    }
+
     /// There are no means to find out.
     pub fn unsupported(self) {
         self.answer(|_| Ok(Reclaimed::Unsupported));

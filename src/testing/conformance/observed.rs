@@ -184,7 +184,7 @@ impl<W: LatentWorker> LatentWorker for Observed<W> {
             call,
             || self.driver.reclaim(leftover),
             |result| match result {
-                Ok(Reclaimed::Gone) => Outcome::Well,
+                Ok(Reclaimed::Gone | Reclaimed::Pending) => Outcome::Well,
                 Ok(Reclaimed::Unsupported) => Outcome::Unsupported,
                 Err(error) => self.failed("the error of reclaim", error),
             },
