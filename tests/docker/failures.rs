@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use latent_worker::testing::{FaultyHttp, HttpFault, HttpRule};
-use latent_worker::{Build, ByteSize, DockerLatentWorker, EventKind, FailureCause, PullPolicy, SubstantiateError};
+use latent_worker::{
+    Build, ByteSize, DockerLatentWorker, DockerLatentWorkerBuilder, EventKind, FailureCause, Master, PullPolicy,
+    Reclaimed, ShutdownMode, SubstantiateError, WorkerConfig,
+};
 
 use crate::support::engine::Engine;
 use crate::support::images::Image;
@@ -21,6 +24,8 @@ on_every_engine![
     settings_that_the_engine_refuses_are_the_fault_of_the_build,
     d3_a_container_that_somebody_has_removed_is_lost_and_stopped,
     a_container_that_the_engine_cannot_stop_is_removed_by_force,
+    d2_a_create_that_was_not_answered_is_looked_for_until_it_comes,
+    d3_that_something_before_the_engine_knows_no_such_path_is_no_proof_that_a_container_is_gone,
     an_image_that_is_removed_under_us_takes_no_running_container_with_it,
 ];
 
@@ -129,11 +134,98 @@ fn d3_a_container_that_somebody_has_removed_is_lost_and_stopped(engine: &Engine)
     scene.finish();
 }
 
+/// A proxy answers for an engine that goes on. What is created late is somebody else's work here, by name and labels.
+fn d2_a_create_that_was_not_answered_is_looked_for_until_it_comes(engine: &Engine) {
+    let image = Image::agent(engine, "a");
+    let scene = Scene::on(engine);
+    let (proxy, driver) = behind_a_proxy(&scene, &image);
+    let worker = scene.worker("w", driver.build().unwrap());
+    let lost = HttpRule::new(HttpFault::Status(502)).method("POST").path_contains("/containers/create").times(1);
+    let lost = proxy.inject(lost);
+    let error = failure(&worker, &Build::new("a build"));
+    assert!(matches!(error, SubstantiateError::Failed { .. }), "{error:?}");
+    assert_eq!(lost.met(), 1);
+    let pending = scene.await_event(|kind| match kind {
+        EventKind::StopReturned { result } => Some(result.clone()),
+        _ => None,
+    });
+    assert!(pending.as_ref().is_err_and(|reason| reason.contains("may still come")), "{pending:?}");
+    let first = scene.await_event(|kind| match kind {
+        EventKind::ReclaimReturned { result, .. } => Some(result.clone()),
+        _ => None,
+    });
+    assert_eq!(first, Ok(Reclaimed::Pending));
+    // It keeps nobody waiting.
+    drop(lease(&worker, &Build::new("another build")));
+
+    let [leftover] = &scene.master.leftovers()[..] else { panic!("{:?}", scene.master.leftovers()) };
+    let name = format!("latent-worker-{}-{}", &leftover.owner[..12], leftover.key);
+    let labels = json!({ "latent-worker.owner": &*leftover.owner, "latent-worker.key": &*leftover.key });
+    engine
+        .run(&name, &json!({ "Image": image.reference(), "Labels": labels, "HostConfig": { "NetworkMode": "none" } }));
+    assert!(eventually(|| scene.master.leftovers().is_empty()));
+    assert!(engine.try_inspect(&name).is_none());
+    scene.finish();
+}
+
+fn d3_that_something_before_the_engine_knows_no_such_path_is_no_proof_that_a_container_is_gone(engine: &Engine) {
+    let image = Image::agent(engine, "a");
+    let scene = Scene::on(engine);
+    let (proxy, driver) = behind_a_proxy(&scene, &image);
+    let worker = scene.worker("w", driver.build().unwrap());
+    drop(lease(&worker, &Build::new("a build")));
+    let unknown = |method, part| proxy.inject(HttpRule::new(HttpFault::Status(404)).method(method).path_contains(part));
+    let refused = (unknown("POST", "/stop"), unknown("DELETE", "/containers"));
+    stop(&worker);
+    assert_eq!((refused.0.met(), refused.1.met()), (1, 1));
+    assert_eq!((scene.master.leftovers().len(), scene.containers().len()), (1, 1));
+    drop(refused);
+    assert!(eventually(|| scene.master.leftovers().is_empty()));
+    scene.finish();
+}
+
+/// A driver that speaks to the engine through a proxy.
+fn behind_a_proxy(scene: &Scene, image: &Image) -> (FaultyHttp, DockerLatentWorkerBuilder) {
+    let proxy = FaultyHttp::to_unix(scene.engine.host().strip_prefix("unix://").expect("a Unix socket")).unwrap();
+    let driver = scene.driver(image.reference()).engine(format!("tcp://{}", proxy.address()).parse().unwrap());
+    (proxy, driver)
+}
+
+/// What is left at one engine cannot be looked for at another.
+#[test]
+#[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
+fn j4_what_an_engine_has_is_not_looked_for_at_another() {
+    let engine = Engine::docker();
+    let image = Image::agent(&engine, "a");
+    let scene = Scene::on(&engine);
+    let (proxy, driver) = behind_a_proxy(&scene, &image);
+    let first = format!("tcp://{}", proxy.address());
+    let directory = std::env::temp_dir().join(format!("lw-two-engines-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let life = || Master::builder().journal(directory.join("journal")).unwrap().agent_address("10.0.0.1:1").build();
+    let master = life();
+    let worker = master.add_worker(WorkerConfig::new("w"), driver.build().unwrap()).unwrap();
+    let lost = proxy.inject(HttpRule::new(HttpFault::Status(502)).path_contains("/containers/create"));
+    failure(&worker, &Build::new("a build"));
+    assert!(eventually(|| !master.leftovers().is_empty()));
+    assert!(master.shutdown(ShutdownMode::Fast, PATIENCE).complete);
+    drop((lost, worker, master));
+
+    let master = life();
+    master.add_worker(WorkerConfig::new("w"), scene.driver(image.reference()).build().unwrap()).unwrap();
+    assert!(eventually(|| master.leftovers()[0].reason.as_ref().is_some_and(|reason| reason.contains("look there"))));
+    let leftover = &master.leftovers()[0];
+    assert!(leftover.reason.as_ref().unwrap().contains(&first), "{leftover}");
+    assert!(master.forget_leftover(&leftover.key));
+    drop(master);
+    std::fs::remove_dir_all(&directory).unwrap();
+    scene.finish();
+}
+
 fn a_container_that_the_engine_cannot_stop_is_removed_by_force(engine: &Engine) {
     let image = Image::agent(engine, "a");
     let scene = Scene::on(engine);
-    let proxy = FaultyHttp::to_unix(engine.host().strip_prefix("unix://").expect("a Unix socket")).unwrap();
-    let driver = scene.driver(image.reference()).engine(format!("tcp://{}", proxy.address()).parse().unwrap());
+    let (proxy, driver) = behind_a_proxy(&scene, &image);
     let worker = scene.worker("w", driver.build().unwrap());
     drop(lease(&worker, &Build::new("a build")));
     let refused = proxy.inject(HttpRule::new(HttpFault::Status(500)).method("POST").path_contains("/stop"));

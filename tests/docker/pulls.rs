@@ -1,13 +1,15 @@
 //! Images that come from a registry: when they are pulled, as whom, and that a pull can be cancelled.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use latent_worker::testing::{FaultyHttp, HttpFault, HttpRule};
 use latent_worker::{Build, EventKind, FailureCause, PullPolicy, RegistryCredentials, Secret, SubstantiateError};
 
 use crate::support::engine::Engine;
 use crate::support::registry::Registry;
-use crate::support::{Scene, failure, lease, said, stop};
+use crate::support::{PATIENCE, Scene, eventually, failure, lease, said, stop};
 
 /// Removes the image that a test has pulled.
 struct Pulled<'a>(&'a Engine, String);
@@ -76,6 +78,55 @@ fn a_registry_that_wants_to_know_who_asks_is_told() {
     let right = RegistryCredentials::new("user", Secret::new("pass word"));
     let right = scene.worker("right", driver().registry_credentials(right).build().unwrap());
     assert_eq!(said(&lease(&right, &Build::new("a build")), "cat /kind"), "pulled");
+    scene.finish();
+}
+
+/// Between the look at the image and the container that is to be made of it.
+#[test]
+#[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
+fn an_image_that_somebody_removes_at_the_last_moment_is_fetched_again() {
+    let engine = Engine::docker();
+    let registry = Registry::start();
+    let _pulled = Pulled(&engine, registry.image());
+    let scene = Scene::on(&engine);
+    let proxy = FaultyHttp::to_unix(engine.host().strip_prefix("unix://").expect("a Unix socket")).unwrap();
+    let driver = scene.driver(registry.image()).engine(format!("tcp://{}", proxy.address()).parse().unwrap());
+    let worker = scene.worker("w", driver.build().unwrap());
+    drop(lease(&worker, &Build::new("the image is there")));
+    stop(&worker);
+
+    let creating = |fault| HttpRule::new(fault).method("POST").path_contains("/containers/create");
+    let held = proxy.inject(creating(HttpFault::DelayBefore(Duration::from_secs(3))).times(1));
+    let mut request = worker.substantiate(&Build::new("a build"));
+    assert!(eventually(|| held.met() == 1));
+    assert!(engine.try_remove_image(&registry.image()));
+    let lease = request.wait_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(said(&lease, "cat /kind"), "pulled");
+    drop(lease);
+    scene.finish();
+}
+
+/// The registry takes the connection, and goes when both starts are there.
+#[test]
+#[ignore = "needs a Docker engine (TEST_DOCKER_HOST)"]
+fn those_who_wait_for_an_image_fail_with_the_one_who_fetches_it() {
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let image = format!("{}/latent/worker:1", registry.local_addr().unwrap());
+    let engine = Engine::docker();
+    let scene = Scene::on(&engine);
+    let driver = Arc::new(scene.driver(image).build().unwrap());
+    let first = scene.worker("first", driver.clone()).substantiate(&Build::new("a build"));
+    let connection = registry.accept().unwrap();
+    let second = scene.worker("second", driver).substantiate(&Build::new("another"));
+    let said =
+        |words: &'static str| move |kind: &EventKind| progress(kind).filter(|text| text.contains(words)).map(drop);
+    scene.await_event(said("another start fetches"));
+    drop((connection, registry));
+    for mut request in [first, second] {
+        let error = request.wait_timeout(PATIENCE).unwrap().map(drop).unwrap_err();
+        assert!(matches!(error, SubstantiateError::Failed { cause: FailureCause::Infrastructure, .. }), "{error:?}");
+    }
+    assert!(!scene.events.try_iter().any(|event| said("pulling image")(&event.kind).is_some()), "it is pulled again");
     scene.finish();
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -11,51 +12,92 @@ use super::CALL_LIMIT;
 use super::engine::{BuildContext, Engine, EngineError, Image, ImageBuild, Patience, Pull, RegistryCredentials};
 use super::settings::{ImageRecipe, PullPolicy, Rendered};
 use super::verdict;
-use crate::{Cancelled, StartError, StartRequest};
+use crate::{Cancelled, FailureCause, StartError, StartRequest};
 
 /// A pull or a build that takes longer than this will not end. Most starts are cancelled long before, by their
 /// `missing_timeout`.
 const FETCH_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
-/// Images that are just being fetched or built, so that starts at the same time do not do it twice: those who wait learn
-/// the end by a disconnection.
+/// Images that are just being fetched or built, so that starts at the same time do not do it twice.
 #[derive(Default, Debug)]
 pub(super) struct Images {
-    under_way: Mutex<HashMap<String, Receiver<Infallible>>>,
+    under_way: Mutex<HashMap<Wanted, Arc<Fetch>>>,
 }
 
-/// The right to fetch one image; dropping it lets the next one look.
+/// An image, and the platform that it is to be for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Wanted {
+    reference: String,
+    platform: Option<String>,
+}
+
+/// What those who wait for an image learn.
+#[derive(Debug)]
+struct Fetch {
+    /// Disconnected at the end.
+    over: Receiver<Infallible>,
+    /// Why it has failed. Nothing when it has not, or only for the one who fetched: then the others look themselves.
+    failure: OnceLock<Failure>,
+}
+
+/// A failure that all those who waited share: `None` is the build's own fault.
+#[derive(Clone, Debug)]
+struct Failure(Option<FailureCause>, String);
+
+impl Failure {
+    fn of(error: &StartError) -> Self {
+        match error {
+            StartError::CannotSubstantiate(reason) => Self(None, reason.to_string()),
+            StartError::FailedToSubstantiate { cause, source } => Self(Some(*cause), source.to_string()),
+        }
+    }
+
+    fn into_error(self) -> StartError {
+        match self {
+            Self(None, reason) => StartError::cannot(reason),
+            Self(Some(cause), reason) => StartError::failed(cause, reason),
+        }
+    }
+}
+
+/// The right to fetch one image. When it is dropped, the others go on.
 struct Turn<'a> {
     images: &'a Images,
-    reference: String,
-    _done: Sender<Infallible>,
+    wanted: Wanted,
+    fetch: Arc<Fetch>,
+    _over: Sender<Infallible>,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.images.under_way.lock().remove(&self.reference);
+        self.images.under_way.lock().remove(&self.wanted);
     }
 }
 
 impl Images {
-    /// Blocks until nobody else fetches this image, or the start is cancelled.
-    fn turn(&self, reference: &str, start: &StartRequest<'_>) -> Result<Turn<'_>, Cancelled> {
+    /// Blocks until nobody else fetches this image, or the start is cancelled. An error when another start has failed to
+    /// fetch it just now.
+    fn turn(&self, wanted: Wanted, start: &StartRequest<'_>) -> Result<Turn<'_>, StartError> {
         loop {
             let other = {
                 let mut under_way = self.under_way.lock();
-                match under_way.get(reference) {
+                match under_way.get(&wanted) {
                     Some(other) => other.clone(),
                     None => {
-                        let (done, others) = bounded(0);
-                        under_way.insert(reference.to_owned(), others);
-                        return Ok(Turn { images: self, reference: reference.to_owned(), _done: done });
+                        let (sender, over) = bounded(0);
+                        let fetch = Arc::new(Fetch { over, failure: OnceLock::new() });
+                        under_way.insert(wanted.clone(), fetch.clone());
+                        return Ok(Turn { images: self, wanted, fetch, _over: sender });
                     }
                 }
             };
-            start.progress(&format!("waiting for image {reference}, which another start fetches"));
+            start.progress(&format!("waiting for image {}, which another start fetches", wanted.reference));
             select! {
-                recv(other) -> _ => {}
-                recv(start.cancel_signal()) -> _ => return Err(Cancelled),
+                recv(other.over) -> _ => {}
+                recv(start.cancel_signal()) -> _ => return Err(Cancelled.into()),
+            }
+            if let Some(failure) = other.failure.get() {
+                return Err(failure.clone().into_error());
             }
         }
     }
@@ -69,13 +111,17 @@ impl Images {
         credentials: Option<&RegistryCredentials>,
     ) -> Result<(), StartError> {
         let platform = rendered.platform.as_deref();
-        let always = rendered.recipe.is_none() && rendered.pull == PullPolicy::Always;
+        let fetch = || fetch(engine, start, rendered, credentials);
+        if rendered.recipe.is_none() && rendered.pull == PullPolicy::Always {
+            // Each start for itself: what another has just pulled may be older. An engine does not pull a layer twice.
+            return fetch();
+        }
         let fits = |image: &Image| platform.is_none_or(|platform| fits(platform, image));
         let look = || {
             let patience = Patience::new(CALL_LIMIT).cancelled_by(start.cancel_signal());
-            engine.image(&rendered.image, patience).map_err(|error| verdict::of_image(error, false))
+            engine.image(&rendered.image, platform, patience).map_err(|error| verdict::of_image(error, false))
         };
-        let there = if always { None } else { look()? };
+        let there = look()?;
         if there.as_ref().is_some_and(fits) {
             return Ok(());
         }
@@ -90,20 +136,37 @@ impl Images {
             }));
         }
 
-        let _turn = self.turn(&rendered.image, start)?;
+        let wanted = Wanted { reference: rendered.image.clone(), platform: rendered.platform.clone() };
+        let turn = self.turn(wanted, start)?;
         // Somebody else may have brought it meanwhile.
-        if !always && look()?.as_ref().is_some_and(fits) {
+        if look()?.as_ref().is_some_and(fits) {
             return Ok(());
         }
-        let patience = Patience::new(FETCH_LIMIT).cancelled_by(start.cancel_signal());
-        match &rendered.recipe {
-            Some(recipe) => build(engine, start, rendered, recipe, patience).map_err(verdict::of_build),
-            None => {
-                start.progress(&format!("pulling image {}", rendered.image));
-                let pull = Pull { reference: &rendered.image, platform, credentials };
-                let pulled = engine.pull(&pull, &mut |line| start.progress(line), patience);
-                pulled.map_err(|error| verdict::of_image(error, credentials.is_some()))
-            }
+        let fetched = fetch();
+        if let Err(error) = &fetched
+            && !start.cancelled()
+        {
+            let _ = turn.fetch.failure.set(Failure::of(error));
+        }
+        fetched
+    }
+}
+
+/// Pulls the image, or builds it.
+fn fetch(
+    engine: &Engine,
+    start: &StartRequest<'_>,
+    rendered: &Rendered,
+    credentials: Option<&RegistryCredentials>,
+) -> Result<(), StartError> {
+    let patience = Patience::new(FETCH_LIMIT).cancelled_by(start.cancel_signal());
+    match &rendered.recipe {
+        Some(recipe) => build(engine, start, rendered, recipe, patience).map_err(verdict::of_build),
+        None => {
+            start.progress(&format!("pulling image {}", rendered.image));
+            let pull = Pull { reference: &rendered.image, platform: rendered.platform.as_deref(), credentials };
+            let pulled = engine.pull(&pull, &mut |line| start.progress(line), patience);
+            pulled.map_err(|error| verdict::of_image(error, credentials.is_some()))
         }
     }
 }

@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
@@ -44,10 +44,13 @@ const CALL_LIMIT: Duration = Duration::from_secs(60);
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
 /// Of the log of a container that has ended, in the reason of the failure.
 const LOG_LINES: usize = 100;
-/// A container whose creation was not answered may still come: so often, and at such distances, it is looked for. Of 30 that
+/// A container whose creation was not answered may still come: so long it is looked for at once, and so often. Of 30 that
 /// were created at once, the slowest took 2 s (Podman 4.3, two processors).
-const LATE_LOOKS: u32 = 20;
+const LATE_LOOKS: Duration = Duration::from_secs(5);
 const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// After this an engine has created a container, or never will: its image is there, so that it copies nothing large, and a
+/// minute is what it is given to answer.
+const CREATED_BY_THEN: Duration = Duration::from_secs(300);
 
 /// A driver whose instances are containers.
 ///
@@ -98,8 +101,8 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// ```
 ///
 /// An image that is missing is pulled, or [built](DockerLatentWorkerBuilder::build_image_from); what that comes to is told
-/// as progress of the start. Starts that need the same missing image at once wait for one of them to fetch it; those that
-/// [always pull](PullPolicy::Always) do so one after the other.
+/// as progress of the start. Starts that need the same missing image at once wait for one of them to fetch it, and fail
+/// with it; those that [always pull](PullPolicy::Always) each ask for themselves.
 ///
 /// # What the agent is told
 ///
@@ -112,7 +115,7 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// | `LATENT_WORKER_SECRET` | the secret of this attempt; also as `WORKERPASS` |
 /// | `LATENT_WORKER_SECRET_FILE` | instead of that, where it stands; see below |
 /// | `LATENT_WORKER_KEY`, `LATENT_WORKER_EPOCH`, `LATENT_WORKER_OWNER` | which attempt this is, and whose |
-/// | `LATENT_WORKER_PROPERTY_...` | the properties of the build, one each; what is no letter, digit or `_` in a name is `_` |
+/// | `LATENT_WORKER_PROPERTY_...` | the properties of the build that started it, one each; what is no letter, digit or `_` in a name is `_` |
 ///
 /// The names that begin with `BUILDMASTER` and `WORKER` are those of the images that Buildbot publishes. For these there are
 /// `BUILDMASTER_PROTOCOL`, and `WORKER_ENVIRONMENT_BLACKLIST`, so that builds do not inherit the secret; a
@@ -132,13 +135,16 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// [address that the master was told](crate::MasterBuilder::agent_address); where that is one that only this machine can use
 /// (loopback, or unspecified), and the container has a network of its own, by the gateway of that network: this is right
 /// when master and engine are on one machine and the listener listens there, on `0.0.0.0` say. With the network of the host it
-/// is loopback.
+/// is loopback. Where the engine is on another machine, or the network is not a bridge, there is no such default, and the
+/// start says that `master_address` is needed.
 ///
 /// # What is left behind, and what is not touched
 ///
 /// A container is called `latent-worker-OWNER-KEY`, with the first 12 digits of the [owner](StartRequest::owner) and the
 /// [key](StartRequest::key) of the attempt, and has labels: `latent-worker.owner`, `.worker`, `.key`, `.epoch`. The name is
-/// recorded before the container is created, so that whatever happens then is found. Stopping and
+/// recorded before the container is created, with the engine's address, so that whatever happens then is found. A create
+/// that was never answered may be carried out late: for five minutes it is
+/// [pending](Reclaimed::Pending), and looked for again. Stopping and
 /// [reclaiming](LatentWorker::reclaim) go by the exact name and by labels that are exactly equal; nothing else is ever
 /// touched. Anonymous volumes are removed with the container, named ones and images stay.
 ///
@@ -166,6 +172,11 @@ const LATE_LOOK_PAUSE: Duration = Duration::from_millis(250);
 ///
 /// - A machine that loses its engine for good leaves its instances on the list of [leftovers](crate::Master::leftovers).
 /// - Podman 4.3 does not say that memory was short; the exit code 137 is told with that guess.
+/// - A worker that is given another engine cannot reclaim what it had left at the one before: it says so, with the address.
+/// - The engine's machine is not the gateway of its networks when the engine runs without root, or in a virtual machine as
+///   Docker Desktop does: say with `master_address` where the master is (`host.docker.internal`, there).
+/// - The [credentials](DockerLatentWorkerBuilder::registry_credentials) are for pulls. What a recipe is `FROM` must be
+///   there, or open to everybody.
 /// - There is no Swarm, no Compose, and no `docker context`; `DOCKER_HOST` is understood.
 #[derive(Clone)]
 pub struct DockerLatentWorker {
@@ -234,10 +245,20 @@ impl DockerLatentWorker {
             self.remove(identity, &name, patience(start.cancel_signal()))?;
             created = create();
         }
-        if let Err(EngineError::Cut { .. } | EngineError::TimedOut { .. } | EngineError::Cancelled { .. }) = &created {
+        if created.as_ref().is_err_and(EngineError::is_no_such_image) {
+            // Somebody has removed it since it was looked at.
+            self.images.provide(&self.engine, start, rendered, self.credentials.as_ref())?;
+            created = create();
+        }
+        if created.as_ref().is_err_and(EngineError::outcome_unknown) {
             self.unanswered.lock().insert(identity.key.clone());
         }
         created.map_err(verdict::of_container)
+    }
+
+    /// What is recorded before the container is created: its name, and which engine is to be asked for it.
+    fn place_of(&self, name: &str) -> String {
+        format!("{}/{name}", self.engine.address())
     }
 
     /// Where the agent finds the master.
@@ -247,6 +268,7 @@ impl DockerLatentWorker {
         if let Some(network) = network_to_ask(&rendered.network)
             && chosen.is_none()
             && told.is_some_and(is_of_this_machine)
+            && self.engine.address().is_of_this_machine()
         {
             let gateway = self.engine.gateway(network, patience(start.cancel_signal()));
             loopback = gateway.map_err(verdict::of_container)?.map_or(Loopback::Unseen, Loopback::Gateway);
@@ -273,7 +295,7 @@ impl DockerLatentWorker {
             any |= self.engine.remove(&listed.id, patience)? != Ended::Gone;
         }
         any |= self.remove(identity, &identity.container(), patience)?;
-        for id in leftover.ids() {
+        for id in leftover.ids().filter(|id| !is_place(id)) {
             any |= self.remove(identity, id, patience)?;
         }
         Ok(any)
@@ -296,6 +318,7 @@ impl DockerLatentWorker {
     /// before the engine has answered.
     fn stop_by_name(&self, identity: &Identity, fast: bool) -> Result<(), StopError> {
         let name = identity.container();
+        let unanswered = self.unanswered.lock().remove(&identity.key);
         if !fast
             && let Some(container) = self.engine.inspect(&name, Patience::new(CALL_LIMIT))?
             && container.state.running
@@ -303,29 +326,46 @@ impl DockerLatentWorker {
         {
             self.ask_to_end(&container.id, &name)?;
         }
-        let unanswered = self.unanswered.lock().remove(&identity.key);
         let remove = || Ok(self.remove(identity, &name, Patience::new(CALL_LIMIT))?);
+        if !unanswered {
+            return remove().map(drop);
+        }
         // A stop has nobody who could end the wait; it is short.
-        remove_also_late(unanswered, remove, || {
+        let removed = remove_late(remove, || {
             thread::sleep(LATE_LOOK_PAUSE);
             Ok(())
-        })
+        })?;
+        if removed {
+            return Ok(());
+        }
+        Err(StopError::new(format!(
+            "the engine has not answered whether container {name} was created; it is looked for again, because it may \
+             still come"
+        )))
     }
 }
 
-/// Removes; and where nobody has heard that the container was created, looks again until there was something to remove, or
-/// it has been often enough.
-fn remove_also_late(
-    unanswered: bool,
+/// Removes what nobody has heard that it was created: looks until there was something to remove, or it has been long
+/// enough. Whether there was anything.
+fn remove_late(
     remove: impl Fn() -> Result<bool, StopError>,
     pause: impl Fn() -> Result<(), StopError>,
-) -> Result<(), StopError> {
-    let mut looks = if unanswered { LATE_LOOKS } else { 0 };
-    while !remove()? && looks > 0 {
-        looks -= 1;
+) -> Result<bool, StopError> {
+    let begun = Instant::now();
+    loop {
+        if remove()? {
+            return Ok(true);
+        }
+        if begun.elapsed() >= LATE_LOOKS {
+            return Ok(false);
+        }
         pause()?;
     }
-    Ok(())
+}
+
+/// Whether a recorded id says where a container was to be made, and is not its id.
+fn is_place(id: &str) -> bool {
+    id.contains("://")
 }
 
 fn patience(cancel: &Receiver<Infallible>) -> Patience<'_> {
@@ -341,7 +381,7 @@ impl LatentWorker for DockerLatentWorker {
         self.images.provide(&self.engine, start, &rendered, self.credentials.as_ref())?;
 
         let name = identity.container();
-        start.record(&name)?;
+        start.record(&self.place_of(&name))?;
         let id = self.create(&identity, &rendered, start)?;
         start.record(&id)?;
         if self.secret_in_file {
@@ -361,8 +401,8 @@ impl LatentWorker for DockerLatentWorker {
     /// it is [reclaimed](LatentWorker::reclaim).
     fn stop_instance(&self, stop: StopRequest<DockerInstance>) -> Result<(), StopError> {
         let Some(instance) = stop.instance() else { return self.stop_by_name(&Identity::of_stop(&stop), stop.fast()) };
-        if !stop.fast() && self.ask_to_end(&instance.id, &instance.name)? == Ended::Gone {
-            return Ok(());
+        if !stop.fast() {
+            self.ask_to_end(&instance.id, &instance.name)?;
         }
         self.engine.remove(&instance.id, Patience::new(CALL_LIMIT))?;
         Ok(())
@@ -401,13 +441,25 @@ impl LatentWorker for DockerLatentWorker {
 
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
         let identity = Identity::of_leftover(leftover);
-        let name = identity.container();
+        let place = self.place_of(&identity.container());
+        if let Some(other) = leftover.ids().find(|id| is_place(id) && *id != place) {
+            return Err(StopError::new(format!(
+                "it was made as {other}, and the driver of this worker is now for the engine at {}: look there, and forget \
+                 this leftover; or have the worker use that engine again",
+                self.engine.address()
+            )));
+        }
         // The name is recorded before the container is created. Without an id, the engine may still be at it: its master
         // may have died a moment ago.
-        let unanswered = leftover.ids().eq([name.as_str()]);
+        let unanswered = leftover.ids().eq([place.as_str()]);
         let remove = || Ok(self.remove_all(&identity, leftover)?);
-        remove_also_late(unanswered, remove, || Ok(leftover.sleep(LATE_LOOK_PAUSE)?))?;
-        Ok(Reclaimed::Gone)
+        if !unanswered {
+            remove()?;
+            return Ok(Reclaimed::Gone);
+        }
+        let removed = remove_late(remove, || Ok(leftover.sleep(LATE_LOOK_PAUSE)?))?;
+        let settled = removed || leftover.age() >= CREATED_BY_THEN;
+        Ok(if settled { Reclaimed::Gone } else { Reclaimed::Pending })
     }
 }
 

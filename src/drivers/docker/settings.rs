@@ -43,7 +43,7 @@ impl FromStr for PullPolicy {
 
 /// What an image is built from when it is missing; see
 /// [`DockerLatentWorkerBuilder::build_image_from`](crate::DockerLatentWorkerBuilder::build_image_from).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ImageRecipe {
     /// The text of a Dockerfile; `COPY` and `ADD` find no files.
@@ -66,6 +66,18 @@ impl ImageRecipe {
     /// A directory with a `Dockerfile` in it.
     pub fn directory(path: impl Into<PathBuf>) -> Self {
         Self::Directory { path: path.into(), dockerfile: None }
+    }
+}
+
+/// Without the text of a Dockerfile, which may have secrets in it.
+impl fmt::Debug for ImageRecipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dockerfile(text) => write!(f, "Dockerfile({} lines)", text.lines().count()),
+            Self::Directory { path, dockerfile } => {
+                f.debug_struct("Directory").field("path", path).field("dockerfile", dockerfile).finish()
+            }
+        }
     }
 }
 
@@ -249,7 +261,7 @@ impl Settings {
     }
 }
 
-/// Names of variables, without their values.
+/// Names of variables and labels, without their values.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
@@ -259,7 +271,7 @@ impl fmt::Debug for Settings {
             .field("platform", &self.platform)
             .field("environment", &self.environment.keys())
             .field("volumes", &self.volumes)
-            .field("labels", &self.labels)
+            .field("labels", &self.labels.keys())
             .field("memory", &self.memory)
             .field("cpus", &self.cpus)
             .field("network", &self.network)
@@ -463,10 +475,13 @@ mod tests {
     }
 
     #[test]
-    fn values_of_variables_are_not_in_debug() {
+    fn values_of_variables_and_labels_and_texts_are_not_in_debug() {
         let mut settings = Settings::new("a".into());
         settings.environment.insert("TOKEN".into(), "hush".into());
+        settings.labels.insert("PAROLE".into(), "hush".into());
+        settings.recipe = Some(ImageRecipe::dockerfile("FROM x\nENV KEY=hush").into());
         let text = format!("{settings:?}");
-        assert!(text.contains("TOKEN") && !text.contains("hush"), "{text}");
+        assert!(text.contains("TOKEN") && text.contains("PAROLE") && !text.contains("hush"), "{text}");
+        assert!(text.contains("Dockerfile(2 lines)"), "{text}");
     }
 }

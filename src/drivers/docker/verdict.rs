@@ -8,14 +8,15 @@ use crate::{ByteSize, FailureCause, Health, StartError};
 
 /// A container could not be made or started.
 pub(super) fn of_container(error: EngineError) -> StartError {
-    let text = error.to_string().to_lowercase();
     if let Some(cause) = of_engine(&error) {
         return StartError::failed(cause, error);
     }
+    // That there is no such image is none: it was there when it was looked at, and somebody removes it.
+    let nothing_such = error.is_not_found() && !error.is_no_such_container() && !error.is_no_such_image();
     let settings = error.is_bad_parameter()
-        // The image, or a network that the settings name.
-        || (error.is_not_found() && !text.contains("no such container"))
-        || (error.status() == Some(500) && BAD_SETTING.iter().any(|words| text.contains(words)));
+        // A network that the settings name, say.
+        || nothing_such
+        || (error.status() == Some(500) && error.says(BAD_SETTING));
     if settings { StartError::cannot(error) } else { StartError::infrastructure(error) }
 }
 
@@ -35,69 +36,102 @@ const BAD_SETTING: &[&str] = &[
     "unable to find user",
 ];
 
-/// An image could not be looked at, pulled or built.
+/// An image could not be looked at or pulled.
 pub(super) fn of_image(error: EngineError, with_credentials: bool) -> StartError {
-    let text = error.to_string().to_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    // Nothing was asked of a registry.
-    if matches!(error, EngineError::Unreachable(_) | EngineError::Cut { .. } | EngineError::TimedOut { .. }) {
-        return StartError::infrastructure(error);
+    match of_fetch(&error, with_credentials) {
+        Fault::Builds => StartError::cannot(error),
+        Fault::Not(cause) => StartError::failed(cause, error),
+        Fault::Unknown => StartError::infrastructure(error),
     }
-    if matches!(error, EngineError::Context(_)) || error.is_bad_parameter() {
-        return StartError::cannot(error);
-    }
-    if let Some(cause) = of_engine(&error) {
-        return StartError::failed(cause, error);
-    }
-    if says(&["toomanyrequests", "too many requests", "rate limit"]) {
-        return StartError::failed(FailureCause::Throttled { retry_after: None }, error);
-    }
-    // A registry says the same of what is not there and of what it does not show to everybody.
-    let denied = says(&["denied", "unauthorized", "no basic auth credentials", "authentication required"]);
-    if denied && (with_credentials || !says(&["does not exist", "not found"])) {
-        return StartError::failed(FailureCause::Credentials, error);
-    }
-    let missing = [
-        "manifest unknown",
-        "name unknown",
-        "does not exist",
-        "no matching manifest",
-        "invalid reference",
-        "must be lowercase",
-    ];
-    if error.is_not_found() || says(&missing) || says(&["manifest for", "not found: manifest"]) {
-        return StartError::cannot(error);
-    }
-    StartError::infrastructure(error)
 }
 
-/// A step of a recipe has failed: the same recipe will fail again.
+/// An image could not be built. A step that has failed, or a recipe that makes no sense, will fail again.
 pub(super) fn of_build(error: EngineError) -> StartError {
-    match &error {
-        EngineError::Reported { message, .. } if !is_disk_full(message) && !is_network(message) => {
-            StartError::cannot(error)
-        }
-        _ => of_image(error, false),
+    let reported = matches!(error, EngineError::Reported { .. });
+    // Docker names the command of the step, whose words say nothing about the cause; so does Podman.
+    let step = reported && error.says(&["returned a non-zero code", "error while running runtime"]);
+    match of_fetch(&error, false) {
+        Fault::Not(FailureCause::Capacity) => StartError::failed(FailureCause::Capacity, error),
+        _ if step => StartError::cannot(error),
+        Fault::Not(cause) => StartError::failed(cause, error),
+        Fault::Unknown if !reported => StartError::infrastructure(error),
+        Fault::Builds | Fault::Unknown => StartError::cannot(error),
     }
 }
+
+/// Whose fault a failure is, as far as its words tell.
+enum Fault {
+    Builds,
+    Not(FailureCause),
+    Unknown,
+}
+
+fn of_fetch(error: &EngineError, with_credentials: bool) -> Fault {
+    if matches!(error, EngineError::Context(_)) || error.is_bad_parameter() {
+        return Fault::Builds;
+    }
+    if let Some(cause) = of_engine(error) {
+        return Fault::Not(cause);
+    }
+    if error.says(&["toomanyrequests", "too many requests", "rate limit"]) {
+        return Fault::Not(FailureCause::Throttled { retry_after: None });
+    }
+    if error.says(NETWORK) {
+        return Fault::Not(FailureCause::Infrastructure);
+    }
+    // A registry says the same of what is not there and of what it does not show to everybody.
+    let denied = error.says(&["denied", "unauthorized", "no basic auth credentials", "authentication required"]);
+    if denied && (with_credentials || !error.says(&["does not exist", "not found"])) {
+        return Fault::Not(FailureCause::Credentials);
+    }
+    if error.is_not_found() || error.says(MISSING) {
+        return Fault::Builds;
+    }
+    Fault::Unknown
+}
+
+/// What a registry, or an engine, says of images that it does not have.
+const MISSING: &[&str] = &[
+    "manifest unknown",
+    "name unknown",
+    "does not exist",
+    "no matching manifest",
+    "invalid reference",
+    "must be lowercase",
+    "manifest for",
+    "not found: manifest",
+];
+
+/// Trouble on the way to a registry, or of its own: in the words of Go's network packages and of distribution's client.
+const NETWORK: &[&str] = &[
+    "dial tcp",
+    "i/o timeout",
+    "tls handshake",
+    "connection refused",
+    "connection reset",
+    "server misbehaving",
+    "no such host",
+    "temporary failure",
+    "network is unreachable",
+    "no route to host",
+    "context deadline exceeded",
+    "client.timeout",
+    "unexpected eof",
+    "http: server gave http response to https client",
+    "x509:",
+    "received unexpected http status: 5",
+    "internal server error",
+    "bad gateway",
+    "service unavailable",
+    "gateway timeout",
+];
 
 /// What an engine has too little of, whatever it was asked for.
 fn of_engine(error: &EngineError) -> Option<FailureCause> {
-    if is_disk_full(&error.to_string()) {
+    if error.says(&["no space left on device"]) {
         return Some(FailureCause::Capacity);
     }
     error.throttled().map(|retry_after| FailureCause::Throttled { retry_after })
-}
-
-fn is_disk_full(text: &str) -> bool {
-    text.to_lowercase().contains("no space left on device")
-}
-
-fn is_network(text: &str) -> bool {
-    let text = text.to_lowercase();
-    ["dial tcp", "i/o timeout", "tls handshake", "connection refused", "server misbehaving", "toomanyrequests"]
-        .iter()
-        .any(|words| text.contains(words))
 }
 
 /// Whether a container that was started may still come to something. The log is asked for when it may not.
@@ -147,7 +181,6 @@ mod tests {
     fn settings_that_the_engine_refuses_are_the_builds_fault_and_all_else_is_not() {
         for error in [
             status(400, "invalid CPU set"),
-            status(404, "No such image: x:1"),
             status(404, "network mine not found"),
             EngineError::BadParameter { doing: "do".into(), message: "no".into() },
             status(500, "invalid volume specification: 'zz': invalid mount config for type \"volume\""),
@@ -164,6 +197,7 @@ mod tests {
         }
         for error in [
             status(404, "No such container: 4f"),
+            status(404, "No such image: x:1"),
             status(500, "container 4f does not exist in database: no such container"),
             status(409, "in use"),
             status(500, "server error"),
@@ -205,10 +239,33 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_an_image_says_nothing_about_the_cause() {
+        let pull = EngineError::Reported { doing: "pull image denied/rate-limit".into(), message: "EOF".into() };
+        assert_eq!(cause(of_image(pull, true)), Some(FailureCause::Infrastructure));
+    }
+
+    #[test]
     fn a_recipe_that_fails_will_fail_again_but_not_for_the_network() {
         assert_eq!(cause(of_build(reported("The command '/bin/sh -c false' returned a non-zero code: 1"))), None);
         let network = "Get \"https://registry/v2/\": dial tcp 1.2.3.4:443: i/o timeout";
         assert_eq!(cause(of_build(reported(network))), Some(FailureCause::Infrastructure));
+        for trouble in [
+            "Get https://registry/v2/: net/http: request canceled (Client.Timeout exceeded while awaiting headers)",
+            "Head https://registry/v2/x: dial tcp: lookup registry: Temporary failure in name resolution",
+            "received unexpected HTTP status: 503 Service Unavailable",
+            "unexpected EOF",
+        ] {
+            assert_eq!(cause(of_build(reported(trouble))), Some(FailureCause::Infrastructure), "{trouble}");
+        }
+        let denied = "unauthorized: authentication required";
+        assert_eq!(cause(of_build(reported(denied))), Some(FailureCause::Credentials));
+        let rate = "toomanyrequests: You have reached your pull rate limit";
+        assert_eq!(cause(of_build(reported(rate))), Some(FailureCause::Throttled { retry_after: None }));
+        assert_eq!(cause(of_build(reported("dockerfile parse error line 1: unknown instruction: FORM"))), None);
+        assert_eq!(cause(of_build(reported("manifest for x:1 not found: manifest unknown"))), None);
+        // The words of a step's command are not those of the engine.
+        let step = "The command '/bin/sh -c grep denied log' returned a non-zero code: 1";
+        assert_eq!(cause(of_build(reported(step))), None);
         assert_eq!(cause(of_build(EngineError::Context("no such file".into()))), None);
         assert_eq!(cause(of_build(status(500, "trouble"))), Some(FailureCause::Infrastructure));
     }

@@ -5,6 +5,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -68,6 +69,16 @@ impl EngineAddress {
     /// A Unix socket.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         Self::at(Place::Unix(path.into()))
+    }
+
+    /// Whether the engine is on the machine of this program, as far as its address tells.
+    pub(crate) fn is_of_this_machine(&self) -> bool {
+        match &self.place {
+            Place::Unix(_) => true,
+            Place::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+        }
     }
 
     fn at(place: Place) -> Self {
@@ -229,6 +240,16 @@ pub struct EngineAddressError(String);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_engine_is_on_this_machine_or_may_be_on_another() {
+        for here in ["unix:///run/docker.sock", "tcp://localhost:2375", "tcp://127.0.0.1:2375", "tcp://[::1]:2375"] {
+            assert!(here.parse::<EngineAddress>().unwrap().is_of_this_machine(), "{here}");
+        }
+        for elsewhere in ["tcp://10.0.0.7:2375", "tcp://engine.example.org:2375"] {
+            assert!(!elsewhere.parse::<EngineAddress>().unwrap().is_of_this_machine(), "{elsewhere}");
+        }
+    }
 
     fn tcp(host: &str, port: u16) -> Place {
         Place::Tcp { host: host.into(), port }

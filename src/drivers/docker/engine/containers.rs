@@ -142,7 +142,7 @@ fn path_of(id: &str, doing: &str) -> Result<String, EngineError> {
 fn unless_gone<T>(result: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) if error.is_no_such_container() => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -174,7 +174,7 @@ impl Engine {
     pub(crate) fn start(&self, id: &str, patience: Patience<'_>) -> Result<(), EngineError> {
         let doing = format!("start container {id}");
         let path = path_of(id, &doing)? + "/start";
-        self.call(Request::post(path, doing), patience)?.done().map(drop)
+        self.call(Request::post(path, doing).repeatable(), patience)?.done().map(drop)
     }
 
     /// By id or exact name; none when there is none. (Engines also find by the beginning of an id: compare.)
@@ -189,7 +189,7 @@ impl Engine {
     fn wait_for_removal(&self, id: &str, patience: Patience<'_>) -> Result<(), EngineError> {
         let doing = format!("wait for the removal of container {id}");
         let path = path_of(id, &doing)? + "/wait";
-        let request = Request::post(path, doing.clone()).query("condition", "removed");
+        let request = Request::post(path, doing.clone()).query("condition", "removed").repeatable();
         let Some(answer) = unless_gone(self.call(request, patience))? else { return Ok(()) };
         match answer.json::<said::Exit>()?.error {
             Some(error) if !error.message.is_empty() => Err(EngineError::Reported { doing, message: error.message }),
@@ -247,7 +247,8 @@ impl Engine {
     pub(crate) fn stop(&self, id: &str, grace: Duration, patience: Patience<'_>) -> Result<Ended, EngineError> {
         let doing = format!("stop container {id}");
         let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
-        let request = Request::post(path_of(id, &doing)? + "/stop", doing).query("t", &seconds.to_string());
+        let request =
+            Request::post(path_of(id, &doing)? + "/stop", doing).query("t", &seconds.to_string()).repeatable();
         match unless_gone(self.call(request, patience))? {
             None => Ok(Ended::Gone),
             Some(answer) => Ok(if answer.done()? == 304 { Ended::NotRunning } else { Ended::Done }),

@@ -26,9 +26,9 @@ pub(crate) enum EngineError {
     /// Nobody knows whether it was done.
     #[error("{doing}: the engine did not answer within {limit:?}")]
     TimedOut { doing: String, limit: Duration },
-    /// Nobody knows whether it was done.
+    /// Nothing was done if nothing was sent; otherwise nobody knows.
     #[error("{doing}: cancelled")]
-    Cancelled { doing: String },
+    Cancelled { doing: String, sent: bool },
     /// Not what an engine answers.
     #[error("{doing}: the answer makes no sense: {reason}")]
     Malformed { doing: String, reason: String },
@@ -46,13 +46,45 @@ impl EngineError {
         }
     }
 
-    /// There is no such thing: 404. Podman (4.3) also answers 500 when a container goes while it looks.
+    /// There is no such thing; or, from something that stands before the engine, no such path.
     pub(crate) fn is_not_found(&self) -> bool {
+        self.status() == Some(404)
+    }
+
+    /// The engine knows no such container. Podman (4.3) answers 500 when one goes while it looks. A 404 without the words
+    /// is not the engine's: what it is about may well be there.
+    pub(crate) fn is_no_such_container(&self) -> bool {
+        matches!(self.status(), Some(404 | 500)) && self.says(&["no such container"])
+    }
+
+    /// There is no such image for a container to be made from.
+    pub(crate) fn is_no_such_image(&self) -> bool {
+        matches!(self.status(), Some(404 | 500)) && self.says(&["no such image", "image not known"])
+    }
+
+    /// Whether what was asked for may be done, or may yet be, although there is no answer that says so. What stands before
+    /// an engine answers for it with 502 to 504.
+    pub(crate) fn outcome_unknown(&self) -> bool {
         match self {
-            Self::Status { status: 404, .. } => true,
-            Self::Status { status: 500, message, .. } => message.contains("no such container"),
+            Self::Cut { .. } | Self::TimedOut { .. } | Self::Malformed { .. } => true,
+            Self::Cancelled { sent, .. } => *sent,
+            Self::Status { status, .. } => (502..=504).contains(status),
             _ => false,
         }
+    }
+
+    /// What the engine says, in its own words; what was asked of it, with the names of users, is not part of that.
+    pub(crate) fn words(&self) -> &str {
+        match self {
+            Self::Status { message, .. } | Self::Reported { message, .. } => message,
+            _ => "",
+        }
+    }
+
+    /// Whether any of these, in lower case, is among the engine's words.
+    pub(crate) fn says(&self, any: &[&str]) -> bool {
+        let words = self.words().to_lowercase();
+        any.iter().any(|these| words.contains(these))
     }
 
     /// There are too many requests, which mostly a proxy before the engine says; with its hint when to come again.

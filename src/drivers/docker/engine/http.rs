@@ -33,6 +33,8 @@ pub(super) struct Request<'a> {
     pub(super) query: Query,
     pub(super) body: Body<'a>,
     pub(super) registry_auth: Option<String>,
+    /// Whether doing it twice is as good as doing it once.
+    pub(super) repeatable: bool,
     /// For errors: `start container 4f`.
     pub(super) doing: String,
 }
@@ -45,7 +47,8 @@ pub(super) enum Body<'a> {
 
 impl<'a> Request<'a> {
     fn new(method: Method, path: String, doing: String) -> Self {
-        Self { method, path, query: Query::default(), body: Body::Nothing, registry_auth: None, doing }
+        let repeatable = matches!(method, Method::GET | Method::DELETE);
+        Self { method, path, query: Query::default(), body: Body::Nothing, registry_auth: None, repeatable, doing }
     }
 
     pub(super) fn get(path: impl Into<String>, doing: impl Into<String>) -> Self {
@@ -62,6 +65,11 @@ impl<'a> Request<'a> {
 
     pub(super) fn delete(path: impl Into<String>, doing: impl Into<String>) -> Self {
         Self::new(Method::DELETE, path.into(), doing.into())
+    }
+
+    pub(super) fn repeatable(mut self) -> Self {
+        self.repeatable = true;
+        self
     }
 
     pub(super) fn query(mut self, name: &str, value: &str) -> Self {
@@ -140,7 +148,7 @@ impl Lines {
         let line = self.idle_line().unwrap_or_else(|| self.new_line());
         let (mut line, mut result, mut facts) = self.attempt(line, request, prefix, patience);
         let closed_while_idle = result.is_err() && !facts.connecting && !facts.received && facts.interrupted.is_none();
-        if closed_while_idle && request.method == Method::GET {
+        if closed_while_idle && request.repeatable {
             // The engine closed the connection just before it was used; asking again does no harm.
             (line, result, facts) = self.attempt(self.new_line(), request, prefix, patience);
         }
@@ -230,7 +238,7 @@ impl Lines {
         let doing = doing.to_owned();
         let no_connection = facts.connecting && !facts.connected;
         match facts.interrupted {
-            Some(Interruption::Cancelled) => return EngineError::Cancelled { doing },
+            Some(Interruption::Cancelled) => return EngineError::Cancelled { doing, sent: facts.sent },
             Some(Interruption::TimedOut) if no_connection => {
                 let error = io::Error::new(ErrorKind::TimedOut, format!("no connection within {limit:?}"));
                 return self.unreachable(&error);

@@ -52,11 +52,21 @@ pub(crate) struct ImageBuild<'a> {
 
 impl Engine {
     /// The image on the engine's machine, or none. A reference that makes no sense [says so](EngineError::is_bad_parameter).
-    pub(crate) fn image(&self, reference: &str, patience: Patience<'_>) -> Result<Option<Image>, EngineError> {
+    /// Where one name may stand for images of several platforms, the one for this platform, `os[/architecture[/variant]]`.
+    pub(crate) fn image(
+        &self,
+        reference: &str,
+        platform: Option<&str>,
+        patience: Patience<'_>,
+    ) -> Result<Option<Image>, EngineError> {
         let doing = format!("inspect image {reference}");
         check_reference(reference, &doing)?;
         let path = format!("/images/{}/json", percent_encoded(reference, "/:@"));
-        match self.call(Request::get(path, doing), patience) {
+        let platform = match platform {
+            Some(platform) if self.knows_platforms_of_images(patience)? => oci_platform(platform),
+            _ => None,
+        };
+        match self.call(Request::get(path, doing).query_if("platform", platform.as_deref()), patience) {
             Ok(answer) => answer.json().map(Some),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -160,6 +170,17 @@ fn check_reference(reference: &str, doing: &str) -> Result<(), EngineError> {
     }
     let message = format!("{reference:?} is no name of an image");
     Err(EngineError::BadParameter { doing: doing.into(), message })
+}
+
+/// In JSON, as the engine's API has it (1.49, "Inspect an image"); none without an architecture, which it insists on.
+fn oci_platform(platform: &str) -> Option<String> {
+    let mut parts = platform.split('/').map(str::to_lowercase);
+    let (os, architecture) = (parts.next()?, parts.next()?);
+    let mut json = serde_json::json!({ "os": os, "architecture": architecture });
+    if let Some(variant) = parts.next() {
+        json["variant"] = variant.into();
+    }
+    Some(json.to_string())
 }
 
 /// A digest wins over a tag, and without either it is `latest`: an engine would pull all tags.

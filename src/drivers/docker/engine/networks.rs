@@ -11,6 +11,8 @@ use super::{Engine, EngineError, Patience, null_is_default};
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Network {
+    #[serde(default, deserialize_with = "null_is_default")]
+    driver: String,
     #[serde(default, rename = "IPAM", deserialize_with = "null_is_default")]
     ipam: Ipam,
 }
@@ -44,7 +46,11 @@ impl Pool {
 }
 
 impl Network {
+    /// That of other drivers than `bridge` is not the engine's machine (macvlan, overlay).
     fn gateway(&self) -> Option<IpAddr> {
+        if self.driver != "bridge" {
+            return None;
+        }
         let gateways = || self.ipam.config.iter().filter_map(Pool::gateway);
         gateways().find(IpAddr::is_ipv4).or_else(|| gateways().next())
     }
@@ -69,7 +75,11 @@ mod tests {
     use super::*;
 
     fn gateway(config: &str) -> Option<String> {
-        let said = format!(r#"{{"Name":"n","IPAM":{{"Config":{config}}}}}"#);
+        gateway_of("bridge", config)
+    }
+
+    fn gateway_of(driver: &str, config: &str) -> Option<String> {
+        let said = format!(r#"{{"Name":"n","Driver":"{driver}","IPAM":{{"Config":{config}}}}}"#);
         serde_json::from_str::<Network>(&said).unwrap().gateway().map(|address| address.to_string())
     }
 
@@ -82,5 +92,8 @@ mod tests {
         assert_eq!(gateway(r#"[{"Subnet":"fd00::/64","Gateway":"fd00::1"}]"#).unwrap(), "fd00::1");
         assert_eq!(gateway("null"), None);
         assert_eq!(gateway("[{}]"), None);
+        for driver in ["macvlan", "ipvlan", "overlay", ""] {
+            assert_eq!(gateway_of(driver, r#"[{"Subnet":"172.17.0.0/16"}]"#), None, "{driver}");
+        }
     }
 }

@@ -78,6 +78,10 @@ impl Socket {
         Ok(socket)
     }
 
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
     #[cfg(not(target_vendor = "apple"))]
     fn new(family: AddressFamily, watch: Arc<Watch>) -> io::Result<Self> {
         use net::SocketFlags;

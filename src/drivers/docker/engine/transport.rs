@@ -68,6 +68,7 @@ pub(super) struct Connection {
 
 impl Connection {
     fn send(&mut self, amount: usize) -> io::Result<()> {
+        self.socket().watch().sending()?;
         let output = &self.buffers.output()[..amount];
         match &mut self.stream {
             Stream::Plain(socket) => socket.write_all(output),

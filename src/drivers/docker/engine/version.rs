@@ -12,6 +12,9 @@ const OLDEST: ApiVersion = ApiVersion { major: 1, minor: 41 };
 /// (moby/moby, `api/docs/CHANGELOG.md`).
 const NEWEST: ApiVersion = ApiVersion { major: 1, minor: 52 };
 
+/// The first in which images are looked at for a platform (Docker 28.1).
+const PLATFORMS_OF_IMAGES: ApiVersion = ApiVersion { major: 1, minor: 49 };
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ApiVersion {
     major: u32,
@@ -51,11 +54,7 @@ fn is_about_version(error: &EngineError) -> bool {
 impl Engine {
     /// Asks in the version that both know. An engine that was replaced by one of another version is asked again for that.
     pub(super) fn call(&self, mut request: Request<'_>, patience: Patience<'_>) -> Result<Answer, EngineError> {
-        let known = *self.shared.api.lock();
-        let api = match known {
-            Some(api) => api,
-            None => self.agree(patience)?,
-        };
+        let api = self.agreed(patience)?;
         match self.shared.lines.call(&mut request, &format!("/v{api}"), patience) {
             Err(error) if is_about_version(&error) => {
                 *self.shared.api.lock() = None;
@@ -73,10 +72,29 @@ impl Engine {
         }
     }
 
+    /// The version that is spoken.
+    fn agreed(&self, patience: Patience<'_>) -> Result<ApiVersion, EngineError> {
+        let known = *self.shared.api.lock();
+        known.map_or_else(|| self.agree(patience), Ok)
+    }
+
+    /// Whether images can be looked at for one platform of several.
+    pub(super) fn knows_platforms_of_images(&self, patience: Patience<'_>) -> Result<bool, EngineError> {
+        Ok(self.agreed(patience)? >= PLATFORMS_OF_IMAGES)
+    }
+
     /// Asks the engine for its version now, and chooses.
     pub(super) fn agree(&self, patience: Patience<'_>) -> Result<ApiVersion, EngineError> {
         let mut ping = Request::get("/_ping", "greet the Docker engine");
-        let answer = self.shared.lines.call(&mut ping, "", patience)?;
+        // What refuses a greeting is no engine, or not one that is spoken to in this way: whatever was to be asked of it.
+        let answer = self.shared.lines.call(&mut ping, "", patience).map_err(|error| match error {
+            EngineError::Status { status, message, .. } if status != 429 => EngineError::Unreachable(format!(
+                "what listens at {} does not greet like a Docker engine: {message} (status {status}); is this its \
+                 address, and is TLS needed?",
+                self.address()
+            )),
+            error => error,
+        })?;
         let said =
             answer.headers.get("api-version").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let Ok(engine) = said.parse::<ApiVersion>() else {

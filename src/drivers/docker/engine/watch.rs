@@ -36,6 +36,8 @@ pub(super) struct Facts {
     pub(super) connecting: bool,
     /// And did.
     pub(super) connected: bool,
+    /// Something of the request may have been sent.
+    pub(super) sent: bool,
     /// The engine has sent something.
     pub(super) received: bool,
 }
@@ -84,6 +86,13 @@ impl Watch {
 
     pub(super) fn connected(&self) {
         self.0.lock().facts.connected = true;
+    }
+
+    /// Something of the request is sent from now on, unless the call was ended before that.
+    pub(super) fn sending(&self) -> io::Result<()> {
+        self.may_wait()?;
+        self.0.lock().facts.sent = true;
+        Ok(())
     }
 
     pub(super) fn received(&self) {

@@ -71,9 +71,9 @@ fn one_connection_serves_many_calls() {
     for fake in [Fake::unix(directory.path(), serve), Fake::tcp(serve)] {
         let engine = Engine::new(fake.address());
         for _ in 0..20 {
-            assert_eq!(engine.image("x", patience()).unwrap().unwrap().id, "1.2");
+            assert_eq!(engine.image("x", None, patience()).unwrap().unwrap().id, "1.2");
             // What is in chunks, and what failed, too.
-            assert_eq!(engine.clone().image("x", patience()).unwrap().unwrap().os, "linux");
+            assert_eq!(engine.clone().image("x", None, patience()).unwrap().unwrap().os, "linux");
         }
         assert_eq!(fake.connections(), 1);
     }
@@ -89,8 +89,8 @@ fn answers_in_chunks_and_errors_leave_the_connection_usable() {
         _ => peer.answer(404, r#"{"message":"no such image"}"#),
     });
     for _ in 0..5 {
-        assert!(engine.image("x", patience()).unwrap().is_some());
-        assert!(engine.image("y", patience()).unwrap().is_none());
+        assert!(engine.image("x", None, patience()).unwrap().is_some());
+        assert!(engine.image("y", None, patience()).unwrap().is_none());
     }
     assert_eq!(fake.connections(), 1);
 }
@@ -106,7 +106,7 @@ fn a_host_is_found_by_its_name() {
     });
     let address = fake.address().to_string().replace("127.0.0.1", "localhost");
     let engine = Engine::new(address.parse().unwrap());
-    engine.image("x", patience()).unwrap();
+    engine.image("x", None, patience()).unwrap();
 }
 
 /// The first connection is closed by the engine when it is idle.
@@ -155,8 +155,8 @@ fn what_was_cut_is_asked_again_only_if_that_does_no_harm() {
         }
     });
     let engine = Engine::new(fake.address());
-    engine.image("x", patience()).unwrap();
-    engine.image("x", patience()).unwrap();
+    engine.image("x", None, patience()).unwrap();
+    engine.image("x", None, patience()).unwrap();
     assert_eq!(fake.connections(), 2);
     let error = engine.create("x", None, &serde_json::json!({}), patience()).unwrap_err();
     assert!(matches!(error, EngineError::Cut { .. }), "{error}");
@@ -164,15 +164,90 @@ fn what_was_cut_is_asked_again_only_if_that_does_no_harm() {
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
+/// What is done as well twice as once is asked again.
+#[test]
+fn a_stop_and_a_removal_are_asked_again_after_a_connection_that_was_closed_while_idle() {
+    for call in [
+        |engine: &Engine| engine.remove("c", patience()).map(drop),
+        |engine: &Engine| engine.stop("c", Duration::ZERO, patience()).map(drop),
+        |engine: &Engine| engine.start("c", patience()),
+    ] {
+        let directory = Directory::new();
+        let fake = Fake::unix(directory.path(), move |number, mut peer| {
+            peer.asked_of("1.41");
+            peer.answer(204, "");
+            if number == 0 {
+                // Read, and left without an answer.
+                peer.asked();
+            }
+        });
+        let engine = Engine::new(fake.address());
+        engine.start("c", patience()).unwrap();
+        call(&engine).unwrap();
+        assert_eq!(fake.connections(), 2);
+    }
+}
+
+/// A proxy's, say.
+#[test]
+fn d3_a_404_that_is_not_about_the_container_does_not_say_that_it_is_gone() {
+    for (body, gone) in [
+        (r#"{"message":"No such container: c"}"#, true),
+        (
+            r#"{"cause":"no such container","message":"no container with name or ID \"c\" found: no such container"}"#,
+            true,
+        ),
+        ("404 page not found", false),
+        ("", false),
+    ] {
+        let (_directory, _fake, engine) = answering(move |_, peer| peer.answer(404, body));
+        let removed = engine.remove("c", patience());
+        let stopped = engine.stop("c", Duration::ZERO, patience());
+        let seen = engine.inspect("c", patience());
+        if gone {
+            assert_eq!((removed.unwrap(), stopped.unwrap()), (Ended::Gone, Ended::Gone));
+            assert!(seen.unwrap().is_none());
+        } else {
+            for error in [removed.unwrap_err(), stopped.unwrap_err(), seen.unwrap_err()] {
+                assert_eq!(error.status(), Some(404), "{error}");
+            }
+        }
+    }
+}
+
+/// A store of images may have one name for several platforms.
+#[test]
+fn an_image_is_looked_at_for_its_platform_where_the_engine_can() {
+    for (version, platform, expected) in [
+        ("1.48", Some("linux/arm64"), ""),
+        ("1.49", None, ""),
+        ("1.49", Some("linux"), ""),
+        ("1.49", Some("Linux/arm64"), "?platform=%7B%22architecture%22%3A%22arm64%22%2C%22os%22%3A%22linux%22%7D"),
+        (
+            "1.50",
+            Some("linux/arm/v7"),
+            "?platform=%7B%22architecture%22%3A%22arm%22%2C%22os%22%3A%22linux%22%2C%22variant%22%3A%22v7%22%7D",
+        ),
+    ] {
+        let directory = Directory::new();
+        let fake = Fake::unix(directory.path(), move |_, mut peer| {
+            let asked = peer.asked_of(version).unwrap();
+            assert_eq!(asked.line, format!("GET /v{version}/images/x/json{expected}"));
+            peer.answer(200, IMAGE);
+        });
+        Engine::new(fake.address()).image("x", platform, patience()).unwrap();
+    }
+}
+
 // Cancels and limits.
 
-/// Makes the call, cancels it when the engine says that it has come so far, and sees it end.
+/// Makes the call, cancels it when the engine says that it has come so far, and sees it end. Whether anything was sent.
 #[track_caller]
 fn check_cancel(
     address: EngineAddress,
     reached: Receiver<()>,
     call: impl FnOnce(&Engine, Patience<'_>) -> EngineError + Send + 'static,
-) {
+) -> bool {
     let (cancel, signal): (Sender<Infallible>, _) = bounded(0);
     let (done, is_done) = bounded(1);
     thread::spawn(move || {
@@ -182,8 +257,10 @@ fn check_cancel(
     reached.recv_timeout(LONG).expect("the call did not come so far");
     assert!(is_done.recv_timeout(Duration::from_millis(300)).is_err(), "nothing was there to be waited for");
     drop(cancel);
-    let error = is_done.recv_timeout(SOON).expect("the cancel was not noticed");
-    assert!(matches!(error, EngineError::Cancelled { .. }), "{error}");
+    match is_done.recv_timeout(SOON).expect("the cancel was not noticed") {
+        EngineError::Cancelled { sent, .. } => sent,
+        error => panic!("{error}"),
+    }
 }
 
 /// The channel on which a fake engine says that it has come so far.
@@ -202,7 +279,9 @@ fn a_call_that_is_not_answered_can_be_cancelled() {
             peer.wait_for_the_end();
         };
         let fake = if over_tcp { Fake::tcp(serve) } else { Fake::unix(directory.path(), serve) };
-        check_cancel(fake.address(), reached, |engine, patience| engine.image("x", patience).unwrap_err());
+        let sent =
+            check_cancel(fake.address(), reached, |engine, patience| engine.image("x", None, patience).unwrap_err());
+        assert!(sent);
     }
 }
 
@@ -223,7 +302,7 @@ fn silent_streams_can_be_cancelled() {
             reach.send(()).unwrap();
             peer.wait_for_the_end();
         });
-        check_cancel(fake.address(), reached, call);
+        assert!(check_cancel(fake.address(), reached, call));
     }
 }
 
@@ -241,10 +320,11 @@ fn a_stream_that_never_pauses_can_be_cancelled() {
         let chunk = [format!("{:x}\r\n", line.len()).as_bytes(), line.as_bytes(), b"\r\n"].concat();
         while peer.try_send(&chunk).is_ok() {}
     });
-    check_cancel(fake.address(), reached, |engine, patience| {
+    let sent = check_cancel(fake.address(), reached, |engine, patience| {
         let mut slow = |_: &str| thread::sleep(Duration::from_millis(5));
         engine.pull(&pull("x"), &mut slow, patience).unwrap_err()
     });
+    assert!(sent);
 }
 
 /// The engine stops reading in the middle of a context that is larger than any buffer.
@@ -263,10 +343,11 @@ fn a_context_that_is_not_read_can_be_cancelled() {
         // Held open until the test has ended.
         std::mem::forget(peer);
     });
-    check_cancel(fake.address(), reached, move |engine, patience| {
+    let sent = check_cancel(fake.address(), reached, move |engine, patience| {
         let context = BuildContext::Directory(context.path(), None);
         build(engine, context, &mut |_| {}, patience).unwrap_err()
     });
+    assert!(sent);
 }
 
 fn build(
@@ -286,9 +367,10 @@ fn an_engine_that_takes_no_connections_can_be_cancelled_and_is_unreachable_in_ti
     let (address, _held) = full(directory.path());
     let (reach, reached) = reaching();
     reach.send(()).unwrap();
-    check_cancel(address.clone(), reached, |engine, patience| engine.image("x", patience).unwrap_err());
+    let call = |engine: &Engine, patience: Patience<'_>| engine.image("x", None, patience).unwrap_err();
+    assert!(!check_cancel(address.clone(), reached, call), "nobody has heard anything");
 
-    let error = Engine::new(address).image("x", Patience::new(Duration::from_millis(300))).unwrap_err();
+    let error = Engine::new(address).image("x", None, Patience::new(Duration::from_millis(300))).unwrap_err();
     assert!(matches!(error, EngineError::Unreachable(_)), "{error}");
     assert!(error.to_string().contains("no connection within 300ms"), "{error}");
 }
@@ -298,12 +380,12 @@ fn a_call_that_was_cancelled_before_is_not_made() {
     let (_directory, fake, engine) = answering(|_, peer| peer.answer(200, IMAGE));
     let (cancel, signal): (Sender<Infallible>, _) = bounded(0);
     drop(cancel);
-    let error = engine.image("x", patience().cancelled_by(&signal)).unwrap_err();
-    assert!(matches!(error, EngineError::Cancelled { .. }), "{error}");
+    let error = engine.image("x", None, patience().cancelled_by(&signal)).unwrap_err();
+    assert!(matches!(error, EngineError::Cancelled { sent: false, .. }), "{error}");
     // Also not over a connection that is there.
-    engine.image("x", patience()).unwrap();
+    engine.image("x", None, patience()).unwrap();
     let error = engine.create("x", None, &serde_json::json!({}), patience().cancelled_by(&signal)).unwrap_err();
-    assert!(matches!(error, EngineError::Cancelled { .. }), "{error}");
+    assert!(matches!(error, EngineError::Cancelled { sent: false, .. }), "{error}");
     assert!(fake.connections() <= 2);
 }
 
@@ -312,7 +394,7 @@ fn a_limit_ends_what_is_not_answered_and_what_dribbles() {
     let (_directory, _fake, engine) = answering(|_, peer| peer.wait_for_the_end());
     let begin = Instant::now();
     let limit = Duration::from_millis(500);
-    let error = engine.image("x", Patience::new(limit)).unwrap_err();
+    let error = engine.image("x", None, Patience::new(limit)).unwrap_err();
     assert!(matches!(error, EngineError::TimedOut { .. }), "{error}");
     assert!(error.to_string().contains("500ms"), "{error}");
     assert!(begin.elapsed() >= limit);
@@ -371,7 +453,7 @@ fn what_no_engine_answers_is_malformed() {
             peer.send(answer);
             peer.wait_for_the_end();
         });
-        let error = engine.image("x", Patience::new(SOON)).unwrap_err();
+        let error = engine.image("x", None, Patience::new(SOON)).unwrap_err();
         assert!(matches!(error, EngineError::Malformed { .. }), "{}: {error:?}", String::from_utf8_lossy(answer));
     }
     // Somebody else's server, which knows no such path or everything.
@@ -380,7 +462,7 @@ fn what_no_engine_answers_is_malformed() {
         peer.asked();
         peer.answer(200, "<html>");
     });
-    let error = Engine::new(fake.address()).image("x", patience()).unwrap_err();
+    let error = Engine::new(fake.address()).image("x", None, patience()).unwrap_err();
     assert!(error.to_string().contains("is this a Docker engine?"), "{error}");
 }
 
@@ -424,7 +506,7 @@ fn a_redirect_is_not_followed() {
     let (_directory, fake, engine) = answering(|_, peer| {
         peer.send("HTTP/1.1 301 X\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n");
     });
-    assert_eq!(engine.image("x", patience()).unwrap_err().status(), Some(301));
+    assert_eq!(engine.image("x", None, patience()).unwrap_err().status(), Some(301));
     assert_eq!(fake.connections(), 1);
 }
 
@@ -458,6 +540,27 @@ fn another_version_is_agreed_on_when_the_engine_has_changed() {
     assert_eq!(greetings.load(Ordering::SeqCst), 2);
 }
 
+/// As what speaks TLS does when it is spoken to in the clear.
+#[test]
+fn what_refuses_a_greeting_is_no_engine_and_nobodys_fault_but_the_addresss() {
+    for (status, body) in [(400, "Client sent an HTTP request to an HTTPS server."), (404, ""), (503, "later")] {
+        let directory = Directory::new();
+        let fake = Fake::unix(directory.path(), move |_, mut peer| {
+            peer.asked();
+            peer.answer(status, body);
+        });
+        let error = Engine::new(fake.address()).image("x", None, patience()).unwrap_err();
+        assert!(matches!(error, EngineError::Unreachable(_)), "{error:?}");
+        assert!(error.to_string().contains(body) && error.to_string().contains("TLS"), "{error}");
+    }
+    let directory = Directory::new();
+    let fake = Fake::unix(directory.path(), move |_, mut peer| {
+        peer.asked();
+        peer.answer(429, "");
+    });
+    assert!(Engine::new(fake.address()).image("x", None, patience()).unwrap_err().throttled().is_some());
+}
+
 #[test]
 fn an_engine_without_a_common_version_is_named() {
     let directory = Directory::new();
@@ -466,7 +569,7 @@ fn an_engine_without_a_common_version_is_named() {
         peer.pong("1.40");
         peer.wait_for_the_end();
     });
-    let error = Engine::new(fake.address()).image("x", patience()).unwrap_err();
+    let error = Engine::new(fake.address()).image("x", None, patience()).unwrap_err();
     assert!(matches!(error, EngineError::Version(_)), "{error:?}");
     assert!(error.to_string().contains("1.40") && error.to_string().contains("1.41"), "{error}");
 
@@ -474,7 +577,7 @@ fn an_engine_without_a_common_version_is_named() {
     let (_directory, _fake, engine) = answering(|_, peer| {
         peer.answer(400, r#"{"message":"client version 1.41 is too old. Minimum supported API version is 1.60"}"#);
     });
-    let error = engine.image("x", patience()).unwrap_err();
+    let error = engine.image("x", None, patience()).unwrap_err();
     assert!(matches!(error, EngineError::Version(_)), "{error:?}");
     assert!(error.to_string().contains("1.60"), "{error}");
 }
@@ -484,7 +587,7 @@ fn an_engine_without_a_common_version_is_named() {
 #[test]
 fn an_engine_that_is_not_there_is_named_with_advice() {
     let unreachable = |address: EngineAddress| {
-        let error = Engine::new(address).image("x", patience()).unwrap_err();
+        let error = Engine::new(address).image("x", None, patience()).unwrap_err();
         assert!(matches!(error, EngineError::Unreachable(_)), "{error:?}");
         error.to_string()
     };
@@ -524,7 +627,7 @@ fn an_abstract_socket_is_an_address_too() {
         peer.answer(200, IMAGE);
     });
     let engine = Engine::new(format!("unix://@{name}").parse().unwrap());
-    engine.image("x", patience()).unwrap();
+    engine.image("x", None, patience()).unwrap();
 }
 
 // Calls.
@@ -650,7 +753,7 @@ fn the_end_of_a_log_is_read_with_and_without_frames() {
         });
         assert_eq!(engine.log_tail("c", 100, patience()).unwrap(), "out\nerr\n");
     }
-    let (_directory, _fake, engine) = answering(|_, peer| peer.answer(404, "{}"));
+    let (_directory, _fake, engine) = answering(|_, peer| peer.answer(404, r#"{"message":"No such container: c"}"#));
     assert_eq!(engine.log_tail("c", 100, patience()).unwrap(), "");
 }
 

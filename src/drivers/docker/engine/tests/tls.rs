@@ -66,8 +66,8 @@ fn engine_with(certificate: &str) -> EngineAddress {
 fn version(address: EngineAddress, directory: &Path) -> Result<String, EngineError> {
     let engine = Engine::new(address.with_tls(directory).unwrap());
     // Over the same connection.
-    engine.image("x", Patience::new(LONG))?;
-    engine.image("x", Patience::new(LONG)).map(|image| image.unwrap().id)
+    engine.image("x", None, Patience::new(LONG))?;
+    engine.image("x", None, Patience::new(LONG)).map(|image| image.unwrap().id)
 }
 
 #[test]
