@@ -76,7 +76,8 @@ impl Entry {
     /// Whether it stands between its worker and the next start. One that an earlier master has left and that the driver
     /// can do nothing about does not: the worker would be of no use for ever. Nor does what may still come.
     fn is_in_the_way(&self) -> bool {
-        !self.pending && !(self.plan == Plan::CannotReclaim && self.origin == Origin::EarlierMaster)
+        let given_up = self.plan == Plan::CannotReclaim && self.origin == Origin::EarlierMaster;
+        !(self.pending || given_up)
     }
 }
 
