@@ -59,7 +59,7 @@ struct Leftover {
     key: Arc<str>,
     stage: LeftoverStage,
     ids: Vec<Arc<str>>,
-    /// In seconds since 1970; only the journal tells.
+    /// In seconds since 1970; only the journal tells, if it is not damaged there.
     started_at: Option<u64>,
     tries: u32,
     reason: Option<Arc<str>>,
@@ -138,7 +138,7 @@ fn selected(options: &Options, contents: JournalContents) -> Vec<Leftover> {
         key: it.key,
         stage: it.stage,
         ids: it.ids,
-        started_at: Some(it.started_at),
+        started_at: it.started_at,
         tries: it.tries,
         reason: it.reason,
     });

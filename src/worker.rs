@@ -158,8 +158,8 @@ impl Leftover {
         self.remains.stage
     }
 
-    /// How long ago the start was called, by the clock on the wall when that was another master; at least as long as
-    /// this master knows of the leftover.
+    /// How long ago the start was called, by the clock on the wall; at least as long as this master knows of the leftover,
+    /// and no more than that when a damaged journal does not tell.
     pub fn age(&self) -> Duration {
         self.age
     }

@@ -202,7 +202,7 @@ impl Journal {
             changed: Condvar::new(),
             storage: Mutex::new(storage),
         };
-        let opened = Record::Opened { process: std::process::id(), at: seconds() };
+        let opened = Record::Opened { process: std::process::id(), at: seconds_since_1970() };
         journal
             .write(opened, Until::Synced)
             .map_err(|error| failed("write to")(io::Error::other(error.to_string())))?;
@@ -239,7 +239,7 @@ impl Journal {
     pub(crate) fn intend(&self, worker: &Arc<str>, epoch: Epoch, key: &Arc<str>) -> Result<(), Arc<str>> {
         let (worker, key, owner) = (worker.clone(), key.clone(), self.owner.clone());
         let attempt = Attempt { worker, epoch, key, owner };
-        self.append(Record::Intended { attempt, at: seconds() }, Until::Synced)
+        self.append(Record::Intended { attempt, at: seconds_since_1970() }, Until::Synced)
     }
 
     /// Appends a record, and blocks until it is where it should be. The error tells of the file; the record counts in
@@ -495,7 +495,8 @@ fn unreadable(path: &Path, why: Unreadable) -> JournalError {
     }
 }
 
-fn seconds() -> u64 {
+/// By the clock on the wall.
+pub(crate) fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 

@@ -11,7 +11,7 @@ mod schedule;
 
 #[cfg(feature = "testing")]
 pub use file::JournalStep;
-pub(crate) use file::{Journal, Steps, Until};
+pub(crate) use file::{Journal, Steps, Until, seconds_since_1970};
 pub use file::{JournalContents, read_journal};
 pub(crate) use record::{Attempt, Record};
 pub(crate) use recovery::Remains;

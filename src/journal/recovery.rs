@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::record::{self, Attempt, MAGIC, Record, VERSION};
 use crate::build::Epoch;
@@ -44,15 +44,15 @@ pub(crate) struct Remains {
     /// In the order in which they were recorded; none twice.
     pub(crate) ids: Vec<Arc<str>>,
     pub(crate) stage: LeftoverStage,
-    /// When the start was intended, in seconds since 1970.
-    pub(crate) at: u64,
+    /// When the start was intended, in seconds since 1970; `None` when the line that says so was damaged.
+    pub(crate) at: Option<u64>,
 }
 
 impl Remains {
-    /// How long ago the start was intended, as far as clocks on the wall can tell.
-    pub(crate) fn age(&self, now: SystemTime) -> Duration {
-        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.at));
-        at.and_then(|at| now.duration_since(at).ok()).unwrap_or_default()
+    /// How long ago the start was intended, as far as clocks on the wall can tell; `now` is in seconds since 1970. Zero
+    /// when it is not known: who is too young is looked for once more, who is too old is given up too early.
+    pub(crate) fn age(&self, now: u64) -> Duration {
+        self.at.map_or(Duration::ZERO, |at| Duration::from_secs(now.saturating_sub(at)))
     }
 
     /// The attempt has made something of this id.
@@ -80,8 +80,8 @@ pub struct JournalInstance {
     pub ids: Vec<Arc<str>>,
     /// How far it had come.
     pub stage: LeftoverStage,
-    /// When its start was intended, in seconds since 1970.
-    pub started_at: u64,
+    /// When its start was intended, in seconds since 1970; `None` when that could not be read.
+    pub started_at: Option<u64>,
     /// How often its stop and its reclaim have failed.
     pub tries: u32,
     /// Why, the last time.
@@ -121,7 +121,8 @@ impl State {
         match record {
             Record::Journal { owner, .. } => self.owner = Some(owner),
             Record::Opened { process, at } => self.opened = Some((process, at)),
-            Record::Intended { attempt, at } => self.remains_of(attempt).at = at,
+            // The time 0 is how one that is not known is written.
+            Record::Intended { attempt, at } => self.remains_of(attempt).at = Some(at).filter(|at| *at > 0),
             // Neither ever follows the end of its attempt: that there is nothing to add it to means that the line of
             // the intent was damaged.
             Record::Known { attempt, id } => self.remains_of(attempt).know(id),
@@ -143,7 +144,7 @@ impl State {
         self.attempted(&worker, epoch);
         let (ids, stage) = (Vec::new(), LeftoverStage::Intended);
         let open = self.open.entry(key.clone());
-        let new = || Open { remains: Remains { worker, epoch, key, owner, ids, stage, at: 0 }, tries: 0, reason: None };
+        let new = || Open { remains: Remains { worker, epoch, key, owner, ids, stage, at: None }, tries: 0, reason: None };
         &mut open.or_insert_with(new).remains
     }
 
@@ -168,7 +169,7 @@ impl State {
         for Open { remains, tries, reason } in self.open.values() {
             let Remains { worker, epoch, key, owner, ids, stage, at } = remains.clone();
             let attempt = Attempt { worker, epoch, key: key.clone(), owner };
-            put(Record::Intended { attempt: attempt.clone(), at });
+            put(Record::Intended { attempt: attempt.clone(), at: at.unwrap_or(0) });
             ids.into_iter().for_each(|id| put(Record::Known { attempt: attempt.clone(), id }));
             if stage == LeftoverStage::Stopping {
                 put(Record::Stopping { attempt });
@@ -399,9 +400,11 @@ mod tests {
             bad[at + 12] ^= 1;
             let recovered = read(&bad).unwrap();
             assert!(recovered.damage.is_some());
+            assert_eq!(open.remains.age(2_000), Duration::from_secs(2_000 - 1_000 - attempt.epoch.0));
             let found = &recovered.state.open.get(&attempt.key).expect("it is forgotten").remains;
             // Only the time of its start is not known.
-            assert_eq!(*found, Remains { at: 0, ..open.remains.clone() });
+            assert_eq!(found.age(2_000), Duration::ZERO, "not one of decades");
+            assert_eq!(*found, Remains { at: None, ..open.remains.clone() });
             assert!(recovered.state.epochs[&open.remains.worker] >= open.remains.epoch);
             assert_eq!(read(&recovered.state.encode()).unwrap().state, recovered.state, "also when it is rewritten");
         }

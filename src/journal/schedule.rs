@@ -254,7 +254,7 @@ mod tests {
             owner: "owner".into(),
             ids: Vec::new(),
             stage: LeftoverStage::Intended,
-            at: 0,
+            at: None,
         }
     }
 

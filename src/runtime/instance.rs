@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
@@ -59,7 +59,7 @@ impl<W: LatentWorker> Driver for W {
                 return report(Input::NoThread(epoch, reason.into()));
             }
         };
-        let (begun, key) = (SystemTime::now(), identity.key.clone());
+        let (begun, key) = (journal::seconds_since_1970(), identity.key.clone());
         if let Some(journal) = &shared.journal
             && let Err(reason) = worker.in_journal(|| journal.intend(&worker.name, epoch, &key))
         {
@@ -122,7 +122,7 @@ impl<W: LatentWorker> Driver for W {
                         owner: identity.owner,
                         ids,
                         stage: LeftoverStage::Stopping,
-                        at: begun.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+                        at: Some(begun),
                     };
                     return report_stopped(shared, worker, remains, result);
                 }

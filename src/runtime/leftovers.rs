@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use super::threads;
 use super::timer::Timer;
 use crate::error::Cancelled;
 use crate::event::{EventKind, LeftoverStatus, LeftoverStep};
-use crate::journal::{Entry, Journal, Leftovers, Origin, Outcome, Plan, Record, Remains, Until};
+use crate::journal::{Entry, Journal, Leftovers, Origin, Outcome, Plan, Record, Remains, Until, seconds_since_1970};
 use crate::lifecycle::Input;
 use crate::worker::{Leftover, ReclaimControls, Reclaimed};
 
@@ -183,7 +183,7 @@ impl Shared {
         self.publish(about(&remains), EventKind::ReclaimCalled);
         let controls = Controls { shared: Arc::downgrade(self), cancelled: self.leftovers.cancelled.clone() };
         let known_for = self.leftovers.known_for(&remains.key, self.clock.now());
-        let age = remains.age(SystemTime::now()).max(known_for);
+        let age = remains.age(seconds_since_1970()).max(known_for);
         let leftover = Leftover { remains: remains.clone(), age, controls: Arc::new(controls) };
         let reclaim = || worker.driver().reclaim(&leftover);
         let outcome = match fenced("reclaim", reclaim) {
