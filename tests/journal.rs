@@ -862,3 +862,118 @@ fn w4_an_attempt_that_was_cancelled_while_the_disk_hung_is_followed_by_the_next_
     life.end();
     assert_eq!(place.says(), []);
 }
+
+/// The directory in which a small disk is mounted, for the process that lives on it.
+#[cfg(target_os = "linux")]
+const SMALL_DISK: &str = "LW_SMALL_DISK";
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "needs root, unshare, setpriv and mount"]
+fn j1_with_a_disk_that_is_really_full_or_read_only_nothing_starts_and_what_runs_is_stopped() {
+    let place = Place::new();
+    let mut life = std::process::Command::new("unshare");
+    // Without the right of root to write where nobody may.
+    life.args(["--mount", "setpriv", "--bounding-set=-dac_override,-dac_read_search", "sh", "-c"]);
+    life.args(["mount -t tmpfs -o size=64k,mode=755 none \"$1\" && shift && exec \"$@\"", "sh"]).arg(&place.0);
+    life.arg(std::env::current_exe().unwrap()).args(["--exact", "a_life_on_a_small_disk", "--nocapture"]);
+    let output = life.env(SMALL_DISK, &place.0).output().unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&told));
+    assert!(String::from_utf8_lossy(&told).contains("1 passed"), "{}", String::from_utf8_lossy(&told));
+}
+
+/// Not a test of its own: what the one above runs in a process of its own.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_life_on_a_small_disk() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let Some(disk) = std::env::var_os(SMALL_DISK) else { return };
+    let place = Place(disk.into());
+    let may_write = |mode| fs::set_permissions(&place.0, fs::Permissions::from_mode(mode)).unwrap();
+    let ballast = fs::File::create(place.0.join("ballast")).unwrap();
+
+    nothing_starts_while(&place, &ballast, "No space left on device", || {}, || ballast.set_len(0).unwrap());
+    // There is room again, but no new file can be made for what was not written completely.
+    let make_room = || {
+        may_write(0o555);
+        ballast.set_len(0).unwrap();
+    };
+    nothing_starts_while(&place, &ballast, "Permission denied", make_room, || may_write(0o755));
+
+    let refused = |name: &str| Master::builder().journal(place.0.join(name)).unwrap_err().to_string();
+    may_write(0o555);
+    assert!(refused("new").starts_with("cannot open the journal ") && refused("new").contains("Permission denied"));
+    // One that is there already needs the directory only when it has become long.
+    let life = place.open();
+    let (worker, script) = life.worker("w");
+    script.automate_all();
+    answer(&mut worker.warm_up()).unwrap();
+    life.end();
+    may_write(0o755);
+
+    // Whoever has a file open keeps its disk from that.
+    drop((worker, script, ballast));
+    let mount = std::process::Command::new("mount").args(["-o", "remount,ro"]).arg(&place.0).status().unwrap();
+    assert!(mount.success());
+    assert!(refused("journal").starts_with("cannot open the journal "), "{}", refused("journal"));
+    assert!(refused("journal").contains("Read-only file system"), "{}", refused("journal"));
+    assert_eq!(place.says(), []);
+}
+
+/// The disk runs full while a record is written, and then is as `trouble` makes it, until that `ends`.
+#[cfg(target_os = "linux")]
+fn nothing_starts_while(place: &Place, mut ballast: &fs::File, why: &str, trouble: impl Fn(), ends: impl Fn()) {
+    use std::io::Write;
+
+    let life = place.open();
+    let (running, running_script) = life.worker("running");
+    let (recording, recording_script) = life.worker("recording");
+    let (refused, refused_script) = life.worker("refused");
+    answer_start(&running, &running_script);
+    let mut request = recording.warm_up();
+    let start = recording_script.expect_start();
+    let full = std::iter::repeat_with(|| ballast.write(&[0; 1024])).find_map(Result::err).unwrap();
+    assert_eq!(full.kind(), ErrorKind::StorageFull);
+
+    start.answer(|start| {
+        start.record(&"x".repeat(4096))?;
+        panic!("there was room");
+    });
+    let error = answer(&mut request).unwrap_err().to_string();
+    assert!(error.contains("could not be recorded") && error.contains("No space left on device"), "{error}");
+    recording_script.expect_stop().succeed();
+    reaches(&recording, WorkerState::NotSubstantiated);
+    let killed = read_journal(place.journal()).unwrap();
+    let found: Vec<_> = killed.instances.iter().map(|it| &*it.worker).collect();
+    assert!(found.contains(&"running") && found.contains(&"recording"), "the next master would find {found:?}");
+    assert_eq!(killed.damage.as_deref().map(|damage| damage.contains("is not complete")), Some(true));
+
+    trouble();
+    let error = answer(&mut refused.warm_up()).unwrap_err().to_string();
+    assert!(error.contains("nothing is started without a journal: cannot write the journal "), "{error}");
+    assert!(error.contains(why), "{error}");
+    assert_eq!(refused_script.calls(), []);
+    running.insubstantiate(false);
+    running_script.expect_stop().succeed();
+    reaches(&running, WorkerState::NotSubstantiated);
+
+    ends();
+    refused.unpause();
+    let request = refused.warm_up();
+    let start = refused_script.expect_start();
+    assert_eq!(place.says(), [("refused".into(), LeftoverStage::Intended, vec![])], "the ends are in it as well");
+    start.fail("enough");
+    refused_script.automate_all();
+    drop(request);
+    life.end();
+    assert_eq!(place.says(), []);
+}
+
+#[cfg(target_os = "linux")]
+fn answer_start(worker: &Worker, script: &Script) {
+    let mut request = worker.warm_up();
+    script.expect_start().succeed_attached();
+    answer(&mut request).unwrap();
+}

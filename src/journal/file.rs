@@ -206,10 +206,8 @@ impl Journal {
         journal
             .write(opened, Until::Synced)
             .map_err(|error| failed("write to")(io::Error::other(error.to_string())))?;
-        if bytes.is_empty() {
-            // The name may be new.
-            sync_directory(&journal.path).map_err(failed("sync the directory of"))?;
-        }
+        // The name may be new, or that of a replacement, and whoever made it may have died before it was durable.
+        sync_directory(&journal.path).map_err(failed("sync the directory of"))?;
         Ok(journal)
     }
 
@@ -366,8 +364,7 @@ impl Journal {
             })?;
         file.try_lock().map_err(io::Error::from)?;
         file.set_len(0)?;
-        // Whoever may read the journal may read it after this as well.
-        fs::set_permissions(&new, fs::metadata(&self.path)?.permissions())?;
+        belong_as(&file, &fs::metadata(&self.path)?)?;
         self.steps.reach(JournalStep::BeforeWrite)?;
         file.write_all(whole)?;
         self.steps.reach(JournalStep::AfterWrite)?;
@@ -458,15 +455,28 @@ fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies what cannot be read into a file of its own, under a name that is free, with the permissions of the journal.
+/// Whoever may read the journal may read what takes its place as well, also when it was root who had it replaced.
+fn belong_as(file: &File, journal: &fs::Metadata) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, fchown};
+
+        // Nobody else can give a file away, but perhaps to another group.
+        let group = Some(journal.gid());
+        let _ = fchown(file, Some(journal.uid()), group).or_else(|_| fchown(file, None, group));
+    }
+    file.set_permissions(journal.permissions())
+}
+
+/// Copies what cannot be read into a file of its own, under a name that is free, for whoever may read the journal.
 fn set_aside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
-    let permissions = fs::metadata(path)?.permissions();
+    let journal = fs::metadata(path)?;
     let mut number = 1;
     loop {
         let aside = with_suffix(path, &format!(".damaged-{number}"));
         match private().write(true).create_new(true).open(&aside) {
             Ok(mut file) => {
-                file.set_permissions(permissions)?;
+                belong_as(&file, &journal)?;
                 file.write_all(bytes)?;
                 file.sync_all()?;
                 return Ok(aside);
@@ -957,6 +967,24 @@ mod tests {
             drop(open(&place.path()));
             assert_eq!(mode(&with_suffix(&place.path(), &format!(".damaged-{number}"))), wanted);
             assert_eq!(mode(&place.path()), wanted);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    #[ignore = "needs root"]
+    fn what_root_has_replaced_still_belongs_to_whom_it_did() {
+        use std::os::unix::fs::{MetadataExt, chown};
+
+        const SOMEBODY: u32 = 65_534;
+        let place = Place::new();
+        drop(open(&place.path()));
+        OpenOptions::new().append(true).open(place.path()).unwrap().write_all(b"torn").unwrap();
+        chown(place.path(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        drop(open(&place.path()));
+        for file in [place.path(), with_suffix(&place.path(), ".damaged-1")] {
+            let file = fs::metadata(file).unwrap();
+            assert_eq!((file.uid(), file.gid()), (SOMEBODY, SOMEBODY));
         }
     }
 

@@ -144,7 +144,8 @@ impl State {
         self.attempted(&worker, epoch);
         let (ids, stage) = (Vec::new(), LeftoverStage::Intended);
         let open = self.open.entry(key.clone());
-        let new = || Open { remains: Remains { worker, epoch, key, owner, ids, stage, at: None }, tries: 0, reason: None };
+        let new =
+            || Open { remains: Remains { worker, epoch, key, owner, ids, stage, at: None }, tries: 0, reason: None };
         &mut open.or_insert_with(new).remains
     }
 

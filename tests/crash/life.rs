@@ -31,7 +31,7 @@ const LONGEST: u64 = 600;
 pub(crate) const SYNCED: &str = "synced";
 
 static PASSED: AtomicUsize = AtomicUsize::new(0);
-/// Of files and directories, but for that of the directory when the journal is made.
+/// Of files and directories, but for that of the directory when the journal is opened.
 static SYNCS: AtomicUsize = AtomicUsize::new(0);
 
 fn cut_at() -> usize {
