@@ -55,6 +55,8 @@ pub(crate) fn live() {
         "local" => in_turn(directory, local(directory), &run_something),
         #[cfg(feature = "command")]
         "command" => in_turn(directory, command(directory), &|_| {}),
+        #[cfg(feature = "process")]
+        "process" => in_turn(directory, process(directory), &|_| {}),
         other => panic!("{other}"),
     }
     fs::write(directory.join("syncs"), SYNCS.load(Ordering::SeqCst).to_string()).unwrap();
@@ -253,6 +255,15 @@ fn run_something(lease: &latent_worker::Lease) {
     let mut running = lease.start(&Command::shell(line)).unwrap();
     assert!(running.recv_timeout(LONG).unwrap().is_some());
     point();
+}
+
+/// Agents, with something that they run, that end neither with their master nor when they are asked to.
+#[cfg(feature = "process")]
+fn process(directory: &Path) -> Around<latent_worker::ProcessLatentWorker> {
+    let agent = "trap '' TERM; exec >/dev/null 2>&1; sleep 1000 & while :; do sleep 1000; done";
+    let driver = latent_worker::ProcessLatentWorker::new(["/bin/sh", "-c", agent]);
+    let driver = driver.grace(Duration::from_millis(10)).secret_in_file();
+    Around { driver, directory: directory.to_owned(), agents: Some(Mutex::default()), before: Box::new(|_| {}) }
 }
 
 /// Programs that make and remove directories; at two places in each, the program kills the master that runs it if that

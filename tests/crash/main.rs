@@ -2,8 +2,9 @@
 //!
 //! A point is every step of the journal (before and after each write, sync and replacement) and every effect of a
 //! driver. Of the drivers that belong to the library only the beginning and the end of their calls are points, and two
-//! places in each program of `command`. What lies between those is hit by chance in `farm_killed`, for `local`; the
-//! driver `process` is in neither, only in the tests `reclaim`. A life of a master is a process of its own, this test program run again: it counts the points that it passes
+//! places in each program of `command`. What lies between those is hit by chance in `farm_killed`, for `local`.
+//!
+//! A life of a master is a process of its own, this test program run again: it counts the points that it passes
 //! and ends itself at one of them, without another word. Then a second life begins on the same journal and is cut short
 //! as well, at another point, and a third one comes to its end. After that the truth about the instances, which the
 //! drivers keep in files, must be that nothing is left.
@@ -43,6 +44,8 @@ impl Place {
     fn live_as(&self, mut life: Command, kind: &str, cut_at: usize) -> bool {
         life.args(["--exact", LIFE, "--test-threads=1", "--nocapture"]);
         life.env(life::DIRECTORY, &self.0).env(life::KIND, kind).env(life::CUT_AT, cut_at.to_string());
+        // Files with secrets are made there.
+        life.env("TMPDIR", self.0.join("instances"));
         let Output { status, stdout, stderr } = life.output().unwrap();
         let told = || format!("{}\n{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
         // SIGABRT is the end that was asked for, SIGKILL that by a program of the driver. A panic may have been fenced.
@@ -154,6 +157,12 @@ fn j2_every_point_with_the_local_driver() {
 #[test]
 fn j2_every_point_with_the_command_driver() {
     every_point("command");
+}
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+#[test]
+fn j2_every_point_with_the_process_driver() {
+    every_point("process");
 }
 
 #[test]
