@@ -35,6 +35,8 @@ pub use clock::Clock;
 pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};
 #[cfg(all(feature = "command", unix))]
 pub use drivers::command::{CommandInstance, CommandLatentWorker};
+#[cfg(feature = "ec2")]
+pub use drivers::ec2::AwsCredentials;
 #[cfg(all(feature = "local", unix))]
 pub use drivers::local::{LocalAgent, LocalInstance, LocalKind, LocalLatentWorker};
 #[cfg(all(feature = "process", unix))]

@@ -4,6 +4,8 @@
 pub(crate) mod command;
 #[cfg(all(feature = "docker", unix))]
 pub(crate) mod docker;
+#[cfg(feature = "ec2")]
+pub(crate) mod ec2;
 #[cfg(all(feature = "local", unix))]
 pub(crate) mod local;
 #[cfg(all(feature = "process", unix))]

@@ -60,6 +60,11 @@ impl AwsError {
         Self { class, code: None, doing, message, request_id: None, outcome_unknown }
     }
 
+    /// An answer that makes no sense, or has not come: nobody knows what was done.
+    pub(in crate::drivers::ec2) fn lost(doing: &str, message: impl Into<String>) -> Self {
+        Self::new(Class::Lost, doing, message)
+    }
+
     /// What an answer with an error in it says.
     pub(super) fn answered(
         doing: &str,
@@ -129,7 +134,9 @@ impl AwsError {
             Class::Throttled { .. } => "others in this account and region call as well; fewer calls, or a higher limit",
             Class::Credentials => "are they those of this account, in force, and is the clock of this machine right?",
             Class::Denied => "the policy must allow this action; the documentation of Ec2LatentWorker has one",
-            Class::PendingVerification => "the provider verifies the account; it takes minutes to hours and says so by mail",
+            Class::PendingVerification => {
+                "the provider verifies the account; it takes minutes to hours and says so by mail"
+            }
             Class::Unreachable => "is the region right, and is there a way to it from here?",
             _ => return None,
         })
@@ -215,8 +222,13 @@ fn class_of(code: &str, status: u16) -> Class {
             Class::Denied
         }
         "PendingVerification" => Class::PendingVerification,
-        "InternalError" | "InternalFailure" | "ServiceUnavailable" | "Unavailable" | "InternalServerError"
-        | "RequestTimeout" | "ServiceUnavailableException" => Class::Server,
+        "InternalError"
+        | "InternalFailure"
+        | "ServiceUnavailable"
+        | "Unavailable"
+        | "InternalServerError"
+        | "RequestTimeout"
+        | "ServiceUnavailableException" => Class::Server,
         "ParameterNotFound" | "NoSuchEntity" => Class::NotFound,
         _ if code.ends_with(".NotFound") || code.ends_with("NotFoundException") => Class::NotFound,
         _ if status >= 500 => Class::Server,
@@ -286,7 +298,8 @@ mod tests {
         let text = answered("VcpuLimitExceeded", 400).to_string();
         assert!(text.starts_with("RunInstances: the words (VcpuLimitExceeded, request r-1); "), "{text}");
         assert!(text.contains("quota"), "{text}");
-        let denied = "You are not authorized. Encoded authorization failure message: AAAA".to_owned() + &"x".repeat(5000);
+        let denied =
+            "You are not authorized. Encoded authorization failure message: AAAA".to_owned() + &"x".repeat(5000);
         let text = AwsError::answered("x", 403, Some("UnauthorizedOperation"), &denied, None, None).to_string();
         assert!(text.len() < 300 && text.contains("You are not authorized.") && !text.contains("AAAA"), "{text}");
     }

@@ -10,13 +10,13 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
+use ureq::Agent;
 use ureq::http::{Method, Request};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, NextTimeout, RustlsConnector, TcpConnector, Transport,
 };
-use ureq::Agent;
 
 use super::element::ANSWER_LIMIT;
 
@@ -54,7 +54,9 @@ pub(super) enum NoAnswer {
     /// Something may have been.
     Lost(String),
     TimedOut,
-    Cancelled { sent: bool },
+    Cancelled {
+        sent: bool,
+    },
 }
 
 /// The way to a provider. Tests have one of their own.
@@ -101,12 +103,12 @@ fn base() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
 }
 
 fn agent(config: ureq::config::Config) -> Agent {
-    let connector = ()
-        .chain(TcpConnector::default())
-        .chain(CancelConnector)
-        .chain(ConnectProxyConnector::default())
-        .chain(RustlsConnector::default())
-        .chain(SentConnector);
+    let connector =
+        ().chain(TcpConnector::default())
+            .chain(CancelConnector)
+            .chain(ConnectProxyConnector::default())
+            .chain(RustlsConnector::default())
+            .chain(SentConnector);
     Agent::with_parts(config, connector, DefaultResolver::default())
 }
 
@@ -130,7 +132,8 @@ impl Wire for Http {
             } else {
                 self.agent.run(request)?
             };
-            let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            let header =
+                |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
             let (date, retry_after) = (header("date"), header("retry-after"));
             Ok(Answer {
                 status: answer.status().as_u16(),

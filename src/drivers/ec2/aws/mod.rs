@@ -221,9 +221,8 @@ impl AwsClient {
         let shared = &*self.shared;
         let plain = |error| (error, false);
         let region = self.region(patience).map_err(plain)?;
-        let endpoint = |service| {
-            Region(region.clone()).endpoint(service, shared.settings.endpoint.as_deref(), &*shared.around)
-        };
+        let endpoint =
+            |service| Region(region.clone()).endpoint(service, shared.settings.endpoint.as_deref(), &*shared.around);
         let credentials = match &shared.settings.credentials {
             Some(credentials) => credentials.clone(),
             None => shared.cache.get(&self.sources(&endpoint(Service::Sts), &region, patience)).map_err(plain)?,
@@ -259,7 +258,10 @@ impl AwsClient {
             Class::Credentials => {
                 let off = date.map_or(0, |date| date.0.saturating_sub(now.0));
                 if off.abs() > SKEW {
-                    log::warn!("the clock of this machine is {} s off the provider's, which is allowed for", off + skew);
+                    log::warn!(
+                        "the clock of this machine is {} s off the provider's, which is allowed for",
+                        off + skew
+                    );
                     shared.skew.store(skew.saturating_add(off), Ordering::Relaxed);
                     return Err((error, true));
                 }
@@ -303,7 +305,12 @@ impl AwsError {
     fn is_an_answer(&self) -> bool {
         !matches!(
             self.class(),
-            Class::Throttled { .. } | Class::Unreachable | Class::Server | Class::Lost | Class::Cancelled | Class::TimedOut
+            Class::Throttled { .. }
+                | Class::Unreachable
+                | Class::Server
+                | Class::Lost
+                | Class::Cancelled
+                | Class::TimedOut
         )
     }
 }

@@ -49,7 +49,11 @@ impl Region {
     /// What can be part of an address: letters, digits and hyphens.
     pub(super) fn check(self) -> Result<Self, String> {
         let plain = self.0.chars().all(|character| character.is_ascii_alphanumeric() || character == '-');
-        if plain && !self.0.is_empty() { Ok(self) } else { Err(format!("{:?} is no region; write eu-central-1, say", self.0)) }
+        if plain && !self.0.is_empty() {
+            Ok(self)
+        } else {
+            Err(format!("{:?} is no region; write eu-central-1, say", self.0))
+        }
     }
 
     /// The address of a service: the one that is set, or the provider's own.
@@ -95,8 +99,9 @@ mod tests {
         assert_eq!(own("eu-central-1", Service::Ec2), "https://ec2.eu-central-1.amazonaws.com");
         assert_eq!(own("cn-north-1", Service::Sts), "https://sts.cn-north-1.amazonaws.com.cn");
         assert_eq!(own("us-gov-west-1", Service::Ssm), "https://ssm.us-gov-west-1.amazonaws.com");
-        let around =
-            Around::default().variable("AWS_ENDPOINT_URL", "http://all/").variable("AWS_ENDPOINT_URL_EC2", "http://one:1");
+        let around = Around::default()
+            .variable("AWS_ENDPOINT_URL", "http://all/")
+            .variable("AWS_ENDPOINT_URL_EC2", "http://one:1");
         let set = |service, explicit| region("x").endpoint(service, explicit, &around);
         assert_eq!(set(Service::Ec2, None), "http://one:1");
         assert_eq!(set(Service::Sts, None), "http://all");
@@ -108,7 +113,8 @@ mod tests {
     fn the_region_is_the_first_that_is_named() {
         let config = "[default]\nregion=of-default\n[profile p]\nregion=of-p";
         let around = Around::default().variable("HOME", "/h").file("/h/.aws/config", config);
-        let known = |explicit, profile, around: &Around| Region::known(explicit, profile, around).map(|region| region.0);
+        let known =
+            |explicit, profile, around: &Around| Region::known(explicit, profile, around).map(|region| region.0);
         assert_eq!(known(None, None, &around).as_deref(), Some("of-default"));
         assert_eq!(known(None, Some("p"), &around).as_deref(), Some("of-p"));
         let around = around.variable("AWS_PROFILE", "p");

@@ -12,15 +12,12 @@ impl Profiles {
     /// Of `config`, where profiles but the default are called `[profile NAME]`, and of `credentials`, which wins.
     pub(super) fn of_files(config: &str, credentials: &str) -> Self {
         let mut profiles = Self::default();
-        profiles.read(config, |section| match section.strip_prefix("profile ") {
-            Some(name) => Some(name.trim()),
-            None => (section == "default").then_some(section),
-        });
-        profiles.read(credentials, Some);
+        profiles.read(config, in_config);
+        profiles.read(credentials, in_credentials);
         profiles
     }
 
-    fn read(&mut self, text: &str, name_of: impl Fn(&str) -> Option<&str>) {
+    fn read(&mut self, text: &str, name_of: fn(&str) -> Option<&str>) {
         let mut current: Option<String> = None;
         for line in text.lines() {
             let trimmed = line.trim();
@@ -56,6 +53,17 @@ impl Profiles {
     }
 }
 
+fn in_config(section: &str) -> Option<&str> {
+    match section.strip_prefix("profile ") {
+        Some(name) => Some(name.trim()),
+        None => (section == "default").then_some(section),
+    }
+}
+
+fn in_credentials(section: &str) -> Option<&str> {
+    Some(section)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,7 +72,8 @@ mod tests {
     fn both_files_say_something_and_credentials_win() {
         let config = "[default]\nregion = eu-west-1\n# a comment\n\n[profile  ci ]\nrole_arn=arn:aws:iam::1:role/ci  # why\n\
                       source_profile = default\naws_access_key_id = OLD\ns3 =\n  max_concurrent_requests = 20\n[sso-session x]\nregion=no";
-        let credentials = "[default]\naws_access_key_id = AKID\naws_secret_access_key = a=b#c\n[ci]\naws_access_key_id=NEW\n";
+        let credentials =
+            "[default]\naws_access_key_id = AKID\naws_secret_access_key = a=b#c\n[ci]\naws_access_key_id=NEW\n";
         let profiles = Profiles::of_files(config, credentials);
         assert_eq!(profiles.get("default", "region"), Some("eu-west-1"));
         assert_eq!(profiles.get("default", "aws_secret_access_key"), Some("a=b#c"));

@@ -121,7 +121,8 @@ impl Clock for Jumping {
     }
 
     fn wait(&self, duration: Duration, cancel: Option<&Receiver<Infallible>>) -> bool {
-        if cancel.is_some_and(|cancel| matches!(cancel.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))) {
+        if cancel.is_some_and(|cancel| matches!(cancel.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected)))
+        {
             return false;
         }
         self.advance(duration);

@@ -19,7 +19,8 @@ impl Timestamp {
 
     /// `2015-08-30T12:36:00Z`, with a fraction or without.
     pub(super) fn from_iso8601(text: &str) -> Option<Self> {
-        let (date, time) = text.trim().strip_suffix('Z').or_else(|| text.trim().strip_suffix("+00:00"))?.split_once('T')?;
+        let (date, time) =
+            text.trim().strip_suffix('Z').or_else(|| text.trim().strip_suffix("+00:00"))?.split_once('T')?;
         let time = time.split_once('.').map_or(time, |(whole, _)| whole);
         Self::of(&numbers(date, '-')?, &numbers(time, ':')?)
     }
@@ -86,7 +87,8 @@ mod tests {
         for bad in ["", "2015-08-30", "2015-13-30T12:36:00Z", "2015-08-30T25:36:00Z", "2015-08-30T12:36Z", "x"] {
             assert_eq!(Timestamp::from_iso8601(bad), None, "{bad}");
         }
-        for bad in ["", "Sun, 30 Aug 2015 12:36:00", "Sun, 30 Xyz 2015 12:36:00 GMT", "Sunday, 30-Aug-15 12:36:00 GMT"] {
+        for bad in ["", "Sun, 30 Aug 2015 12:36:00", "Sun, 30 Xyz 2015 12:36:00 GMT", "Sunday, 30-Aug-15 12:36:00 GMT"]
+        {
             assert_eq!(Timestamp::from_http_date(bad), None, "{bad}");
         }
     }

@@ -60,7 +60,8 @@ mod tests {
 
     #[test]
     fn pauses_grow_up_to_a_limit_and_end() {
-        let pauses: Vec<_> = (1..).map_while(|failures| pause(&error(Class::Server), Repeat::Harmless, failures, 1.0)).collect();
+        let pauses: Vec<_> =
+            (1..).map_while(|failures| pause(&error(Class::Server), Repeat::Harmless, failures, 1.0)).collect();
         let expected = [400, 800, 1_600, 3_200, 6_400, 12_800, 20_000, 20_000, 20_000].map(Duration::from_millis);
         assert_eq!(pauses, expected);
         assert_eq!(pause(&error(Class::Server), Repeat::Harmless, 3, 0.0), Some(Duration::ZERO));

@@ -74,7 +74,9 @@ mod tests {
         ] {
             assert!(is_allowed(good), "{good}");
         }
-        for bad in ["http://10.0.0.1/x", "http://localhost.example.org/", "http://localhost@evil/", "ftp://localhost/", ""] {
+        for bad in
+            ["http://10.0.0.1/x", "http://localhost.example.org/", "http://localhost@evil/", "ftp://localhost/", ""]
+        {
             assert!(!is_allowed(bad), "{bad}");
         }
     }

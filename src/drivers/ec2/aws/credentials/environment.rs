@@ -1,8 +1,8 @@
 //! An access key in the environment.
 
+use super::super::error::AwsError;
 use super::{AwsCredentials, Found, Sources, failed};
 use crate::Secret;
-use super::super::error::AwsError;
 
 const ID: &str = "AWS_ACCESS_KEY_ID";
 const SECRET: &str = "AWS_SECRET_ACCESS_KEY";

@@ -1,9 +1,9 @@
 //! A profile of the shared files: an access key, or a role that is taken on with somebody else's.
 
-use super::role::{Role, assume, assume_with_token};
-use super::{AwsCredentials, Found, Sources, container, environment, failed, machine};
 use super::super::error::AwsError;
 use super::super::profile::Profiles;
+use super::role::{Role, assume, assume_with_token};
+use super::{AwsCredentials, Found, Sources, container, environment, failed, machine};
 use crate::Secret;
 
 /// What is written in profiles and not understood here.
@@ -20,7 +20,9 @@ pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
     let name = sources.profile.map_or_else(|| sources.around.profile(), str::to_owned);
     if !profiles.has(&name) {
         if sources.profile.is_some() || sources.around.variable("AWS_PROFILE").is_some() {
-            return Err(failed(format!("there is no profile {name:?} in the shared files of settings and credentials")));
+            return Err(failed(format!(
+                "there is no profile {name:?} in the shared files of settings and credentials"
+            )));
         }
         return Ok(Found::Nothing(format!("there is no profile {name:?}")));
     }
@@ -45,7 +47,9 @@ fn of_profile(
     // One that takes on a role with its own key names itself as its source.
     if seen {
         return match key() {
-            Some(credentials) if chain.len() >= 2 && chain[chain.len() - 2] == name => Ok(Found::Credentials(credentials)),
+            Some(credentials) if chain.len() >= 2 && chain[chain.len() - 2] == name => {
+                Ok(Found::Credentials(credentials))
+            }
             _ => Err(failed(format!("profiles lead in a circle: {}", chain.join(" -> ")))),
         };
     }

@@ -51,7 +51,8 @@ pub(super) fn assume_with_token(
     file: &str,
 ) -> Result<AwsCredentials, AwsError> {
     let token = sources.around.file(Path::new(file));
-    let token = token.map_err(|error| failed(format!("the token of a web identity, {file}, cannot be read: {error}")))?;
+    let token =
+        token.map_err(|error| failed(format!("the token of a web identity, {file}, cannot be read: {error}")))?;
     let query = role.query("AssumeRoleWithWebIdentity").with("WebIdentityToken", token.trim());
     ask(sources, &query, role, None)
 }
@@ -89,7 +90,8 @@ fn ask(
             result => break result?,
         }
     };
-    let element = Element::parse(&answer.body).map_err(|why| failed(format!("the answer of STS makes no sense: {why}")))?;
+    let element =
+        Element::parse(&answer.body).map_err(|why| failed(format!("the answer of STS makes no sense: {why}")))?;
     let of = |name: &str| {
         let path = format!("{}Result/Credentials/{name}", query.action());
         element.text(&path).map(str::to_owned).ok_or_else(|| failed(format!("the answer of STS has no {name} in it")))
