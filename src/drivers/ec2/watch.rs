@@ -81,7 +81,7 @@ impl<T: Clone, E: Clone> Watch<T, E> {
             (number, !mem::replace(&mut inner.led, true))
         };
         // From here on, leaving hands the lead over and takes the question back.
-        let mut seat = Seat { watch: self, number, leads, batch: Vec::new() };
+        let mut seat = Seat { watch: self, number, leads, told, batch: Vec::new() };
         loop {
             if seat.leads {
                 if !(wait.pause)(round) {
@@ -92,10 +92,10 @@ impl<T: Clone, E: Clone> Watch<T, E> {
             }
             let timer = deadline.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
             // An answer first: it may have come at the same time as the end of patience.
-            let received = match told.try_recv() {
+            let received = match seat.told.try_recv() {
                 Ok(told) => Some(told),
                 Err(_) => select! {
-                    recv(told) -> told => told.ok(),
+                    recv(seat.told) -> told => told.ok(),
                     recv(wait.cancel) -> _ => return Asked::Cancelled,
                     recv(timer) -> _ => return Asked::TimedOut,
                 },
@@ -116,6 +116,7 @@ struct Seat<'a, T, E> {
     watch: &'a Watch<T, E>,
     number: u64,
     leads: bool,
+    told: Receiver<Told<T, E>>,
     /// Those who are being asked for just now.
     batch: Vec<Waiting<T, E>>,
 }
@@ -162,6 +163,8 @@ impl<T, E> Drop for Seat<'_, T, E> {
             inner.waiting.extend(self.batch.drain(..));
             inner.waiting.retain(|waiting| waiting.number != self.number);
         }
+        // From now on nobody can hand the lead over to this one. It may have been done a moment ago.
+        self.leads |= self.told.try_iter().any(|told| matches!(told, Told::Lead));
         self.hand_over();
     }
 }
