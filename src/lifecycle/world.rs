@@ -22,6 +22,8 @@ pub(super) struct Setting {
     pub(super) connections: u64,
     /// Whether an earlier master has left something behind.
     pub(super) held: bool,
+    /// Whether instances are checked after the attach as well.
+    pub(super) checks_attached: bool,
 }
 
 /// One thing that can happen.
@@ -82,7 +84,7 @@ impl World {
         };
         Self {
             setting,
-            life: Lifecycle::new(limits, Epoch(0), setting.held, now),
+            life: Lifecycle::new(limits, setting.checks_attached.then_some(INTERVAL), Epoch(0), setting.held, now),
             now,
             threads: BTreeSet::new(),
             call: None,
@@ -237,7 +239,8 @@ impl World {
                     assert!(self.starts.insert(epoch), "w1: an attempt was started twice");
                 }
                 Effect::CallCheck => {
-                    assert!(!self.life.attached(), "w10: a check after the attach");
+                    assert!(self.setting.checks_attached || !self.life.attached(), "w10: a check after the attach");
+                    assert!(self.setting.checks_attached || !matches!(self.life.stage, Stage::Substantiated(_)));
                     self.called(DriverCall::Check, epoch);
                 }
                 Effect::CallCompatible(_) => {
@@ -376,6 +379,7 @@ impl Lifecycle {
             Stage::Substantiated(up) => {
                 rebase(&mut up.idle_until);
                 rebase(&mut up.reattach_until);
+                rebase(&mut up.next_check);
             }
             Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
         }
