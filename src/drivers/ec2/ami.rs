@@ -75,11 +75,7 @@ impl Ami {
         Self::newest(owners, Part::Location, pattern)
     }
 
-    fn newest(
-        owners: impl IntoIterator<Item = impl Into<String>>,
-        part: Part,
-        pattern: impl Into<String>,
-    ) -> Self {
+    fn newest(owners: impl IntoIterator<Item = impl Into<String>>, part: Part, pattern: impl Into<String>) -> Self {
         let owners = owners.into_iter().map(Into::into).collect();
         Self(Choice::Newest(Newest { owners, part, pattern: pattern.into(), filters: Vec::new() }))
     }

@@ -2,7 +2,7 @@
 //!
 //! Pure.
 
-use super::names::Identity;
+use super::names::{Identity, SETTINGS};
 use super::offers::{Market, Offer, Place};
 use super::settings::{AtStop, MetadataAccess, Rendered};
 
@@ -48,7 +48,8 @@ impl Launch<'_> {
         }
         self.place(&mut list);
         self.market(&mut list);
-        let (ids, names): (Vec<_>, Vec<_>) = rendered.security_groups.iter().partition(|group| group.starts_with("sg-"));
+        let (ids, names): (Vec<_>, Vec<_>) =
+            rendered.security_groups.iter().partition(|group| group.starts_with("sg-"));
         list.numbered("SecurityGroupId", ids);
         list.numbered("SecurityGroup", names);
         if let Some(profile) = &rendered.profile {
@@ -120,12 +121,15 @@ impl Launch<'_> {
     }
 
     fn tags(&self, list: &mut List) {
+        // What is kept is found again by what it was made with.
+        let settings = (self.at_stop != AtStop::Terminate).then(|| self.rendered.fingerprint());
         let spot = self.offer.is_some_and(|(_, offer)| offer.is_spot()).then_some("spot-instances-request");
         for (kind, what) in (1..).zip(TAGGED.into_iter().chain(spot)) {
             list.add(format!("TagSpecification.{kind}.ResourceType"), what);
             let ours = self.identity.tags();
             let ours = ours.iter().filter(|(key, _)| !self.rendered.tags.contains_key(*key));
             let ours = ours.map(|(key, value)| (*key, value.as_str()));
+            let ours = ours.chain(settings.iter().map(|settings| (SETTINGS, settings.as_str())));
             let theirs = self.rendered.tags.iter().map(|(key, value)| (key.as_str(), value.as_str()));
             for (number, (key, value)) in (1..).zip(ours.chain(theirs)) {
                 list.add(format!("TagSpecification.{kind}.Tag.{number}.Key"), key);
@@ -197,16 +201,19 @@ mod tests {
     #[test]
     fn a_plain_launch_has_the_safe_defaults() {
         let plain = parameters(|_| {});
-        has(&plain, &[
-            ("MinCount", "1"),
-            ("MaxCount", "1"),
-            ("ClientToken", "latent-worker-key-0"),
-            ("ImageId", "ami-1"),
-            ("InstanceType", "c7i.large"),
-            ("UserData", "ZGF0YQ=="),
-            ("MetadataOptions.HttpTokens", "required"),
-            ("InstanceInitiatedShutdownBehavior", "terminate"),
-        ]);
+        has(
+            &plain,
+            &[
+                ("MinCount", "1"),
+                ("MaxCount", "1"),
+                ("ClientToken", "latent-worker-key-0"),
+                ("ImageId", "ami-1"),
+                ("InstanceType", "c7i.large"),
+                ("UserData", "ZGF0YQ=="),
+                ("MetadataOptions.HttpTokens", "required"),
+                ("InstanceInitiatedShutdownBehavior", "terminate"),
+            ],
+        );
         assert!(plain.keys().all(|name| !name.starts_with("InstanceMarketOptions") && !name.starts_with("Block")));
         assert!(plain.values().all(|value| !value.is_empty()));
     }
@@ -243,20 +250,25 @@ mod tests {
         let disks = parameters(|settings| {
             let root = BlockDevice::new("/dev/xvda").size(20).volume_type("gp3").iops(4000).throughput(200);
             settings.block_devices.push(root.encrypted_with("a-key").into());
-            settings.block_devices.push(BlockDevice::new("/dev/sdf").snapshot("snap-1").kept_after_termination().into());
+            settings
+                .block_devices
+                .push(BlockDevice::new("/dev/sdf").snapshot("snap-1").kept_after_termination().into());
         });
-        has(&disks, &[
-            ("BlockDeviceMapping.1.DeviceName", "/dev/xvda"),
-            ("BlockDeviceMapping.1.Ebs.DeleteOnTermination", "true"),
-            ("BlockDeviceMapping.1.Ebs.VolumeSize", "20"),
-            ("BlockDeviceMapping.1.Ebs.VolumeType", "gp3"),
-            ("BlockDeviceMapping.1.Ebs.Iops", "4000"),
-            ("BlockDeviceMapping.1.Ebs.Throughput", "200"),
-            ("BlockDeviceMapping.1.Ebs.Encrypted", "true"),
-            ("BlockDeviceMapping.1.Ebs.KmsKeyId", "a-key"),
-            ("BlockDeviceMapping.2.Ebs.SnapshotId", "snap-1"),
-            ("BlockDeviceMapping.2.Ebs.DeleteOnTermination", "false"),
-        ]);
+        has(
+            &disks,
+            &[
+                ("BlockDeviceMapping.1.DeviceName", "/dev/xvda"),
+                ("BlockDeviceMapping.1.Ebs.DeleteOnTermination", "true"),
+                ("BlockDeviceMapping.1.Ebs.VolumeSize", "20"),
+                ("BlockDeviceMapping.1.Ebs.VolumeType", "gp3"),
+                ("BlockDeviceMapping.1.Ebs.Iops", "4000"),
+                ("BlockDeviceMapping.1.Ebs.Throughput", "200"),
+                ("BlockDeviceMapping.1.Ebs.Encrypted", "true"),
+                ("BlockDeviceMapping.1.Ebs.KmsKeyId", "a-key"),
+                ("BlockDeviceMapping.2.Ebs.SnapshotId", "snap-1"),
+                ("BlockDeviceMapping.2.Ebs.DeleteOnTermination", "false"),
+            ],
+        );
     }
 
     #[test]
@@ -265,14 +277,17 @@ mod tests {
             settings.offers = vec![Offer::new("c7i.large").in_zone("z").spot_below(0.5).into()];
             settings.subnet = "subnet-1".into();
         });
-        has(&spot, &[
-            ("InstanceMarketOptions.MarketType", "spot"),
-            ("InstanceMarketOptions.SpotOptions.SpotInstanceType", "one-time"),
-            ("InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior", "terminate"),
-            ("InstanceMarketOptions.SpotOptions.MaxPrice", "0.5"),
-            ("Placement.AvailabilityZone", "z"),
-            ("TagSpecification.4.ResourceType", "spot-instances-request"),
-        ]);
+        has(
+            &spot,
+            &[
+                ("InstanceMarketOptions.MarketType", "spot"),
+                ("InstanceMarketOptions.SpotOptions.SpotInstanceType", "one-time"),
+                ("InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior", "terminate"),
+                ("InstanceMarketOptions.SpotOptions.MaxPrice", "0.5"),
+                ("Placement.AvailabilityZone", "z"),
+                ("TagSpecification.4.ResourceType", "spot-instances-request"),
+            ],
+        );
         assert!(!spot.contains_key("SubnetId"), "a zone of the offer's own");
     }
 
@@ -290,33 +305,39 @@ mod tests {
             settings.metadata = MetadataAccess::Off.into();
             settings.at_stop = AtStop::Hibernate;
         });
-        has(&all, &[
-            ("LaunchTemplate.LaunchTemplateName", "a-template"),
-            ("LaunchTemplate.Version", "7"),
-            ("SubnetId", "subnet-2"),
-            ("KeyName", "a key"),
-            ("SecurityGroupId.1", "sg-1"),
-            ("SecurityGroupId.2", "sg-2"),
-            ("SecurityGroup.1", "web"),
-            ("Placement.GroupName", "group"),
-            ("Placement.Tenancy", "dedicated"),
-            ("IamInstanceProfile.Arn", "arn:aws:iam::1:instance-profile/p"),
-            ("MetadataOptions.HttpEndpoint", "disabled"),
-            ("InstanceInitiatedShutdownBehavior", "stop"),
-            ("HibernationOptions.Configured", "true"),
-        ]);
+        has(
+            &all,
+            &[
+                ("LaunchTemplate.LaunchTemplateName", "a-template"),
+                ("LaunchTemplate.Version", "7"),
+                ("SubnetId", "subnet-2"),
+                ("KeyName", "a key"),
+                ("SecurityGroupId.1", "sg-1"),
+                ("SecurityGroupId.2", "sg-2"),
+                ("SecurityGroup.1", "web"),
+                ("Placement.GroupName", "group"),
+                ("Placement.Tenancy", "dedicated"),
+                ("IamInstanceProfile.Arn", "arn:aws:iam::1:instance-profile/p"),
+                ("MetadataOptions.HttpEndpoint", "disabled"),
+                ("InstanceInitiatedShutdownBehavior", "stop"),
+                ("HibernationOptions.Configured", "true"),
+            ],
+        );
         let by_id = parameters(|settings| {
             settings.launch_template = "lt-1".into();
             settings.profile = "p".into();
             settings.metadata = MetadataAccess::TokenOptional.into();
             settings.at_stop = AtStop::Stop;
         });
-        has(&by_id, &[
-            ("LaunchTemplate.LaunchTemplateId", "lt-1"),
-            ("LaunchTemplate.Version", "$Default"),
-            ("IamInstanceProfile.Name", "p"),
-            ("MetadataOptions.HttpTokens", "optional"),
-            ("InstanceInitiatedShutdownBehavior", "stop"),
-        ]);
+        has(
+            &by_id,
+            &[
+                ("LaunchTemplate.LaunchTemplateId", "lt-1"),
+                ("LaunchTemplate.Version", "$Default"),
+                ("IamInstanceProfile.Name", "p"),
+                ("MetadataOptions.HttpTokens", "optional"),
+                ("InstanceInitiatedShutdownBehavior", "stop"),
+            ],
+        );
     }
 }

@@ -12,6 +12,8 @@ const WORKER: &str = "latent-worker.worker";
 const ATTEMPT: &str = "latent-worker.attempt";
 const EPOCH: &str = "latent-worker.epoch";
 const NAME: &str = "Name";
+/// What a machine that may be kept was made with.
+pub(super) const SETTINGS: &str = "latent-worker.settings";
 
 /// Of a client token; the key of the attempt and the number of the offer follow.
 const TOKEN: &str = "latent-worker-";
@@ -55,6 +57,11 @@ impl Identity {
             (ATTEMPT, self.key.clone()),
             (EPOCH, self.epoch.to_string()),
         ]
+    }
+
+    /// Those of them that change when a machine goes over from one attempt to the next.
+    pub(super) fn attempt_tags(&self) -> [(&'static str, String); 2] {
+        [(ATTEMPT, self.key.clone()), (EPOCH, self.epoch.to_string())]
     }
 
     /// The filters by which what the attempt has made is looked for. Owner and key are hexadecimal digits, so that none of the

@@ -102,7 +102,8 @@ impl Offer {
     }
 
     pub(super) fn check(self) -> Result<Self, String> {
-        let word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+        let word =
+            |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
         if !word(&self.instance_type) {
             return Err(format!("{:?} is no type of a machine; write c7i.large, say", self.instance_type));
         }

@@ -5,6 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use data_encoding::HEXLOWER;
+use sha2::{Digest, Sha256};
+
 use super::ami::Ami;
 use super::names;
 use super::offers::Offer;
@@ -188,6 +191,20 @@ pub(super) struct Rendered {
     pub(super) master_address: Option<String>,
 }
 
+impl Rendered {
+    /// The same for settings that are equal, also in another process; what is in it cannot be read from it.
+    pub(super) fn fingerprint(&self) -> String {
+        let Self {
+            image, launch_template, offers, subnet, key_pair, security_groups, placement_group, tenancy, ..
+        } = self;
+        let Self { profile, user_data, block_devices, volumes, elastic_ip, tags, metadata, master_address, .. } = self;
+        let machine = (image, launch_template, offers, subnet, key_pair, security_groups, placement_group, tenancy);
+        let more = (profile, user_data, block_devices, volumes, elastic_ip, tags, metadata, master_address);
+        let digest = Sha256::digest(format!("{machine:?} {more:?}"));
+        HEXLOWER.encode(&digest[..16])
+    }
+}
+
 /// A setting that has no value, or a value that makes no sense.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {reason}")]
@@ -275,6 +292,11 @@ impl Settings {
             || is_computed(&self.metadata)
     }
 
+    /// Whether a machine may be a spot machine.
+    pub(super) fn may_be_spot(&self) -> bool {
+        self.offers.iter().any(|offer| offer.as_constant().is_none_or(Offer::is_spot))
+    }
+
     /// Whether it comes from the build's properties when the provider refuses a launch with this code. Where the code does
     /// not tell which setting is wrong, any may be.
     pub(super) fn is_of_the_build(&self, code: Option<&str>) -> bool {
@@ -304,9 +326,7 @@ impl Settings {
     /// What can be wrong without any build: single constants, and what does not go together.
     pub(super) fn check_constants(&self) -> Result<(), BadSetting> {
         self.look(&Look(None)).map(drop)?;
-        let wrong = |setting: &str, reason: &str| {
-            Err(BadSetting { setting: setting.into(), reason: reason.into() })
-        };
+        let wrong = |setting: &str, reason: &str| Err(BadSetting { setting: setting.into(), reason: reason.into() });
         let template = self.launch_template.as_constant().is_none_or(|name| !name.is_empty());
         if self.image.is_none() && !template {
             return wrong("the image", "there is none: call image, or name a launch template that has one");
@@ -459,7 +479,9 @@ fn master_address(text: String) -> Result<Option<String>, String> {
 fn user_data(text: String, in_parameter: bool) -> Result<String, String> {
     let blanks = user_data::blanks(&text)?;
     if in_parameter && blanks.contains(&Blank::Secret) {
-        return Err("the secret is in a parameter: use @LATENT_WORKER_SECRET_PARAMETER@, which is that one's name".into());
+        return Err(
+            "the secret is in a parameter: use @LATENT_WORKER_SECRET_PARAMETER@, which is that one's name".into()
+        );
     }
     if !in_parameter && blanks.contains(&Blank::SecretParameter) {
         return Err("there is no parameter without secret_in_parameter; use @LATENT_WORKER_SECRET@".into());
@@ -482,11 +504,14 @@ fn block_device(device: BlockDevice) -> Result<BlockDevice, String> {
 /// Names of parameters: letters, digits and `.-_` between slashes, at most 15 levels of which two are the driver's (AWS
 /// Systems Manager User Guide, "Requirements and constraints for parameter names").
 fn parameter_prefix(prefix: &str) -> Result<(), String> {
-    let level = |level: &str| !level.is_empty() && level.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+    let level =
+        |level: &str| !level.is_empty() && level.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
     let reserved = |level: &str| ["aws", "ssm"].iter().any(|word| level.to_lowercase().starts_with(word));
     match prefix.strip_prefix('/') {
         Some(levels)
-            if levels.split('/').all(level) && levels.split('/').count() <= 12 && prefix.len() < 900
+            if levels.split('/').all(level)
+                && levels.split('/').count() <= 12
+                && prefix.len() < 900
                 && !levels.split('/').next().is_some_and(reserved) =>
         {
             Ok(())
@@ -605,6 +630,21 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_are_equal_have_the_same_fingerprint_and_others_another() {
+        let of = |change: &dyn Fn(&mut Settings)| {
+            let mut settings = settings();
+            change(&mut settings);
+            settings.render(&Properties::new()).ok().unwrap().fingerprint()
+        };
+        let plain = of(&|_| {});
+        assert_eq!(plain, of(&|_| {}));
+        assert!(plain.len() == 32 && plain.chars().all(|c| c.is_ascii_hexdigit()));
+        assert_ne!(plain, of(&|settings| settings.user_data = "x".into()));
+        assert_ne!(plain, of(&|settings| settings.image = Some(Ami::id("ami-2").into())));
+        assert_ne!(plain, of(&|settings| _ = settings.tags.insert("a".into(), "b".into())));
+    }
+
+    #[test]
     fn every_setting_that_is_computed_makes_builds_differ() {
         let dependent = |change: &dyn Fn(&mut Settings)| {
             let mut settings = settings();
@@ -633,7 +673,8 @@ mod tests {
     #[test]
     fn b3_a_refusal_is_the_builds_fault_when_its_properties_have_made_what_is_refused() {
         let mut settings = settings();
-        let codes = ["InvalidAMIID.NotFound", "InvalidInstanceType.NotFound", "InvalidParameterValue", "InvalidGroup.NotFound"];
+        let codes =
+            ["InvalidAMIID.NotFound", "InvalidInstanceType.NotFound", "InvalidParameterValue", "InvalidGroup.NotFound"];
         let blamed = |settings: &Settings| codes.map(|code| settings.is_of_the_build(Some(code)));
         assert_eq!(blamed(&settings), [false; 4]);
         settings.image = Some(template("{image}"));

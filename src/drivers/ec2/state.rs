@@ -22,8 +22,8 @@ pub(super) struct Machine {
     /// The request that a spot machine was made for.
     pub(super) spot_request: Option<String>,
     tags: Vec<(String, String)>,
-    /// Its volumes that are not deleted with it.
-    pub(super) lasting_volumes: Vec<String>,
+    /// The devices of its volumes that are not deleted with it.
+    pub(super) lasting: Vec<String>,
 }
 
 impl Machine {
@@ -36,7 +36,7 @@ impl Machine {
         let lasting = element
             .items("blockDeviceMapping")
             .filter(|device| device.text("ebs/deleteOnTermination") == Some("false"))
-            .filter_map(|device| device.text("ebs/volumeId").map(Into::into));
+            .filter_map(|device| device.text("deviceName").map(Into::into));
         Some(Self {
             id: some("instanceId")?,
             state: some("instanceState/name")?,
@@ -47,7 +47,7 @@ impl Machine {
             address: some("ipAddress").or_else(|| some("privateIpAddress")),
             spot_request: some("spotInstanceRequestId"),
             tags: tags.collect(),
-            lasting_volumes: lasting.collect(),
+            lasting: lasting.collect(),
         })
     }
 
@@ -77,9 +77,9 @@ impl Machine {
     /// Why a launch that was accepted has come to nothing: "Instance terminates immediately" in the Amazon EC2 User Guide.
     fn cause(&self) -> FailureCause {
         match &*self.reason_code {
-            "Server.InsufficientInstanceCapacity" | "Server.SpotInstanceTermination" | "Server.SpotInstanceShutdown" => {
-                FailureCause::Capacity
-            }
+            "Server.InsufficientInstanceCapacity"
+            | "Server.SpotInstanceTermination"
+            | "Server.SpotInstanceShutdown" => FailureCause::Capacity,
             "Client.VolumeLimitExceeded" => FailureCause::Quota,
             _ => FailureCause::Infrastructure,
         }
@@ -242,14 +242,13 @@ mod tests {
             "<instanceState><code>16</code><name>running</name></instanceState><instanceType>c7i.large</instanceType>\
              <placement><availabilityZone>eu-west-1a</availabilityZone></placement><privateIpAddress>10.0.0.1\
              </privateIpAddress><spotInstanceRequestId>sir-1</spotInstanceRequestId><tagSet><item><key>a</key><value>b\
-             </value></item><item><key>empty</key><value/></item></tagSet><blockDeviceMapping><item><deviceName>x\
-             </deviceName><ebs><volumeId>vol-1</volumeId><deleteOnTermination>false</deleteOnTermination></ebs></item><item>\
+             </value></item><item><key>empty</key><value/></item></tagSet><blockDeviceMapping><item><deviceName>/dev/x</deviceName><ebs><volumeId>vol-1</volumeId><deleteOnTermination>false</deleteOnTermination></ebs></item><item>\
              <ebs><volumeId>vol-2</volumeId><deleteOnTermination>true</deleteOnTermination></ebs></item></blockDeviceMapping>",
         );
         assert_eq!((found.id.as_str(), found.zone.as_str()), ("i-1", "eu-west-1a"));
         assert_eq!((found.address.as_deref(), found.spot_request.as_deref()), (Some("10.0.0.1"), Some("sir-1")));
         assert_eq!((found.tag("a"), found.tag("empty"), found.tag("c")), (Some("b"), Some(""), None));
-        assert_eq!(found.lasting_volumes, ["vol-1"]);
+        assert_eq!(found.lasting, ["/dev/x"]);
     }
 
     #[test]

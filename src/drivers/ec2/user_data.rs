@@ -155,7 +155,10 @@ mod tests {
 
     #[test]
     fn what_is_filled_in_is_not_looked_at_again() {
-        assert_eq!(fill("@LATENT_WORKER_NAME@", |_| Ok("@LATENT_WORKER_SECRET@".into())).unwrap(), "@LATENT_WORKER_SECRET@");
+        assert_eq!(
+            fill("@LATENT_WORKER_NAME@", |_| Ok("@LATENT_WORKER_SECRET@".into())).unwrap(),
+            "@LATENT_WORKER_SECRET@"
+        );
     }
 
     fn decoded(text: &str) -> String {

@@ -39,7 +39,6 @@ pub(super) struct Wait<'a> {
 /// Questions of one kind to one provider.
 pub(super) struct Watch<T, E> {
     inner: Mutex<Inner<T, E>>,
-    most: usize,
 }
 
 struct Inner<T, E> {
@@ -60,16 +59,15 @@ enum Told<T, E> {
 }
 
 impl<T: Clone, E: Clone> Watch<T, E> {
-    /// With so many in one call at most.
-    pub(super) fn new(most: usize) -> Self {
-        Self { inner: Mutex::new(Inner { waiting: VecDeque::new(), led: false, last: 0 }), most }
+    pub(super) fn new() -> Self {
+        Self { inner: Mutex::new(Inner { waiting: VecDeque::new(), led: false, last: 0 }) }
     }
 
     /// Asks about this one, together with all others. `call` is made on the thread of one of those who wait, for ids without
-    /// repetition, and answers for those that the provider knows.
+    /// repetition, and answers for those that the provider knows; nothing, when whoever makes it has given up.
     pub(super) fn ask<F>(&self, id: &str, round: Duration, wait: &Wait<'_>, call: F) -> Asked<T, E>
     where
-        F: Fn(&[String]) -> Result<HashMap<String, T>, E>,
+        F: Fn(&[String]) -> Option<Result<HashMap<String, T>, E>>,
     {
         let deadline = Instant::now().checked_add(wait.limit);
         let (tell, told) = bounded(2);
@@ -87,7 +85,9 @@ impl<T: Clone, E: Clone> Watch<T, E> {
                 if !(wait.pause)(round) {
                     return Asked::Cancelled;
                 }
-                seat.lead(&call);
+                if !seat.lead(&call) {
+                    return Asked::Cancelled;
+                }
                 seat.hand_over();
             }
             let timer = deadline.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
@@ -122,27 +122,19 @@ struct Seat<'a, T, E> {
 }
 
 impl<T: Clone, E: Clone> Seat<'_, T, E> {
-    /// One call, for as many as it may be for; the answers are handed out.
-    fn lead(&mut self, call: impl Fn(&[String]) -> Result<HashMap<String, T>, E>) {
-        self.batch = {
-            let mut inner = self.watch.inner.lock();
-            // Who leads is always among them: it must have its answer.
-            let own = inner.waiting.iter().position(|waiting| waiting.number == self.number);
-            if let Some(own) = own.and_then(|own| inner.waiting.remove(own)) {
-                inner.waiting.push_front(own);
-            }
-            let most = self.watch.most.min(inner.waiting.len());
-            inner.waiting.drain(..most).collect()
-        };
+    /// One call; the answers are handed out. `false` when there was none.
+    fn lead(&mut self, call: impl Fn(&[String]) -> Option<Result<HashMap<String, T>, E>>) -> bool {
+        self.batch = self.watch.inner.lock().waiting.drain(..).collect();
         let mut ids: Vec<String> = self.batch.iter().map(|waiting| waiting.id.clone()).collect();
         ids.sort_unstable();
         ids.dedup();
-        let answer = call(&ids);
+        let Some(answer) = call(&ids) else { return false };
         for waiting in self.batch.drain(..) {
             let its = answer.as_ref().map(|known| known.get(&waiting.id).cloned()).map_err(Clone::clone);
             // Who has gone hears nothing.
             _ = waiting.tell.try_send(Told::Answer(its));
         }
+        true
     }
 }
 
@@ -152,7 +144,8 @@ impl<T, E> Seat<'_, T, E> {
             return;
         }
         let mut inner = self.watch.inner.lock();
-        inner.led = inner.waiting.iter().any(|next| next.number != self.number && next.tell.try_send(Told::Lead).is_ok());
+        inner.led =
+            inner.waiting.iter().any(|next| next.number != self.number && next.tell.try_send(Told::Lead).is_ok());
     }
 }
 
@@ -191,7 +184,6 @@ impl<K: Eq + Hash + Clone, W> Registry<K, W> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
@@ -203,8 +195,8 @@ mod tests {
         Wait { pause, cancel, limit: LONG }
     }
 
-    fn knowing(ids: &[String]) -> Result<HashMap<String, String>, String> {
-        Ok(ids.iter().filter(|id| *id != "unknown").map(|id| (id.clone(), format!("about {id}"))).collect())
+    fn knowing(ids: &[String]) -> Option<Result<HashMap<String, String>, String>> {
+        Some(Ok(ids.iter().filter(|id| *id != "unknown").map(|id| (id.clone(), format!("about {id}"))).collect()))
     }
 
     /// Waits until so many questions wait.
@@ -218,7 +210,7 @@ mod tests {
 
     #[test]
     fn fifty_who_wait_together_are_answered_by_one_call() {
-        let watch = Watch::<String, String>::new(200);
+        let watch = Watch::<String, String>::new();
         let calls = AtomicUsize::new(0);
         let never = crossbeam_channel::never();
         thread::scope(|scope| {
@@ -242,48 +234,18 @@ mod tests {
     }
 
     #[test]
-    fn more_than_a_call_may_be_for_are_asked_for_in_several() {
-        let watch = Watch::<String, String>::new(20);
-        let calls = Mutex::new(Vec::new());
-        let never = crossbeam_channel::never();
-        let all = Barrier::new(50);
-        thread::scope(|scope| {
-            for number in 0..50 {
-                let (watch, calls, never, all) = (&watch, &calls, &never, &all);
-                scope.spawn(move || {
-                    let first = Mutex::new(true);
-                    let pause = |_| {
-                        if mem::take(&mut *first.lock()) && calls.lock().is_empty() {
-                            waiting(watch, 50);
-                        }
-                        true
-                    };
-                    all.wait();
-                    let asked = watch.ask(&format!("i-{number}"), LONG, &patient(&pause, never), |ids| {
-                        calls.lock().push(ids.len());
-                        knowing(ids)
-                    });
-                    assert!(matches!(asked, Asked::Answered(Some(_))));
-                });
-            }
-        });
-        let calls = calls.into_inner();
-        assert_eq!((calls.iter().sum::<usize>(), calls.len()), (50, 3), "{calls:?}");
-    }
-
-    #[test]
     fn what_the_provider_does_not_know_and_what_fails_is_told_to_all() {
-        let watch = Watch::<String, String>::new(200);
+        let watch = Watch::<String, String>::new();
         let never = crossbeam_channel::never();
         let wait = patient(&|_| true, &never);
         assert_eq!(watch.ask("unknown", LONG, &wait, knowing), Asked::Answered(None));
-        assert_eq!(watch.ask("i-1", LONG, &wait, |_| Err("no".into())), Asked::Failed("no".to_owned()));
+        assert_eq!(watch.ask("i-1", LONG, &wait, |_| Some(Err("no".into()))), Asked::Failed("no".to_owned()));
         assert_eq!(watch.ask("i-1", LONG, &wait, knowing), Asked::Answered(Some("about i-1".into())));
     }
 
     #[test]
     fn one_who_leads_and_gives_up_hands_that_over() {
-        let watch = Watch::<String, String>::new(200);
+        let watch = Watch::<String, String>::new();
         let never = crossbeam_channel::never();
         thread::scope(|scope| {
             let (watch, never) = (&watch, &never);
@@ -295,10 +257,12 @@ mod tests {
                 watch.ask("i-1", LONG, &patient(&pause, never), |_| panic!("it has given up"))
             });
             waiting(watch, 1);
-            let follower = scope.spawn(move || watch.ask("i-2", LONG, &patient(&|_| true, never), |ids| {
-                assert_eq!(ids, ["i-2"]);
-                knowing(ids)
-            }));
+            let follower = scope.spawn(move || {
+                watch.ask("i-2", LONG, &patient(&|_| true, never), |ids| {
+                    assert_eq!(ids, ["i-2"]);
+                    knowing(ids)
+                })
+            });
             assert_eq!(leader.join().unwrap(), Asked::Cancelled);
             assert_eq!(follower.join().unwrap(), Asked::Answered(Some("about i-2".into())));
         });
@@ -306,8 +270,31 @@ mod tests {
     }
 
     #[test]
+    fn one_who_gives_up_within_the_call_takes_nobody_along() {
+        let watch = Watch::<String, String>::new();
+        let never = crossbeam_channel::never();
+        thread::scope(|scope| {
+            let (watch, never) = (&watch, &never);
+            let leader = scope.spawn(move || {
+                let pause = |_| {
+                    waiting(watch, 2);
+                    true
+                };
+                watch.ask("i-1", LONG, &patient(&pause, never), |ids| {
+                    assert_eq!(ids, ["i-1", "i-2"]);
+                    None
+                })
+            });
+            waiting(watch, 1);
+            let follower = scope.spawn(move || watch.ask("i-2", LONG, &patient(&|_| true, never), knowing));
+            assert_eq!(leader.join().unwrap(), Asked::Cancelled);
+            assert_eq!(follower.join().unwrap(), Asked::Answered(Some("about i-2".into())));
+        });
+    }
+
+    #[test]
     fn one_whose_call_panics_hands_over_too_and_loses_no_question() {
-        let watch = Watch::<String, String>::new(200);
+        let watch = Watch::<String, String>::new();
         let never = crossbeam_channel::never();
         thread::scope(|scope| {
             let (watch, never) = (&watch, &never);
@@ -327,7 +314,7 @@ mod tests {
 
     #[test]
     fn w5_one_who_only_waits_can_give_up_and_has_a_limit() {
-        let watch = Watch::<String, String>::new(200);
+        let watch = Watch::<String, String>::new();
         let never = crossbeam_channel::never();
         let (end, ended) = bounded::<Infallible>(0);
         thread::scope(|scope| {

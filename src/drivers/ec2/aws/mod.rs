@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use ureq::http::Method;
@@ -58,6 +58,14 @@ pub(super) struct AwsSettings {
     pub(super) endpoint: Option<String>,
     pub(super) credentials: Option<AwsCredentials>,
     pub(super) profile: Option<String>,
+}
+
+impl AwsSettings {
+    /// The same for those who ask the same account at the same place.
+    pub(super) fn scope(&self) -> String {
+        let Self { region, endpoint, credentials, profile } = self;
+        format!("{region:?} {endpoint:?} {:?} {profile:?}", credentials.as_ref().map(|known| &known.identity))
+    }
 }
 
 /// The provider. Cheap to clone; usable from many threads.
@@ -174,6 +182,12 @@ impl AwsClient {
         let found = found.check().map_err(|why| AwsError::new(Class::BadParameter, "find the region", why))?;
         *shared.region.lock() = Some(found.clone());
         Ok(found.0)
+    }
+
+    /// The point in time so long ago, by the provider's clock, as EC2 has it in its parameters.
+    pub(super) fn time_ago(&self, ago: Duration, patience: &Patience<'_>) -> String {
+        let now = patience.wall().0.saturating_add(self.shared.skew.load(Ordering::Relaxed));
+        Timestamp(now.saturating_sub_unsigned(ago.as_secs())).iso8601()
     }
 
     fn query(&self, service: Service, query: &Query, patience: &Patience<'_>) -> Result<Element, AwsError> {
