@@ -1,7 +1,6 @@
 //! Lives of machines on which nothing goes wrong, with every option that moto knows.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use data_encoding::BASE64;
 use latent_worker::{
@@ -118,7 +117,7 @@ fn the_newest_image_is_found_by_its_name_and_another_by_a_parameter() {
     let images = Setting::computed(|properties| {
         Ok(match properties.get("image") {
             Some(text) => text.parse()?,
-            None => Ami::newest_by_name(["self"], "^runner-([0-9]+)$").filter("architecture", ["x86_64"]),
+            None => Ami::newest_by_name(["self"], "^runner-([0-9]+)$").filter("name", ["runner-*"]),
         })
     });
     let worker = scene.worker("w", scene.bare_driver().image(images).offer(Offer::new(TYPE)).build().unwrap());
@@ -190,8 +189,7 @@ fn a1_a_secret_in_a_parameter_is_not_in_the_user_data_and_goes_with_the_machine(
     let told = BASE64.decode(scene.cloud.user_data(&machine.id).as_bytes()).unwrap();
     let region = scene.cloud.region;
     assert_eq!(String::from_utf8(told).unwrap(), format!("PARAMETER={name} in {region}\n"));
-    let (_, kept) =
-        scene.cloud.try_ssm("GetParameter", &serde_json::json!({ "Name": name, "WithDecryption": true }));
+    let (_, kept) = scene.cloud.try_ssm("GetParameter", &serde_json::json!({ "Name": name, "WithDecryption": true }));
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
     assert_eq!(kept["Parameter"]["Type"], "SecureString");
     // The secret in it is the one that lets the agent in.
@@ -264,11 +262,10 @@ fn a_fast_stop_does_not_wait_until_the_machine_has_ended() {
     let scene = Scene::new();
     let worker = scene.worker("w", scene.driver().build().unwrap());
     drop(lease(&worker, &Build::new("b")));
-    let lag = scene.front.lag(Duration::from_secs(600));
     let looks = scene.front.count("DescribeInstances");
     assert!(worker.insubstantiate(true).wait_timeout(PATIENCE));
     assert_eq!(scene.front.count("DescribeInstances"), looks);
+    assert_eq!(scene.front.count("TerminateInstances"), 1);
     assert!(eventually(|| worker.status().state == WorkerState::NotSubstantiated));
-    drop(lag);
     scene.finish();
 }

@@ -232,7 +232,7 @@ impl Account {
     /// Of a machine that does not run.
     pub(super) fn set_user_data(&self, id: &str, encoded: &str, patience: &Patience<'_>) -> Result<(), AwsError> {
         let query = Query::new("ModifyInstanceAttribute", Repeat::Harmless).with("InstanceId", id);
-        self.client.ec2(&query.with("UserData.Value", encoded), patience).map(drop)
+        self.client.ec2(&query.with("Attribute", "userData").with("Value", encoded), patience).map(drop)
     }
 
     /// Has these devices deleted with their machine.

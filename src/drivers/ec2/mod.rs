@@ -187,11 +187,22 @@ impl Ec2LatentWorker {
     /// Has a machine end, and waits for that unless it is to be fast. It may not be known to the provider yet when nobody has
     /// `seen` it.
     fn terminate(&self, id: &str, seen: bool, fast: bool) -> Result<(), StopError> {
-        let mut looks = if seen { 0 } else { LATE_LOOKS };
+        let mut looks = LATE_LOOKS;
         loop {
             match self.account.terminate(id, &self.call()) {
                 Ok(()) => break,
-                Err(error) if error.already_gone() && seen => return Ok(()),
+                Err(error) if error.already_gone() && seen => {
+                    // Which of the provider's servers has answered? A machine that goes on would cost for ever.
+                    let machines = self.account.machines(&[id.to_owned()], &self.call())?;
+                    if machines.iter().all(Machine::is_ending) {
+                        return Ok(());
+                    }
+                    if looks == 0 {
+                        return Err(error.into());
+                    }
+                    looks -= 1;
+                    pause(self.limits.poll_interval);
+                }
                 Err(error) if error.already_gone() && looks > 0 => {
                     looks -= 1;
                     pause(self.limits.poll_interval);

@@ -121,7 +121,8 @@ pub(crate) fn machines_in(listed: &str) -> Vec<Machine> {
             let state = between(xml.split_once("<instanceState>")?.1, "name")?.to_owned();
             let tags = xml.split_once("<tagSet>").map_or("", |(_, tags)| tags.split("</tagSet>").next().unwrap_or(""));
             let tags = tags.split("<item>").skip(1);
-            let tags = tags.filter_map(|tag| Some((between(tag, "key")?.to_owned(), between(tag, "value")?.to_owned())));
+            let tags =
+                tags.filter_map(|tag| Some((between(tag, "key")?.to_owned(), between(tag, "value")?.to_owned())));
             Some(Machine { id, state, tags: tags.collect(), xml: xml.to_owned() })
         })
         .collect()
@@ -135,9 +136,7 @@ pub(crate) fn between<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 
 pub(crate) fn encoded(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(byte);
-    text.bytes()
-        .map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
+    text.bytes().map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// The parameters of a body.

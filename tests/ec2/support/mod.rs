@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use latent_worker::{
-    AgentListener, Ami, AwsCredentials, Build, Command, Ec2LatentWorker, Ec2LatentWorkerBuilder, Event, EventKind,
-    Finished, IdlePolicy, LatentWorker, Lease, Master, Offer, Secret, ShutdownMode, SubstantiateError, Worker,
-    WorkerConfig,
+    AgentListener, Ami, AwsCredentials, Build, Command, DriverCall, Ec2LatentWorker, Ec2LatentWorkerBuilder, Event,
+    EventKind, Finished, IdlePolicy, LatentWorker, Lease, Master, Offer, Secret, ShutdownMode, SubstantiateError,
+    Worker, WorkerConfig,
 };
 
 use cloud::{Cloud, Machine};
@@ -106,12 +106,18 @@ impl Scene {
 
 /// With short waits.
 pub(crate) fn quick(driver: Ec2LatentWorkerBuilder) -> Ec2LatentWorkerBuilder {
-    driver.poll_interval(Duration::from_millis(100)).call_limit(Duration::from_secs(8)).listing_lag(Duration::from_secs(2))
+    driver
+        .poll_interval(Duration::from_millis(100))
+        .call_limit(Duration::from_secs(8))
+        .listing_lag(Duration::from_secs(2))
 }
 
+/// When the start has returned, too: an agent is there before the start has looked at its machine again.
 pub(crate) fn lease(worker: &Worker, build: &Build) -> Lease {
     let mut request = worker.substantiate(build);
-    request.wait_timeout(PATIENCE).expect("an answer in time").unwrap_or_else(|error| panic!("{error}"))
+    let lease = request.wait_timeout(PATIENCE).expect("an answer in time").unwrap_or_else(|error| panic!("{error}"));
+    assert!(eventually(|| worker.status().call.is_none_or(|(call, _)| call != DriverCall::Start)), "the start hangs");
+    lease
 }
 
 pub(crate) fn failure(worker: &Worker, build: &Build) -> SubstantiateError {
