@@ -3,4 +3,8 @@
 //! All need `moto_server`, from `pip install 'moto[server,ec2]'`, named by `TEST_MOTO_SERVER`.
 
 mod basics;
+mod conformance;
+mod failures;
+mod many;
+mod masters;
 mod support;
