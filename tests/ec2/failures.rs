@@ -163,8 +163,9 @@ fn j5_a_launch_that_is_in_no_list_yet_is_reclaimed_when_it_shows() {
     let scene = Scene::new();
     let lost = scene.front.inject(Fault::CutAfter, launches);
     // Longer than the stop looks for it, and shorter than the driver believes that lists may lag.
-    let lag = scene.front.lag(Duration::from_secs(11));
-    let driver = scene.driver().user_data("").listing_lag(Duration::from_secs(60)).build().unwrap();
+    let lag = scene.front.lag(Duration::from_secs(12));
+    let driver = scene.driver().user_data("").call_limit(Duration::from_secs(2));
+    let driver = driver.listing_lag(Duration::from_secs(60)).build().unwrap();
     let worker = scene.worker("w", driver);
     failed(&worker, &Build::new("b"));
     let why = scene.await_event(|kind| match kind {

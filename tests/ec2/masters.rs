@@ -84,10 +84,11 @@ fn j2_j3_the_next_master_ends_the_machines_of_one_that_has_died_and_no_others() 
     assert!(eventually(|| scene.cloud.machines().len() == 1));
     assert_eq!(scene.machine().id, their_machine.id);
     assert_eq!(read_journal(&found.0).unwrap().instances, []);
-    drop((requests, their_request));
+    drop(requests);
     end(&next);
     end(&master);
     assert_eq!(scene.machine().id, their_machine.id, "nor does the stop of the first one touch it");
+    drop(their_request);
     end(&other);
     scene.finish();
 }

@@ -54,8 +54,8 @@ const SPOT_CHECK_INTERVAL: Duration = Duration::from_secs(20);
 const PLAN_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 /// A machine that is not described so often in a row is gone; once may be an answer that lags behind.
 const MISSED_CHECKS: u32 = 3;
-/// What nobody has heard of is looked for so often before a stop gives up, and leaves it to a reclaim.
-const LATE_LOOKS: u32 = 3;
+/// What is not known to the provider yet is looked for so often before a stop gives up, and leaves it to a reclaim.
+const LATE_LOOKS: u32 = 5;
 
 #[doc = include_str!("guide.md")]
 #[derive(Clone)]
@@ -94,11 +94,19 @@ impl Default for Limits {
 #[derive(Default)]
 struct Shared {
     /// What the attempts that are not stopped yet have made, by their keys.
-    traces: Mutex<HashMap<String, Traces>>,
+    made: Mutex<HashMap<String, Made>>,
     shortages: Mutex<Shortages>,
     lookups: Lookups,
     /// Whether the provider has not answered the last check, so that this is told once.
     silent: AtomicBool,
+}
+
+/// What an attempt has made, or may have.
+#[derive(Default)]
+struct Made {
+    traces: Traces,
+    /// The launch that was asked for last, secret included, as long as it is not answered.
+    launch: Option<Vec<(String, String)>>,
 }
 
 /// A machine that was started.
@@ -147,8 +155,8 @@ impl Ec2LatentWorker {
         Ec2LatentWorkerBuilder::new()
     }
 
-    fn made(&self, identity: &Identity, change: impl FnOnce(&mut Traces)) {
-        change(self.shared.traces.lock().entry(identity.key.clone()).or_default());
+    fn made(&self, identity: &Identity, change: impl FnOnce(&mut Made)) {
+        change(self.shared.made.lock().entry(identity.key.clone()).or_default());
     }
 
     fn call(&self) -> Patience<'static> {
@@ -238,18 +246,33 @@ impl Ec2LatentWorker {
     }
 
     /// Has everything end that a start has made which has returned no instance.
-    fn stop_traces(&self, identity: &Identity, traces: &Traces, fast: bool) -> Result<(), StopError> {
+    fn stop_made(&self, identity: &Identity, made: Made, fast: bool) -> Result<(), StopError> {
+        let Made { traces, launch } = made;
         let known = traces.machines.iter().map(|id| self.terminate(id, false, fast));
         // Each of them is tried, whatever becomes of another.
         let known: Vec<_> = known.collect();
         if traces.unanswered {
-            self.stop_unanswered(identity, traces, fast)?;
+            self.stop_unanswered(identity, &traces, launch, fast)?;
         }
         known.into_iter().collect()
     }
 
-    /// A launch was asked for and never answered.
-    fn stop_unanswered(&self, identity: &Identity, traces: &Traces, fast: bool) -> Result<(), StopError> {
+    /// A launch was asked for and never answered. With the same token it is asked for again: the answer is the machine that
+    /// it has made, or one that is made now, and then it is certain that no other comes.
+    fn stop_unanswered(
+        &self,
+        identity: &Identity,
+        traces: &Traces,
+        launch: Option<Vec<(String, String)>>,
+        fast: bool,
+    ) -> Result<(), StopError> {
+        if let Some(launch) = launch {
+            match self.account.run(launch, &self.call()) {
+                Ok(machine) => return self.terminate(&machine.id, false, fast),
+                Err(error) if is_for_good(&error) => return Ok(()),
+                Err(error) => log::debug!("the launch of attempt {} is still not answered: {error}", identity.key),
+            }
+        }
         if self.settings.may_be_spot() {
             self.account.cancel_spot_requests(identity, &self.call())?;
         }
@@ -318,6 +341,12 @@ fn may_pass(error: &AwsError) -> bool {
     )
 }
 
+/// Whether the same launch can have made nothing, before as well: had it made a machine, its token would tell of that.
+fn is_for_good(error: &AwsError) -> bool {
+    matches!(error.class(), Class::Capacity | Class::Quota | Class::BadParameter | Class::NotFound)
+        && !error.outcome_unknown()
+}
+
 /// Whether another offer may do.
 fn is_for_the_next_offer(error: &AwsError) -> bool {
     matches!(error.class(), Class::Capacity | Class::Quota)
@@ -358,13 +387,16 @@ impl Attempt<'_> {
     /// Before it may be there.
     fn will_make(&self, what: Recorded) -> Result<(), StartError> {
         self.start.record(&what.to_string())?;
-        self.driver.made(self.identity, |traces| traces.add(what));
+        self.driver.made(self.identity, |made| made.traces.add(what));
         Ok(())
     }
 
     /// When it is there.
     fn has_made(&self, what: Recorded) -> Result<(), StartError> {
-        self.driver.made(self.identity, |traces| traces.add(what.clone()));
+        self.driver.made(self.identity, |made| {
+            made.traces.add(what.clone());
+            made.launch = None;
+        });
         Ok(self.start.record(&what.to_string())?)
     }
 
@@ -505,11 +537,16 @@ impl Attempt<'_> {
             return Err(Cancelled.into());
         }
         self.will_make(Recorded::Launch(launch.token()))?;
-        let made = match driver.account.run(launch.parameters(), &self.patience()) {
+        let parameters = launch.parameters();
+        driver.made(identity, |made| made.launch = Some(parameters.clone()));
+        let made = match driver.account.run(parameters, &self.patience()) {
             Ok(machine) => machine,
             Err(error) => {
                 if !error.outcome_unknown() {
-                    driver.made(identity, |traces| traces.unanswered = false);
+                    driver.made(identity, |made| {
+                        made.traces.unanswered = false;
+                        made.launch = None;
+                    });
                 }
                 if is_for_the_next_offer(&error) {
                     let cause =
@@ -624,10 +661,8 @@ impl LatentWorker for Ec2LatentWorker {
     /// request. An error when it does not answer or cannot do it: then it is [reclaimed](LatentWorker::reclaim).
     fn stop_instance(&self, stop: StopRequest<Ec2Instance>) -> Result<(), StopError> {
         let identity = Identity::of_stop(&stop);
-        let traces = self.shared.traces.lock().remove(&identity.key).unwrap_or_default();
-        if traces.is_empty() && stop.instance().is_none() {
-            return Ok(());
-        }
+        let made = self.shared.made.lock().remove(&identity.key).unwrap_or_default();
+        let parameters = made.traces.parameters.clone();
         let stopped = match stop.instance() {
             Some(instance) => {
                 self.account.forget(&instance.id);
@@ -637,9 +672,9 @@ impl LatentWorker for Ec2LatentWorker {
                     self.keep(&instance.id, stop.fast())
                 }
             }
-            None => self.stop_traces(&identity, &traces, stop.fast()),
+            None => self.stop_made(&identity, made, stop.fast()),
         };
-        let removed = self.remove_parameters(&traces.parameters, &self.call());
+        let removed = self.remove_parameters(&parameters, &self.call());
         stopped.and(removed)
     }
 

@@ -47,7 +47,7 @@ pub(crate) enum Fault {
     CutAfter,
     /// It is done; the answer is an error of the server's own.
     FailAfter,
-    /// It is held back for so long, or until the front is gone.
+    /// It is held back for so long, or until the fault is taken away. Then it is done, even if nobody waits for it any more.
     Delay(Duration),
     /// The answer is as it would be, with one text in place of another.
     Replace(&'static str, &'static str),
@@ -264,11 +264,12 @@ impl Shared {
                 Asked { action: parameters.get("Action").cloned().unwrap_or_default(), parameters }
             }
         };
-        let fault = self.fault(&asked);
+        let rule = self.fault(&asked);
+        let fault = rule.as_ref().map(|rule| rule.fault.clone());
         match &fault {
             Some(Fault::Refuse(status, code)) => return Some(Answer::error(*status, code)),
             Some(Fault::CutBefore) => return None,
-            Some(Fault::Delay(time)) => self.delay(*time),
+            Some(Fault::Delay(time)) => self.delay(*time, &rule),
             _ => {}
         }
         let mut answer = match self.refused_for_lag(&asked) {
@@ -291,7 +292,7 @@ impl Shared {
         }
     }
 
-    fn fault(&self, asked: &Asked) -> Option<Fault> {
+    fn fault(&self, asked: &Asked) -> Option<Arc<Rule>> {
         let mut state = self.state();
         state.asked.push(asked.clone());
         let meets = |rule: &&Arc<Rule>| {
@@ -300,12 +301,13 @@ impl Shared {
         };
         let rule = state.rules.iter().find(meets)?;
         rule.met.fetch_add(1, Ordering::Relaxed);
-        Some(rule.fault.clone())
+        Some(rule.clone())
     }
 
-    fn delay(&self, time: Duration) {
+    fn delay(&self, time: Duration, rule: &Option<Arc<Rule>>) {
         let end = Instant::now() + time;
-        while Instant::now() < end && !self.closed.load(Ordering::Relaxed) {
+        let in_force = |rule: &Arc<Rule>| self.state().rules.iter().any(|other| Arc::ptr_eq(rule, other));
+        while Instant::now() < end && rule.as_ref().is_some_and(in_force) && !self.closed.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
