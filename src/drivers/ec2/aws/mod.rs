@@ -76,15 +76,20 @@ struct Shared {
     cache: Cache,
     /// How many seconds the provider's clock is ahead.
     skew: AtomicI64,
+    /// Those that this client keeps, so that they last as long as it does.
+    paces: Mutex<HashMap<Account, Arc<Mutex<Pace>>>>,
 }
 
-/// How fast each account is asked at each endpoint, by whoever in this process.
-static PACES: LazyLock<Mutex<HashMap<(String, String), Weak<Mutex<Pace>>>>> = LazyLock::new(Mutex::default);
+/// Where somebody is asked, and who asks.
+type Account = (String, String);
 
-fn pace_of(endpoint: &str, identity: &str, now: Instant) -> Arc<Mutex<Pace>> {
+/// How fast each account is asked at each endpoint, by whoever in this process.
+static PACES: LazyLock<Mutex<HashMap<Account, Weak<Mutex<Pace>>>>> = LazyLock::new(Mutex::default);
+
+fn pace_of(account: Account, now: Instant) -> Arc<Mutex<Pace>> {
     let mut paces = PACES.lock();
     paces.retain(|_, pace| pace.strong_count() > 0);
-    let held = paces.entry((endpoint.to_owned(), identity.to_owned())).or_default();
+    let held = paces.entry(account).or_default();
     held.upgrade().unwrap_or_else(|| {
         let pace = Arc::new(Mutex::new(Pace::new(now)));
         *held = Arc::downgrade(&pace);
@@ -126,8 +131,8 @@ impl AwsClient {
         {
             return Err(format!("{endpoint:?} is no address of a service; write https://host[:port]"));
         }
-        let (region, cache, skew) = (Mutex::default(), Cache::default(), AtomicI64::new(0));
-        Ok(Self { shared: Arc::new(Shared { settings, around, provider, metadata, region, cache, skew }) })
+        let (region, cache, skew, paces) = (Mutex::default(), Cache::default(), AtomicI64::new(0), Mutex::default());
+        Ok(Self { shared: Arc::new(Shared { settings, around, provider, metadata, region, cache, skew, paces }) })
     }
 
     /// Asks EC2.
@@ -230,7 +235,9 @@ impl AwsClient {
         let endpoint = endpoint(call.service);
 
         let kind = Kind::of(call.action);
-        let pace = pace_of(&endpoint, &credentials.identity, patience.now());
+        let account = (endpoint.clone(), credentials.identity.clone());
+        let pace =
+            shared.paces.lock().entry(account.clone()).or_insert_with(|| pace_of(account, patience.now())).clone();
         let wait = pace.lock().take(kind, patience.now());
         if !wait.is_zero()
             && let Err(error) = patience.wait(wait, call.action)
