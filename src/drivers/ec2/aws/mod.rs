@@ -97,6 +97,13 @@ fn pace_of(account: Account, now: Instant) -> Arc<Mutex<Pace>> {
     })
 }
 
+/// What comes of asking once, if it is not an error that stays.
+enum Once {
+    Answered(Answer),
+    /// It was refused, perhaps for credentials or a clock that are others now.
+    Mended(AwsError),
+}
+
 /// One call: what is sent, and how it may be.
 struct Call<'a> {
     service: Service,
@@ -197,14 +204,13 @@ impl AwsClient {
         loop {
             patience.left(call.action).map_err(|error| error.unknown(unknown))?;
             let error = match self.once(&call, patience) {
-                Ok(answer) => return Ok(answer),
-                Err((error, true)) if !mended => {
-                    // Other credentials, or another clock: that alone may have been wrong.
+                Ok(Once::Answered(answer)) => return Ok(answer),
+                Ok(Once::Mended(error)) if !mended => {
                     mended = true;
                     log::debug!("asked again: {error}");
                     continue;
                 }
-                Err((error, _)) => error,
+                Ok(Once::Mended(error)) | Err(error) => error,
             };
             failures += 1;
             // What is asked again harmlessly, and then answered, is known: it would have been the same answer.
@@ -221,16 +227,15 @@ impl AwsClient {
         }
     }
 
-    /// Once. With an error, whether it may have been for the credentials or the clock, and these are others now.
-    fn once(&self, call: &Call<'_>, patience: &Patience<'_>) -> Result<Answer, (AwsError, bool)> {
+    /// Once.
+    fn once(&self, call: &Call<'_>, patience: &Patience<'_>) -> Result<Once, AwsError> {
         let shared = &*self.shared;
-        let plain = |error| (error, false);
-        let region = self.region(patience).map_err(plain)?;
+        let region = self.region(patience)?;
         let endpoint =
             |service| Region(region.clone()).endpoint(service, shared.settings.endpoint.as_deref(), &*shared.around);
         let credentials = match &shared.settings.credentials {
             Some(credentials) => credentials.clone(),
-            None => shared.cache.get(&self.sources(&endpoint(Service::Sts), &region, patience)).map_err(plain)?,
+            None => shared.cache.get(&self.sources(&endpoint(Service::Sts), &region, patience))?,
         };
         let endpoint = endpoint(call.service);
 
@@ -243,7 +248,7 @@ impl AwsClient {
             && let Err(error) = patience.wait(wait, call.action)
         {
             pace.lock().give_back(kind, patience.now());
-            return Err(plain(error));
+            return Err(error);
         }
 
         let mut headers = call.headers.clone();
@@ -253,11 +258,11 @@ impl AwsClient {
         let headers = signed(&credentials, call.service, &region, now, headers, call.body);
         let uri = format!("{endpoint}/");
         let asking = Asking { method: Method::POST, uri: &uri, headers: &headers, body: call.body };
-        let left = patience.left(call.action).map_err(plain)?;
+        let left = patience.left(call.action)?;
         let answer = shared.provider.ask(&asking, left, patience.cancel());
         let date = answer.as_ref().ok().and_then(|answer| Timestamp::from_http_date(answer.date.as_deref()?));
         let error = match understood(call.action, answer) {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => return Ok(Once::Answered(answer)),
             Err(error) => error,
         };
         match error.class() {
@@ -270,16 +275,16 @@ impl AwsClient {
                         off + skew
                     );
                     shared.skew.store(skew.saturating_add(off), Ordering::Relaxed);
-                    return Err((error, true));
+                    return Ok(Once::Mended(error));
                 }
                 if shared.settings.credentials.is_none() {
                     shared.cache.rejected(&credentials);
-                    return Err((error, true));
+                    return Ok(Once::Mended(error));
                 }
             }
             _ => {}
         }
-        Err((error, false))
+        Err(error)
     }
 
     fn sources<'a>(&'a self, sts: &'a str, region: &'a str, patience: &'a Patience<'a>) -> Sources<'a> {
