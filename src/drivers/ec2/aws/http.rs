@@ -6,8 +6,7 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fmt;
-use std::io;
-use std::sync::Arc;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
@@ -83,15 +82,14 @@ impl Http {
         let config = base()
             .timeout_connect(Some(CONNECT_LIMIT))
             .timeout_resolve(Some(CONNECT_LIMIT))
-            .tls_config(tls(roots))
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build();
         Self { agent: agent(config), most: REQUEST_LIMIT }
     }
 
     /// To a metadata service, which no proxy can stand before.
     pub(super) fn to_metadata() -> Self {
-        let config =
-            base().tls_config(tls(RootCerts::WebPki)).proxy(None).timeout_connect(Some(METADATA_LIMIT)).build();
+        let config = base().proxy(None).timeout_connect(Some(METADATA_LIMIT)).build();
         Self { agent: agent(config), most: METADATA_LIMIT }
     }
 }
@@ -102,12 +100,6 @@ fn base() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
         .max_redirects(0)
         .max_redirects_will_error(false)
         .user_agent(concat!("latent-worker/", env!("CARGO_PKG_VERSION")))
-}
-
-/// The cryptography is named here, so that it does not matter what else in the program uses TLS, and with what.
-fn tls(roots: RootCerts) -> TlsConfig {
-    let cryptography = Arc::new(rustls::crypto::ring::default_provider());
-    TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(cryptography).build()
 }
 
 fn agent(config: ureq::config::Config) -> Agent {
@@ -303,108 +295,7 @@ impl<In: Transport> Transport for Sent<In> {
 fn stop_if_cancelled() -> Result<(), ureq::Error> {
     if is_cancelled() {
         // Of no kind that has a meaning for the layers in between.
-        return Err(ureq::Error::Io(io::Error::other("the call was cancelled")));
+        return Err(ureq::Error::Io(io::Error::new(ErrorKind::Other, "the call was cancelled")));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
-    use std::time::Instant;
-
-    use crossbeam_channel::{Sender, bounded};
-
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(600);
-
-    /// A server that reads each request, up to the end of its head, and does this with its connection.
-    fn serving(serve: impl Fn(TcpStream) + Send + 'static) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let uri = format!("http://{}/", listener.local_addr().unwrap());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut head = Vec::new();
-                let mut byte = [0];
-                while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
-                    head.push(byte[0]);
-                }
-                serve(stream);
-            }
-        });
-        uri
-    }
-
-    fn ask(uri: &str, limit: Duration, cancel: Option<&Receiver<Infallible>>) -> Result<Answer, NoAnswer> {
-        let asking = Asking { method: Method::GET, uri, headers: &[], body: b"" };
-        Http::to_provider(RootCerts::WebPki).ask(&asking, limit, cancel)
-    }
-
-    #[test]
-    fn an_answer_has_a_status_a_body_and_what_matters_of_its_head() {
-        let uri = serving(|mut stream| {
-            let head = "HTTP/1.1 503 X\r\nDate: Sun, 30 Aug 2015 12:36:00 GMT\r\nRetry-After: 7\r\nContent-Length: 2\r\n\r\nno";
-            stream.write_all(head.as_bytes()).unwrap();
-        });
-        let answer = ask(&uri, LONG, None).unwrap();
-        assert_eq!((answer.status, answer.body.as_str()), (503, "no"));
-        assert_eq!(answer.date.as_deref(), Some("Sun, 30 Aug 2015 12:36:00 GMT"));
-        assert_eq!(answer.retry_after, Some(Duration::from_secs(7)));
-    }
-
-    #[test]
-    fn it_is_known_whether_anything_was_sent() {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let refused = ask(&format!("http://{free}/"), LONG, None);
-        assert!(matches!(refused, Err(NoAnswer::Unreachable(_))), "{refused:?}");
-        let cut = ask(&serving(drop), LONG, None);
-        assert!(matches!(cut, Err(NoAnswer::Lost(_))), "{cut:?}");
-        let torn = ask(
-            &serving(|mut stream| stream.write_all(b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\nhalf").unwrap()),
-            LONG,
-            None,
-        );
-        assert!(matches!(torn, Err(NoAnswer::Lost(_))), "{torn:?}");
-        // TLS is spoken first, and that is nothing of the request.
-        let plain = serving(|mut stream| _ = stream.write_all(b"HTTP/1.1 400 X\r\n\r\n"));
-        let no_tls = ask(&plain.replace("http:", "https:"), Duration::from_secs(5), None);
-        assert!(matches!(no_tls, Err(NoAnswer::Unreachable(_))), "{no_tls:?}");
-    }
-
-    /// The server keeps the connection, and says nothing.
-    fn silent() -> (String, Receiver<TcpStream>) {
-        let (keep, kept) = bounded(10);
-        (serving(move |stream| keep.send(stream).unwrap()), kept)
-    }
-
-    #[test]
-    fn a_silence_ends_at_the_limit_or_when_it_is_cancelled() {
-        let (uri, kept) = silent();
-        let end = ask(&uri, Duration::from_millis(300), None);
-        assert!(matches!(end, Err(NoAnswer::TimedOut)), "{end:?}");
-        drop(kept.recv().unwrap());
-
-        let (cancel, cancelled): (Sender<Infallible>, _) = bounded(0);
-        let asking = std::thread::spawn(move || (ask(&uri, LONG, Some(&cancelled)), Instant::now()));
-        let _connection = kept.recv().unwrap();
-        let begun = Instant::now();
-        drop(cancel);
-        let (end, at) = asking.join().unwrap();
-        assert!(matches!(end, Err(NoAnswer::Cancelled { sent: true })), "{end:?}");
-        // A second, on a machine with time for it.
-        assert!(at - begun < Duration::from_secs(5), "{:?}", at - begun);
-    }
-
-    #[test]
-    fn what_was_cancelled_before_is_not_sent() {
-        let (uri, kept) = silent();
-        let (cancel, cancelled): (Sender<Infallible>, _) = bounded(0);
-        drop(cancel);
-        let end = ask(&uri, LONG, Some(&cancelled));
-        assert!(matches!(end, Err(NoAnswer::Cancelled { sent: false })), "{end:?}");
-        drop(kept);
-    }
 }

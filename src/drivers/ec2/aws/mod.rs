@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use ureq::http::Method;
@@ -60,6 +60,14 @@ pub(super) struct AwsSettings {
     pub(super) profile: Option<String>,
 }
 
+impl AwsSettings {
+    /// The same for those who ask the same account at the same place.
+    pub(super) fn scope(&self) -> String {
+        let Self { region, endpoint, credentials, profile } = self;
+        format!("{region:?} {endpoint:?} {:?} {profile:?}", credentials.as_ref().map(|known| &known.identity))
+    }
+}
+
 /// The provider. Cheap to clone; usable from many threads.
 #[derive(Clone)]
 pub(super) struct AwsClient {
@@ -76,32 +84,20 @@ struct Shared {
     cache: Cache,
     /// How many seconds the provider's clock is ahead.
     skew: AtomicI64,
-    /// Those that this client keeps, so that they last as long as it does.
-    paces: Mutex<HashMap<Account, Arc<Mutex<Pace>>>>,
 }
 
-/// Where somebody is asked, and who asks.
-type Account = (String, String);
-
 /// How fast each account is asked at each endpoint, by whoever in this process.
-static PACES: LazyLock<Mutex<HashMap<Account, Weak<Mutex<Pace>>>>> = LazyLock::new(Mutex::default);
+static PACES: LazyLock<Mutex<HashMap<(String, String), Weak<Mutex<Pace>>>>> = LazyLock::new(Mutex::default);
 
-fn pace_of(account: Account, now: Instant) -> Arc<Mutex<Pace>> {
+fn pace_of(endpoint: &str, identity: &str, now: Instant) -> Arc<Mutex<Pace>> {
     let mut paces = PACES.lock();
     paces.retain(|_, pace| pace.strong_count() > 0);
-    let held = paces.entry(account).or_default();
+    let held = paces.entry((endpoint.to_owned(), identity.to_owned())).or_default();
     held.upgrade().unwrap_or_else(|| {
         let pace = Arc::new(Mutex::new(Pace::new(now)));
         *held = Arc::downgrade(&pace);
         pace
     })
-}
-
-/// What comes of asking once, if it is not an error that stays.
-enum Once {
-    Answered(Answer),
-    /// It was refused, perhaps for credentials or a clock that are others now.
-    Mended(AwsError),
 }
 
 /// One call: what is sent, and how it may be.
@@ -138,8 +134,8 @@ impl AwsClient {
         {
             return Err(format!("{endpoint:?} is no address of a service; write https://host[:port]"));
         }
-        let (region, cache, skew, paces) = (Mutex::default(), Cache::default(), AtomicI64::new(0), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { settings, around, provider, metadata, region, cache, skew, paces }) })
+        let (region, cache, skew) = (Mutex::default(), Cache::default(), AtomicI64::new(0));
+        Ok(Self { shared: Arc::new(Shared { settings, around, provider, metadata, region, cache, skew }) })
     }
 
     /// Asks EC2.
@@ -188,6 +184,12 @@ impl AwsClient {
         Ok(found.0)
     }
 
+    /// The point in time so long ago, by the provider's clock, as EC2 has it in its parameters.
+    pub(super) fn time_ago(&self, ago: Duration, patience: &Patience<'_>) -> String {
+        let now = patience.wall().0.saturating_add(self.shared.skew.load(Ordering::Relaxed));
+        Timestamp(now.saturating_sub_unsigned(ago.as_secs())).iso8601()
+    }
+
     fn query(&self, service: Service, query: &Query, patience: &Patience<'_>) -> Result<Element, AwsError> {
         let body = query.body(service.version());
         let headers = vec![("content-type", FORM.to_owned())];
@@ -204,13 +206,14 @@ impl AwsClient {
         loop {
             patience.left(call.action).map_err(|error| error.unknown(unknown))?;
             let error = match self.once(&call, patience) {
-                Ok(Once::Answered(answer)) => return Ok(answer),
-                Ok(Once::Mended(error)) if !mended => {
+                Ok(answer) => return Ok(answer),
+                Err((error, true)) if !mended => {
+                    // Other credentials, or another clock: that alone may have been wrong.
                     mended = true;
                     log::debug!("asked again: {error}");
                     continue;
                 }
-                Ok(Once::Mended(error)) | Err(error) => error,
+                Err((error, _)) => error,
             };
             failures += 1;
             // What is asked again harmlessly, and then answered, is known: it would have been the same answer.
@@ -227,28 +230,27 @@ impl AwsClient {
         }
     }
 
-    /// Once.
-    fn once(&self, call: &Call<'_>, patience: &Patience<'_>) -> Result<Once, AwsError> {
+    /// Once. With an error, whether it may have been for the credentials or the clock, and these are others now.
+    fn once(&self, call: &Call<'_>, patience: &Patience<'_>) -> Result<Answer, (AwsError, bool)> {
         let shared = &*self.shared;
-        let region = self.region(patience)?;
+        let plain = |error| (error, false);
+        let region = self.region(patience).map_err(plain)?;
         let endpoint =
             |service| Region(region.clone()).endpoint(service, shared.settings.endpoint.as_deref(), &*shared.around);
         let credentials = match &shared.settings.credentials {
             Some(credentials) => credentials.clone(),
-            None => shared.cache.get(&self.sources(&endpoint(Service::Sts), &region, patience))?,
+            None => shared.cache.get(&self.sources(&endpoint(Service::Sts), &region, patience)).map_err(plain)?,
         };
         let endpoint = endpoint(call.service);
 
         let kind = Kind::of(call.action);
-        let account = (endpoint.clone(), credentials.identity.clone());
-        let pace =
-            shared.paces.lock().entry(account.clone()).or_insert_with(|| pace_of(account, patience.now())).clone();
+        let pace = pace_of(&endpoint, &credentials.identity, patience.now());
         let wait = pace.lock().take(kind, patience.now());
         if !wait.is_zero()
             && let Err(error) = patience.wait(wait, call.action)
         {
             pace.lock().give_back(kind, patience.now());
-            return Err(error);
+            return Err(plain(error));
         }
 
         let mut headers = call.headers.clone();
@@ -258,11 +260,11 @@ impl AwsClient {
         let headers = signed(&credentials, call.service, &region, now, headers, call.body);
         let uri = format!("{endpoint}/");
         let asking = Asking { method: Method::POST, uri: &uri, headers: &headers, body: call.body };
-        let left = patience.left(call.action)?;
+        let left = patience.left(call.action).map_err(plain)?;
         let answer = shared.provider.ask(&asking, left, patience.cancel());
         let date = answer.as_ref().ok().and_then(|answer| Timestamp::from_http_date(answer.date.as_deref()?));
         let error = match understood(call.action, answer) {
-            Ok(answer) => return Ok(Once::Answered(answer)),
+            Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
         match error.class() {
@@ -275,16 +277,16 @@ impl AwsClient {
                         off + skew
                     );
                     shared.skew.store(skew.saturating_add(off), Ordering::Relaxed);
-                    return Ok(Once::Mended(error));
+                    return Err((error, true));
                 }
                 if shared.settings.credentials.is_none() {
                     shared.cache.rejected(&credentials);
-                    return Ok(Once::Mended(error));
+                    return Err((error, true));
                 }
             }
             _ => {}
         }
-        Err(error)
+        Err((error, false))
     }
 
     fn sources<'a>(&'a self, sts: &'a str, region: &'a str, patience: &'a Patience<'a>) -> Sources<'a> {

@@ -61,26 +61,20 @@ impl Asked {
 
 /// Answers from a list, in order; then none can be reached.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Script(Arc<Mutex<Played>>);
-
-#[derive(Debug, Default)]
-struct Played {
-    answers: VecDeque<Result<Answer, NoAnswer>>,
-    asked: Vec<Asked>,
-}
+pub(super) struct Script(Arc<Mutex<(VecDeque<Result<Answer, NoAnswer>>, Vec<Asked>)>>);
 
 impl Script {
     pub(super) fn new(answers: impl IntoIterator<Item = Result<Answer, NoAnswer>>) -> Self {
-        Self(Arc::new(Mutex::new(Played { answers: answers.into_iter().collect(), asked: Vec::new() })))
+        Self(Arc::new(Mutex::new((answers.into_iter().collect(), Vec::new()))))
     }
 
     pub(super) fn asked(&self) -> Vec<Asked> {
-        self.0.lock().asked.clone()
+        self.0.lock().1.clone()
     }
 
     /// Nothing is left to be asked.
     pub(super) fn is_used_up(&self) -> bool {
-        self.0.lock().answers.is_empty()
+        self.0.lock().0.is_empty()
     }
 }
 
@@ -91,12 +85,12 @@ pub(super) fn answer(status: u16, body: &str) -> Result<Answer, NoAnswer> {
 impl Wire for Script {
     fn ask(&self, asking: &Asking<'_>, _: Duration, _: Option<&Receiver<Infallible>>) -> Result<Answer, NoAnswer> {
         let mut script = self.0.lock();
-        script.asked.push(Asked {
+        script.1.push(Asked {
             line: format!("{} {}", asking.method, asking.uri),
             headers: asking.headers.to_vec(),
             body: String::from_utf8(asking.body.to_vec()).unwrap(),
         });
-        script.answers.pop_front().unwrap_or_else(|| Err(NoAnswer::Unreachable("the script has ended".into())))
+        script.0.pop_front().unwrap_or_else(|| Err(NoAnswer::Unreachable("the script has ended".into())))
     }
 }
 

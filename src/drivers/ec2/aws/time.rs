@@ -17,6 +17,13 @@ impl Timestamp {
         format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", second / 3600, second / 60 % 60, second % 60)
     }
 
+    /// `2015-08-30T12:36:00Z`.
+    pub(super) fn iso8601(self) -> String {
+        let (year, month, day) = civil(self.0.div_euclid(DAY));
+        let second = self.0.rem_euclid(DAY);
+        format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    }
+
     /// `2015-08-30T12:36:00Z`, with a fraction or without.
     pub(super) fn from_iso8601(text: &str) -> Option<Self> {
         let (date, time) =
