@@ -3,10 +3,10 @@
 //! Pure. Namespaces, attributes and comments mean nothing in these answers and are left out.
 
 /// The longest answer that is read. A page of a thousand machines has some megabytes.
-pub(super) const ANSWER_LIMIT: u64 = 32 << 20;
+pub(super) const ANSWER_LIMIT: u64 = 16 << 20;
 /// The deepest is below twenty; an answer that is deeper is no answer.
 const DEPTH_LIMIT: usize = 100;
-const NODES_LIMIT: u32 = 4_000_000;
+const NODES_LIMIT: u32 = 1_000_000;
 
 /// An element: its name, its text, and the elements in it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -87,5 +87,9 @@ mod tests {
         }
         let deep = "<a>".repeat(200) + &"</a>".repeat(200);
         assert!(Element::parse(&deep).unwrap_err().contains("deep"));
+        // As much as there may be: neither the stack nor the memory runs out.
+        let limit = usize::try_from(ANSWER_LIMIT).unwrap();
+        assert!(Element::parse(&"<a>".repeat(limit / 3)).is_err());
+        assert!(Element::parse(&format!("<a>{}</a>", "<b/>".repeat(limit / 4))).is_err());
     }
 }

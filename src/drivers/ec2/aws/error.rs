@@ -55,7 +55,7 @@ pub(in crate::drivers::ec2) struct AwsError {
 impl AwsError {
     /// One that nobody has answered.
     pub(super) fn new(class: Class, doing: &str, message: impl Into<String>) -> Self {
-        let outcome_unknown = matches!(class, Class::Lost | Class::Server | Class::TimedOut);
+        let outcome_unknown = matches!(class, Class::Lost | Class::Server);
         let (doing, message) = (doing.to_owned(), message.into());
         Self { class, code: None, doing, message, request_id: None, outcome_unknown }
     }
@@ -63,6 +63,16 @@ impl AwsError {
     /// An answer that makes no sense, or has not come: nobody knows what was done.
     pub(in crate::drivers::ec2) fn lost(doing: &str, message: impl Into<String>) -> Self {
         Self::new(Class::Lost, doing, message)
+    }
+
+    /// Whoever asked has given up, with nothing on its way.
+    pub(super) fn cancelled(doing: &str) -> Self {
+        Self::new(Class::Cancelled, doing, "cancelled")
+    }
+
+    /// There is no time left, with nothing on its way.
+    pub(super) fn timed_out(doing: &str, limit: Duration) -> Self {
+        Self::new(Class::TimedOut, doing, format!("not done within {limit:?}"))
     }
 
     /// What an answer with an error in it says.
@@ -81,7 +91,7 @@ impl AwsError {
         };
         let message = match message.trim() {
             "" => format!("the provider has answered with status {status} and does not say why"),
-            message => without_encoded(message),
+            message => without_secrets(message),
         };
         Self {
             class,
@@ -106,6 +116,17 @@ impl AwsError {
     /// Whether what was asked for may have been done, or may yet be.
     pub(in crate::drivers::ec2) fn outcome_unknown(&self) -> bool {
         self.outcome_unknown
+    }
+
+    /// The same, of several requests for one thing, one of which may have been carried out.
+    pub(super) fn or_unknown(mut self, unknown: bool) -> Self {
+        self.outcome_unknown |= unknown;
+        self
+    }
+
+    /// Whether the service has looked at the request, and decided.
+    pub(super) fn is_decided(&self) -> bool {
+        self.code.is_some() && !matches!(self.class, Class::Throttled { .. } | Class::Server)
     }
 
     /// Whether it says that what was to be ended or looked at is not there any more.
@@ -156,12 +177,10 @@ impl fmt::Display for AwsError {
 
 impl std::error::Error for AwsError {}
 
+/// Without a code it is not the service that speaks, but what stands before it: it knows nothing of what was asked for.
 fn class_of_status(status: u16) -> Class {
     match status {
-        401 | 403 => Class::Credentials,
-        404 => Class::NotFound,
         429 => Class::Throttled { retry_after: None },
-        400..=499 => Class::BadParameter,
         _ => Class::Server,
     }
 }
@@ -237,13 +256,13 @@ fn class_of(code: &str, status: u16) -> Class {
     }
 }
 
-/// A denial can have a long message in it that only the provider reads ("DecodeAuthorizationMessage").
-fn without_encoded(message: &str) -> String {
-    const MARK: &str = "Encoded authorization failure message:";
-    match message.split_once(MARK) {
-        Some((before, _)) => before.trim_end().to_owned(),
-        None => message.chars().take(2000).collect(),
-    }
+/// A denial can have a long message in it that only the provider reads ("DecodeAuthorizationMessage"); the answer to a wrong
+/// signature repeats the request that was signed, with the token of the session in it.
+fn without_secrets(message: &str) -> String {
+    const MARKS: [&str; 3] =
+        ["Encoded authorization failure message:", "The Canonical String for this request", "The String-to-Sign"];
+    let end = MARKS.iter().filter_map(|mark| message.find(mark)).min().unwrap_or(message.len());
+    message[..end].trim_end().chars().take(2000).collect()
 }
 
 #[cfg(test)]
@@ -289,6 +308,7 @@ mod tests {
         assert!(!answered("RequestLimitExceeded", 503).outcome_unknown());
         assert!(answered("InternalError", 500).outcome_unknown());
         assert!(AwsError::answered("x", 502, None, "", None, None).outcome_unknown());
+        assert!(!AwsError::answered("x", 404, None, "", None, None).already_gone(), "that is said by a proxy");
         assert!(AwsError::new(Class::Lost, "x", "cut").outcome_unknown());
         assert!(!AwsError::new(Class::Unreachable, "x", "refused").outcome_unknown());
     }
@@ -302,5 +322,9 @@ mod tests {
             "You are not authorized. Encoded authorization failure message: AAAA".to_owned() + &"x".repeat(5000);
         let text = AwsError::answered("x", 403, Some("UnauthorizedOperation"), &denied, None, None).to_string();
         assert!(text.len() < 300 && text.contains("You are not authorized.") && !text.contains("AAAA"), "{text}");
+        let wrong = "The request signature does not match. Consult the documentation.\n\nThe Canonical String for this \
+                     request should have been\n'POST\n/\n\nx-amz-security-token:HUSH'\n\nThe String-to-Sign should have been x";
+        let text = AwsError::answered("x", 403, Some("SignatureDoesNotMatch"), wrong, None, None).to_string();
+        assert!(text.contains("does not match") && !text.contains("HUSH"), "{text}");
     }
 }

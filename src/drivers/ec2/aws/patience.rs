@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, TryRecvError};
 
 use super::error::{AwsError, Class};
 use super::time::Timestamp;
@@ -11,113 +11,145 @@ use crate::{Leftover, StartRequest};
 
 /// The end of a call.
 pub(in crate::drivers::ec2) struct Patience<'a> {
+    /// None: so far away that no clock has it.
     deadline: Option<Instant>,
     limit: Duration,
-    cancel: Option<&'a Receiver<Infallible>>,
-    clock: &'a dyn Clock,
+    waiter: Waiter<'a>,
 }
 
-/// What passes while somebody waits. There is one that flows, and one of tests.
-pub(super) trait Clock {
+/// Who waits.
+enum Waiter<'a> {
+    /// Somebody whom nobody cancels.
+    Steady,
+    Start(&'a StartRequest<'a>),
+    Reclaim(&'a Leftover),
+    #[cfg(test)]
+    Test(&'a dyn Time),
+}
+
+/// Time that passes when a test says so.
+#[cfg(test)]
+pub(super) trait Time {
     fn now(&self) -> Instant;
-    /// The clock on the wall.
     fn wall(&self) -> Timestamp;
-    /// Whether it was waited for to the end; not, when `cancel` is disconnected before.
-    fn wait(&self, duration: Duration, cancel: Option<&Receiver<Infallible>>) -> bool;
-}
-
-struct RealClock;
-
-impl Clock for RealClock {
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn wall(&self) -> Timestamp {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-    }
-
-    fn wait(&self, duration: Duration, cancel: Option<&Receiver<Infallible>>) -> bool {
-        match cancel {
-            None => {
-                std::thread::sleep(duration);
-                true
-            }
-            Some(cancel) => matches!(cancel.recv_timeout(duration), Err(RecvTimeoutError::Timeout)),
-        }
-    }
+    /// Whether it was waited for to the end, and not cancelled.
+    fn sleep(&self, duration: Duration) -> bool;
+    fn cancel(&self) -> Option<&Receiver<Infallible>>;
 }
 
 impl<'a> Patience<'a> {
     /// That nobody can end.
     pub(in crate::drivers::ec2) fn limit(limit: Duration) -> Self {
-        Self::on(&RealClock, limit)
+        Self::of(Waiter::Steady, limit)
     }
 
-    /// That ends when the start is cancelled.
+    /// That ends when the start is cancelled. Pauses go by the clock of its master.
     pub(in crate::drivers::ec2) fn of_start(start: &'a StartRequest<'_>, limit: Duration) -> Self {
-        Self { cancel: Some(start.cancel_signal()), ..Self::limit(limit) }
+        Self::of(Waiter::Start(start), limit)
     }
 
-    /// That ends when the master shuts down.
+    /// That ends when the master shuts down. Pauses go by the clock of its master.
     pub(in crate::drivers::ec2) fn of_leftover(leftover: &'a Leftover, limit: Duration) -> Self {
-        Self { cancel: Some(leftover.cancel_signal()), ..Self::limit(limit) }
-    }
-
-    pub(super) fn on(clock: &'a dyn Clock, limit: Duration) -> Self {
-        Self { deadline: clock.now().checked_add(limit), limit, cancel: None, clock }
+        Self::of(Waiter::Reclaim(leftover), limit)
     }
 
     #[cfg(test)]
-    pub(super) fn cancelled_by(mut self, cancel: &'a Receiver<Infallible>) -> Self {
-        self.cancel = Some(cancel);
-        self
+    pub(super) fn on(time: &'a dyn Time, limit: Duration) -> Self {
+        Self::of(Waiter::Test(time), limit)
+    }
+
+    fn of(waiter: Waiter<'a>, limit: Duration) -> Self {
+        let deadline = waiter.now().checked_add(limit);
+        Self { deadline, limit, waiter }
     }
 
     pub(super) fn now(&self) -> Instant {
-        self.clock.now()
+        self.waiter.now()
     }
 
+    /// The clock on the wall.
     pub(super) fn wall(&self) -> Timestamp {
-        self.clock.wall()
+        self.waiter.wall()
     }
 
-    pub(super) fn cancel(&self) -> Option<&'a Receiver<Infallible>> {
-        self.cancel
+    /// Disconnected when whoever asks gives up.
+    pub(super) fn cancel(&self) -> Option<&Receiver<Infallible>> {
+        self.waiter.cancel()
     }
 
     /// How long is left; an error when nothing is, or when it was cancelled.
     pub(super) fn left(&self, doing: &str) -> Result<Duration, AwsError> {
-        let is_cancelled = |cancel: &&Receiver<Infallible>| {
-            matches!(cancel.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
-        };
-        if self.cancel.as_ref().is_some_and(is_cancelled) {
-            return Err(self.cancelled(doing));
+        if self.cancel().is_some_and(|cancel| matches!(cancel.try_recv(), Err(TryRecvError::Disconnected))) {
+            return Err(AwsError::cancelled(doing));
         }
         match self.deadline.map(|deadline| deadline.saturating_duration_since(self.now())) {
             None => Ok(self.limit),
-            Some(left) if left.is_zero() => {
-                let mut error = AwsError::new(Class::TimedOut, doing, format!("no answer within {:?}", self.limit));
-                // Whether something is on its way is for the one to say who has sent it.
-                error.outcome_unknown = false;
-                Err(error)
-            }
+            Some(left) if left.is_zero() => Err(AwsError::timed_out(doing, self.limit)),
             Some(left) => Ok(left),
         }
     }
 
-    pub(super) fn cancelled(&self, doing: &str) -> AwsError {
-        AwsError::new(Class::Cancelled, doing, "cancelled")
+    /// Waits; an error at once when there is not so much time, and when it was cancelled meanwhile.
+    pub(super) fn wait(&self, duration: Duration, doing: &str) -> Result<(), AwsError> {
+        if duration > self.left(doing)? {
+            return Err(AwsError::timed_out(doing, self.limit));
+        }
+        if self.waiter.sleep(duration) { Ok(()) } else { Err(AwsError::cancelled(doing)) }
     }
 
-    /// Waits; an error when there is not so much time, or when it was cancelled meanwhile.
-    pub(super) fn wait(&self, duration: Duration, doing: &str) -> Result<(), AwsError> {
-        let left = self.left(doing)?;
-        let whole = self.clock.wait(duration.min(left), self.cancel);
-        if !whole {
-            return Err(self.cancelled(doing));
+    /// In 0..1, for pauses: it need not be unpredictable, only different from that of others.
+    pub(super) fn chance(&self) -> f64 {
+        use std::hash::{BuildHasher, RandomState};
+        #[cfg(test)]
+        if let Waiter::Test(_) = self.waiter {
+            return 1.0;
         }
-        self.left(doing).map(drop)
+        let random = RandomState::new().hash_one(0_u8);
+        f64::from((random >> 32) as u32) / f64::from(u32::MAX)
+    }
+}
+
+impl Waiter<'_> {
+    fn now(&self) -> Instant {
+        match self {
+            #[cfg(test)]
+            Self::Test(time) => time.now(),
+            _ => Instant::now(),
+        }
+    }
+
+    fn wall(&self) -> Timestamp {
+        match self {
+            #[cfg(test)]
+            Self::Test(time) => time.wall(),
+            _ => {
+                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                Timestamp(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+            }
+        }
+    }
+
+    fn cancel(&self) -> Option<&Receiver<Infallible>> {
+        match self {
+            Self::Steady => None,
+            Self::Start(start) => Some(start.cancel_signal()),
+            Self::Reclaim(leftover) => Some(leftover.cancel_signal()),
+            #[cfg(test)]
+            Self::Test(time) => time.cancel(),
+        }
+    }
+
+    /// Whether it was waited for to the end, and not cancelled.
+    fn sleep(&self, duration: Duration) -> bool {
+        match self {
+            Self::Steady => {
+                std::thread::sleep(duration);
+                true
+            }
+            Self::Start(start) => start.sleep(duration).is_ok(),
+            Self::Reclaim(leftover) => leftover.sleep(duration).is_ok(),
+            #[cfg(test)]
+            Self::Test(time) => time.sleep(duration),
+        }
     }
 }

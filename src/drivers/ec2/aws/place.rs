@@ -1,11 +1,13 @@
 //! Where the provider is asked: the region, and the address of each service in it.
 //!
-//! Pure, but for what the environment says, which is given.
+//! What the environment says is given.
+
+use ureq::http::Uri;
 
 use super::surroundings::Surroundings;
 
 /// A service of the provider, by the name that signatures have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Service {
     Ec2,
     Sts,
@@ -57,12 +59,25 @@ impl Region {
     }
 
     /// The address of a service: the one that is set, or the provider's own.
-    pub(super) fn endpoint(&self, service: Service, explicit: Option<&str>, around: &dyn Surroundings) -> String {
-        let variable = format!("AWS_ENDPOINT_URL_{}", service.name().to_uppercase());
-        let set = explicit.map(str::to_owned);
-        let set = set.or_else(|| around.variable(&variable)).or_else(|| around.variable("AWS_ENDPOINT_URL"));
-        let own = || format!("https://{}.{}.{}", service.name(), self.0, self.suffix());
-        set.map_or_else(own, |set| set.trim_end_matches('/').to_owned())
+    ///
+    /// # Errors
+    /// When what is set is none.
+    pub(super) fn endpoint(
+        &self,
+        service: Service,
+        explicit: Option<&Endpoint>,
+        around: &dyn Surroundings,
+    ) -> Result<Endpoint, String> {
+        if let Some(explicit) = explicit {
+            return Ok(explicit.clone());
+        }
+        let of_service = format!("AWS_ENDPOINT_URL_{}", service.name().to_uppercase());
+        for variable in [of_service.as_str(), "AWS_ENDPOINT_URL"] {
+            if let Some(set) = around.variable(variable) {
+                return Endpoint::parse(&set).map_err(|why| format!("{variable}: {why}"));
+            }
+        }
+        Endpoint::parse(&format!("https://{}.{}.{}", service.name(), self.0, self.suffix()))
     }
 
     /// By partition ("Partitions" of the AWS SDKs and Tools Reference Guide).
@@ -77,15 +92,32 @@ impl Region {
     }
 }
 
-/// The host of an address, with its port: what is signed.
-pub(super) fn host_of(endpoint: &str) -> &str {
-    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or_default()
+/// The address of a service. Without TLS only where somebody has written `http:`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Endpoint {
+    pub(super) uri: String,
+    /// With its port, if one is said: what is signed.
+    pub(super) host: String,
+}
+
+impl Endpoint {
+    /// Of `https://host[:port]`. There is nothing behind it, because what is signed is a request for `/`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let none = || format!("{text:?} is no address of a service; write https://host[:port]");
+        let uri: Uri = text.parse().map_err(|_| none())?;
+        let (Some(scheme @ ("https" | "http")), Some(host)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(none());
+        };
+        if uri.path() != "/" || uri.query().is_some() || host.as_str().contains('@') {
+            return Err(none());
+        }
+        Ok(Self { uri: format!("{scheme}://{host}/"), host: host.to_string() })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Around;
+    use super::super::tests::support::Around;
     use super::*;
 
     fn region(name: &str) -> Region {
@@ -95,18 +127,29 @@ mod tests {
     #[test]
     fn a_service_is_in_the_regions_partition_unless_it_is_said_where() {
         let none = Around::default();
-        let own = |name: &str, service| region(name).endpoint(service, None, &none);
-        assert_eq!(own("eu-central-1", Service::Ec2), "https://ec2.eu-central-1.amazonaws.com");
-        assert_eq!(own("cn-north-1", Service::Sts), "https://sts.cn-north-1.amazonaws.com.cn");
-        assert_eq!(own("us-gov-west-1", Service::Ssm), "https://ssm.us-gov-west-1.amazonaws.com");
+        let own = |name: &str, service| region(name).endpoint(service, None, &none).unwrap().uri;
+        assert_eq!(own("eu-central-1", Service::Ec2), "https://ec2.eu-central-1.amazonaws.com/");
+        assert_eq!(own("cn-north-1", Service::Sts), "https://sts.cn-north-1.amazonaws.com.cn/");
+        assert_eq!(own("us-gov-west-1", Service::Ssm), "https://ssm.us-gov-west-1.amazonaws.com/");
         let around = Around::default()
             .variable("AWS_ENDPOINT_URL", "http://all/")
             .variable("AWS_ENDPOINT_URL_EC2", "http://one:1");
-        let set = |service, explicit| region("x").endpoint(service, explicit, &around);
-        assert_eq!(set(Service::Ec2, None), "http://one:1");
-        assert_eq!(set(Service::Sts, None), "http://all");
-        assert_eq!(set(Service::Sts, Some("http://mine")), "http://mine");
-        assert_eq!(host_of("http://one:1/path"), "one:1");
+        let set = |service, explicit| region("x").endpoint(service, explicit, &around).unwrap().uri;
+        assert_eq!(set(Service::Ec2, None), "http://one:1/");
+        assert_eq!(set(Service::Sts, None), "http://all/");
+        assert_eq!(set(Service::Sts, Some(&Endpoint::parse("http://mine").unwrap())), "http://mine/");
+        let around = Around::default().variable("AWS_ENDPOINT_URL", "nonsense");
+        let error = region("x").endpoint(Service::Ec2, None, &around).unwrap_err();
+        assert!(error.contains("AWS_ENDPOINT_URL") && error.contains("nonsense"), "{error}");
+    }
+
+    #[test]
+    fn an_address_is_a_scheme_and_a_host() {
+        assert_eq!(Endpoint::parse("https://one:1/").unwrap().host, "one:1");
+        assert_eq!(Endpoint::parse("http://[::1]:80").unwrap().host, "[::1]:80");
+        for bad in ["", "one", "one:1", "ftp://one", "https://", "http://a/b", "http://a/?b", "http://user:pass@a"] {
+            assert!(Endpoint::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

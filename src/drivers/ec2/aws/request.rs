@@ -34,17 +34,18 @@ pub(super) fn signed(
     headers
 }
 
+/// When it was answered, by the provider's clock.
+pub(super) fn date_of(answer: &Result<Answer, NoAnswer>) -> Option<Timestamp> {
+    Timestamp::from_http_date(answer.as_ref().ok()?.date.as_deref()?)
+}
+
 /// A good answer, or what went wrong.
 pub(super) fn understood(doing: &str, answer: Result<Answer, NoAnswer>) -> Result<Answer, AwsError> {
     let answer = answer.map_err(|none| match none {
         NoAnswer::Unreachable(why) => AwsError::new(Class::Unreachable, doing, format!("no connection: {why}")),
         NoAnswer::Lost(why) => AwsError::new(Class::Lost, doing, format!("the connection was lost: {why}")),
         NoAnswer::TimedOut => AwsError::new(Class::Lost, doing, "there was no answer"),
-        NoAnswer::Cancelled { sent } => {
-            let mut error = AwsError::new(Class::Cancelled, doing, "cancelled");
-            error.outcome_unknown = sent;
-            error
-        }
+        NoAnswer::Cancelled { sent } => AwsError::cancelled(doing).or_unknown(sent),
     })?;
     if answer.status == 200 {
         return Ok(answer);

@@ -3,6 +3,11 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use ureq::tls::{Certificate, RootCerts};
 
 use super::profile::Profiles;
 
@@ -29,6 +34,30 @@ impl Surroundings for System {
         std::fs::File::open(path)?.take(LARGEST_FILE).read_to_string(&mut text)?;
         Ok(text)
     }
+}
+
+impl System {
+    /// Whom to trust: those of `AWS_CA_BUNDLE`; otherwise Mozilla's, which are built in.
+    pub(super) fn roots(&self) -> Result<RootCerts, String> {
+        match self.variable("AWS_CA_BUNDLE") {
+            None => Ok(RootCerts::WebPki),
+            Some(path) => {
+                let text = self.file(Path::new(&path)).map_err(|error| error.to_string());
+                text.and_then(|text| roots_of(&text)).map_err(|why| format!("AWS_CA_BUNDLE, {path}: {why}"))
+            }
+        }
+    }
+}
+
+/// Of a file with certificates.
+pub(super) fn roots_of(pem: &str) -> Result<RootCerts, String> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let certificates = certificates.map_err(|error| error.to_string())?;
+    if certificates.is_empty() {
+        return Err("there is no certificate in it".into());
+    }
+    let owned = certificates.iter().map(|certificate| Certificate::from_der(certificate).to_owned());
+    Ok(RootCerts::Specific(Arc::new(owned.collect())))
 }
 
 impl dyn Surroundings + '_ {

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use ureq::http::Uri;
+
 use super::super::error::AwsError;
-use super::super::place::host_of;
+use super::metadata::NoMetadata;
 use super::{Found, Sources, failed, of_json};
 
 const OF_ECS: &str = "http://169.254.170.2";
@@ -12,10 +14,13 @@ const OF_ECS: &str = "http://169.254.170.2";
 const ALLOWED: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
 
 pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
-    let variable = |name| sources.around.variable(name);
-    let relative = variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
-    let uri = match (relative, variable("AWS_CONTAINER_CREDENTIALS_FULL_URI")) {
-        (Some(relative), _) => format!("{OF_ECS}{relative}"),
+    let relative = sources.variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
+    let uri = match (relative, sources.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI")) {
+        (Some(relative), _) if relative.starts_with('/') => format!("{OF_ECS}{relative}"),
+        (Some(relative), _) => {
+            let what = format!("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is {relative:?}: a path begins with a slash");
+            return Err(failed(what));
+        }
         (None, Some(full)) if is_allowed(&full) => full,
         (None, Some(full)) => {
             return Err(failed(format!(
@@ -25,37 +30,37 @@ pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
         }
         (None, None) => return Ok(Found::Nothing("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is not set".into())),
     };
-    let token = match variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
-        Some(file) => Some(sources.around.file(Path::new(&file)).map_err(|error| {
+    let token = match sources.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
+        Some(file) => Some(sources.metadata.around.file(Path::new(&file)).map_err(|error| {
             failed(format!("the token for the container's credentials, {file}, cannot be read: {error}"))
         })?),
-        None => variable("AWS_CONTAINER_AUTHORIZATION_TOKEN"),
+        None => sources.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN"),
     };
     let headers: Vec<_> = token.map(|token| ("authorization", token.trim().to_owned())).into_iter().collect();
-    let found = sources.get(&uri, &headers).and_then(|answer| of_json(&answer.body));
-    match found {
-        Ok(credentials) => Ok(Found::Credentials(credentials.of(format!("container {uri}")))),
-        Err(why) => {
-            sources.patience.left(super::DOING)?;
-            Err(failed(format!("the container's endpoint {uri} has none: {why}")))
-        }
-    }
+    let why = match sources.metadata.get(&uri, &headers) {
+        Ok(answer) => match of_json(&answer) {
+            Ok(credentials) => return Ok(Found::Credentials(credentials.of(format!("container {uri}")))),
+            Err(why) => why,
+        },
+        Err(NoMetadata::Nothing(why)) => why,
+        Err(NoMetadata::Ended(error)) => return Err(error),
+    };
+    Err(failed(format!("the container's endpoint {uri} has none: {why}")))
 }
 
 fn is_allowed(uri: &str) -> bool {
-    if uri.starts_with("https://") {
-        return true;
+    let Ok(uri) = uri.parse::<Uri>() else { return false };
+    let Some(authority) = uri.authority().filter(|authority| !authority.as_str().contains('@')) else { return false };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => {
+            host == "localhost"
+                || ALLOWED.contains(&host)
+                || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+        _ => false,
     }
-    let host = host_of(uri);
-    let bare = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    uri.starts_with("http://")
-        && !host.contains('@')
-        && (bare == "localhost"
-            || ALLOWED.contains(&bare)
-            || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
 }
 
 #[cfg(test)]

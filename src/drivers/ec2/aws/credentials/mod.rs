@@ -3,32 +3,32 @@
 //! The order is that of the AWS SDKs ("Standardized credential providers"): given ones, the environment, a profile, a
 //! container's endpoint, a token of a web identity, the machine's own role.
 
+mod cache;
 mod container;
 mod environment;
-pub(super) mod machine;
+mod machine;
+mod metadata;
 mod profile;
 mod role;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
-use std::time::Duration;
-
-use parking_lot::Mutex;
-use ureq::http::Method;
+use std::time::Instant;
 
 use super::error::{AwsError, Class};
-use super::http::{Answer, Asking, NoAnswer, Wire};
-use super::patience::Patience;
-use super::surroundings::Surroundings;
+use super::http::Wire;
+use super::place::Endpoint;
+use super::skew::Skew;
 use super::time::Timestamp;
 use crate::Secret;
 
+pub(super) use self::cache::Cache;
+pub(super) use self::machine::region as region_of_machine;
+pub(super) use self::metadata::Metadata;
+
 /// For errors.
 const DOING: &str = "find credentials";
-/// They are replaced when they expire within this, so that no request is on its way when they do.
-const EARLY: i64 = 300;
-/// So often somebody who waits for others to bring them looks whether that is still wanted.
-const TICK: Duration = Duration::from_millis(100);
-
 /// An access key, and a token with it if it is a temporary one. Never logged, nor shown but for the end of the key's id.
 ///
 /// ```
@@ -88,20 +88,17 @@ enum Found {
 }
 
 /// With whom a source speaks.
+#[derive(Clone, Copy)]
 pub(super) struct Sources<'a> {
-    pub(super) around: &'a dyn Surroundings,
-    /// To services of this machine, and next to it.
-    pub(super) metadata: &'a dyn Wire,
+    pub(super) metadata: Metadata<'a>,
     /// To the provider.
     pub(super) provider: &'a dyn Wire,
     /// Where roles are taken on, and in which region that is.
-    pub(super) sts: &'a str,
+    pub(super) sts: &'a Endpoint,
     pub(super) region: &'a str,
     /// The profile that the user has named.
     pub(super) profile: Option<&'a str>,
-    pub(super) patience: &'a Patience<'a>,
-    /// What the provider's clock is ahead.
-    pub(super) skew: i64,
+    pub(super) skew: &'a Skew,
 }
 
 impl Sources<'_> {
@@ -124,29 +121,17 @@ impl Sources<'_> {
         Err(failed(format!("there are none: {}", nothing.join("; "))))
     }
 
-    fn now(&self) -> Timestamp {
-        Timestamp(self.patience.wall().0.saturating_add(self.skew))
+    fn variable(&self, name: &str) -> Option<String> {
+        self.metadata.around.variable(name)
     }
 
-    /// What a metadata service answers with 200. Asked twice, because one that is busy answers with 5xx or not at all.
-    fn metadata(&self, asking: &Asking<'_>) -> Result<Answer, String> {
-        let mut why = String::new();
-        for _ in 0..2 {
-            let left = self.patience.left(DOING).map_err(|error| error.to_string())?;
-            why = match self.metadata.ask(asking, left, self.patience.cancel()) {
-                Ok(answer) if answer.status == 200 => return Ok(answer),
-                Ok(answer) if answer.status < 500 => return Err(format!("it answers with status {}", answer.status)),
-                Ok(answer) => format!("it answers with status {}", answer.status),
-                Err(NoAnswer::Cancelled { .. }) => return Err("cancelled".into()),
-                Err(NoAnswer::TimedOut) => "it does not answer".into(),
-                Err(NoAnswer::Unreachable(why) | NoAnswer::Lost(why)) => why,
-            };
-        }
-        Err(why)
+    fn now(&self) -> Instant {
+        self.metadata.patience.now()
     }
 
-    fn get(&self, uri: &str, headers: &[(&'static str, String)]) -> Result<Answer, String> {
-        self.metadata(&Asking { method: Method::GET, uri, headers, body: b"" })
+    /// By the provider's clock.
+    fn time(&self) -> Timestamp {
+        self.skew.corrected(self.metadata.patience.wall())
     }
 }
 
@@ -173,56 +158,3 @@ fn of_json(text: &str) -> Result<AwsCredentials, String> {
     };
     Ok(credentials)
 }
-
-/// The credentials in use.
-#[derive(Debug, Default)]
-pub(super) struct Cache {
-    held: Mutex<Option<AwsCredentials>>,
-    /// Held by the one who brings new ones. The others use what there is as long as it is good.
-    bringing: Mutex<()>,
-}
-
-impl Cache {
-    /// Those that are held, or new ones when these will expire soon.
-    pub(super) fn get(&self, sources: &Sources<'_>) -> Result<AwsCredentials, AwsError> {
-        let held = |seconds| self.held.lock().clone().filter(|credentials| credentials.last(sources.now(), seconds));
-        loop {
-            if let Some(credentials) = held(EARLY) {
-                return Ok(credentials);
-            }
-            let bringing = self.bringing.try_lock();
-            match (bringing, held(0)) {
-                (Some(_bringing), still_good) => {
-                    // Somebody else may just have done it.
-                    if let Some(credentials) = held(EARLY) {
-                        return Ok(credentials);
-                    }
-                    return match (sources.find(), still_good) {
-                        (Ok(found), _) => {
-                            *self.held.lock() = Some(found.clone());
-                            Ok(found)
-                        }
-                        (Err(error), Some(still_good)) => {
-                            log::warn!("credentials that expire soon could not be replaced: {error}");
-                            Ok(still_good)
-                        }
-                        (Err(error), None) => Err(error),
-                    };
-                }
-                (None, Some(still_good)) => return Ok(still_good),
-                (None, None) => sources.patience.wait(TICK, DOING)?,
-            }
-        }
-    }
-
-    /// The provider does not take these any more. Whether there may be others.
-    pub(super) fn rejected(&self, credentials: &AwsCredentials) {
-        let mut held = self.held.lock();
-        if held.as_ref().is_some_and(|held| held.access_key_id == credentials.access_key_id) {
-            *held = None;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -16,10 +16,11 @@ const UNSUPPORTED: [(&str, &str); 5] = [
 ];
 
 pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
-    let profiles = sources.around.profiles().map_err(|error| failed(format!("a profile cannot be read: {error}")))?;
-    let name = sources.profile.map_or_else(|| sources.around.profile(), str::to_owned);
+    let profiles =
+        sources.metadata.around.profiles().map_err(|error| failed(format!("a profile cannot be read: {error}")))?;
+    let name = sources.profile.map_or_else(|| sources.metadata.around.profile(), str::to_owned);
     if !profiles.has(&name) {
-        if sources.profile.is_some() || sources.around.variable("AWS_PROFILE").is_some() {
+        if sources.profile.is_some() || sources.variable("AWS_PROFILE").is_some() {
             return Err(failed(format!(
                 "there is no profile {name:?} in the shared files of settings and credentials"
             )));

@@ -5,12 +5,13 @@ use std::path::Path;
 use ureq::http::Method;
 
 use super::super::element::Element;
-use super::super::error::AwsError;
-use super::super::http::Asking;
-use super::super::place::{Service, host_of};
+use super::super::error::{AwsError, Class};
+use super::super::http::{Answer, Asking};
+use super::super::place::Service;
 use super::super::query::{Query, Repeat};
-use super::super::request::{FORM, signed, understood};
+use super::super::request::{FORM, date_of, signed, understood};
 use super::super::time::Timestamp;
+use super::super::tries;
 use super::{AwsCredentials, Found, Sources, failed};
 use crate::Secret;
 
@@ -34,7 +35,7 @@ impl Role<'_> {
 
 /// A role of a workload that has a token in a file: EKS gives one to each pod.
 pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
-    let variable = |name| sources.around.variable(name);
+    let variable = |name| sources.variable(name);
     let (file, arn) = match (variable("AWS_WEB_IDENTITY_TOKEN_FILE"), variable("AWS_ROLE_ARN")) {
         (Some(file), Some(arn)) => (file, arn),
         (Some(_), None) => return Err(failed("AWS_WEB_IDENTITY_TOKEN_FILE is set, and AWS_ROLE_ARN is not")),
@@ -50,7 +51,7 @@ pub(super) fn assume_with_token(
     role: &Role<'_>,
     file: &str,
 ) -> Result<AwsCredentials, AwsError> {
-    let token = sources.around.file(Path::new(file));
+    let token = sources.metadata.around.file(Path::new(file));
     let token =
         token.map_err(|error| failed(format!("the token of a web identity, {file}, cannot be read: {error}")))?;
     let query = role.query("AssumeRoleWithWebIdentity").with("WebIdentityToken", token.trim());
@@ -65,41 +66,70 @@ pub(super) fn assume(
     ask(sources, &role.query("AssumeRole"), role, Some(source))
 }
 
+/// Until it is answered, or asking again is of no use.
 fn ask(
     sources: &Sources<'_>,
     query: &Query,
     role: &Role<'_>,
     signer: Option<&AwsCredentials>,
 ) -> Result<AwsCredentials, AwsError> {
-    let body = query.body(Service::Sts.version());
-    let mut headers = vec![("host", host_of(sources.sts).to_owned()), ("content-type", FORM.to_owned())];
-    if let Some(signer) = signer {
-        headers = signed(signer, Service::Sts, sources.region, sources.now(), headers, body.as_bytes());
-    }
-    let uri = format!("{}/", sources.sts);
-    let asking = Asking { method: Method::POST, uri: &uri, headers: &headers, body: body.as_bytes() };
-    let mut left_tries = 3;
-    let answer = loop {
-        left_tries -= 1;
-        let left = sources.patience.left(query.action())?;
-        let result = understood(query.action(), sources.provider.ask(&asking, left, sources.patience.cancel()));
-        match result {
-            Err(error) if left_tries > 0 && super::super::tries::pause(&error, Repeat::Harmless, 1, 1.0).is_some() => {
-                sources.patience.wait(RETRY, query.action())?;
+    let patience = sources.metadata.patience;
+    let mut failures = 0;
+    let mut mended = false;
+    loop {
+        patience.left(query.action())?;
+        let error = match once(sources, query, signer) {
+            Ok(answer) => return of_answer(&answer.body, query.action(), role),
+            // With the right time.
+            Err((_, true)) if !mended => {
+                mended = true;
+                continue;
             }
-            result => break result?,
+            Err((error, _)) => error,
+        };
+        failures += 1;
+        let pause = tries::pause(&error, query.repeat(), failures, patience.chance());
+        match pause.map(|pause| patience.wait(pause, query.action())) {
+            Some(Ok(())) => {}
+            Some(Err(end)) if end.class() == Class::Cancelled => return Err(end),
+            // Why it had to wait says more than that there is no time to.
+            _ => return Err(error),
         }
-    };
-    let element =
-        Element::parse(&answer.body).map_err(|why| failed(format!("the answer of STS makes no sense: {why}")))?;
-    let of = |name: &str| {
-        let path = format!("{}Result/Credentials/{name}", query.action());
-        element.text(&path).map(str::to_owned).ok_or_else(|| failed(format!("the answer of STS has no {name} in it")))
-    };
-    let mut credentials = AwsCredentials::new(of("AccessKeyId")?, Secret::new(of("SecretAccessKey")?));
-    credentials.session_token = Some(Secret::new(of("SessionToken")?));
-    credentials.expires = Timestamp::from_iso8601(&of("Expiration")?);
-    Ok(credentials.of(format!("role {}", role.arn)))
+    }
 }
 
-const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Once. With an error, whether the clock was wrong, and is not any more.
+fn once(sources: &Sources<'_>, query: &Query, signer: Option<&AwsCredentials>) -> Result<Answer, (AwsError, bool)> {
+    let patience = sources.metadata.patience;
+    let body = query.body(Service::Sts.version());
+    let mut headers = vec![("host", sources.sts.host.clone()), ("content-type", FORM.to_owned())];
+    let now = sources.time();
+    if let Some(signer) = signer {
+        headers = signed(signer, Service::Sts, sources.region, now, headers, body.as_bytes());
+    }
+    let asking = Asking { method: Method::POST, uri: &sources.sts.uri, headers: &headers, body: body.as_bytes() };
+    let left = patience.left(query.action()).map_err(|error| (error, false))?;
+    let answer = sources.provider.ask(&asking, left, patience.cancel());
+    let date = date_of(&answer);
+    understood(query.action(), answer).map_err(|error| {
+        let is_mended = error.class() == Class::Credentials
+            && date.is_some_and(|date| sources.skew.learn(now, date, patience.wall()));
+        (error, is_mended)
+    })
+}
+
+fn of_answer(body: &str, action: &str, role: &Role<'_>) -> Result<AwsCredentials, AwsError> {
+    let element = Element::parse(body).map_err(|why| failed(format!("the answer of STS makes no sense: {why}")))?;
+    let of = |name: &str| {
+        let path = format!("{action}Result/Credentials/{name}");
+        element.text(&path).map(str::to_owned).ok_or_else(|| failed(format!("the answer of STS has no {name} in it")))
+    };
+    let expires = of("Expiration")?;
+    let expires =
+        Timestamp::from_iso8601(&expires).ok_or_else(|| failed("the answer of STS has a time that is none"))?;
+    Ok(AwsCredentials {
+        session_token: Some(Secret::new(of("SessionToken")?)),
+        expires: Some(expires),
+        ..AwsCredentials::new(of("AccessKeyId")?, Secret::new(of("SecretAccessKey")?)).of(format!("role {}", role.arn))
+    })
+}

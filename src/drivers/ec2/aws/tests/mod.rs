@@ -1,0 +1,6 @@
+//! The client as a whole: in a time of the test's own, and against a server that speaks the provider's API.
+
+mod behaviour;
+#[cfg(feature = "testing")]
+mod moto;
+pub(super) mod support;
