@@ -9,7 +9,6 @@ use latent_worker::{Ami, Build, Ec2LatentWorker, Setting};
 
 use crate::support::cloud::Cloud;
 use crate::support::front::{self, Front};
-use crate::support::moto::Moto;
 use crate::support::{TYPE, credentials, quick};
 
 #[test]
@@ -21,10 +20,9 @@ fn d6_the_driver_of_machines_passes_the_kit() {
 }
 
 fn examine() -> Report {
-    let moto = Moto::shared();
-    let cloud = Cloud { address: moto.address, region: moto.region() };
+    let cloud = Cloud::new();
     let image = cloud.image("runner");
-    let front = Arc::new(Front::before(cloud.address));
+    let front = Arc::new(Front::before(&cloud));
     let proxy = Arc::new(FaultyHttp::to(front.address()).unwrap());
     let make = {
         let (url, region, image) = (proxy.url(), cloud.region, image.clone());

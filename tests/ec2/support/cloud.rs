@@ -5,13 +5,18 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 
-use super::moto::rest;
+use super::moto::{Moto, rest};
 
+/// One account in one region.
 #[derive(Clone, Debug)]
 pub(crate) struct Cloud {
     pub(crate) address: SocketAddr,
+    pub(crate) account: u64,
     pub(crate) region: &'static str,
 }
+
+/// By which moto knows the account; signatures say nothing there.
+pub(crate) const ACCOUNT: &str = "x-moto-account-id";
 
 /// A machine, whatever its state.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,15 +28,21 @@ pub(crate) struct Machine {
 }
 
 impl Cloud {
+    /// An account that nobody else uses.
+    pub(crate) fn new() -> Self {
+        let moto = Moto::shared();
+        Self { address: moto.address, account: moto.account(), region: "eu-west-1" }
+    }
+
     /// Sends a request that is signed by nobody, and reads the body of its answer.
     pub(crate) fn try_ask(&self, service: &str, headers: &str, body: &str) -> (u16, String) {
-        let region = self.region;
+        let Self { region, account, .. } = self;
         let mut stream = TcpStream::connect(self.address).unwrap();
         write!(
             stream,
             "POST / HTTP/1.0\r\nHost: {service}.{region}.amazonaws.com\r\nAuthorization: AWS4-HMAC-SHA256 \
-             Credential=test/20260101/{region}/{service}/aws4_request, SignedHeaders=host, Signature=0\r\n{headers}\
-             Content-Length: {}\r\n\r\n{body}",
+             Credential=test/20260101/{region}/{service}/aws4_request, SignedHeaders=host, Signature=0\r\n{ACCOUNT}: {account}\r\n\
+             {headers}Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
         .unwrap();

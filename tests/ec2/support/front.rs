@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use latent_worker::testing::conformance::Injection;
 
-use super::cloud::{between, decoded, machines_in};
+use super::cloud::{ACCOUNT, Cloud, between, decoded, machines_in};
 use super::moto::rest;
 
 /// A request.
@@ -76,7 +76,7 @@ struct State {
 }
 
 struct Shared {
-    server: SocketAddr,
+    cloud: Cloud,
     state: Mutex<State>,
     /// What was answered to a launch, and what it was. One launch at a time looks at it.
     tokens: Mutex<HashMap<String, (String, Vec<u8>)>>,
@@ -131,11 +131,11 @@ impl From<Lagging> for Injection {
 }
 
 impl Front {
-    pub(crate) fn before(server: SocketAddr) -> Self {
+    pub(crate) fn before(cloud: &Cloud) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            server,
+            cloud: cloud.clone(),
             state: Mutex::default(),
             tokens: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -331,7 +331,7 @@ impl Shared {
     }
 
     fn forward(&self, head: &[String], body: &[u8]) -> Option<Answer> {
-        let mut server = TcpStream::connect(self.server).ok()?;
+        let mut server = TcpStream::connect(self.cloud.address).ok()?;
         let mut request = String::new();
         for (number, line) in head.iter().enumerate() {
             let line = if number == 0 { line.replace("HTTP/1.1", "HTTP/1.0") } else { line.clone() };
@@ -340,7 +340,7 @@ impl Shared {
                 request.push_str("\r\n");
             }
         }
-        request.push_str("\r\n");
+        request.push_str(&format!("{ACCOUNT}: {}\r\n\r\n", self.cloud.account));
         server.write_all(request.as_bytes()).ok()?;
         server.write_all(body).ok()?;
         let answer = rest(&mut server);

@@ -17,14 +17,13 @@ use latent_worker::{
 
 use cloud::{Cloud, Machine};
 use front::Front;
-use moto::Moto;
 use room::{Room, USER_DATA};
 
 /// The longest wait for what takes a moment, on a machine that has much else to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) const TYPE: &str = "t3.micro";
 
-/// A master with a listener, and a region of the provider of its own.
+/// A master with a listener, and an account of its own.
 pub(crate) struct Scene {
     pub(crate) master: Master,
     pub(crate) events: Receiver<Event>,
@@ -43,16 +42,12 @@ pub(crate) fn credentials() -> AwsCredentials {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        let moto = Moto::shared();
-        Self::at(Cloud { address: moto.address, region: moto.region() })
-    }
-
-    pub(crate) fn at(cloud: Cloud) -> Self {
+        let cloud = Cloud::new();
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let master = Master::builder().agent_address(socket.local_addr().unwrap().to_string()).build();
         let events = master.events(100_000);
         let listener = AgentListener::builder().listen_on(&master, vec![socket]).unwrap();
-        let (front, image, room) = (Front::before(cloud.address), cloud.image("runner-1"), Room::of(&cloud));
+        let (front, image, room) = (Front::before(&cloud), cloud.image("runner-1"), Room::of(&cloud));
         Self { master, events, cloud, front, image, listener, room }
     }
 

@@ -1,41 +1,22 @@
 //! moto: a server that speaks the provider's API and has no machines.
 //!
-//! One of them serves all tests, each in a region of its own; it ends when this process does.
+//! One of them serves all tests, each with an account of its own; it ends when this process does.
 
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// It imports a lot.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// Those that moto has.
-const REGIONS: [&str; 15] = [
-    "us-east-1",
-    "us-east-2",
-    "us-west-1",
-    "us-west-2",
-    "eu-west-1",
-    "eu-west-2",
-    "eu-west-3",
-    "eu-central-1",
-    "eu-north-1",
-    "ap-south-1",
-    "ap-northeast-1",
-    "ap-northeast-2",
-    "ap-southeast-1",
-    "ap-southeast-2",
-    "ca-central-1",
-];
-
 pub(crate) struct Moto {
     pub(crate) address: SocketAddr,
     /// Ends when its standard input does.
     _process: Child,
-    regions: AtomicUsize,
+    accounts: AtomicU64,
 }
 
 impl Moto {
@@ -67,13 +48,12 @@ impl Moto {
             assert!(Instant::now() < deadline, "moto does not listen");
             std::thread::sleep(Duration::from_millis(50));
         }
-        Self { address, _process: process, regions: AtomicUsize::new(0) }
+        Self { address, _process: process, accounts: AtomicU64::new(100_000_000_001) }
     }
 
-    /// A region that no other test uses.
-    pub(crate) fn region(&self) -> &'static str {
-        let next = self.regions.fetch_add(1, Ordering::Relaxed);
-        REGIONS.get(next).expect("there are fewer tests than regions; use one for several cases")
+    /// An account that no other test uses, twelve digits.
+    pub(crate) fn account(&self) -> u64 {
+        self.accounts.fetch_add(1, Ordering::Relaxed)
     }
 }
 
