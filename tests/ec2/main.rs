@@ -2,6 +2,7 @@
 //!
 //! All need `moto_server`, from `pip install 'moto[server,ec2]'`, named by `TEST_MOTO_SERVER`.
 
+mod attached;
 mod basics;
 mod conformance;
 mod failures;

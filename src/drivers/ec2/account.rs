@@ -261,7 +261,8 @@ impl Account {
         device: &str,
         patience: &Patience<'_>,
     ) -> Result<(), AwsError> {
-        let query = Query::new("AttachVolume", Repeat::Harmless).with("InstanceId", id);
+        // A second time it would be refused, because it is attached.
+        let query = Query::new("AttachVolume", Repeat::Never).with("InstanceId", id);
         let query = query.with("VolumeId", volume).with("Device", device);
         self.client.ec2(&query, patience).map(drop)
     }

@@ -136,7 +136,7 @@ impl Ec2LatentWorkerBuilder {
     }
 
     /// Where the master is seen from the machine: `host:port`. The
-    /// [address that the master was told](crate::MasterBuilder::agent_address) by default.
+    /// [address that the master was told](crate::MasterBuilder::agent_address) by default, if another machine can use it.
     pub fn master_address(mut self, address: impl Into<Setting<String>>) -> Self {
         self.settings.master_address = address.into();
         self
@@ -210,6 +210,13 @@ impl Ec2LatentWorkerBuilder {
     /// How long an offer that was out of capacity is asked for last; 5 minutes by default.
     pub fn shortage_memory(mut self, memory: Duration) -> Self {
         self.limits.shortage_memory = memory;
+        self
+    }
+
+    /// How often a machine whose agent has attached is looked at; at least 1 s. By default 20 s when it may be a spot machine,
+    /// for the notice of an interruption comes two minutes before it, and 5 minutes otherwise.
+    pub fn attached_check_interval(mut self, interval: Duration) -> Self {
+        self.limits.attached_check_interval = Some(interval);
         self
     }
 

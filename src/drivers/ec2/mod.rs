@@ -32,7 +32,7 @@ use self::launch::Launch;
 use self::lookups::{Lookups, NoImage};
 use self::names::{Identity, Recorded, Traces};
 use self::offers::Shortages;
-use self::settings::{Rendered, Settings};
+use self::settings::{Rendered, Settings, is_of_one_machine};
 use self::state::{Coming, Machine};
 use self::user_data::Blank;
 use self::watch::{Asked, Wait};
@@ -74,6 +74,7 @@ struct Limits {
     stop: Duration,
     listing_lag: Duration,
     shortage_memory: Duration,
+    attached_check_interval: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -86,6 +87,7 @@ impl Default for Limits {
             stop: minutes(10),
             listing_lag: minutes(10),
             shortage_memory: minutes(5),
+            attached_check_interval: None,
         }
     }
 }
@@ -441,14 +443,21 @@ impl Attempt<'_> {
         if rendered.user_data.is_empty() {
             return Ok(String::new());
         }
-        let master = || rendered.master_address.as_deref().or(start.agent_address());
+        let master = || match (&rendered.master_address, start.agent_address()) {
+            (Some(chosen), _) => Ok(chosen.as_str()),
+            (None, Some(told)) if !is_of_one_machine(told) => Ok(told),
+            (None, Some(told)) => {
+                Err(format!("no other machine can use the address of the master, {told}: set master_address"))
+            }
+            (None, None) => {
+                Err("nobody has said where the master is: set master_address, or the agent_address of the master"
+                    .into())
+            }
+        };
         let part = |split: fn((&str, &str)) -> String| {
-            let address = master()
-                .ok_or("nobody has said where the master is: set master_address, or the agent_address of the master")?;
-            address
-                .rsplit_once(':')
-                .map(split)
-                .ok_or_else(|| format!("the address of the master, {address:?}, is not host:port"))
+            let address = master()?;
+            let parts = address.rsplit_once(':').map(split);
+            parts.ok_or_else(|| format!("the address of the master, {address:?}, is not host:port"))
         };
         let filled = user_data::fill(&rendered.user_data, |blank| match blank {
             Blank::Master => part(|(host, port)| format!("{host}:{port}")),
@@ -463,7 +472,11 @@ impl Attempt<'_> {
             Blank::Region => driver.account.region(&self.patience()).map_err(|error| error.to_string()),
         });
         let encoded = filled.and_then(|text| user_data::encode(&text));
-        encoded.map_err(|error| StartError::infrastructure(format!("the user data: {error}")))
+        encoded.map_err(|error| {
+            let reason = format!("the user data: {error}");
+            let blame = driver.settings.is_of_the_build(Some("InvalidUserData"));
+            if blame { StartError::cannot(reason) } else { StartError::infrastructure(reason) }
+        })
     }
 
     /// The name of the parameter with the secret, if that is where it is.
@@ -707,7 +720,8 @@ impl LatentWorker for Ec2LatentWorker {
     }
 
     fn attached_check_interval(&self) -> Option<Duration> {
-        Some(if self.settings.may_be_spot() { SPOT_CHECK_INTERVAL } else { PLAN_CHECK_INTERVAL })
+        let usual = if self.settings.may_be_spot() { SPOT_CHECK_INTERVAL } else { PLAN_CHECK_INTERVAL };
+        Some(self.limits.attached_check_interval.unwrap_or(usual))
     }
 
     fn builds_may_be_incompatible(&self) -> bool {

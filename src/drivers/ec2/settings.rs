@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
@@ -312,6 +313,8 @@ impl Settings {
             is_computed(&self.security_groups)
         } else if code.starts_with("InvalidSubnet") {
             places()
+        } else if code.starts_with("InvalidUserData") {
+            is_computed(&self.user_data)
         } else if code.starts_with("InvalidVolume") {
             self.volumes.values().any(is_computed)
         } else if code.starts_with("InvalidAllocationID") || code.starts_with("InvalidAddress") {
@@ -462,10 +465,16 @@ fn tenancy(text: String) -> Result<Option<String>, String> {
 }
 
 fn elastic_ip(text: String) -> Result<Option<String>, String> {
-    if text.is_empty() || text.starts_with("eipalloc-") || text.parse::<std::net::Ipv4Addr>().is_ok() {
+    if text.is_empty() || text.starts_with("eipalloc-") || text.parse::<Ipv4Addr>().is_ok() {
         return Ok(non_empty(text));
     }
     Err(format!("{text:?} is neither an address nor the id of its allocation, eipalloc-…"))
+}
+
+/// Whether an address is one that only the machine of the master can use.
+pub(super) fn is_of_one_machine(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
 }
 
 fn master_address(text: String) -> Result<Option<String>, String> {
@@ -683,6 +692,16 @@ mod tests {
         assert_eq!(blamed(&settings), [true, false, true, true]);
         settings.offers = vec![template("{type}")];
         assert_eq!(blamed(&settings), [true; 4]);
+    }
+
+    #[test]
+    fn addresses_of_one_machine_are_known() {
+        for of_one in ["127.0.0.1:1", "localhost:1", "[::1]:1", "0.0.0.0:1", "[::]:1"] {
+            assert!(is_of_one_machine(of_one), "{of_one}");
+        }
+        for other in ["10.0.0.1:1", "master:1", "[2001:db8::1]:1"] {
+            assert!(!is_of_one_machine(other), "{other}");
+        }
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(crate) enum Fault {
     FailAfter,
     /// It is held back for so long, or until the fault is taken away. Then it is done, even if nobody waits for it any more.
     Delay(Duration),
+    /// It is not forwarded; this is the answer.
+    Say(String),
     /// The answer is as it would be, with one text in place of another.
     Replace(&'static str, &'static str),
 }
@@ -269,6 +271,10 @@ impl Shared {
         match &fault {
             Some(Fault::Refuse(status, code)) => return Some(Answer::error(*status, code)),
             Some(Fault::CutBefore) => return None,
+            Some(Fault::Say(body)) => {
+                let body = body.clone().into_bytes();
+                return Some(Answer { status: "200 OK".into(), kind: "text/xml".into(), body });
+            }
             Some(Fault::Delay(time)) => self.delay(*time, &rule),
             _ => {}
         }

@@ -32,6 +32,8 @@ pub(crate) struct Scene {
     /// An image that is there.
     pub(crate) image: String,
     listener: AgentListener,
+    /// Where it listens.
+    pub(crate) address: String,
     pub(crate) room: Room,
 }
 
@@ -44,11 +46,12 @@ impl Scene {
     pub(crate) fn new() -> Self {
         let cloud = Cloud::new();
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let master = Master::builder().agent_address(socket.local_addr().unwrap().to_string()).build();
+        let address = socket.local_addr().unwrap().to_string();
+        let master = Master::builder().agent_address(&*address).build();
         let events = master.events(100_000);
         let listener = AgentListener::builder().listen_on(&master, vec![socket]).unwrap();
         let (front, image, room) = (Front::before(&cloud), cloud.image("runner-1"), Room::of(&cloud));
-        Self { master, events, cloud, front, image, listener, room }
+        Self { master, events, cloud, front, image, listener, address, room }
     }
 
     /// A driver of this region, which is seen through the front.
@@ -62,6 +65,7 @@ impl Scene {
             .region(self.cloud.region)
             .endpoint(self.front.url())
             .credentials(credentials())
+            .master_address(&*self.address)
             .user_data(USER_DATA)
     }
 
