@@ -2,9 +2,9 @@
 //!
 //! Pure. What becomes of them at the provider is in `launch`.
 
+use core::net::{IpAddr, Ipv4Addr};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};

@@ -1,7 +1,7 @@
 //! What a machine is told when it boots: a text of the user's, in which the driver fills in where the master is and who the
 //! agent is.
 //!
-//! Pure.
+//! Pure; a writer is needed for the compression, in memory.
 
 use std::io::Write as _;
 
