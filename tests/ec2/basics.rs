@@ -8,6 +8,7 @@ use latent_worker::{
 };
 
 use crate::support::cloud::between;
+use crate::support::front::{Asked, Fault};
 use crate::support::{PATIENCE, Scene, TYPE, eventually, lease, said, stop};
 
 #[test]
@@ -253,6 +254,36 @@ fn disks_that_the_image_would_leave_behind_go_with_the_machine() {
     stop(&worker);
     let volumes = scene.cloud.ec2("DescribeVolumes", &[]);
     assert!(!volumes.contains("<volumeId>"), "{volumes}");
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn the_highest_price_of_a_spot_machine_is_so_many_times_the_average() {
+    let scene = Scene::new();
+    let history = "<DescribeSpotPriceHistoryResponse><spotPriceHistorySet><item><spotPrice>0.10</spotPrice></item><item>\
+                   <spotPrice>0.30</spotPrice></item></spotPriceHistorySet><nextToken/></DescribeSpotPriceHistoryResponse>";
+    let asks = |asked: &Asked| asked.is("DescribeSpotPriceHistory");
+    let told = scene.front.inject(Fault::Say(history.into()), asks);
+    let zone = format!("{}a", scene.cloud.region);
+    let offer = Offer::new(TYPE).in_zone(&*zone).spot_times_average(1.5);
+    let driver = scene.bare_driver().image(Ami::id(&*scene.image)).offer(offer).build().unwrap();
+    let workers = ["w1", "w2"].map(|name| scene.worker(name, driver.clone()));
+    workers.iter().for_each(|worker| drop(lease(worker, &Build::new("b"))));
+    assert_eq!(told.met(), 1, "prices are looked up once in a while");
+    let asked = scene.front.asked();
+    let price = |asked: &Asked| asked.parameter("InstanceMarketOptions.SpotOptions.MaxPrice").to_owned();
+    let launches: Vec<_> = asked.iter().filter(|asked| asked.is("RunInstances")).map(price).collect();
+    assert_eq!(launches, ["0.300000"; 2]);
+    let history = asked.iter().find(|asked| asks(asked)).unwrap();
+    assert_eq!((history.parameter("InstanceType.1"), history.parameter("AvailabilityZone")), (TYPE, &*zone));
+    assert!(history.parameter("StartTime").ends_with('Z') && history.parameter("StartTime").len() == 20);
+    drop(told);
+    // And as moto tells it.
+    let other = Offer::new("t3.small").in_zone(&*zone).spot_times_average(2.0);
+    let driver = scene.bare_driver().image(Ami::id(&*scene.image)).offer(other).build().unwrap();
+    drop(lease(&scene.worker("w3", driver), &Build::new("b")));
+    assert_eq!(scene.front.count("DescribeSpotPriceHistory"), 2);
     scene.finish();
 }
 

@@ -6,6 +6,8 @@ mod attached;
 mod basics;
 mod conformance;
 mod failures;
+mod farm;
 mod many;
 mod masters;
+mod permissions;
 mod support;

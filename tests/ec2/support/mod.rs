@@ -44,13 +44,18 @@ pub(crate) fn credentials() -> AwsCredentials {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        let cloud = Cloud::new();
+        Self::at(Cloud::new(), true)
+    }
+
+    /// In this account, with agents on the machines or without.
+    pub(crate) fn at(cloud: Cloud, boots: bool) -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap().to_string();
         let master = Master::builder().agent_address(&*address).build();
         let events = master.events(100_000);
         let listener = AgentListener::builder().listen_on(&master, vec![socket]).unwrap();
-        let (front, image, room) = (Front::before(&cloud), cloud.image("runner-1"), Room::of(&cloud));
+        let (front, image) = (Front::before(&cloud), cloud.image("runner-1"));
+        let room = if boots { Room::of(&cloud) } else { Room::empty() };
         Self { master, events, cloud, front, image, listener, address, room }
     }
 
@@ -91,6 +96,17 @@ impl Scene {
                 return found;
             }
         }
+    }
+
+    /// Waits until a start has returned well.
+    pub(crate) fn started(&self) {
+        self.await_event(|kind| matches!(kind, EventKind::StartReturned { result: Ok(_) }).then_some(()));
+    }
+
+    /// The same as [`finish`](Self::finish), after all that was left behind was reclaimed.
+    pub(crate) fn finish_in_the_end(self) {
+        assert!(eventually(|| self.master.leftovers().is_empty()), "{:?}", self.master.leftovers());
+        self.finish();
     }
 
     /// Ends everything; nothing may be left.

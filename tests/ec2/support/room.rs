@@ -13,7 +13,7 @@ use latent_worker::{AgentClient, AgentStopper, LocalAgent, Secret};
 
 use super::cloud::Cloud;
 
-/// What a machine is told; the room understands no other.
+/// What a machine is told. The room understands that, and a script that makes a stock worker.
 pub(crate) const USER_DATA: &str =
     "MASTER=@LATENT_WORKER_MASTER@\nNAME=@LATENT_WORKER_NAME@\nSECRET=@LATENT_WORKER_SECRET@\n";
 
@@ -42,6 +42,11 @@ impl Room {
         Self { end, thread: Some(thread), booted }
     }
 
+    /// In which nothing boots.
+    pub(crate) fn empty() -> Self {
+        Self { end: Arc::default(), thread: None, booted: Arc::default() }
+    }
+
     /// How many machines have booted so far.
     pub(crate) fn booted(&self) -> usize {
         self.booted.load(Ordering::Relaxed)
@@ -51,7 +56,7 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().expect("dropped once");
+        let Some(thread) = self.thread.take() else { return };
         if thread.join().is_err() && !std::thread::panicking() {
             panic!("the room has panicked");
         }
@@ -83,7 +88,14 @@ impl Booted {
     fn on(cloud: &Cloud, id: &str) -> Option<Self> {
         let told = String::from_utf8(BASE64.decode(cloud.user_data(id).as_bytes()).ok()?).ok()?;
         let value = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        let (master, name, secret) = (value("MASTER")?.to_owned(), value("NAME")?.to_owned(), value("SECRET")?);
+        let script = told.split_once("create-worker").map_or("", |(_, script)| script);
+        let quoted: Vec<&str> = script.split('\'').skip(1).step_by(2).take(3).collect();
+        let (master, name, secret) = match (&quoted[..], value("MASTER")) {
+            (_, Some(master)) => (master, value("NAME")?, value("SECRET")?),
+            ([master, name, secret], None) => (*master, *name, *secret),
+            _ => return None,
+        };
+        let (master, name) = (master.to_owned(), name.to_owned());
         let directory: PathBuf = std::env::temp_dir().join(format!("lw-ec2-{}-{id}", std::process::id()));
         std::fs::create_dir_all(&directory).ok()?;
         let agent = LocalAgent::in_directory(&directory);
