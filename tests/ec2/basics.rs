@@ -9,7 +9,7 @@ use latent_worker::{
 
 use crate::support::cloud::between;
 use crate::support::front::{Asked, Fault};
-use crate::support::{PATIENCE, Scene, TYPE, eventually, lease, said, stop};
+use crate::support::{PATIENCE, Scene, TYPE, eventually, lease, said, started, stop};
 
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
@@ -181,7 +181,7 @@ fn a1_a_secret_in_a_parameter_is_not_in_the_user_data_and_goes_with_the_machine(
     let driver = driver.user_data("PARAMETER=@LATENT_WORKER_SECRET_PARAMETER@ in @LATENT_WORKER_REGION@\n");
     let worker = scene.worker("w", driver.build().unwrap());
     let request = worker.substantiate(&Build::new("b"));
-    scene.await_event(|kind| matches!(kind, EventKind::StartReturned { result: Ok(_) }).then_some(()));
+    started(&worker);
     let machine = scene.machine();
     let names = scene.cloud.parameters();
     let tags = &machine.tags;

@@ -8,7 +8,7 @@ use latent_worker::{
 
 use crate::support::cloud::between;
 use crate::support::front::{Asked, Fault};
-use crate::support::{PATIENCE, Scene, TYPE, eventually, failure, lease, stop};
+use crate::support::{PATIENCE, Scene, TYPE, eventually, failure, lease, started, stop};
 
 /// The cause and the words of a failure.
 fn failed(worker: &Worker, build: &Build) -> (FailureCause, String) {
@@ -34,7 +34,7 @@ fn w5_a_start_waits_while_its_machine_is_pending_and_returns_soon_when_it_is_can
     let worker = scene.worker("w", scene.driver().user_data("").build().unwrap());
     let begun = Instant::now();
     let request = worker.substantiate(&Build::new("b"));
-    scene.await_event(|kind| matches!(kind, EventKind::StartReturned { result: Ok(_) }).then_some(()));
+    started(&worker);
     assert!(begun.elapsed() > Duration::from_secs(2));
     let looks = scene.front.count("DescribeInstances");
     assert!((5..=25).contains(&looks), "{looks} looks, one in 100 ms");
@@ -265,7 +265,7 @@ fn w10_a_machine_that_ends_before_its_agent_comes_is_told_with_its_reason() {
     let scene = Scene::new();
     let worker = scene.worker("w", scene.driver().user_data("").build().unwrap());
     let mut request = worker.substantiate(&Build::new("b"));
-    scene.await_event(|kind| matches!(kind, EventKind::StartReturned { result: Ok(_) }).then_some(()));
+    started(&worker);
     scene.cloud.terminate(&scene.machine().id);
     let error = request.wait_timeout(PATIENCE).unwrap().map(drop).unwrap_err().to_string();
     assert!(error.contains("is terminated") && error.contains("Client.UserInitiatedShutdown"), "{error}");

@@ -8,7 +8,7 @@ use latent_worker::{
     Build, Ec2LatentWorker, IdlePolicy, Lease, Master, ShutdownMode, Substantiation, Worker, WorkerConfig, read_journal,
 };
 
-use crate::support::{PATIENCE, Scene, eventually};
+use crate::support::{PATIENCE, Scene, eventually, started};
 
 /// A journal, gone with it.
 struct Journal(PathBuf);
@@ -47,13 +47,9 @@ fn worker(master: &Master, name: &str, driver: Ec2LatentWorker) -> Worker {
 }
 
 /// A start that has come to its end, and whose agent does not come.
-fn started(worker: &Worker) -> Substantiation<Lease> {
+fn start(worker: &Worker) -> Substantiation<Lease> {
     let request = worker.substantiate(&Build::new("b"));
-    assert!(
-        eventually(|| !worker.status().details.is_empty() && worker.status().call.is_none()),
-        "{}",
-        worker.status()
-    );
+    started(worker);
     request
 }
 
@@ -70,10 +66,10 @@ fn j2_j3_the_next_master_ends_the_machines_of_one_that_has_died_and_no_others() 
     let (master, other) = (journal.master(), other_journal.master());
     // A neighbour in the same account with the same names.
     let theirs = worker(&other, "w", driver(&scene));
-    let their_request = started(&theirs);
+    let their_request = start(&theirs);
     let their_machine = scene.machine();
     let ours: Vec<_> = ["w", "w2"].into_iter().map(|name| worker(&master, name, driver(&scene))).collect();
-    let requests: Vec<_> = ours.iter().map(started).collect();
+    let requests: Vec<_> = ours.iter().map(start).collect();
     assert_eq!(scene.cloud.machines().len(), 3);
 
     let found = journal.after_a_crash();

@@ -9,7 +9,7 @@ use latent_worker::{
 
 use crate::support::cloud::{Cloud, between};
 use crate::support::moto::{Moto, rest};
-use crate::support::{Scene, TYPE, failure, lease, quick, stop};
+use crate::support::{Scene, TYPE, failure, quick, started, stop};
 
 /// The account that moto has by default: keys of others are not known to what checks them.
 const ACCOUNT: u64 = 123_456_789_012;
@@ -83,7 +83,7 @@ fn the_documented_policy_is_enough_and_what_is_not_allowed_is_told() {
 
     let worker = scene.worker("enough", driver(Some(enough.clone())));
     let request = worker.substantiate(&Build::new("b"));
-    scene.started();
+    started(&worker);
     drop(request);
     stop(&worker);
     assert_eq!(scene.master.leftovers(), []);
@@ -99,7 +99,7 @@ fn the_documented_policy_is_enough_and_what_is_not_allowed_is_told() {
     // What could not be ended is on a list, and is ended when it is allowed.
     let worker = scene.worker("no-end", driver(Some(no_end)));
     let request = worker.substantiate(&Build::new("b"));
-    scene.started();
+    started(&worker);
     drop(request);
     stop(&worker);
     let leftovers = scene.master.leftovers();

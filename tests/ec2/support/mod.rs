@@ -98,11 +98,6 @@ impl Scene {
         }
     }
 
-    /// Waits until a start has returned well.
-    pub(crate) fn started(&self) {
-        self.await_event(|kind| matches!(kind, EventKind::StartReturned { result: Ok(_) }).then_some(()));
-    }
-
     /// The same as [`finish`](Self::finish), after all that was left behind was reclaimed.
     pub(crate) fn finish_in_the_end(self) {
         assert!(eventually(|| self.master.leftovers().is_empty()), "{:?}", self.master.leftovers());
@@ -161,4 +156,10 @@ pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(20));
     }
     true
+}
+
+/// Waits until a start has returned well, whose agent has not come.
+pub(crate) fn started(worker: &Worker) {
+    let up = || !worker.status().details.is_empty() && worker.status().call.is_none();
+    assert!(eventually(up), "{}", worker.status());
 }

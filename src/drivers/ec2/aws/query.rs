@@ -77,7 +77,9 @@ impl Query {
     pub(super) fn body(&self, version: &str) -> String {
         let fixed = [("Action", self.action), ("Version", version)];
         let all = fixed.into_iter().chain(self.parameters.iter().map(|(name, value)| (&**name, &**value)));
-        let pairs: Vec<_> = all.map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
+        // A form has a plus for a space; a signature of the body does not mind.
+        let text = |text: &str| encoded(text).replace("%20", "+");
+        let pairs: Vec<_> = all.map(|(name, value)| format!("{}={}", text(name), text(value))).collect();
         pairs.join("&")
     }
 }
@@ -114,7 +116,7 @@ mod tests {
             .with_filter("instance-state-name", ["pending", "running"]);
         assert_eq!(
             query.body("2016-11-15"),
-            "Action=DescribeInstances&Version=2016-11-15&InstanceId.1=i-1&InstanceId.2=i-2&Filter.1.Name=tag%3Aa%20b\
+            "Action=DescribeInstances&Version=2016-11-15&InstanceId.1=i-1&InstanceId.2=i-2&Filter.1.Name=tag%3Aa+b\
              &Filter.1.Value.1=x&Filter.2.Name=instance-state-name&Filter.2.Value.1=pending&Filter.2.Value.2=running"
         );
     }
