@@ -1,13 +1,14 @@
 //! Where credentials come from, and how long they are used, in a time of the test's own.
 
 use std::convert::Infallible;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::super::http::{Asking, NoAnswer};
-use super::super::patience::Patience;
+use super::super::patience::{Patience, Time};
 use super::super::tests::support::{Around, Asked, Clock, Reply, Script, answer};
 use super::*;
 
@@ -419,79 +420,111 @@ fn those_that_are_not_taken_are_forgotten_unless_there_are_others_already() {
 #[derive(Debug)]
 struct Gate {
     asked: Sender<()>,
-    go_on: Receiver<()>,
+    go_on: Receiver<Infallible>,
     then: Script,
 }
 
 impl Wire for Gate {
     fn ask(&self, asking: &Asking<'_>, limit: Duration, cancel: Option<&Receiver<Infallible>>) -> Reply {
         self.asked.send(()).unwrap();
-        self.go_on.recv().unwrap();
+        // Disconnected: all may.
+        let _ = self.go_on.recv();
         self.then.ask(asking, limit, cancel)
     }
 }
 
-/// What `threads` others get, while one brings new ones, and before and after that is let go on.
-fn together(held: Option<Duration>, answers: Vec<Reply>, threads: usize) -> (Vec<Result<String, String>>, usize) {
-    let bench = Bench::new(nowhere()).metadata(of_machine("FIRST", IN_AN_HOUR));
-    let cache = Cache::default();
-    if let Some(passed) = held {
-        bench.with(|sources| cache.get(sources)).unwrap();
-        bench.clock.advance(passed);
+/// Time that does not pass, and says when the one whose it is begins to wait.
+struct Waits {
+    begins: Sender<()>,
+    has_begun: AtomicBool,
+}
+
+impl Time for Waits {
+    fn now(&self) -> Instant {
+        Instant::now()
     }
-    let (asked, is_asked) = bounded(64);
-    let (let_go_on, go_on) = bounded(64);
-    let then = Script::new(&bench.clock, answers);
+
+    fn wall(&self) -> Timestamp {
+        Timestamp(NOON)
+    }
+
+    fn sleep(&self, _: Duration) -> bool {
+        if !self.has_begun.swap(true, Ordering::Relaxed) {
+            self.begins.send(()).unwrap();
+        }
+        std::thread::yield_now();
+        true
+    }
+
+    fn cancel(&self) -> Option<&Receiver<Infallible>> {
+        None
+    }
+}
+
+/// The id, or why there is none.
+type Got = Result<String, String>;
+
+/// What one gets who brings new ones and four others who come meanwhile, and how often the service was asked. With some
+/// that are `held`, the others must not wait for the one.
+fn together(held: Option<AwsCredentials>, answers: impl IntoIterator<Item = Reply>) -> (Vec<Got>, usize) {
+    const OTHERS: usize = 4;
+    let others_wait = held.is_none();
+    let cache = Cache::holding(held);
+    let around = nowhere();
+    let (asked, is_asked) = unbounded();
+    let (let_go_on, go_on) = unbounded();
+    let then = Script::new(&Clock::at(NOON), answers);
     let gate = Gate { asked, go_on, then: then.clone() };
-    let (cache, clock, around, gate) = (&cache, &bench.clock, &bench.around, &gate);
-    // Real time, so that those who wait let the others run.
-    let get = move || {
-        let patience = if held.is_some() { Patience::on(clock, HOUR) } else { Patience::limit(MINUTE) };
-        let metadata = Metadata { around, wire: gate, patience: &patience };
+    let (waits, is_waiting) = unbounded();
+    let get = || {
+        let time = Waits { begins: waits.clone(), has_begun: AtomicBool::new(false) };
+        let patience = Patience::on(&time, HOUR);
+        let metadata = Metadata { around: &around, wire: &gate, patience: &patience };
         let (sts, skew) = (Endpoint::parse("https://sts.example").unwrap(), Skew::default());
-        let sources = Sources { metadata, provider: gate, sts: &sts, region: "eu-1", profile: None, skew: &skew };
+        let sources = Sources { metadata, provider: &gate, sts: &sts, region: "eu-1", profile: None, skew: &skew };
         cache.get(&sources).map(|found| found.access_key_id).map_err(|error| error.to_string())
     };
-    let begun = Barrier::new(threads + 1);
     let results = std::thread::scope(|scope| {
         let first = scope.spawn(get);
         is_asked.recv().unwrap();
-        let others: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| {
-                    begun.wait();
-                    get()
-                })
-            })
-            .collect();
-        begun.wait();
-        let mut results = Vec::new();
-        if held.is_some() {
-            // They have all that they need: none of them waits for the first.
-            results.extend(others.into_iter().map(|other| other.join().unwrap()));
-            drop(let_go_on);
-            let _ = first.join();
-            return results;
+        let others: Vec<_> = (0..OTHERS).map(|_| scope.spawn(get)).collect();
+        let ended = |thread: ScopedJoinHandle<'_, Got>| thread.join().unwrap();
+        let (mut before, mut after) = (Vec::new(), others);
+        if others_wait {
+            (0..OTHERS).for_each(|_| is_waiting.recv().unwrap());
+        } else {
+            before = after.drain(..).map(ended).collect();
         }
-        (0..64).for_each(|_| let_go_on.send(()).unwrap());
-        results.push(first.join().unwrap());
-        results.extend(others.into_iter().map(|other| other.join().unwrap()));
-        results
+        drop(let_go_on);
+        std::iter::once(ended(first)).chain(before).chain(after.into_iter().map(ended)).collect()
     });
     (results, then.asked().len())
 }
 
+fn expiring(id: &str, expires: &str) -> AwsCredentials {
+    AwsCredentials { expires: Timestamp::from_iso8601(expires), ..AwsCredentials::new(id, Secret::new("hush")) }
+}
+
 #[test]
 fn one_brings_new_ones_and_the_others_use_what_is_still_good() {
-    let (results, _) = together(Some(MINUTE * 56), vec![], 4);
-    assert_eq!(results, vec![Ok("FIRST".to_owned()); 4]);
+    let old = expiring("OLD", "2015-08-30T12:40:00Z");
+    let (results, asked) = together(Some(old), of_machine("NEW", IN_AN_HOUR));
+    assert_eq!(results, ["NEW", "OLD", "OLD", "OLD", "OLD"].map(|id| Ok(id.to_owned())));
+    assert_eq!(asked, 3);
 }
 
 #[test]
 fn one_brings_the_first_ones_for_all() {
-    let (results, asked) = together(None, of_machine("SHARED", "2099-08-30T13:36:00Z").into(), 4);
-    assert_eq!(results, vec![Ok("SHARED".to_owned()); 5]);
+    let (results, asked) = together(None, of_machine("NEW", IN_AN_HOUR));
+    assert_eq!(results, vec![Ok("NEW".to_owned()); 5]);
     assert_eq!(asked, 3);
+}
+
+#[test]
+fn one_finds_none_for_all() {
+    let (results, asked) = together(None, [answer(404, "")]);
+    assert!(results.iter().all(|result| result.as_ref().is_err_and(|why| why.contains("status 404"))), "{results:?}");
+    assert_eq!((results.len(), asked), (5, 1));
 }
 
 #[test]

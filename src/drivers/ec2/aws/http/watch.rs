@@ -105,7 +105,7 @@ impl<In: Transport> Transport for Sent<In> {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.0.await_input(timeout)
+        In::await_input(&mut self.0, timeout)
     }
 
     fn is_open(&mut self) -> bool {
