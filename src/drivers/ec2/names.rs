@@ -134,9 +134,16 @@ pub(super) enum Recorded {
 
 impl Recorded {
     pub(super) fn parse(id: &str) -> Option<Self> {
-        let kinds: [(&str, fn(String) -> Self); 3] =
-            [(TOKEN, Self::Launch), ("i-", Self::Machine), ("/", Self::Parameter)];
-        kinds.into_iter().find(|(prefix, _)| id.starts_with(prefix)).map(|(_, kind)| kind(id.to_owned()))
+        let id = id.to_owned();
+        if id.starts_with(TOKEN) {
+            Some(Self::Launch(id))
+        } else if id.starts_with("i-") {
+            Some(Self::Machine(id))
+        } else if id.starts_with('/') {
+            Some(Self::Parameter(id))
+        } else {
+            None
+        }
     }
 }
 

@@ -39,6 +39,7 @@ impl Element {
         Ok(element)
     }
 
+    #[cfg(test)]
     pub(in crate::drivers::ec2) fn name(&self) -> &str {
         &self.name
     }

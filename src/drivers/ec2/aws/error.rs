@@ -42,12 +42,12 @@ pub(in crate::drivers::ec2) enum Class {
 #[derive(Clone, Debug)]
 pub(in crate::drivers::ec2) struct AwsError {
     pub(super) class: Class,
-    pub(super) code: Option<String>,
+    pub(super) code: Option<Box<str>>,
     /// The action.
     pub(super) doing: String,
     /// What happened, in the provider's words if there are any.
     pub(super) message: String,
-    pub(super) request_id: Option<String>,
+    pub(super) request_id: Option<Box<str>>,
     /// Whether a request was sent that may have been carried out.
     pub(super) outcome_unknown: bool,
 }
@@ -95,10 +95,10 @@ impl AwsError {
         };
         Self {
             class,
-            code: code.map(str::to_owned),
+            code: code.map(Into::into),
             doing: doing.to_owned(),
             message,
-            request_id: request_id.map(str::to_owned),
+            request_id: request_id.map(Into::into),
             // An error that the service itself has named is its answer, but for trouble of its own.
             outcome_unknown: class == Class::Server,
         }

@@ -143,6 +143,7 @@ impl AwsClient {
     }
 
     /// Asks STS; see [`ec2`](Self::ec2).
+    #[cfg(test)]
     pub(super) fn sts(&self, query: &Query, patience: &Patience<'_>) -> Result<Element, AwsError> {
         self.query(Service::Sts, query, patience)
     }

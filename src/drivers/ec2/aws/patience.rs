@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-use super::error::{AwsError, Class};
+use super::error::AwsError;
 use super::time::Timestamp;
 use crate::{Leftover, StartRequest};
 

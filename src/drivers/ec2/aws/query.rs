@@ -92,12 +92,14 @@ impl fmt::Debug for Query {
     }
 }
 
-/// Everything but letters, digits and `-_.~` as `%XX` (RFC 3986, 2.3).
+/// Everything but letters, digits and `-_.~` as `%XX` (RFC 3986, 2.3); but a space as a plus, as forms have it and as
+/// botocore sends it.
 pub(super) fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
+            b' ' => encoded.push('+'),
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -124,7 +126,7 @@ mod tests {
     #[test]
     fn what_is_not_plain_is_encoded_byte_by_byte() {
         assert_eq!(encoded("aZ0-_.~"), "aZ0-_.~");
-        assert_eq!(encoded("a b+c/=é*"), "a%20b%2Bc%2F%3D%C3%A9%2A");
+        assert_eq!(encoded("a b+c/=é*"), "a+b%2Bc%2F%3D%C3%A9%2A");
     }
 
     #[test]

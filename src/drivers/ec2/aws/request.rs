@@ -44,7 +44,7 @@ pub(super) fn understood(doing: &str, answer: Result<Answer, NoAnswer>) -> Resul
     let answer = answer.map_err(|none| match none {
         NoAnswer::Unreachable(why) => AwsError::new(Class::Unreachable, doing, format!("no connection: {why}")),
         NoAnswer::Lost(why) => AwsError::new(Class::Lost, doing, format!("the connection was lost: {why}")),
-        NoAnswer::TimedOut => AwsError::new(Class::Lost, doing, "there was no answer"),
+        NoAnswer::TimedOut => AwsError::new(Class::TimedOut, doing, "there was no answer in time").or_unknown(true),
         NoAnswer::Cancelled { sent } => AwsError::cancelled(doing).or_unknown(sent),
     })?;
     if answer.status == 200 {

@@ -18,7 +18,7 @@ pub(super) fn pause(error: &AwsError, repeat: Repeat, failures: u32, chance: f64
         // Nothing was done.
         Class::Throttled { .. } | Class::Unreachable => true,
         // It may have been.
-        Class::Server | Class::Lost => repeat == Repeat::Harmless,
+        Class::Server | Class::Lost | Class::TimedOut => repeat == Repeat::Harmless,
         _ => false,
     };
     if !again || failures >= MOST {
@@ -51,7 +51,7 @@ mod tests {
             (Class::BadParameter, false, false),
             (Class::Credentials, false, false),
             (Class::Cancelled, false, false),
-            (Class::TimedOut, false, false),
+            (Class::TimedOut, true, false),
         ] {
             assert_eq!(pause(&error(class), Repeat::Harmless, 1, 0.5).is_some(), harmless, "{class:?}");
             assert_eq!(pause(&error(class), Repeat::Never, 1, 0.5).is_some(), never, "{class:?}");

@@ -93,6 +93,12 @@ impl Cache {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn holding(credentials: Option<AwsCredentials>) -> Self {
+        let held = Mutex::new(Held { credentials, ..Held::default() });
+        Self { held, bringing: Mutex::default() }
+    }
+
     /// The provider does not take these any more: others are looked for.
     pub(in super::super) fn reject(&self, credentials: &AwsCredentials) {
         let mut held = self.held.lock();

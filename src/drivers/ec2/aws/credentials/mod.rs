@@ -87,6 +87,8 @@ enum Found {
     Nothing(String),
 }
 
+type Source = fn(&Sources<'_>) -> Result<Found, AwsError>;
+
 /// With whom a source speaks.
 #[derive(Clone, Copy)]
 pub(super) struct Sources<'a> {
@@ -104,7 +106,7 @@ pub(super) struct Sources<'a> {
 impl Sources<'_> {
     /// The first source that has any. One that is set up and fails ends the search: others would be somebody else.
     fn find(&self) -> Result<AwsCredentials, AwsError> {
-        let sources: [(&str, fn(&Self) -> Result<Found, AwsError>); 5] = [
+        let sources: [(&str, Source); 5] = [
             ("environment", environment::find),
             ("profile", profile::find),
             ("container", container::find),

@@ -20,7 +20,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector};
 
 use self::connect::{Lookups, TcpConnector};
-use self::watch::{Facts, SentConnector, Watched};
+use self::watch::{BeginConnector, Facts, SentConnector, Watched};
 use super::element::ANSWER_LIMIT;
 use super::sign::Header;
 
@@ -111,11 +111,11 @@ fn base() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
 }
 
 fn agent(config: ureq::config::Config) -> Agent {
-    let connector =
-        ().chain(TcpConnector)
-            .chain(ConnectProxyConnector::default())
-            .chain(RustlsConnector::default())
-            .chain(SentConnector);
+    let connector = BeginConnector
+        .chain(ConnectProxyConnector::default())
+        .chain(TcpConnector)
+        .chain(RustlsConnector::default())
+        .chain(SentConnector);
     Agent::with_parts(config, connector, Lookups::default())
 }
 

@@ -14,8 +14,10 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 pub(super) struct Facts {
     cancel: Option<Receiver<Infallible>>,
     pub(super) cancelled: bool,
-    /// The request, or a part of it. The words by which TLS is agreed on, or a proxy, are none.
+    /// The request, or a part of it. The words by which TLS is agreed on, or a way through a proxy, are none.
     pub(super) sent: bool,
+    /// How many connections are being made: that through a proxy begins with one to the proxy.
+    connecting: u32,
 }
 
 thread_local! {
@@ -57,7 +59,21 @@ pub(super) fn stop_if_cancelled() -> Result<(), ureq::Error> {
     if is_cancelled() { Err(ureq::Error::Io(io::Error::other("the call was cancelled"))) } else { Ok(()) }
 }
 
-/// Notes that something of the request is sent: it is the last, so that the words of TLS do not come through it.
+/// Notes that a connection is being made: it is the first.
+#[derive(Debug)]
+pub(super) struct BeginConnector;
+
+impl Connector for BeginConnector {
+    type Out = ();
+
+    fn connect(&self, _: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<()>, ureq::Error> {
+        note(|facts| facts.connecting += 1);
+        Ok(None)
+    }
+}
+
+/// Notes that the connection is made, and then that something of the request is sent: it is the last, so that the words of
+/// TLS do not come through it.
 #[derive(Debug)]
 pub(super) struct SentConnector;
 
@@ -65,8 +81,13 @@ impl<In: Transport> Connector<In> for SentConnector {
     type Out = Sent<In>;
 
     fn connect(&self, _: &ConnectionDetails<'_>, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        note(|facts| facts.connecting = facts.connecting.saturating_sub(1));
         Ok(chained.map(Sent))
     }
+}
+
+fn note(what: impl FnOnce(&mut Facts)) {
+    FACTS.with_borrow_mut(|facts| facts.as_mut().map(what));
 }
 
 #[derive(Debug)]
@@ -79,12 +100,12 @@ impl<In: Transport> Transport for Sent<In> {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         stop_if_cancelled()?;
-        FACTS.with_borrow_mut(|facts| facts.iter_mut().for_each(|facts| facts.sent = true));
+        note(|facts| facts.sent |= facts.connecting == 0);
         self.0.transmit_output(amount, timeout)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.0.await_input(timeout)
+        In::await_input(&mut self.0, timeout)
     }
 
     fn is_open(&mut self) -> bool {
