@@ -28,8 +28,11 @@ fn told(scene: &Scene) -> String {
 fn w10_a_spot_machine_that_is_going_to_be_interrupted_finishes_its_build_and_takes_no_other() {
     let scene = Scene::new();
     // moto does not tell of the requests that launches make.
-    let request = "<instanceLifecycle>spot</instanceLifecycle><spotInstanceRequestId>sir-1</spotInstanceRequestId>";
-    let named = Fault::Replace("<instanceLifecycle>spot</instanceLifecycle>", request);
+    const NAMED: &[(&str, &str)] = &[(
+        "<instanceLifecycle>spot</instanceLifecycle>",
+        "<instanceLifecycle>spot</instanceLifecycle><spotInstanceRequestId>sir-1</spotInstanceRequestId>",
+    )];
+    let named = Fault::Replace(NAMED);
     let _named = scene.front.inject(named, |asked| asked.is("DescribeInstances"));
     let status = |code: &str| {
         format!(
@@ -66,10 +69,12 @@ fn w10_a_spot_machine_that_is_going_to_be_interrupted_finishes_its_build_and_tak
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
 fn w10_a_machine_whose_hardware_is_retired_is_replaced_when_it_is_idle() {
     let scene = Scene::new();
-    let planned = "<eventsSet><item><code>instance-retirement</code><description>The hardware is old</description>\
-                   <notBefore>2027-01-01T00:00:00Z</notBefore></item></eventsSet><instanceId>";
-    let _planned =
-        scene.front.inject(Fault::Replace("<instanceId>", planned), |asked| asked.is("DescribeInstanceStatus"));
+    const PLANNED: &[(&str, &str)] = &[(
+        "<instanceId>",
+        "<eventsSet><item><code>instance-retirement</code><description>The hardware is old</description><notBefore>\
+         2027-01-01T00:00:00Z</notBefore></item></eventsSet><instanceId>",
+    )];
+    let _planned = scene.front.inject(Fault::Replace(PLANNED), |asked| asked.is("DescribeInstanceStatus"));
     let worker = scene.worker("w", scene.driver().attached_check_interval(Duration::from_secs(1)).build().unwrap());
     drop(lease(&worker, &Build::new("b")));
     let reason = told(&scene);

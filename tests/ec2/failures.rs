@@ -104,6 +104,40 @@ fn what_is_out_of_capacity_is_replaced_by_the_next_offer_and_asked_for_last_afte
 
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn a_launch_that_was_taken_and_comes_to_nothing_is_replaced_by_the_next_offer_too() {
+    const ENDED: &[(&str, &str)] = &[
+        ("<code>16</code><name>running</name>", "<code>48</code><name>terminated</name>"),
+        (
+            "<stateReason><code/><message/></stateReason>",
+            "<stateReason><code>Server.InsufficientInstanceCapacity</code><message>none left</message></stateReason>",
+        ),
+    ];
+    let scene = Scene::new();
+    let short = scene.front.inject_times(1, Fault::Replace(ENDED), |asked| asked.is("DescribeInstances"));
+    let driver = scene.bare_driver().image(Ami::id(&*scene.image)).offer(Offer::new("t3.small"));
+    let driver = driver.offer(Offer::new(TYPE)).user_data("").build().unwrap();
+    let worker = scene.worker("w", driver);
+    let request = worker.substantiate(&Build::new("b"));
+    started(&worker);
+    assert_eq!(short.met(), 1);
+    let tokens: Vec<_> = scene
+        .front
+        .asked()
+        .iter()
+        .filter(|asked| launches(asked))
+        .map(|a| a.parameter("ClientToken").to_owned())
+        .collect();
+    assert!(tokens.len() == 2 && tokens[0] != tokens[1], "{tokens:?}");
+    assert!(worker.status().details.contains(&TYPE.to_owned()), "{}", worker.status());
+    drop(request);
+    stop(&worker);
+    // Also the one that moto has not ended.
+    assert_eq!(scene.cloud.machines(), []);
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
 fn d6_a_burst_of_refusals_is_waited_for_and_one_that_does_not_end_is_told() {
     let scene = Scene::new();
     let throttled = Fault::Refuse(503, "RequestLimitExceeded");

@@ -8,7 +8,7 @@ use super::ami::Ami;
 use super::aws::{AwsCredentials, AwsSettings};
 use super::offers::Offer;
 use super::settings::{AtStop, BlockDevice, Ec2SettingsError, MetadataAccess, Settings};
-use super::{Ec2LatentWorker, Limits};
+use super::{Ec2LatentWorker, Limits, SHORTEST_POLL_INTERVAL};
 use crate::Setting;
 
 /// Settings of an [`Ec2LatentWorker`]. Those that take a [`Setting`] are a constant, a template or a function of the build's
@@ -174,10 +174,10 @@ impl Ec2LatentWorkerBuilder {
         self
     }
 
-    /// How often a start and a stop look at how far the machine is; 2 s by default. All that wait at the same time look with
-    /// one call.
+    /// How often a start and a stop look at how far the machine is; 2 s by default, 50 ms at least. All that wait at the same
+    /// time look with one call.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.limits.poll_interval = interval;
+        self.limits.poll_interval = interval.max(SHORTEST_POLL_INTERVAL);
         self
     }
 

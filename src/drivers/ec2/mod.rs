@@ -47,6 +47,7 @@ pub use settings::{AtStop, BlockDevice, Ec2SettingsError, MetadataAccess};
 
 /// For a check, which is made again soon, and which nothing can end.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
+const SHORTEST_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long checks wait for others to join.
 const CHECK_ROUND: Duration = Duration::from_millis(500);
 /// The notice of an interruption comes two minutes before; plans of the provider, days.
@@ -679,11 +680,15 @@ impl LatentWorker for Ec2LatentWorker {
         let stopped = match stop.instance() {
             Some(instance) => {
                 self.account.forget(&instance.id);
-                if self.settings.at_stop == AtStop::Terminate {
+                let stopped = if self.settings.at_stop == AtStop::Terminate {
                     self.terminate(&instance.id, true, stop.fast())
                 } else {
                     self.keep(&instance.id, stop.fast())
-                }
+                };
+                // Of offers that were tried before this one. They have ended by themselves, if the provider is right.
+                let others = made.traces.machines.iter().filter(|id| **id != instance.id);
+                let others: Vec<_> = others.map(|id| self.terminate(id, true, true)).collect();
+                stopped.and(others.into_iter().collect())
             }
             None => self.stop_made(&identity, made, stop.fast()),
         };

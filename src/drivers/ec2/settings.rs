@@ -302,6 +302,10 @@ impl Settings {
     /// not tell which setting is wrong, any may be.
     pub(super) fn is_of_the_build(&self, code: Option<&str>) -> bool {
         let code = code.unwrap_or_default();
+        // Somebody else has it, or it is not ready: that passes.
+        if ["Resource.AlreadyAssociated", "VolumeInUse", "IncorrectState", "IncorrectInstanceState"].contains(&code) {
+            return false;
+        }
         let places = || is_computed(&self.subnet) || self.offers.iter().any(is_computed);
         if code.starts_with("InvalidAMIID") {
             self.image.as_ref().is_some_and(is_computed)
@@ -692,6 +696,7 @@ mod tests {
         assert_eq!(blamed(&settings), [true, false, true, true]);
         settings.offers = vec![template("{type}")];
         assert_eq!(blamed(&settings), [true; 4]);
+        assert!(!settings.is_of_the_build(Some("VolumeInUse")), "somebody else has it");
     }
 
     #[test]

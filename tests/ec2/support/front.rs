@@ -51,8 +51,8 @@ pub(crate) enum Fault {
     Delay(Duration),
     /// It is not forwarded; this is the answer.
     Say(String),
-    /// The answer is as it would be, with one text in place of another.
-    Replace(&'static str, &'static str),
+    /// The answer is as it would be, with some texts in place of others.
+    Replace(&'static [(&'static str, &'static str)]),
 }
 
 type Pick = Box<dyn Fn(&Asked) -> bool + Send + Sync>;
@@ -290,8 +290,9 @@ impl Shared {
         match fault {
             Some(Fault::CutAfter) => None,
             Some(Fault::FailAfter) => Some(Answer::error(500, "InternalError")),
-            Some(Fault::Replace(from, to)) => {
-                answer.body = String::from_utf8_lossy(&answer.body).replace(from, to).into_bytes();
+            Some(Fault::Replace(texts)) => {
+                let text = String::from_utf8_lossy(&answer.body).into_owned();
+                answer.body = texts.iter().fold(text, |text, (from, to)| text.replace(from, to)).into_bytes();
                 Some(answer)
             }
             _ => Some(answer),
