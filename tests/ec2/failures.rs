@@ -193,6 +193,27 @@ fn d2_a_launch_that_nobody_has_heard_of_is_found_by_the_stop() {
 
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn d2_a_launch_that_was_cancelled_on_its_way_is_asked_for_again_by_the_stop_and_ended() {
+    let scene = Scene::new();
+    let slow = scene.front.inject(Fault::Delay(PATIENCE), launches);
+    let worker = scene.worker("w", scene.driver().user_data("").build().unwrap());
+    let request = worker.substantiate(&Build::new("b"));
+    assert!(eventually(|| slow.met() == 1));
+    request.cancel();
+    // The stop has asked again. Both launches are carried out from now on.
+    assert!(eventually(|| slow.met() == 2), "{}", worker.status());
+    drop(slow);
+    is_down(&worker);
+    assert_eq!((scene.cloud.all_machines().len(), scene.cloud.machines()), (1, vec![]));
+    assert_eq!(scene.master.leftovers(), []);
+    let asked = scene.front.asked().into_iter().filter(launches);
+    let tokens: Vec<_> = asked.map(|asked| asked.parameter("ClientToken").to_owned()).collect();
+    assert!(tokens.len() == 2 && tokens[0] == tokens[1], "{tokens:?}");
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
 fn j5_a_launch_that_is_in_no_list_yet_is_reclaimed_when_it_shows() {
     let scene = Scene::new();
     let lost = scene.front.inject(Fault::CutAfter, launches);
