@@ -39,11 +39,6 @@ impl Element {
         Ok(element)
     }
 
-    #[cfg(test)]
-    pub(in crate::drivers::ec2) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The first element at a path such as `placement/availabilityZone`.
     pub(in crate::drivers::ec2) fn at(&self, path: &str) -> Option<&Self> {
         path.split('/').try_fold(self, |element, name| element.children.iter().find(|child| child.name == name))
@@ -71,7 +66,7 @@ mod tests {
             <requestId>r</requestId><xSet><item><id>1</id><place><zone>a&amp;b</zone></place></item><!-- c -->
             <item><id>2</id></item></xSet><empty/></DescribeXResponse>"#;
         let answer = Element::parse(xml).unwrap();
-        assert_eq!(answer.name(), "DescribeXResponse");
+        assert_eq!(answer.name, "DescribeXResponse");
         assert_eq!(answer.text("requestId"), Some("r"));
         let ids: Vec<_> = answer.items("xSet").filter_map(|item| item.text("id")).collect();
         assert_eq!(ids, ["1", "2"]);

@@ -142,12 +142,6 @@ impl AwsClient {
         self.query(Service::Ec2, query, patience)
     }
 
-    /// Asks STS; see [`ec2`](Self::ec2).
-    #[cfg(test)]
-    pub(super) fn sts(&self, query: &Query, patience: &Patience<'_>) -> Result<Element, AwsError> {
-        self.query(Service::Sts, query, patience)
-    }
-
     /// Asks Systems Manager: `GetParameter`, say, with a body of JSON; see [`ec2`](Self::ec2).
     pub(super) fn ssm(
         &self,

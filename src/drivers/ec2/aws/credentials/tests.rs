@@ -461,6 +461,9 @@ impl Time for Waits {
     }
 }
 
+/// In real time: no thread takes so long.
+const SOON: Duration = Duration::from_secs(20);
+
 /// The id, or why there is none.
 type Got = Result<String, String>;
 
@@ -486,12 +489,12 @@ fn together(held: Option<AwsCredentials>, answers: impl IntoIterator<Item = Repl
     };
     let results = std::thread::scope(|scope| {
         let first = scope.spawn(get);
-        is_asked.recv().unwrap();
+        is_asked.recv_timeout(SOON).unwrap();
         let others: Vec<_> = (0..OTHERS).map(|_| scope.spawn(get)).collect();
         let ended = |thread: ScopedJoinHandle<'_, Got>| thread.join().unwrap();
         let (mut before, mut after) = (Vec::new(), others);
         if others_wait {
-            (0..OTHERS).for_each(|_| is_waiting.recv().unwrap());
+            (0..OTHERS).for_each(|_| is_waiting.recv_timeout(SOON).unwrap());
         } else {
             before = after.drain(..).map(ended).collect();
         }
