@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::hash::Hash;
+
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -165,7 +165,7 @@ impl<T, E> Drop for Seat<'_, T, E> {
 /// Watches that all drivers of one account and region have in common, for as long as one of them lives.
 pub(super) struct Registry<K, W>(Mutex<Vec<(K, std::sync::Weak<W>)>>);
 
-impl<K: Eq + Hash + Clone, W> Registry<K, W> {
+impl<K: Eq + Clone, W> Registry<K, W> {
     pub(super) const fn new() -> Self {
         Self(Mutex::new(Vec::new()))
     }
