@@ -115,7 +115,8 @@ fn j3_w1_w2_w3_w7_hold_in_every_order_of_events_with_something_left_behind() {
 
 #[test]
 fn w10_w1_w2_w3_w7_hold_in_every_order_of_events_with_checks_after_the_attach() {
-    explore("checks after the attach", Setting { checks_attached: true, ..setting(IdlePolicy::After(IDLE)) });
+    let checked = Setting { checks_attached: true, may_be_incompatible: true, ..setting(IdlePolicy::After(IDLE)) };
+    explore("checks after the attach", checked);
 }
 
 #[test]

@@ -213,6 +213,8 @@ impl World {
                 let (at, _) = self.life.next_deadline().expect("there is a deadline");
                 self.now = self.now.max(at);
                 self.life.apply(self.now, Input::Time, &mut effects);
+                let next = self.life.next_deadline().map(|(at, _)| at);
+                assert!(next.is_none_or(|at| at > self.now), "what is due is done, or the timer would spin");
             }
             Step::Stale(input) => {
                 self.life.apply(self.now, input.clone(), &mut effects);
