@@ -121,9 +121,15 @@ fn the_newest_image_is_found_by_its_name_and_another_by_a_parameter() {
             None => Ami::newest_by_name(["self"], "^runner-([0-9]+)$").filter("name", ["runner-*"]),
         })
     });
+    // The first page has others only.
+    let page = "<DescribeImagesResponse><imagesSet><item><imageId>ami-1</imageId><name>runner-3</name></item></imagesSet>\
+                <nextToken>more</nextToken></DescribeImagesResponse>";
+    let _page = scene.front.inject_times(1, Fault::Say(page.into()), |asked| asked.is("DescribeImages"));
     let worker = scene.worker("w", scene.bare_driver().image(images).offer(Offer::new(TYPE)).build().unwrap());
     drop(lease(&worker, &Build::new("b")));
     assert_eq!(between(&scene.machine().xml, "imageId"), Some(&*newest));
+    let pages = scene.front.asked().into_iter().filter(|asked| asked.is("DescribeImages"));
+    assert_eq!(pages.map(|asked| asked.parameter("NextToken").to_owned()).collect::<Vec<_>>(), ["", "more"]);
     drop(lease(&worker, &Build::new("c").with_property("image", "ssm:/images/runner")));
     assert_eq!(between(&scene.machine().xml, "imageId"), Some(&*scene.image));
     scene.finish();

@@ -252,6 +252,35 @@ fn j5_a_launch_that_never_came_to_anything_is_given_up_after_the_time_that_lists
 
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn d2_a_request_for_a_spot_machine_that_may_still_be_met_is_cancelled() {
+    let scene = Scene::new();
+    let lost = scene.front.inject(Fault::CutBefore, launches);
+    let open = "<DescribeSpotInstanceRequestsResponse><spotInstanceRequestSet><item><spotInstanceRequestId>sir-9\
+                </spotInstanceRequestId><status><code>pending-evaluation</code></status></item></spotInstanceRequestSet>\
+                </DescribeSpotInstanceRequestsResponse>";
+    let _open = scene.front.inject(Fault::Say(open.into()), |asked| asked.is("DescribeSpotInstanceRequests"));
+    let _taken = scene.front.inject(Fault::Say("<CancelSpotInstanceRequestsResponse/>".into()), |asked| {
+        asked.is("CancelSpotInstanceRequests")
+    });
+    let driver = scene.bare_driver().image(Ami::id(&*scene.image)).offer(Offer::new(TYPE).spot());
+    let driver = driver.user_data("").call_limit(Duration::from_secs(2)).build().unwrap();
+    let worker = scene.worker("w", driver);
+    failed(&worker, &Build::new("b"));
+    is_down(&worker);
+    assert!(eventually(|| scene.master.leftovers().is_empty()));
+    let asked = scene.front.asked();
+    let cancelled: Vec<_> = asked.iter().filter(|asked| asked.is("CancelSpotInstanceRequests")).collect();
+    assert!(!cancelled.is_empty());
+    assert!(cancelled.iter().all(|asked| asked.parameter("SpotInstanceRequestId.1") == "sir-9"));
+    let looked = asked.iter().find(|asked| asked.is("DescribeSpotInstanceRequests")).unwrap();
+    let attempt = looked.parameters.values().any(|name| name == "tag:latent-worker.attempt");
+    assert!(attempt, "by the tags of the attempt alone: {looked:?}");
+    drop(lost);
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
 fn lists_that_lag_are_waited_for() {
     let scene = Scene::new();
     let lag = scene.front.lag(Duration::from_secs(2));
