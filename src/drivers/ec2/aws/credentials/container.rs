@@ -50,8 +50,8 @@ pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
 
 fn is_allowed(uri: &str) -> bool {
     let Ok(uri) = uri.parse::<Uri>() else { return false };
-    let Some(authority) = uri.authority().filter(|authority| !authority.as_str().contains('@')) else { return false };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let Some(host) = uri.host() else { return false };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     match uri.scheme_str() {
         Some("https") => true,
         Some("http") => {
