@@ -165,9 +165,15 @@ fn what_was_cancelled_before_is_not_sent() {
     });
     let (cancel, signal) = bounded::<Infallible>(0);
     drop(cancel);
-    let answer = post(&plain(), &at(address), LONG, Some(&signal));
-    assert!(matches!(answer, Err(NoAnswer::Cancelled { sent: false })), "{answer:?}");
+    let http = plain();
+    let is_unsent =
+        || matches!(post(&http, &at(address), LONG, Some(&signal)), Err(NoAnswer::Cancelled { sent: false }));
+    assert!(is_unsent());
     assert!(seen.is_empty());
+    // Nor over a connection that is there already.
+    post(&http, &at(address), LONG, None).unwrap();
+    assert!(is_unsent());
+    assert_eq!(seen.len(), 1);
 }
 
 #[test]
