@@ -114,7 +114,7 @@ impl AwsClient {
     /// # Errors
     /// When the settings make no sense, or the certificates that `AWS_CA_BUNDLE` names cannot be read.
     pub(super) fn new(settings: AwsSettings) -> Result<Self, String> {
-        let roots = System.roots()?;
+        let roots = (&System as &dyn Surroundings).roots()?;
         let (provider, metadata) = (Http::to_provider(roots.clone()), Http::to_metadata(roots));
         Self::with(settings, Box::new(System), Box::new(provider), Box::new(metadata))
     }

@@ -36,19 +36,6 @@ impl Surroundings for System {
     }
 }
 
-impl System {
-    /// Whom to trust: those of `AWS_CA_BUNDLE`; otherwise Mozilla's, which are built in.
-    pub(super) fn roots(&self) -> Result<RootCerts, String> {
-        match self.variable("AWS_CA_BUNDLE") {
-            None => Ok(RootCerts::WebPki),
-            Some(path) => {
-                let text = self.file(Path::new(&path)).map_err(|error| error.to_string());
-                text.and_then(|text| roots_of(&text)).map_err(|why| format!("AWS_CA_BUNDLE, {path}: {why}"))
-            }
-        }
-    }
-}
-
 /// Of a file with certificates.
 pub(super) fn roots_of(pem: &str) -> Result<RootCerts, String> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
@@ -61,6 +48,13 @@ pub(super) fn roots_of(pem: &str) -> Result<RootCerts, String> {
 }
 
 impl dyn Surroundings + '_ {
+    /// Whom to trust: those of `AWS_CA_BUNDLE`; otherwise Mozilla's, which are built in.
+    pub(super) fn roots(&self) -> Result<RootCerts, String> {
+        let Some(path) = self.variable("AWS_CA_BUNDLE") else { return Ok(RootCerts::WebPki) };
+        let text = self.file(Path::new(&path)).map_err(|error| error.to_string());
+        text.and_then(|text| roots_of(&text)).map_err(|why| format!("AWS_CA_BUNDLE, {path}: {why}"))
+    }
+
     /// The profile that is meant when none is named.
     pub(super) fn profile(&self) -> String {
         self.variable("AWS_PROFILE").unwrap_or_else(|| "default".into())
@@ -84,5 +78,22 @@ impl dyn Surroundings + '_ {
         };
         let config = text("AWS_CONFIG_FILE", "config")?;
         Ok(Profiles::of_files(&config, &text("AWS_SHARED_CREDENTIALS_FILE", "credentials")?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::support::Around;
+    use super::*;
+
+    #[test]
+    fn certificates_that_cannot_be_used_are_named() {
+        let roots = |around: Around| (&around as &dyn Surroundings).roots();
+        let around = Around::default().variable("AWS_CA_BUNDLE", "/bundle");
+        for around in [around.clone(), around.file("/bundle", "nothing of the kind")] {
+            let error = roots(around).unwrap_err();
+            assert!(error.contains("AWS_CA_BUNDLE, /bundle"), "{error}");
+        }
+        assert!(matches!(roots(Around::default()), Ok(RootCerts::WebPki)));
     }
 }

@@ -294,6 +294,20 @@ fn a_web_identity_is_not_signed_for() {
 }
 
 #[test]
+fn a1_a_token_that_is_refused_is_not_in_the_error() {
+    let around = |file| {
+        let around = nowhere().variable("AWS_WEB_IDENTITY_TOKEN_FILE", file).variable("AWS_ROLE_ARN", "arn:ci");
+        around.file("/t", "hush-of-web")
+    };
+    let refused =
+        "<ErrorResponse><Error><Code>InvalidIdentityToken</Code><Message>no</Message></Error></ErrorResponse>";
+    let error = Bench::new(around("/t")).provider([answer(400, refused)]).error();
+    assert!(error.contains("InvalidIdentityToken") && !error.contains("hush"), "{error}");
+    let error = Bench::new(around("/none")).error();
+    assert!(error.contains("/none"), "{error}");
+}
+
+#[test]
 fn sts_has_its_trouble_waited_out_and_tells_the_time() {
     let expired = |date: &str| {
         let text = "<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code></Error></ErrorResponse>";
@@ -348,6 +362,13 @@ fn a_machine_is_asked_with_a_token_only() {
     assert_eq!(asked[0].header("x-aws-ec2-metadata-token-ttl-seconds"), Some("21600"));
     assert_eq!(asked[2].line, "GET http://169.254.169.254/latest/meta-data/iam/security-credentials/ci-role");
     assert!(asked[1..].iter().all(|asked| asked.header("x-aws-ec2-metadata-token") == Some("hush-token-of-imds")));
+    let bench = Bench::new(nowhere()).metadata([answer(200, "TOKEN"), answer(404, "")]);
+    assert!(bench.error().contains("the machine has no role"));
+    let failed = r#"{"Code":"AssumeRoleUnauthorizedAccess","Message":"the words"}"#;
+    let bench = Bench::new(nowhere()).metadata([answer(200, "TOKEN"), answer(200, "r"), answer(200, failed)]);
+    assert!(
+        bench.error().contains("the role r of this machine has none: it says AssumeRoleUnauthorizedAccess: the words")
+    );
     // There is no going back to the first version.
     let bench = Bench::new(nowhere()).metadata([answer(403, ""), answer(200, "ci-role")]);
     bench.find().unwrap_err();
@@ -372,6 +393,15 @@ fn they_are_kept_and_replaced_before_they_expire() {
     bench.clock.advance(MINUTE);
     assert_eq!(id(), "SECOND");
     assert_eq!(bench.metadata.asked().len(), 6);
+    // The provider's clock counts, which says that there is an hour more.
+    let bench = Bench::new(nowhere()).metadata(of_machine("FIRST", IN_AN_HOUR));
+    let cache = Cache::default();
+    let id = || bench.with(|sources| cache.get(sources)).unwrap().access_key_id;
+    assert_eq!(id(), "FIRST");
+    assert!(bench.skew.learn(Timestamp(NOON), Timestamp(NOON - 3600), Timestamp(NOON)));
+    bench.clock.advance(MINUTE * 60);
+    assert_eq!(id(), "FIRST");
+    assert_eq!(bench.metadata.asked().len(), 3);
     // Those of a time that has no end.
     let bench = Bench::new(with_key(nowhere()));
     let cache = Cache::default();
@@ -531,7 +561,7 @@ fn one_finds_none_for_all() {
 }
 
 #[test]
-fn what_is_shown_of_them_is_the_end_of_the_id() {
+fn a1_what_is_shown_of_them_is_the_end_of_the_id() {
     let credentials =
         AwsCredentials::new("AKIDEXAMPLE1234", Secret::new("hush")).with_session_token(Secret::new("hush"));
     assert_eq!(format!("{credentials:?}"), "AwsCredentials { access_key_id: ...1234, .. }");

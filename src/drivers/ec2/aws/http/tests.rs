@@ -157,6 +157,26 @@ fn a_cancel_ends_the_wait_for_an_answer() {
 }
 
 #[test]
+fn what_was_cancelled_before_is_not_sent() {
+    let (sees, seen) = unbounded();
+    let address = server(move |_| {
+        sees.send(()).unwrap();
+        (said(200, "", ""), true)
+    });
+    let (cancel, signal) = bounded::<Infallible>(0);
+    drop(cancel);
+    let http = plain();
+    let is_unsent =
+        || matches!(post(&http, &at(address), LONG, Some(&signal)), Err(NoAnswer::Cancelled { sent: false }));
+    assert!(is_unsent());
+    assert!(seen.is_empty());
+    // Nor over a connection that is there already.
+    post(&http, &at(address), LONG, None).unwrap();
+    assert!(is_unsent());
+    assert_eq!(seen.len(), 1);
+}
+
+#[test]
 fn a_cancel_ends_an_agreement_on_tls() {
     let (tells, told) = unbounded();
     let (_hold, held) = bounded::<()>(0);
@@ -220,6 +240,10 @@ fn a_provider_must_prove_its_name() {
         };
         assert!(why.contains("certificate"), "{why}");
     }
+    // Who speaks no TLS has been sent nothing of the request.
+    let without = server(|_| (said(400, "", ""), false));
+    let answer = post(&http, &format!("https://localhost:{}/", without.port()), Duration::from_secs(5), None);
+    assert!(matches!(answer, Err(NoAnswer::Unreachable(_))), "{answer:?}");
     assert!(roots_of("").unwrap_err().contains("no certificate"));
     assert!(roots_of("-----BEGIN CERTIFICATE-----\n?").is_err());
 }

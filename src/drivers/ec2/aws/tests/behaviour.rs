@@ -135,7 +135,7 @@ fn a_hint_when_to_come_again_is_followed_and_handed_on() {
 }
 
 #[test]
-fn what_may_have_been_done_is_not_asked_for_twice() {
+fn d4_what_may_have_been_done_is_not_asked_for_twice() {
     for trouble in [lost(), Err(NoAnswer::TimedOut), refusal(500, "InternalError"), answer(504, "")] {
         let bench = Bench::new("eu-once-1", [trouble]);
         let error = bench.ask("AllocateAddress", Repeat::Never, HOUR).unwrap_err();
@@ -154,7 +154,7 @@ fn what_may_have_been_done_is_not_asked_for_twice() {
 }
 
 #[test]
-fn an_error_says_whether_something_may_have_been_done() {
+fn d4_an_error_says_whether_something_may_have_been_done() {
     // The second answer is also that to the first, with the same client token.
     let bench = Bench::new("eu-known-1", [lost(), refusal(500, "InsufficientInstanceCapacity")]);
     let error = bench.ask("RunInstances", Repeat::Harmless, HOUR).unwrap_err();
@@ -197,7 +197,7 @@ impl Wire for GivesUp {
 }
 
 #[test]
-fn a_cancel_ends_it_before_the_next_try() {
+fn d5_a_cancel_ends_it_before_the_next_try() {
     let (cancel, cancelled) = bounded(0);
     let clock = Clock::at(NOON).cancelled_by(cancelled);
     let (wire, nobody) = (GivesUp(Mutex::new(Some(cancel))), Script::new(&clock, []));
@@ -361,7 +361,7 @@ fn the_machine_says_which_region_it_is_in_and_is_asked_once() {
 }
 
 #[test]
-fn nothing_secret_is_shown() {
+fn a1_nothing_secret_is_shown() {
     let bench = Bench::new("eu-shown-1", []);
     let shown = format!("{:?} {:?}", bench.client, explicit("x"));
     assert!(shown.contains("...ICIT") && !shown.contains("hush") && !shown.contains("AKIDEXP"), "{shown}");

@@ -268,7 +268,7 @@ fn bursts_of_throttles_and_trouble_are_waited_out() {
 
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
-fn a_machine_that_may_have_been_made_is_asked_for_again_only_with_a_token() {
+fn d4_a_machine_that_may_have_been_made_is_asked_for_again_only_with_a_token() {
     let proxy = FaultyHttp::to(Moto::shared().address).unwrap();
     let client = client(&proxy.url(), "ca-central-1");
     let never = run(&client, Repeat::Never);
@@ -287,7 +287,7 @@ fn a_machine_that_may_have_been_made_is_asked_for_again_only_with_a_token() {
 
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
-fn a_cancel_ends_a_call_that_hangs() {
+fn d5_a_cancel_ends_a_call_that_hangs() {
     let proxy = FaultyHttp::to(Moto::shared().address).unwrap();
     let client = client(&proxy.url(), "eu-north-1");
     let _fault = proxy.inject(HttpRule::new(HttpFault::Hang));
