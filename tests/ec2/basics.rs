@@ -213,19 +213,39 @@ fn a1_a_secret_in_a_parameter_is_not_in_the_user_data_and_goes_with_the_machine(
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
 fn a_machine_that_is_kept_goes_on_with_the_next_start() {
     let scene = Scene::new();
+    let cloud = &scene.cloud;
     let tagged = Setting::template("{team:-a}").unwrap();
-    let worker = scene.worker("w", scene.driver().at_stop(AtStop::Stop).tag("team", tagged).build().unwrap());
+    let zone = format!("{}a", cloud.region);
+    let new_volume = || {
+        let made = cloud.ec2("CreateVolume", &[("AvailabilityZone", &zone), ("Size", "1")]);
+        between(&made, "volumeId").unwrap().to_owned()
+    };
+    let (ours, theirs) = (new_volume(), new_volume());
+    let address = cloud.ec2("AllocateAddress", &[("Domain", "vpc")]);
+    let address = between(&address, "publicIp").unwrap().to_owned();
+    let driver =
+        scene.driver().at_stop(AtStop::Stop).tag("team", tagged).volume("/dev/sdf", &*ours).elastic_ip(&*address);
+    let worker = scene.worker("w", driver.build().unwrap());
     drop(lease(&worker, &Build::new("b")));
     let first = scene.machine();
+    let associated = cloud.ec2("DescribeAddresses", &[("PublicIp.1", &address)]);
+    assert_eq!(between(&associated, "instanceId"), Some(&*first.id));
     stop(&worker);
     assert_eq!(scene.machine().state, "stopped");
+    // Somebody puts a disk of theirs to it.
+    cloud.ec2("AttachVolume", &[("InstanceId", &first.id), ("VolumeId", &theirs), ("Device", "/dev/sdz")]);
 
     let held = lease(&worker, &Build::new("c"));
     assert_eq!(said(&held, "echo again"), "again\n");
     let second = scene.machine();
     assert_eq!((&second.id, &*second.state), (&first.id, "running"));
     assert_ne!(second.tags["latent-worker.attempt"], first.tags["latent-worker.attempt"]);
-    assert_eq!(scene.front.count("RunInstances"), 1);
+    assert_eq!(
+        (scene.front.count("RunInstances"), scene.front.count("AttachVolume")),
+        (1, 1),
+        "it has its volume still"
+    );
+    assert_eq!(scene.front.count("ModifyInstanceAttribute"), 1, "its user data, and nobody's disk");
     drop(held);
     stop(&worker);
 

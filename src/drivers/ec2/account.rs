@@ -169,7 +169,14 @@ impl Account {
     fn observe(&self, ids: &[String], patience: &Patience<'_>) -> Result<HashMap<String, Observation>, AwsError> {
         let machines = self.machines(ids, patience)?;
         let requests: Vec<String> = machines.iter().filter_map(|machine| machine.spot_request.clone()).collect();
-        let spots = if requests.is_empty() { HashMap::new() } else { self.spot_requests(&requests, patience)? };
+        // That these are not to be had says nothing of a machine.
+        let spots = match requests.is_empty() {
+            true => HashMap::new(),
+            false => self.spot_requests(&requests, patience).unwrap_or_else(|error| {
+                log::debug!("the requests of spot machines are not known: {error}");
+                HashMap::new()
+            }),
+        };
         let statuses = self.statuses(&machines, patience);
         let observed = machines.into_iter().map(|machine| {
             let spot = machine.spot_request.as_ref().and_then(|request| spots.get(request).cloned());
@@ -268,9 +275,21 @@ impl Account {
     }
 
     pub(super) fn associate(&self, id: &str, address: &str, patience: &Patience<'_>) -> Result<(), AwsError> {
-        let by = if address.starts_with("eipalloc-") { "AllocationId" } else { "PublicIp" };
-        let query = Query::new("AssociateAddress", Repeat::Harmless).with("InstanceId", id).with(by, address);
-        self.client.ec2(&query.with("AllowReassociation", "false"), patience).map(drop)
+        let allocation = match address.starts_with("eipalloc-") {
+            true => address.to_owned(),
+            false => self.allocation(address, patience)?,
+        };
+        let query = Query::new("AssociateAddress", Repeat::Harmless).with("InstanceId", id);
+        let query = query.with("AllocationId", allocation).with("AllowReassociation", "false");
+        self.client.ec2(&query, patience).map(drop)
+    }
+
+    /// The id of the allocation of an address: in a network of one's own an address is only known by that.
+    fn allocation(&self, address: &str, patience: &Patience<'_>) -> Result<String, AwsError> {
+        let query = Query::new("DescribeAddresses", Repeat::Harmless).with_filter("public-ip", [address]);
+        let answer = self.client.ec2(&query, patience)?;
+        let id = answer.items("addressesSet").find_map(|item| item.text("allocationId")).map(str::to_owned);
+        id.ok_or_else(|| AwsError::not_found("DescribeAddresses", format!("the account has no address {address}")))
     }
 
     fn spot_requests(&self, ids: &[String], patience: &Patience<'_>) -> Result<HashMap<String, SpotRequest>, AwsError> {

@@ -8,7 +8,7 @@ use super::ami::Ami;
 use super::aws::{AwsCredentials, AwsSettings};
 use super::offers::Offer;
 use super::settings::{AtStop, BlockDevice, Ec2SettingsError, MetadataAccess, Settings};
-use super::{Ec2LatentWorker, Limits, SHORTEST_POLL_INTERVAL};
+use super::{Ec2LatentWorker, LONGEST_POLL_INTERVAL, Limits, SHORTEST_POLL_INTERVAL};
 use crate::Setting;
 
 /// Settings of an [`Ec2LatentWorker`]. Those that take a [`Setting`] are a constant, a template or a function of the build's
@@ -42,7 +42,8 @@ impl Ec2LatentWorkerBuilder {
     }
 
     /// What the provider knows of a machine already, `NAME` or `lt-…`, with `:VERSION` (its default version, if that is not
-    /// said). What is set here replaces what is in it.
+    /// said). What is set here replaces what is in it; one with network interfaces takes no subnet and no groups from here. It
+    /// must not ask for persistent spot machines: the provider would replace each that is ended, for ever.
     pub fn launch_template(mut self, template: impl Into<Setting<String>>) -> Self {
         self.settings.launch_template = template.into();
         self
@@ -60,8 +61,8 @@ impl Ec2LatentWorkerBuilder {
         self
     }
 
-    /// The security groups, by id (`sg-…`) or by name; names are those of the default network. The default group of the
-    /// network by default. A machine needs no way in: its agent connects out.
+    /// The security groups, by id (`sg-…`) or by name; names are for machines without a subnet, in the default
+    /// network. The default group of the network by default. A machine needs no way in: its agent connects out.
     pub fn security_groups(mut self, groups: impl Into<Setting<Vec<String>>>) -> Self {
         self.settings.security_groups = groups.into();
         self
@@ -174,10 +175,10 @@ impl Ec2LatentWorkerBuilder {
         self
     }
 
-    /// How often a start and a stop look at how far the machine is; 2 s by default, 50 ms at least. All that wait at the same
-    /// time look with one call.
+    /// How often a start and a stop look at how far the machine is; 2 s by default, 50 ms at least, a minute at most. All
+    /// that wait at the same time look with one call.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.limits.poll_interval = interval.max(SHORTEST_POLL_INTERVAL);
+        self.limits.poll_interval = interval.clamp(SHORTEST_POLL_INTERVAL, LONGEST_POLL_INTERVAL);
         self
     }
 

@@ -17,6 +17,7 @@ mod state;
 mod user_data;
 mod watch;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub use settings::{AtStop, BlockDevice, Ec2SettingsError, MetadataAccess};
 /// For a check, which is made again soon, and which nothing can end.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
 const SHORTEST_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Others of the account look with the same call, and wait for it.
+const LONGEST_POLL_INTERVAL: Duration = Duration::from_secs(60);
 /// How long checks wait for others to join.
 const CHECK_ROUND: Duration = Duration::from_millis(500);
 /// The notice of an interruption comes two minutes before; plans of the provider, days.
@@ -57,6 +60,8 @@ const PLAN_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 const MISSED_CHECKS: u32 = 3;
 /// What is not known to the provider yet is looked for so often before a stop gives up, and leaves it to a reclaim.
 const LATE_LOOKS: u32 = 5;
+/// A machine that goes on may be described as stopped for a while: descriptions lag behind.
+const STALE_LOOKS: u32 = 10;
 
 #[doc = include_str!("guide.md")]
 #[derive(Clone)]
@@ -276,9 +281,11 @@ impl Ec2LatentWorker {
                 Err(error) => log::debug!("the launch of attempt {} is still not answered: {error}", identity.key),
             }
         }
-        if self.settings.may_be_spot() {
-            self.account.cancel_spot_requests(identity, &self.call())?;
-        }
+        // What is there is ended first, also when this is refused.
+        let cancelled = match self.settings.may_be_spot() {
+            true => self.account.cancel_spot_requests(identity, &self.call()),
+            false => Ok(()),
+        };
         for look in 0..=LATE_LOOKS {
             if look > 0 {
                 pause(self.limits.poll_interval);
@@ -288,9 +295,10 @@ impl Ec2LatentWorker {
                 self.terminate(&machine.id, true, fast)?;
             }
             if found.iter().any(|machine| !traces.machines.contains(&machine.id)) {
-                return Ok(());
+                return Ok(cancelled?);
             }
         }
+        cancelled?;
         Err(StopError::new(format!(
             "the launch of attempt {} was not answered, and there is no machine of it yet; it is looked for again for {:?}",
             identity.key, self.limits.listing_lag
@@ -308,10 +316,22 @@ impl Ec2LatentWorker {
             Ok(()) if fast => Ok(()),
             Ok(()) => self.wait_for_end(id, "stopped"),
             Err(error) if error.already_gone() => Ok(()),
-            // It ends already, or does what is wanted.
-            Err(error) if error.code() == Some("IncorrectInstanceState") => Ok(()),
+            // It ends already, or does what is wanted; otherwise it would go on, and be nobody's.
+            Err(error) if error.code() == Some("IncorrectInstanceState") => {
+                let machines = self.account.machines(&[id.to_owned()], &self.call())?;
+                let rests =
+                    |machine: &Machine| matches!(&*machine.state, "stopping" | "stopped") || machine.is_ending();
+                if machines.iter().all(rests) { Ok(()) } else { Err(error.into()) }
+            }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// How long something of an attempt may still appear: lists lag behind the last launch, and that comes after those of all
+    /// offers before it.
+    fn may_appear_for(&self) -> Duration {
+        let before = u32::try_from(self.settings.offers.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        self.limits.listing_lag.saturating_add(self.limits.start.saturating_mul(before))
     }
 }
 
@@ -387,6 +407,11 @@ impl Attempt<'_> {
         error.into_start_error(blame)
     }
 
+    /// Of a call about nothing that a build could have chosen.
+    fn failed_by_itself(&self, error: AwsError) -> StartError {
+        if error.class() == Class::Cancelled { Cancelled.into() } else { error.into_start_error(false) }
+    }
+
     /// Before it may be there.
     fn will_make(&self, what: Recorded) -> Result<(), StartError> {
         self.start.record(&what.to_string())?;
@@ -408,13 +433,16 @@ impl Attempt<'_> {
         let user_data = self.user_data()?;
         self.put_secret()?;
         let machine = match self.kept()? {
+            // What has been attached to it meanwhile is somebody else's.
             Some(kept) => self.resume(&kept, &user_data)?,
-            None => self.launch(&user_data)?,
+            None => {
+                let machine = self.launch(&user_data)?;
+                self.have_disks_end(&machine)?;
+                machine
+            }
         };
-        if !machine.lasting.is_empty() {
-            self.have_disks_end(&machine)?;
-        }
-        for (device, volume) in &rendered.volumes {
+        // A machine that was kept has its volumes still.
+        for (device, volume) in rendered.volumes.iter().filter(|(_, volume)| !machine.volumes.contains(volume)) {
             let attached = driver.account.attach_volume(&machine.id, volume, device, &self.patience());
             attached.map_err(|error| self.failed(error))?;
         }
@@ -489,7 +517,7 @@ impl Attempt<'_> {
         let Some(name) = self.parameter() else { return Ok(()) };
         self.will_make(Recorded::Parameter(name.clone()))?;
         let put = self.driver.account.put_secret(&name, self.start.secret().expose(), &self.patience());
-        put.map_err(|error| self.failed(error))
+        put.map_err(|error| self.failed_by_itself(error))
     }
 
     /// One offer after the other, until one is to be had.
@@ -499,7 +527,10 @@ impl Attempt<'_> {
             None => None,
             Some(ami) => match driver.shared.lookups.image(&driver.account, ami, &self.patience()) {
                 Ok(id) => Some(id),
-                Err(NoImage::Failed(error)) => return Err(self.failed(error)),
+                Err(NoImage::Failed(error)) if driver.settings.is_of_the_build(Some("InvalidAMIID")) => {
+                    return Err(self.failed(error));
+                }
+                Err(NoImage::Failed(error)) => return Err(self.failed_by_itself(error)),
                 Err(NoImage::None(reason)) if driver.settings.is_of_the_build(Some("InvalidAMIID")) => {
                     return Err(StartError::cannot(reason));
                 }
@@ -572,16 +603,25 @@ impl Attempt<'_> {
         };
         self.has_made(Recorded::Machine(made.id.clone()))?;
         start.progress(&format!("machine {} ({}) comes up in {}", made.id, made.instance_type, made.zone));
-        self.wait_until_it_runs(&made.id)
+        self.wait_until_it_runs(&made.id, 0)
     }
 
-    fn wait_until_it_runs(&self, id: &str) -> Result<Machine, Unlaunched> {
+    /// A machine that goes on may be said to be stopped for so many looks more, until it is known to be coming.
+    fn wait_until_it_runs(&self, id: &str, stale_looks: u32) -> Result<Machine, Unlaunched> {
         let Self { driver, start, .. } = self;
         let pause = |duration| start.sleep(duration).is_ok();
         let patience = || self.patience();
         let waiter = Waiter { pause: &pause, cancel: start.cancel_signal(), patience: &patience };
+        let stale = Cell::new(stale_looks);
         let up = |machine: Option<&Machine>| match machine?.coming() {
-            Coming::NotYet => None,
+            Coming::Failed(_) if machine?.state == "stopped" && stale.get() > 0 => {
+                stale.set(stale.get() - 1);
+                None
+            }
+            Coming::NotYet => {
+                stale.set(0);
+                None
+            }
             Coming::Up => Some(Ok(machine?.clone())),
             Coming::Failed(cause) => Some(Err((cause, machine?.story()))),
         };
@@ -631,7 +671,11 @@ impl Attempt<'_> {
             let pause = |duration| start.sleep(duration).is_ok();
             let patience = || self.patience();
             let waiter = Waiter { pause: &pause, cancel: start.cancel_signal(), patience: &patience };
-            let stopped = |machine: Option<&Machine>| (machine?.state == "stopped").then_some(());
+            // One that ends is refused when it is to go on.
+            let stopped = |machine: Option<&Machine>| {
+                let machine = machine?;
+                (machine.state == "stopped" || machine.is_ending()).then_some(())
+            };
             match driver.follow(id, driver.limits.stop, &waiter, stopped) {
                 Ok(()) => {}
                 Err(Unfollowed::Cancelled) => return Err(Cancelled.into()),
@@ -648,7 +692,7 @@ impl Attempt<'_> {
             account.set_user_data(id, user_data, &self.patience()).map_err(failed)?;
         }
         account.start(id, &self.patience()).map_err(failed)?;
-        self.wait_until_it_runs(id).map_err(|unlaunched| match unlaunched {
+        self.wait_until_it_runs(id, STALE_LOOKS).map_err(|unlaunched| match unlaunched {
             Unlaunched::Short(cause, reason) => StartError::failed(cause, reason),
             Unlaunched::Failed(error) => error,
         })
@@ -756,6 +800,9 @@ impl LatentWorker for Ec2LatentWorker {
             found.extend(self.account.machines(&missing, &patience())?);
         }
         let missing = unknown(&found);
+        // A machine that this attempt has had go on may have the tags of the one before still, in a description that lags behind.
+        let kept = self.settings.at_stop != AtStop::Terminate;
+        let not_yet_ours = kept && found.iter().any(|machine| !identity.is_ours(|key| machine.tag(key)));
         found.retain(|machine| identity.is_ours(|key| machine.tag(key)));
         for machine in found.iter().filter(|machine| !machine.is_ending()) {
             match self.account.terminate(&machine.id, &patience()) {
@@ -768,8 +815,8 @@ impl LatentWorker for Ec2LatentWorker {
         }
         self.remove_parameters(&traces.parameters, &patience())?;
         let answered = || found.iter().any(|machine| !traces.machines.contains(&machine.id));
-        let may_come = (traces.unanswered && !answered()) || !missing.is_empty();
-        if may_come && leftover.age() < self.limits.listing_lag {
+        let may_come = (traces.unanswered && !answered()) || !missing.is_empty() || not_yet_ours;
+        if may_come && leftover.age() < self.may_appear_for() {
             return Ok(Reclaimed::Pending);
         }
         Ok(Reclaimed::Gone)

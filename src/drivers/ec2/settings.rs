@@ -15,8 +15,8 @@ use super::offers::Offer;
 use super::user_data::{self, Blank};
 use crate::{Properties, Setting};
 
-/// "Each instance can have at most 50 tags" (Amazon EC2 User Guide); five are the driver's own.
-const MOST_TAGS: usize = 45;
+/// "Each instance can have at most 50 tags" (Amazon EC2 User Guide); six are the driver's own, of a machine that is kept.
+const MOST_TAGS: usize = 44;
 
 /// What a stop does with the machine; see [`Ec2LatentWorkerBuilder::at_stop`](crate::Ec2LatentWorkerBuilder::at_stop).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -303,7 +303,10 @@ impl Settings {
     pub(super) fn is_of_the_build(&self, code: Option<&str>) -> bool {
         let code = code.unwrap_or_default();
         // Somebody else has it, or it is not ready: that passes.
-        if ["Resource.AlreadyAssociated", "VolumeInUse", "IncorrectState", "IncorrectInstanceState"].contains(&code) {
+        let passing = ["Resource.AlreadyAssociated", "VolumeInUse", "IncorrectState", "IncorrectInstanceState"];
+        // Of the token that is the attempt's.
+        let of_the_token = ["IdempotentInstanceTerminated", "IdempotentParameterMismatch"];
+        if passing.contains(&code) || of_the_token.contains(&code) {
             return false;
         }
         let places = || is_computed(&self.subnet) || self.offers.iter().any(is_computed);

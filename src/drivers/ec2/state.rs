@@ -24,6 +24,8 @@ pub(super) struct Machine {
     tags: Vec<(String, String)>,
     /// The devices of its volumes that are not deleted with it.
     pub(super) lasting: Vec<String>,
+    /// The ids of its volumes.
+    pub(super) volumes: Vec<String>,
 }
 
 impl Machine {
@@ -37,8 +39,10 @@ impl Machine {
             .items("blockDeviceMapping")
             .filter(|device| device.text("ebs/deleteOnTermination") == Some("false"))
             .filter_map(|device| device.text("deviceName").map(Into::into));
+        let volumes = element.items("blockDeviceMapping").filter_map(|device| device.text("ebs/volumeId"));
         Some(Self {
             id: some("instanceId")?,
+            volumes: volumes.map(Into::into).collect(),
             state: some("instanceState/name")?,
             reason_code: text("stateReason/code"),
             reason: some("stateReason/message").unwrap_or_else(|| text("reason")),

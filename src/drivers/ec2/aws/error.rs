@@ -75,6 +75,11 @@ impl AwsError {
         Self::new(Class::TimedOut, doing, format!("not done within {limit:?}"))
     }
 
+    /// What was looked for is not there.
+    pub(in crate::drivers::ec2) fn not_found(doing: &str, message: impl Into<String>) -> Self {
+        Self::new(Class::NotFound, doing, message)
+    }
+
     /// What an answer with an error in it says.
     pub(super) fn answered(
         doing: &str,
@@ -87,6 +92,10 @@ impl AwsError {
         let class = code.map_or_else(|| class_of_status(status), |code| class_of(code, status));
         let class = match class {
             Class::Throttled { .. } => Class::Throttled { retry_after },
+            // The same code for who asks, and for what somebody else has and does not share: an image, an address.
+            Class::Credentials if code == Some("AuthFailure") && message.contains("Not authorized for") => {
+                Class::BadParameter
+            }
             class => class,
         };
         let message = match message.trim() {
@@ -99,8 +108,9 @@ impl AwsError {
             doing: doing.to_owned(),
             message,
             request_id: request_id.map(Into::into),
-            // An error that the service itself has named is its answer, but for trouble of its own.
-            outcome_unknown: class == Class::Server,
+            // An error that the service itself has named is its answer, but for trouble of its own; and what was asked for
+            // before with this token, and other words, may well have been done.
+            outcome_unknown: class == Class::Server || code == Some(OTHER_WORDS),
         }
     }
 
@@ -124,9 +134,14 @@ impl AwsError {
         self
     }
 
-    /// Whether the service has looked at the request, and decided.
+    /// Whether the service has looked at the request, and decided: what it says of who asks comes before that, and tells
+    /// nothing of an earlier request that was carried out.
     pub(super) fn is_decided(&self) -> bool {
-        self.code.is_some() && !matches!(self.class, Class::Throttled { .. } | Class::Server)
+        let before = matches!(
+            self.class,
+            Class::Throttled { .. } | Class::Server | Class::Credentials | Class::Denied | Class::PendingVerification
+        );
+        self.code.is_some() && !before && self.code() != Some(OTHER_WORDS)
     }
 
     /// Whether it says that what was to be ended or looked at is not there any more.
@@ -150,7 +165,9 @@ impl AwsError {
     /// What a person can do about it.
     fn advice(&self) -> Option<&'static str> {
         Some(match self.class {
-            Class::Capacity => "offer other types, zones or a market, or wait",
+            Class::Capacity => {
+                "offer other types, zones or a market, or wait; where it is not supported at all, waiting does not help"
+            }
             Class::Quota => "ask for a higher quota in the console (Service Quotas), or let fewer machines run",
             Class::Throttled { .. } => "others in this account and region call as well; fewer calls, or a higher limit",
             Class::Credentials => "are they those of this account, in force, and is the clock of this machine right?",
@@ -177,6 +194,9 @@ impl fmt::Display for AwsError {
 
 impl std::error::Error for AwsError {}
 
+/// The same token, with other parameters: what was asked for with the first ones is there.
+const OTHER_WORDS: &str = "IdempotentParameterMismatch";
+
 /// Without a code it is not the service that speaks, but what stands before it: it knows nothing of what was asked for.
 fn class_of_status(status: u16) -> Class {
     match status {
@@ -196,6 +216,8 @@ fn class_of(code: &str, status: u16) -> Class {
         | "SpotMaxPriceTooLow"
         | "Unsupported"
         | "UnfulfillableCapacity"
+        | "InsufficientVolumeCapacity"
+        | "InsufficientCapacityOnHost"
         | "ReservationCapacityExceeded" => Class::Capacity,
         "InstanceLimitExceeded"
         | "VcpuLimitExceeded"
@@ -221,6 +243,8 @@ fn class_of(code: &str, status: u16) -> Class {
         | "BandwidthLimitExceeded"
         | "PriorRequestNotComplete"
         | "TooManyUpdates" => Class::Throttled { retry_after: None },
+        // The service is not used by this account yet, the terms of an image were not accepted, a role is missing.
+        "OptInRequired" | "AuthFailure.ServiceLinkedRoleCreationNotPermitted" => Class::Denied,
         "AuthFailure"
         | "InvalidClientTokenId"
         | "UnrecognizedClientException"
@@ -235,8 +259,7 @@ fn class_of(code: &str, status: u16) -> Class {
         | "RequestTimeTooSkewed"
         | "InvalidIdentityToken"
         | "IDPRejectedClaim"
-        | "InvalidAccessKeyId"
-        | "OptInRequired" => Class::Credentials,
+        | "InvalidAccessKeyId" => Class::Credentials,
         "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "Blocked" | "NotAuthorized" => {
             Class::Denied
         }
@@ -307,6 +330,14 @@ mod tests {
         assert!(!answered("InsufficientInstanceCapacity", 500).outcome_unknown());
         assert!(!answered("RequestLimitExceeded", 503).outcome_unknown());
         assert!(answered("InternalError", 500).outcome_unknown());
+        assert!(answered("IdempotentParameterMismatch", 400).outcome_unknown());
+        // Who asks is looked at before what is asked for, and before the token of an earlier request.
+        for code in
+            ["AuthFailure", "ExpiredToken", "UnauthorizedOperation", "PendingVerification", "RequestLimitExceeded"]
+        {
+            assert!(!answered(code, 400).is_decided(), "{code}");
+        }
+        assert!(answered("InsufficientInstanceCapacity", 500).is_decided());
         assert!(AwsError::answered("x", 502, None, "", None, None).outcome_unknown());
         assert!(!AwsError::answered("x", 404, None, "", None, None).already_gone(), "that is said by a proxy");
         assert!(AwsError::new(Class::Lost, "x", "cut").outcome_unknown());

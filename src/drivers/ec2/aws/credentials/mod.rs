@@ -1,7 +1,7 @@
 //! Who asks: where credentials are looked for, in which order, and how long they are used.
 //!
-//! The order is that of the AWS SDKs ("Standardized credential providers"): given ones, the environment, a profile, a
-//! container's endpoint, a token of a web identity, the machine's own role.
+//! Given ones, the environment, a profile, a container's endpoint, a token of a web identity, the machine's own role: nearly
+//! the order of the AWS SDKs, some of which look for the web identity before the profile.
 
 mod cache;
 mod container;
