@@ -1,10 +1,11 @@
 //! Agents in the host language, attached by drivers in the host language.
 
 use std::ffi::{c_char, c_void};
+use std::mem::MaybeUninit;
 
 use parking_lot::Mutex;
 
-use super::argument::{Growing, Place, optional_text, place, structure};
+use super::argument::{Growing, optional_text, place, structure};
 use super::boundary::{Result, boundary};
 use super::code::lw_code;
 use super::context::Context;
@@ -81,7 +82,7 @@ pub(super) fn hand_out(attachment: Attachment) -> *mut lw_attachment {
 /// The context of the leased instance's agent, if a driver has attached it with lw_start_attach and an lw_agent. It
 /// lives at least as long as the lease.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_lease_agent(lease: *mut lw_lease, context: Place<'_, *mut c_void>) -> lw_code {
+pub extern "C" fn lw_lease_agent(lease: *mut lw_lease, context: Option<&mut MaybeUninit<*mut c_void>>) -> lw_code {
     boundary(|| {
         let context = place("context", context, std::ptr::null_mut())?;
         *context = lease::agent_of(lease)?;

@@ -25,11 +25,8 @@ pub const LW_FOREVER: u64 = u64::MAX;
 /// and its first field is `size: usize`.
 pub(super) unsafe trait Growing: Copy {}
 
-/// A place for a result. C must provide one, whatever is in it.
-pub(super) type Place<'a, T> = Option<&'a mut MaybeUninit<T>>;
-
 /// The place for a result, cleared, so that nothing is taken for one after an error.
-pub(super) fn place<'a, T>(what: &str, place: Place<'a, T>, empty: T) -> Result<&'a mut T> {
+pub(super) fn place<'a, T>(what: &str, place: Option<&'a mut MaybeUninit<T>>, empty: T) -> Result<&'a mut T> {
     match place {
         Some(place) => Ok(place.write(empty)),
         None => Err(Failure::argument(format!("{what} must not be NULL: it is where the result goes"))),
@@ -102,6 +99,12 @@ unsafe impl Send for Opaque {}
 // SAFETY: as above.
 unsafe impl Sync for Opaque {}
 
+/// One of the choices that the header has a name for.
+pub(super) fn choice<T: Copy>(what: &str, number: i32, all: &[T], number_of: fn(T) -> i32) -> Result<T> {
+    let found = all.iter().copied().find(|choice| number_of(*choice) == number);
+    found.ok_or_else(|| Failure::argument(format!("{what}: {number} is none of the choices")))
+}
+
 /// A structure of C, which may be shorter or longer than the one that this library knows. What is missing at its end is
 /// zero, which always means the default; what is there beyond must be zero, for nobody here would do it.
 pub(super) fn structure<T: Growing>(what: &str, pointer: *const T) -> Result<T> {
@@ -111,7 +114,10 @@ pub(super) fn structure<T: Growing>(what: &str, pointer: *const T) -> Result<T> 
     let known = size.min(size_of::<T>());
     // SAFETY: padding beyond what we know may be uninitialised for a compiler of C, but is memory with some bytes in it.
     if given[known..].iter().any(|byte| unsafe { (&raw const *byte).cast::<u8>().read_volatile() } != 0) {
-        let message = format!("{what}: something is set that this version of the library does not know (ABI {})", super::LW_ABI_VERSION);
+        let message = format!(
+            "{what}: something is set that this version of the library does not know (ABI {})",
+            super::LW_ABI_VERSION
+        );
         return Err(Failure::argument(message));
     }
     let mut value = MaybeUninit::<T>::zeroed();

@@ -1,10 +1,11 @@
 //! Builds: what C says about one, and where the answers come out, a ticket for one build or an inbox for many.
 
 use std::ffi::{c_char, c_int};
+use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::ptr;
 
-use super::argument::{Growing, Place, items, milliseconds, place, structure, text, texts};
+use super::argument::{Growing, items, milliseconds, place, structure, text, texts};
 use super::boundary::{Failure, Result, boundary};
 use super::code::lw_code;
 use super::handle::{self, Kind};
@@ -100,7 +101,7 @@ impl Kind for lw_inbox {
 pub extern "C" fn lw_master_submit(
     master: *mut lw_master,
     build: *const lw_build,
-    ticket: Place<'_, *mut lw_ticket>,
+    ticket: Option<&mut MaybeUninit<*mut lw_ticket>>,
 ) -> lw_code {
     boundary(|| {
         let ticket = place("ticket", ticket, ptr::null_mut())?;
@@ -112,7 +113,7 @@ pub extern "C" fn lw_master_submit(
 
 /// The number of the ticket's build: 1, 2, 3 in the order in which its master took them.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_ticket_build(ticket: *mut lw_ticket, build: Place<'_, u64>) -> lw_code {
+pub extern "C" fn lw_ticket_build(ticket: *mut lw_ticket, build: Option<&mut MaybeUninit<u64>>) -> lw_code {
     boundary(|| {
         let build = place("build", build, 0)?;
         *build = handle::get(ticket)?.id().get();
@@ -129,7 +130,7 @@ pub extern "C" fn lw_ticket_build(ticket: *mut lw_ticket, build: Place<'_, u64>)
 pub extern "C" fn lw_ticket_wait(
     ticket: *mut lw_ticket,
     timeout_ms: u64,
-    lease: Place<'_, *mut lw_lease>,
+    lease: Option<&mut MaybeUninit<*mut lw_lease>>,
 ) -> lw_code {
     boundary(|| {
         let lease = place("lease", lease, ptr::null_mut())?;
@@ -161,7 +162,7 @@ pub extern "C" fn lw_ticket_free(ticket: *mut lw_ticket) -> lw_code {
 
 /// Makes an inbox. It holds at most one lease and one last answer for each build that was submitted to it.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_inbox_new(inbox: Place<'_, *mut lw_inbox>) -> lw_code {
+pub extern "C" fn lw_inbox_new(inbox: Option<&mut MaybeUninit<*mut lw_inbox>>) -> lw_code {
     boundary(|| {
         let inbox = place("inbox", inbox, ptr::null_mut())?;
         *inbox = handle::insert(InboxCell { inbox: Inbox::new(), readiness: Readiness::default() });
@@ -175,7 +176,7 @@ pub extern "C" fn lw_master_submit_to(
     master: *mut lw_master,
     build: *const lw_build,
     inbox: *mut lw_inbox,
-    number: Place<'_, u64>,
+    number: Option<&mut MaybeUninit<u64>>,
 ) -> lw_code {
     boundary(|| {
         let number = place("number", number, 0)?;
@@ -194,8 +195,8 @@ pub extern "C" fn lw_master_submit_to(
 pub extern "C" fn lw_inbox_take(
     inbox: *mut lw_inbox,
     timeout_ms: u64,
-    number: Place<'_, u64>,
-    lease: Place<'_, *mut lw_lease>,
+    number: Option<&mut MaybeUninit<u64>>,
+    lease: Option<&mut MaybeUninit<*mut lw_lease>>,
 ) -> lw_code {
     boundary(|| {
         let number = place("number", number, 0)?;
@@ -219,7 +220,7 @@ pub extern "C" fn lw_inbox_take(
 /// Do not read, write or close it: it belongs to the inbox. When it is readable, take until LW_ERROR_TIMEOUT; now and
 /// then it is readable for nothing. The first call starts a thread, which ends when the inbox is freed.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_inbox_fd(inbox: *mut lw_inbox, fd: Place<'_, c_int>) -> lw_code {
+pub extern "C" fn lw_inbox_fd(inbox: *mut lw_inbox, fd: Option<&mut MaybeUninit<c_int>>) -> lw_code {
     boundary(|| {
         let fd = place("fd", fd, -1)?;
         let cell = handle::get(inbox)?;

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::ffi::{c_char, c_void};
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use parking_lot::Mutex;
 
 use super::agent::{self, lw_agent, lw_attachment};
-use super::argument::{Growing, Opaque, Place, milliseconds, optional_text, place, structure, text};
+use super::argument::{Growing, Opaque, choice, milliseconds, optional_text, place, structure, text};
 use super::boundary::{Failure, Result, boundary};
 use super::build::lw_property;
 use super::code::lw_code::{self, LW_ERROR_HANDLE};
@@ -48,6 +49,8 @@ pub enum lw_answer {
     /// reclaim: this driver has no means to find out. start_command: this agent runs no commands.
     LW_ANSWER_UNSUPPORTED = 9,
 }
+
+use lw_answer::*;
 
 /// The call of a start, for as long as that lasts and on its thread.
 pub struct lw_start {
@@ -228,15 +231,31 @@ struct CallbackInstance {
     _attachments: Vec<Attachment>,
 }
 
+impl lw_answer {
+    const ALL: [Self; 10] = [
+        LW_ANSWER_OK,
+        LW_ANSWER_FAILED,
+        LW_ANSWER_CANNOT,
+        LW_ANSWER_NO_CAPACITY,
+        LW_ANSWER_NO_QUOTA,
+        LW_ANSWER_THROTTLED,
+        LW_ANSWER_BAD_CREDENTIALS,
+        LW_ANSWER_NO,
+        LW_ANSWER_PENDING,
+        LW_ANSWER_UNSUPPORTED,
+    ];
+}
+
 /// Calls back, and adds what the callback has said.
-pub(super) fn call_back(callback: impl FnOnce() -> i32) -> (i32, String) {
+pub(super) fn call_back(callback: impl FnOnce() -> i32) -> (lw_answer, String) {
     REASON.set(None);
-    let answer = callback();
-    let reason = REASON.take().unwrap_or_else(|| match answer {
-        0..=9 => "no reason was given".to_owned(),
-        other => format!("the callback returned {other}, which is no lw_answer, and gave no reason"),
-    });
-    (answer, reason)
+    let number = callback();
+    let answer = choice("the callback's answer", number, &lw_answer::ALL, |answer| answer as i32);
+    let reason = REASON.take();
+    match answer {
+        Ok(answer) => (answer, reason.unwrap_or_else(|| "no reason was given".to_owned())),
+        Err(failure) => (LW_ANSWER_FAILED, reason.unwrap_or(failure.message)),
+    }
 }
 
 /// Makes the start that runs on this thread known by a handle, until this is dropped.
@@ -319,15 +338,15 @@ impl LatentWorker for CallbackDriver {
         drop(current);
         let Collected { details, retry_after, attachments } = std::mem::take(&mut *cell.collected.lock());
         let cause = match answer {
-            0 => {
+            LW_ANSWER_OK => {
                 let started = Started::new(CallbackInstance { pointer: Opaque(instance), _attachments: attachments });
                 return Ok(details.into_iter().fold(started, Started::detail));
             }
-            2 => return Err(StartError::cannot(reason)),
-            3 => FailureCause::Capacity,
-            4 => FailureCause::Quota,
-            5 => FailureCause::Throttled { retry_after },
-            6 => FailureCause::Credentials,
+            LW_ANSWER_CANNOT => return Err(StartError::cannot(reason)),
+            LW_ANSWER_NO_CAPACITY => FailureCause::Capacity,
+            LW_ANSWER_NO_QUOTA => FailureCause::Quota,
+            LW_ANSWER_THROTTLED => FailureCause::Throttled { retry_after },
+            LW_ANSWER_BAD_CREDENTIALS => FailureCause::Credentials,
             _ => FailureCause::Infrastructure,
         };
         Err(StartError::failed(cause, reason))
@@ -350,7 +369,7 @@ impl LatentWorker for CallbackDriver {
             // SAFETY: as in `start_instance`.
             unsafe { callback(self.context.pointer(), view.as_ptr()) }
         });
-        if answer == 0 { Ok(()) } else { Err(StopError::new(reason)) }
+        if answer == LW_ANSWER_OK { Ok(()) } else { Err(StopError::new(reason)) }
     }
 
     fn check_instance(&self, instance: &CallbackInstance) -> Health {
@@ -359,7 +378,7 @@ impl LatentWorker for CallbackDriver {
             // SAFETY: as in `start_instance`.
             unsafe { callback(self.context.pointer(), instance.pointer.0) }
         });
-        if answer == 0 { Health::Good } else { Health::Bad(reason) }
+        if answer == LW_ANSWER_OK { Health::Good } else { Health::Bad(reason) }
     }
 
     fn builds_may_be_incompatible(&self) -> bool {
@@ -380,8 +399,8 @@ impl LatentWorker for CallbackDriver {
             unsafe { callback(self.context.pointer(), instance.pointer.0, pointer, count) }
         });
         match answer {
-            0 => Ok(true),
-            7 => Ok(false),
+            LW_ANSWER_OK => Ok(true),
+            LW_ANSWER_NO => Ok(false),
             _ => Err(reason.into()),
         }
     }
@@ -414,9 +433,9 @@ impl LatentWorker for CallbackDriver {
         });
         drop(handle::remove(current));
         match answer {
-            0 => Ok(Reclaimed::Gone),
-            8 => Ok(Reclaimed::Pending),
-            9 => Ok(Reclaimed::Unsupported),
+            LW_ANSWER_OK => Ok(Reclaimed::Gone),
+            LW_ANSWER_PENDING => Ok(Reclaimed::Pending),
+            LW_ANSWER_UNSUPPORTED => Ok(Reclaimed::Unsupported),
             _ => Err(StopError::new(reason)),
         }
     }
@@ -430,7 +449,7 @@ pub extern "C" fn lw_master_add_driver(
     master: *mut lw_master,
     options: *const lw_worker_options,
     driver: *const lw_driver,
-    added: Place<'_, *mut lw_worker>,
+    added: Option<&mut MaybeUninit<*mut lw_worker>>,
 ) -> lw_code {
     boundary(|| {
         let table = structure("driver", driver)?;
@@ -460,7 +479,7 @@ pub extern "C" fn lw_set_reason(reason: *const c_char) -> lw_code {
 
 /// Whether nobody waits for the instance any more. Does not block. On any thread, until the callback returns.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_start_cancelled(start: *mut lw_start, cancelled: Place<'_, bool>) -> lw_code {
+pub extern "C" fn lw_start_cancelled(start: *mut lw_start, cancelled: Option<&mut MaybeUninit<bool>>) -> lw_code {
     boundary(|| {
         let cancelled = place("cancelled", cancelled, false)?;
         *cancelled = is_disconnected(&handle::get(start)?.cancelled);
@@ -526,7 +545,7 @@ pub extern "C" fn lw_start_retry_after(start: *mut lw_start, time_ms: u64) -> lw
 pub extern "C" fn lw_start_attach(
     start: *mut lw_start,
     agent: *const lw_agent,
-    attachment: Place<'_, *mut lw_attachment>,
+    attachment: Option<&mut MaybeUninit<*mut lw_attachment>>,
 ) -> lw_code {
     boundary(|| {
         let cell = handle::get(start)?;
@@ -541,7 +560,7 @@ pub extern "C" fn lw_start_attach(
 
 /// Whether the master is shutting down: return soon, with a failure. Does not block.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_reclaim_cancelled(reclaim: *mut lw_reclaim, cancelled: Place<'_, bool>) -> lw_code {
+pub extern "C" fn lw_reclaim_cancelled(reclaim: *mut lw_reclaim, cancelled: Option<&mut MaybeUninit<bool>>) -> lw_code {
     boundary(|| {
         let cancelled = place("cancelled", cancelled, false)?;
         *cancelled = handle::get(reclaim)?.cancelled();

@@ -2,13 +2,14 @@
 
 use std::convert::Infallible;
 use std::ffi::{c_char, c_int, c_void};
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::thread;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select_biased};
 use parking_lot::Mutex;
 
-use super::argument::{Place, milliseconds, place};
+use super::argument::{milliseconds, place};
 use super::boundary::{Failure, boundary};
 use super::code::lw_code::{self, LW_ERROR_ENDED, LW_ERROR_TIMEOUT};
 use super::context::Context;
@@ -108,7 +109,7 @@ fn view(event: &Event, missed: u64) -> View<lw_event> {
 pub extern "C" fn lw_master_events(
     master: *mut lw_master,
     capacity: usize,
-    events: Place<'_, *mut lw_events>,
+    events: Option<&mut MaybeUninit<*mut lw_events>>,
 ) -> lw_code {
     boundary(|| {
         let events = place("events", events, ptr::null_mut())?;
@@ -130,7 +131,7 @@ pub extern "C" fn lw_master_events(
 pub extern "C" fn lw_events_take(
     events: *mut lw_events,
     timeout_ms: u64,
-    event: Place<'_, *const lw_event>,
+    event: Option<&mut MaybeUninit<*const lw_event>>,
 ) -> lw_code {
     boundary(|| {
         let event = place("event", event, ptr::null())?;
@@ -158,7 +159,7 @@ pub extern "C" fn lw_events_take(
 /// Do not read, write or close it: it belongs to the queue. When it is readable, take until LW_ERROR_TIMEOUT; now and
 /// then it is readable for nothing. The first call starts a thread, which ends when the queue is freed.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_events_fd(events: *mut lw_events, fd: Place<'_, c_int>) -> lw_code {
+pub extern "C" fn lw_events_fd(events: *mut lw_events, fd: Option<&mut MaybeUninit<c_int>>) -> lw_code {
     boundary(|| {
         let fd = place("fd", fd, -1)?;
         let cell = handle::get(events)?;
@@ -185,7 +186,7 @@ pub extern "C" fn lw_master_observe(
     callback: lw_event_callback,
     context: *mut c_void,
     release: Option<unsafe extern "C" fn(context: *mut c_void)>,
-    observer: Place<'_, *mut lw_observer>,
+    observer: Option<&mut MaybeUninit<*mut lw_observer>>,
 ) -> lw_code {
     boundary(|| {
         let observer = place("observer", observer, ptr::null_mut())?;

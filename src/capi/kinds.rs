@@ -3,8 +3,9 @@
 //! Every function is there in every build; a kind that was left out answers LW_ERROR_UNSUPPORTED.
 
 use std::ffi::{c_char, c_int};
+use std::mem::MaybeUninit;
 
-use super::argument::{Growing, Place};
+use super::argument::Growing;
 #[allow(unused_imports, reason = "not every build has a kind that needs all of them")]
 use super::argument::{items, optional_structure, optional_text, setting_ms, structure, text, texts};
 #[allow(unused_imports, reason = "not every build lacks a kind")]
@@ -127,7 +128,7 @@ pub extern "C" fn lw_master_add_local(
     master: *mut lw_master,
     options: *const lw_worker_options,
     local: *const lw_local_options,
-    added: Place<'_, *mut lw_worker>,
+    added: Option<&mut MaybeUninit<*mut lw_worker>>,
 ) -> lw_code {
     boundary(|| {
         #[cfg(all(feature = "local", unix))]
@@ -144,7 +145,7 @@ pub extern "C" fn lw_master_add_command(
     master: *mut lw_master,
     options: *const lw_worker_options,
     command: *const lw_command_options,
-    added: Place<'_, *mut lw_worker>,
+    added: Option<&mut MaybeUninit<*mut lw_worker>>,
 ) -> lw_code {
     boundary(|| {
         #[cfg(all(feature = "command", unix))]
@@ -161,7 +162,7 @@ pub extern "C" fn lw_master_add_process(
     master: *mut lw_master,
     options: *const lw_worker_options,
     process: *const lw_process_options,
-    added: Place<'_, *mut lw_worker>,
+    added: Option<&mut MaybeUninit<*mut lw_worker>>,
 ) -> lw_code {
     boundary(|| {
         #[cfg(all(feature = "process", unix))]
@@ -188,7 +189,7 @@ pub extern "C" fn lw_master_add_docker(
     master: *mut lw_master,
     options: *const lw_worker_options,
     settings: *const c_char,
-    added: Place<'_, *mut lw_worker>,
+    added: Option<&mut MaybeUninit<*mut lw_worker>>,
 ) -> lw_code {
     boundary(|| {
         #[cfg(all(feature = "docker", unix))]
@@ -200,7 +201,7 @@ pub extern "C" fn lw_master_add_docker(
 
 /// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls" or "docker".
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_has_feature(name: *const c_char, has: Place<'_, c_int>) -> lw_code {
+pub extern "C" fn lw_has_feature(name: *const c_char, has: Option<&mut MaybeUninit<c_int>>) -> lw_code {
     boundary(|| {
         let has = super::argument::place("has", has, 0)?;
         *has = c_int::from(match super::argument::text("name", name)? {

@@ -14,11 +14,13 @@ use parking_lot::Mutex;
 
 use super::agent::CallbackAgent;
 use super::argument::{
-    Growing, Place, bytes, fill, items, milliseconds, optional_text, place, room, setting_ms, structure, text, texts,
+    Growing, bytes, choice, fill, items, milliseconds, optional_text, place, room, setting_ms, structure, text, texts,
 };
 use super::boundary::{Failure, Result, boundary};
 use super::build::lw_property;
-use super::code::lw_code::{self, LW_ERROR_ENDED, LW_ERROR_FILE, LW_ERROR_HANDLE, LW_ERROR_TIMEOUT, LW_ERROR_UNSUPPORTED};
+use super::code::lw_code::{
+    self, LW_ERROR_ENDED, LW_ERROR_FILE, LW_ERROR_HANDLE, LW_ERROR_TIMEOUT, LW_ERROR_UNSUPPORTED,
+};
 use super::given::{View, give};
 use super::handle::{self, Kind};
 use crate::{BuildResult, Command, CommandEnd, CommandError, Exit, Lease, Output, Running};
@@ -347,7 +349,10 @@ fn command_from(command: *const lw_command) -> Result<Command> {
 
 /// Says which build, worker and attempt the lease belongs to. Free info with lw_free.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_lease_get_info(lease: *mut lw_lease, info: Place<'_, *const lw_lease_info>) -> lw_code {
+pub extern "C" fn lw_lease_get_info(
+    lease: *mut lw_lease,
+    info: Option<&mut MaybeUninit<*const lw_lease_info>>,
+) -> lw_code {
     boundary(|| {
         let info = place("info", info, ptr::null())?;
         let cell = handle::get(lease)?;
@@ -385,7 +390,7 @@ pub extern "C" fn lw_lease_wait_end(lease: *mut lw_lease, timeout_ms: u64) -> lw
 pub extern "C" fn lw_lease_run(
     lease: *mut lw_lease,
     command: *const lw_command,
-    finished: Place<'_, *const lw_finished>,
+    finished: Option<&mut MaybeUninit<*const lw_finished>>,
 ) -> lw_code {
     boundary(|| {
         let finished = place("finished", finished, ptr::null())?;
@@ -414,7 +419,7 @@ pub extern "C" fn lw_lease_run(
 pub extern "C" fn lw_lease_start(
     lease: *mut lw_lease,
     command: *const lw_command,
-    running: Place<'_, *mut lw_running>,
+    running: Option<&mut MaybeUninit<*mut lw_running>>,
 ) -> lw_code {
     boundary(|| {
         let running = place("running", running, ptr::null_mut())?;
@@ -497,11 +502,7 @@ pub extern "C" fn lw_lease_write_file(
 /// Copies a file of the instance to this machine, where it replaces a file that is there already. Blocks until it is
 /// done or the lease has ended. After an error the file here may be a part of the one there.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_lease_read_file(
-    lease: *mut lw_lease,
-    path: *const c_char,
-    local_path: *const c_char,
-) -> lw_code {
+pub extern "C" fn lw_lease_read_file(lease: *mut lw_lease, path: *const c_char, local_path: *const c_char) -> lw_code {
     boundary(|| {
         let cell = handle::get(lease)?;
         let (local, path) = (text("local_path", local_path)?, text("path", path)?);
@@ -524,11 +525,11 @@ fn of_file(path: &str, error: std::io::Error) -> Failure {
 pub extern "C" fn lw_lease_finish(lease: *mut lw_lease, result: c_int, reason: *const c_char) -> lw_code {
     boundary(|| {
         let reason = optional_text("reason", reason)?.unwrap_or("no reason was given");
-        let result = match result {
-            0 => BuildResult::Succeeded,
-            1 => BuildResult::Failed(reason.into()),
-            2 => BuildResult::Cancelled,
-            other => return Err(Failure::argument(format!("result: {other} is no lw_result"))),
+        let results = [lw_result::LW_RESULT_SUCCEEDED, lw_result::LW_RESULT_FAILED, lw_result::LW_RESULT_CANCELLED];
+        let result = match choice("result", result, &results, |result| result as i32)? {
+            lw_result::LW_RESULT_SUCCEEDED => BuildResult::Succeeded,
+            lw_result::LW_RESULT_FAILED => BuildResult::Failed(reason.into()),
+            lw_result::LW_RESULT_CANCELLED => BuildResult::Cancelled,
         };
         end(lease, Ending::Finished(result))
     })

@@ -1,11 +1,10 @@
 //! Masters: made, asked, and shut down.
 
 use std::ffi::{c_char, c_int};
+use std::mem::MaybeUninit;
 use std::ptr;
 
-use super::argument::{
-    Growing, Place, milliseconds, optional_structure, optional_text, place, setting_ms, text,
-};
+use super::argument::{Growing, choice, milliseconds, optional_structure, optional_text, place, setting_ms, text};
 use super::boundary::{Failure, Result, boundary};
 use super::code::lw_code::{self, LW_ERROR_ENDED, LW_ERROR_TIMEOUT};
 use super::given::{View, give, give_text};
@@ -95,7 +94,10 @@ pub struct lw_report {
 /// Opening a journal blocks for as long as the file system takes, and up to a second when somebody else has it.
 /// LW_ERROR_JOURNAL: the journal cannot be used. LW_ERROR_SYSTEM: a file or an address cannot be opened.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_master_new(options: *const lw_master_options, master: Place<'_, *mut lw_master>) -> lw_code {
+pub extern "C" fn lw_master_new(
+    options: *const lw_master_options,
+    master: Option<&mut MaybeUninit<*mut lw_master>>,
+) -> lw_code {
     boundary(|| {
         let master = place("master", master, ptr::null_mut())?;
         *master = handle::insert(master_from(&optional_structure("options", options)?)?);
@@ -212,7 +214,10 @@ mod listening {
 /// Where the master listens, host:port, with the port that it got. Free address with lw_free. LW_ERROR_ENDED: it does
 /// not listen.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_master_address(master: *mut lw_master, address: Place<'_, *const c_char>) -> lw_code {
+pub extern "C" fn lw_master_address(
+    master: *mut lw_master,
+    address: Option<&mut MaybeUninit<*const c_char>>,
+) -> lw_code {
     boundary(|| {
         let address = place("address", address, ptr::null())?;
         let cell = handle::get(master)?;
@@ -232,7 +237,7 @@ pub extern "C" fn lw_master_address(master: *mut lw_master, address: Place<'_, *
 /// What every worker is doing and why, and what may have been left behind, as a JSON object: workers, leftovers,
 /// unknown_agents, journal_damage. Free json with lw_free. Does not block.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_master_status(master: *mut lw_master, json: Place<'_, *const c_char>) -> lw_code {
+pub extern "C" fn lw_master_status(master: *mut lw_master, json: Option<&mut MaybeUninit<*const c_char>>) -> lw_code {
     boundary(|| {
         let json = place("json", json, ptr::null())?;
         *json = give_text(&status::master(handle::get(master)?.master()));
@@ -264,14 +269,14 @@ pub extern "C" fn lw_master_shutdown(
     master: *mut lw_master,
     mode: c_int,
     limit_ms: u64,
-    report: Place<'_, *const lw_report>,
+    report: Option<&mut MaybeUninit<*const lw_report>>,
 ) -> lw_code {
     boundary(|| {
         let report = report.map(|report| report.write(ptr::null()));
-        let mode = match mode {
-            0 => ShutdownMode::Graceful,
-            1 => ShutdownMode::Fast,
-            other => return Err(Failure::argument(format!("mode: {other} is no lw_shutdown"))),
+        let modes = [lw_shutdown::LW_SHUTDOWN_GRACEFUL, lw_shutdown::LW_SHUTDOWN_FAST];
+        let mode = match choice("mode", mode, &modes, |mode| mode as i32)? {
+            lw_shutdown::LW_SHUTDOWN_GRACEFUL => ShutdownMode::Graceful,
+            lw_shutdown::LW_SHUTDOWN_FAST => ShutdownMode::Fast,
         };
         let cell = handle::get(master)?;
         let outcome = cell.master.shutdown(mode, milliseconds(limit_ms));
@@ -311,7 +316,7 @@ pub extern "C" fn lw_master_cancel(master: *mut lw_master, build: u64) -> lw_cod
 pub extern "C" fn lw_master_build_status(
     master: *mut lw_master,
     build: u64,
-    json: Place<'_, *const c_char>,
+    json: Option<&mut MaybeUninit<*const c_char>>,
 ) -> lw_code {
     boundary(|| {
         let json = place("json", json, ptr::null())?;

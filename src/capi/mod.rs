@@ -38,8 +38,9 @@ mod tests;
 mod worker;
 
 use std::ffi::{c_char, c_void};
+use std::mem::MaybeUninit;
 
-use argument::{Place, place};
+use argument::place;
 use boundary::boundary;
 use code::lw_code;
 
@@ -49,7 +50,7 @@ pub const LW_ABI_VERSION: u32 = 1;
 
 /// The version of the ABI that the library has: compare it with LW_ABI_VERSION before anything else.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_abi_version(version: Place<'_, u32>) -> lw_code {
+pub extern "C" fn lw_abi_version(version: Option<&mut MaybeUninit<u32>>) -> lw_code {
     boundary(|| {
         *place("version", version, 0)? = LW_ABI_VERSION;
         Ok(())
@@ -77,7 +78,7 @@ pub extern "C" fn lw_free(given: *const c_void) -> lw_code {
 
 /// How many handles, and how many texts and structures to be freed with lw_free, are out in this process: to find leaks.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_live(handles: Place<'_, usize>, given: Place<'_, usize>) -> lw_code {
+pub extern "C" fn lw_live(handles: Option<&mut MaybeUninit<usize>>, given: Option<&mut MaybeUninit<usize>>) -> lw_code {
     boundary(|| {
         *place("handles", handles, 0)? = handle::count();
         *place("given", given, 0)? = given::count();

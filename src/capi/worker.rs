@@ -1,10 +1,11 @@
 //! Workers: added with a driver, asked, paused, and stopped on request.
 
 use std::ffi::{c_char, c_int};
+use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::ptr;
 
-use super::argument::{Growing, Place, milliseconds, place, setting_ms, structure, text, texts};
+use super::argument::{Growing, choice, milliseconds, place, setting_ms, structure, text, texts};
 use super::boundary::{Failure, Result, boundary};
 use super::code::lw_code::{self, LW_ERROR_ENDED, LW_ERROR_TIMEOUT};
 use super::given::give_text;
@@ -73,11 +74,11 @@ fn config_from(options: *const lw_worker_options) -> Result<WorkerConfig> {
     if let Some(builds) = NonZeroUsize::new(given.max_builds) {
         config = config.with_max_builds(builds);
     }
-    config = config.with_idle(match given.idle {
-        0 => IdlePolicy::After(setting_ms(given.idle_ms).unwrap_or(DEFAULT_IDLE_TIMEOUT)),
-        1 => IdlePolicy::AfterBuild,
-        2 => IdlePolicy::Never,
-        other => return Err(Failure::argument(format!("options.idle: {other} is no lw_idle"))),
+    let policies = [lw_idle::LW_IDLE_AFTER, lw_idle::LW_IDLE_AFTER_BUILD, lw_idle::LW_IDLE_NEVER];
+    config = config.with_idle(match choice("options.idle", given.idle, &policies, |policy| policy as i32)? {
+        lw_idle::LW_IDLE_AFTER => IdlePolicy::After(setting_ms(given.idle_ms).unwrap_or(DEFAULT_IDLE_TIMEOUT)),
+        lw_idle::LW_IDLE_AFTER_BUILD => IdlePolicy::AfterBuild,
+        lw_idle::LW_IDLE_NEVER => IdlePolicy::Never,
     });
     if let Some(timeout) = setting_ms(given.missing_timeout_ms) {
         config = config.with_missing_timeout(timeout);
@@ -92,7 +93,7 @@ fn config_from(options: *const lw_worker_options) -> Result<WorkerConfig> {
 pub(super) fn add<D: LatentWorker>(
     master: *mut lw_master,
     options: *const lw_worker_options,
-    added: Place<'_, *mut lw_worker>,
+    added: Option<&mut MaybeUninit<*mut lw_worker>>,
     driver: impl FnOnce() -> Result<D>,
 ) -> Result<()> {
     let added = added.map(|added| added.write(ptr::null_mut()));
@@ -111,7 +112,7 @@ pub(super) fn add<D: LatentWorker>(
 pub extern "C" fn lw_master_worker(
     master: *mut lw_master,
     name: *const c_char,
-    worker: Place<'_, *mut lw_worker>,
+    worker: Option<&mut MaybeUninit<*mut lw_worker>>,
 ) -> lw_code {
     boundary(|| {
         let worker = place("worker", worker, ptr::null_mut())?;
@@ -126,7 +127,7 @@ pub extern "C" fn lw_master_worker(
 /// What the worker is doing and why, as a JSON object: name, state, epoch, call, attached, leases, waiting, next,
 /// details, last_failure, text and more. Free json with lw_free. Does not block.
 #[unsafe(no_mangle)]
-pub extern "C" fn lw_worker_status(worker: *mut lw_worker, json: Place<'_, *const c_char>) -> lw_code {
+pub extern "C" fn lw_worker_status(worker: *mut lw_worker, json: Option<&mut MaybeUninit<*const c_char>>) -> lw_code {
     boundary(|| {
         let json = place("json", json, ptr::null())?;
         *json = give_text(&status::worker(&handle::get(worker)?.status()));
