@@ -63,7 +63,7 @@ static int32_t start(void *context, lw_start *call, const lw_start_request *requ
     if (mkdir(directory, 0700) != 0) {
         return fail(LW_ANSWER_FAILED, "mkdir has failed");
     }
-    instance *self = calloc(1, sizeof *self);
+    instance *self = (instance *)calloc(1, sizeof *self);
     if (self == NULL) {
         rmdir(directory);
         return fail(LW_ANSWER_NO_CAPACITY, "no memory");
@@ -92,23 +92,24 @@ static int32_t start(void *context, lw_start *call, const lw_start_request *requ
 static int32_t stop(void *context, const lw_stop_request *request)
 {
     (void)context;
-    instance *self = request->instance;
+    instance *self = (instance *)request->instance;
     if (self == NULL) {
         return LW_ANSWER_OK; /* start removes what it has made when it fails */
     }
     char path[80];
     snprintf(path, sizeof path, "%s/result", self->directory);
     unlink(path);
-    int32_t answer = rmdir(self->directory) == 0 ? LW_ANSWER_OK : fail(LW_ANSWER_FAILED, "rmdir has failed");
+    int failed = rmdir(self->directory);
     free(self);
-    return answer;
+    return failed ? fail(LW_ANSWER_FAILED, "rmdir has failed") : 0;
 }
 
 static int32_t compatible(void *context, void *instance_, const lw_property *properties, size_t count)
 {
     (void)context;
-    const instance *self = instance_;
-    return strcmp(self->flavour, value_of(properties, count, "flavour", "plain")) == 0 ? LW_ANSWER_OK : LW_ANSWER_NO;
+    const instance *self = (const instance *)instance_;
+    const char *wanted = value_of(properties, count, "flavour", "plain");
+    return strcmp(self->flavour, wanted) == 0 ? LW_ANSWER_OK : LW_ANSWER_NO;
 }
 
 /* What an earlier process, killed in the middle, has left behind. */
@@ -129,7 +130,7 @@ static int32_t reclaim(void *context, lw_reclaim *call, const lw_leftover *lefto
 
 static void tell(void *context, const lw_event *event)
 {
-    fprintf(context, "%6.3f s  %s\n", (double)event->at_ns / 1e9, event->text);
+    fprintf((FILE *)context, "%6.3f s  %s\n", (double)event->at_ns / 1e9, event->text);
 }
 
 /* The work of one build: it writes a file into the directory of its instance. */

@@ -3,7 +3,7 @@
 //! All of it stays in a table of ours, so that freeing twice, or something that was never given, is told and not done.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
 use std::ptr;
 
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::boundary::{Failure, Result, c_text};
 use super::code::lw_code::LW_ERROR_HANDLE;
 
-static GIVEN: Mutex<Option<HashMap<usize, Box<dyn Any + Send>>>> = Mutex::new(None);
+static GIVEN: Mutex<BTreeMap<usize, Box<dyn Any + Send>>> = Mutex::new(BTreeMap::new());
 
 /// A structure that C may look at, with all that it points to. Neither moves nor changes as long as this lives.
 pub(super) struct View<T> {
@@ -80,7 +80,7 @@ pub(super) fn give_text(text: &str) -> *const c_char {
 }
 
 fn keep(address: usize, what: Box<dyn Any + Send>) {
-    let before = GIVEN.lock().get_or_insert_default().insert(address, what);
+    let before = GIVEN.lock().insert(address, what);
     debug_assert!(before.is_none(), "memory that is in use was given out again");
 }
 
@@ -89,7 +89,7 @@ pub(super) fn take_back(pointer: *const c_void) -> Result<()> {
     if pointer.is_null() {
         return Ok(());
     }
-    let taken = GIVEN.lock().as_mut().and_then(|given| given.remove(&pointer.addr()));
+    let taken = GIVEN.lock().remove(&pointer.addr());
     match taken {
         Some(_) => Ok(()),
         None => {
@@ -100,5 +100,5 @@ pub(super) fn take_back(pointer: *const c_void) -> Result<()> {
 }
 
 pub(super) fn count() -> usize {
-    GIVEN.lock().as_ref().map_or(0, HashMap::len)
+    GIVEN.lock().len()
 }

@@ -6,8 +6,7 @@
 //! be none, and each entry knows of what kind it is.
 
 use std::any::Any;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,31 +30,8 @@ struct Entry {
     value: Arc<dyn Any + Send + Sync>,
 }
 
-type Table = HashMap<usize, Entry, BuildHasherDefault<Number>>;
-
-static TABLE: RwLock<Table> = RwLock::new(HashMap::with_hasher(BuildHasherDefault::new()));
+static TABLE: RwLock<BTreeMap<usize, Entry>> = RwLock::new(BTreeMap::new());
 static NEXT: AtomicUsize = AtomicUsize::new(1);
-
-/// Numbers in a row need no hash.
-#[derive(Default)]
-struct Number(u64);
-
-impl Hasher for Number {
-    fn finish(&self) -> u64 {
-        // The table takes its slot from the lower bits and a tag from the upper ones.
-        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0 << 8 | u64::from(*byte);
-        }
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.0 = number as u64;
-    }
-}
 
 /// Gives a handle out for the value.
 pub(super) fn insert<K: Kind>(value: K::Value) -> *mut K {
