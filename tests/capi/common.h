@@ -66,6 +66,19 @@ static inline int contains(const char *text, const char *part)
     return strstr(text, part) != NULL;
 }
 
+/* A program that is not there. Valgrind has it found out by a process that is there already. */
+static inline void is_not_run(lw_lease *lease, const lw_command *command)
+{
+    const lw_finished *finished;
+    lw_code code = lw_lease_run(lease, command, &finished);
+    if (code == LW_OK) {
+        MUST(finished->exit == LW_EXIT_CODE && finished->code == 127);
+        OK(lw_free(finished));
+    } else {
+        MUST(code == LW_ERROR_COMMAND && finished == NULL);
+    }
+}
+
 /* Everything that was given out has come back. */
 static inline void nothing_is_left(void)
 {
