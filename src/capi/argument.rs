@@ -4,7 +4,7 @@
 //! pointer is the caller's promise; the header says so.
 
 use std::ffi::{CStr, c_char, c_void};
-use std::mem::{MaybeUninit, align_of, size_of};
+use std::mem::{MaybeUninit, size_of};
 use std::time::Duration;
 
 use super::boundary::{Failure, Result};
@@ -163,7 +163,7 @@ fn check_pointer<T>(what: &str, pointer: *const T) -> Result<()> {
     if pointer.is_null() {
         return Err(Failure::argument(format!("{what} must not be NULL")));
     }
-    if pointer.addr() % align_of::<T>() != 0 {
+    if !pointer.is_aligned() {
         return Err(Failure::argument(format!("{what} is not aligned")));
     }
     Ok(())

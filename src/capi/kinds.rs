@@ -199,20 +199,23 @@ pub extern "C" fn lw_master_add_docker(
     })
 }
 
+/// What may be left out of a build, and whether it is in this one.
+const FEATURES: [(&str, bool); 6] = [
+    ("local", cfg!(all(feature = "local", unix))),
+    ("command", cfg!(all(feature = "command", unix))),
+    ("process", cfg!(all(feature = "process", unix))),
+    ("agent", cfg!(feature = "agent")),
+    ("tls", cfg!(feature = "tls")),
+    ("docker", cfg!(all(feature = "docker", unix))),
+];
+
 /// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls" or "docker".
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_has_feature(name: *const c_char, has: Option<&mut MaybeUninit<c_int>>) -> lw_code {
     boundary(|| {
         let has = super::argument::place("has", has, 0)?;
-        *has = c_int::from(match super::argument::text("name", name)? {
-            "local" => cfg!(all(feature = "local", unix)),
-            "command" => cfg!(all(feature = "command", unix)),
-            "process" => cfg!(all(feature = "process", unix)),
-            "agent" => cfg!(feature = "agent"),
-            "tls" => cfg!(feature = "tls"),
-            "docker" => cfg!(all(feature = "docker", unix)),
-            _ => false,
-        });
+        let name = super::argument::text("name", name)?;
+        *has = c_int::from(FEATURES.contains(&(name, true)));
         Ok(())
     })
 }
