@@ -509,6 +509,8 @@ typedef struct lw_event {
   const char *reason;
   // All of it as a line for people.
   const char *text;
+  // With "build_finished", how: "succeeded", "failed", "dropped", "cancelled" or "not_run"; else NULL.
+  const char *result;
 } lw_event;
 
 // Is called with each event, on a thread of the library that does nothing else. It may call back into the library.

@@ -609,7 +609,7 @@ static void observers(void)
 /* An agent that runs commands, each on a thread of its own: "say N" writes N bytes, "hang" waits for its interrupt, and
  * the others are answered at once. */
 typedef struct shell {
-    int starts, ends, interrupts, releases;
+    int starts, ends, cut_short, interrupts, releases;
     int is_interrupted;
 } shell;
 
@@ -639,6 +639,9 @@ static void *run_job(void *job_)
     OK(lw_process_end(self->process, code == LW_OK ? LW_EXIT_CODE : LW_EXIT_INTERRUPTED, 7));
     EXPECT(LW_ERROR_HANDLE, lw_process_write(self->process, LW_STREAM_OUT, data, 1));
     EXPECT(LW_ERROR_HANDLE, lw_process_end(self->process, LW_EXIT_CODE, 0));
+    if (code != LW_OK) {
+        add(&self->owner->cut_short);
+    }
     add(&self->owner->ends);
     free(self);
     return NULL;
@@ -797,6 +800,7 @@ static void an_agent_that_runs_commands(void)
     OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, NULL));
     EXPECT(LW_ERROR_HANDLE, lw_running_free(running));
     await(&self.ends, 4);
+    MUST(look(&self.cut_short) == 3);
     MUST(look(&self.interrupts) >= 1); /* what has ended before needs none */
 
     OK(lw_ticket_free(ticket));

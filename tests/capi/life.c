@@ -276,11 +276,18 @@ int main(void)
     /* What is still in the queue comes, and then the end. */
     lw_code code;
     uint64_t sequence = 2;
+    int results = 0;
     while ((code = lw_events_take(events, MINUTE, &event)) == LW_OK) {
         MUST(event->sequence == sequence++ && event->missed == 0);
+        MUST((event->result != NULL) == (strcmp(event->kind, "build_finished") == 0));
+        results += event->build == 2 && event->result != NULL && strcmp(event->result, "succeeded") == 0;
+        results += event->build == 3 && event->result != NULL && strcmp(event->result, "cancelled") == 0;
+        results += event->build == good && event->result != NULL && strcmp(event->result, "failed") == 0 &&
+                   strcmp(event->reason, "on purpose") == 0;
         OK(lw_free(event));
     }
     MUST(code == LW_ERROR_ENDED);
+    MUST(results == 3);
     MUST(is_readable(events_fd, MINUTE));
     OK(lw_events_free(events));
     NOTHING_IS_LEFT();
