@@ -150,7 +150,7 @@ pub extern "C" fn lw_events_take(
             }),
             _ => cell.events.recv_timeout(milliseconds(timeout_ms)),
         };
-        cell.readiness.after_take(&cell.events, taken == Err(RecvTimeoutError::Disconnected));
+        cell.readiness.after_take(&cell.events);
         let taken = taken.map_err(|error| match error {
             RecvTimeoutError::Timeout => Failure::expected(LW_ERROR_TIMEOUT, c"no event came in time"),
             RecvTimeoutError::Disconnected => Failure::expected(LW_ERROR_ENDED, c"no event will come any more"),
