@@ -538,54 +538,6 @@ static void a_master_that_is_freed_in_a_callback(void)
     NOTHING_IS_LEFT();
 }
 
-/* The handle of a start is of no use to the start of another worker, which runs at the same time. */
-typedef struct pair {
-    lw_start *calls[2];
-    int starts, done;
-} pair;
-
-static int32_t start_of_pair(void *context, lw_start *call, const lw_start_request *request, void **instance)
-{
-    (void)instance;
-    pair *self = (pair *)context;
-    int number = strcmp(request->worker, "second") == 0;
-    self->calls[number] = call;
-    add(&self->starts);
-    await(&self->starts, 2);
-    EXPECT(LW_ERROR_HANDLE, lw_start_progress(self->calls[!number], "not mine"));
-    OK(lw_start_progress(call, "mine"));
-    add(&self->done);
-    await(&self->done, 2);
-    return LW_ANSWER_CANNOT;
-}
-
-static void starts_at_the_same_time(void)
-{
-    pair self;
-    memset(&self, 0, sizeof self);
-    lw_master *master = new_master();
-    GROWING(lw_driver, driver);
-    driver.context = &self;
-    driver.start = start_of_pair;
-    driver.stop = stop_shell;
-    static const char *const names[] = {"first", "second"};
-    lw_ticket *tickets[2];
-    for (int i = 0; i < 2; i++) {
-        GROWING(lw_worker_options, options);
-        options.name = names[i];
-        OK(lw_master_add_driver(master, &options, &driver, NULL));
-        tickets[i] = submit(master, names[i]);
-    }
-    for (int i = 0; i < 2; i++) {
-        lw_lease *lease;
-        EXPECT(LW_ERROR_CANNOT_SUBSTANTIATE, lw_ticket_wait(tickets[i], MINUTE, &lease));
-        OK(lw_ticket_free(tickets[i]));
-    }
-    OK(lw_master_shutdown(master, LW_SHUTDOWN_FAST, MINUTE, NULL));
-    OK(lw_master_free(master));
-    NOTHING_IS_LEFT();
-}
-
 /* Events by callback: all of them, in order, with calls back; and an observer that is too slow misses some. */
 typedef struct watcher {
     lw_master *master;
@@ -861,6 +813,54 @@ static void an_agent_that_runs_commands(void)
     OK(lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, MINUTE, NULL));
     OK(lw_master_free(master));
     await(&self.releases, 1);
+    NOTHING_IS_LEFT();
+}
+
+/* The handle of a start is of no use to the start of another worker, which runs at the same time. */
+typedef struct pair {
+    lw_start *calls[2];
+    int starts, done;
+} pair;
+
+static int32_t start_of_pair(void *context, lw_start *call, const lw_start_request *request, void **instance)
+{
+    (void)instance;
+    pair *self = (pair *)context;
+    int number = strcmp(request->worker, "second") == 0;
+    self->calls[number] = call;
+    add(&self->starts);
+    await(&self->starts, 2);
+    EXPECT(LW_ERROR_HANDLE, lw_start_progress(self->calls[!number], "not mine"));
+    OK(lw_start_progress(call, "mine"));
+    add(&self->done);
+    await(&self->done, 2);
+    return LW_ANSWER_CANNOT;
+}
+
+static void starts_at_the_same_time(void)
+{
+    pair self;
+    memset(&self, 0, sizeof self);
+    lw_master *master = new_master();
+    GROWING(lw_driver, driver);
+    driver.context = &self;
+    driver.start = start_of_pair;
+    driver.stop = stop_shell;
+    static const char *const names[] = {"first", "second"};
+    lw_ticket *tickets[2];
+    for (int i = 0; i < 2; i++) {
+        GROWING(lw_worker_options, options);
+        options.name = names[i];
+        OK(lw_master_add_driver(master, &options, &driver, NULL));
+        tickets[i] = submit(master, names[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        lw_lease *lease;
+        EXPECT(LW_ERROR_CANNOT_SUBSTANTIATE, lw_ticket_wait(tickets[i], MINUTE, &lease));
+        OK(lw_ticket_free(tickets[i]));
+    }
+    OK(lw_master_shutdown(master, LW_SHUTDOWN_FAST, MINUTE, NULL));
+    OK(lw_master_free(master));
     NOTHING_IS_LEFT();
 }
 
