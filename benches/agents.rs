@@ -113,7 +113,7 @@ fn output(farm: &Farm, report: &mut Report) {
         here.push(start.elapsed());
 
         let start = Instant::now();
-        let mut running = lease.start(&Command::exec(arguments.clone())).expect("it starts");
+        let running = lease.start(&Command::exec(arguments.clone())).expect("it starts");
         let mut bytes = 0;
         loop {
             match running.recv().expect("it goes on") {

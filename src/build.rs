@@ -18,6 +18,13 @@ impl BuildId {
     }
 }
 
+/// For one that was kept as a number. A master does not know a build that it was not given.
+impl From<u64> for BuildId {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 impl fmt::Display for BuildId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", self.0)

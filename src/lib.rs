@@ -21,6 +21,8 @@ mod agent;
 #[doc(hidden)]
 pub use agent::fuzzing;
 
+#[cfg(feature = "capi")]
+mod capi;
 mod drivers;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -25,6 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("agent", &["root", "error", "build", "command", "worker"]),
     ("drivers", &["root"]),
+    ("capi", &["root"]),
     ("testing", &["root"]),
 ];
 
@@ -143,9 +144,9 @@ fn pure_modules_stay_pure() {
 }
 
 #[test]
-fn only_the_runtime_has_threads_and_locks_besides_agent_drivers_testing_and_the_file_of_the_journal() {
+fn only_the_runtime_has_threads_and_locks_besides_agent_capi_drivers_testing_and_the_file_of_the_journal() {
     for (module, sources) in modules() {
-        if ["agent", "runtime", "drivers", "testing"].contains(&module.as_str()) {
+        if ["agent", "capi", "runtime", "drivers", "testing"].contains(&module.as_str()) {
             continue;
         }
         for (path, code) in sources.into_iter().filter(|(path, _)| !path.ends_with("journal/file.rs")) {
@@ -157,14 +158,60 @@ fn only_the_runtime_has_threads_and_locks_besides_agent_drivers_testing_and_the_
 }
 
 #[test]
-fn there_is_no_unsafe_code_and_no_async() {
+fn there_is_no_async() {
     for (_, sources) in modules() {
         for (path, code) in sources {
-            for word in ["unsafe ", "async fn", ".await"] {
+            for word in ["async fn", ".await"] {
                 assert!(!code.contains(word), "{}: {word}", path.display());
             }
         }
     }
+}
+
+/// The C ABI cannot do without; there it is allowed once, for all of it.
+#[test]
+fn there_is_no_unsafe_code_but_in_the_c_abi() {
+    let mut allowed = Vec::new();
+    for (module, sources) in modules() {
+        for (path, code) in sources {
+            assert!(module == "capi" || !code.contains("unsafe"), "{}: unsafe", path.display());
+            if code.contains("allow(unsafe_code") {
+                allowed.push(path);
+            }
+        }
+    }
+    assert_eq!(allowed, [source_folder().join("capi/mod.rs")]);
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("unsafe_code = \"deny\""));
+}
+
+/// Nothing gets in or out of the C ABI but through the one function that keeps panics and forked processes away.
+#[test]
+fn every_exported_function_goes_through_the_boundary() {
+    let sources = &modules()["capi"];
+    let mut functions = Vec::new();
+    for (path, code) in sources {
+        assert_eq!(code.matches("no_mangle").count(), exported(code).len(), "{}", path.display());
+        for (name, body) in exported(code) {
+            let before = body.split("boundary(").next().unwrap().trim();
+            let prepares_only = before == "let mut message = c\"\".as_ptr();\n    let code =";
+            assert!(before.is_empty() || prepares_only, "{name}: {body}");
+            functions.push(name);
+        }
+    }
+    assert!(functions.len() > 50, "the functions were not found: {functions:?}");
+}
+
+/// The functions that C can see, and what is in them: from the brace that opens at the end of a line to the one that
+/// stands alone.
+fn exported(code: &str) -> Vec<(String, String)> {
+    let functions = code.split("pub extern \"C\" fn ").skip(1);
+    let parts = functions.map(|function| {
+        let name = first_name(function).unwrap();
+        let body = function.split_once("{\n").unwrap().1.split_once("\n}\n").unwrap().0;
+        (name, body.to_owned())
+    });
+    parts.collect()
 }
 
 /// The front door has no logic.

@@ -129,7 +129,7 @@ fn s1_a_fast_shutdown_kills_the_whole_group_of_a_running_command() {
     let root = Root::new();
     let (master, worker) = one_worker(root.driver(), IdlePolicy::Never);
     let lease = lease(&worker);
-    let (mut running, child) = stubborn(&lease);
+    let (running, child) = stubborn(&lease);
     let report = master.shutdown(ShutdownMode::Fast, LONG);
     assert!(report.complete, "{report}");
     assert!(matches!(running.recv(), Err(CommandError::LeaseEnded(LeaseEnd::Stopped))));
@@ -143,7 +143,7 @@ fn b4_cancelling_a_running_build_kills_its_command() {
     let (master, worker) = one_worker(root.driver(), IdlePolicy::Never);
     let ticket = master.submit(Build::new("long"));
     let lease = ticket.wait_timeout(LONG).unwrap();
-    let (mut running, child) = stubborn(&lease);
+    let (running, child) = stubborn(&lease);
     ticket.cancel();
     assert!(matches!(running.recv(), Err(CommandError::LeaseEnded(LeaseEnd::Cancelled))));
     assert!(matches!(ticket.wait_timeout(LONG), Err(BuildError::Cancelled)));

@@ -505,7 +505,7 @@ fn w14_a_command_whose_interruption_panics_does_no_harm() {
     let running = lease.start(&Command::shell("true")).unwrap();
     running.interrupt();
     drop(running);
-    let mut running = lease.start(&Command::shell("true")).unwrap();
+    let running = lease.start(&Command::shell("true")).unwrap();
     connection.lost("severed");
     assert!(matches!(running.recv(), Err(CommandError::LeaseEnded(_))));
     drop(running);

@@ -5,6 +5,7 @@ mod files;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, never, select, select_biased};
@@ -119,7 +120,7 @@ impl Lease {
         let process = started.unwrap_or_else(|panic| {
             Err(CommandError::Start { program: command.to_string(), source: std::io::Error::other(panic.to_string()) })
         })?;
-        Ok(Running { lease: self, process: Some(process), ended: false })
+        Ok(Running { lease: self, process: Some(process), ended: AtomicBool::new(false) })
     }
 
     /// Runs a command to its end and collects its output: of each stream the last
@@ -129,7 +130,7 @@ impl Lease {
     /// As [`start`](Lease::start), and when the lease ends while the command runs. An exit code other than 0 is not an
     /// error: see [`Finished::success`].
     pub fn run(&self, command: &Command) -> Result<Finished, CommandError> {
-        let mut running = self.start(command)?;
+        let running = self.start(command)?;
         let keep = command.keep_output;
         let mut stdout = Tail::new(keep);
         let mut stderr = Tail::new(keep);
@@ -203,25 +204,26 @@ pub struct Running<'a> {
     lease: &'a Lease,
     /// Present until it is dropped.
     process: Option<Process>,
-    ended: bool,
+    ended: AtomicBool,
 }
 
+/// Several threads may use it: one of them can interrupt what another one waits for.
 impl Running<'_> {
     /// Blocks until there is output, the command has ended ([`Output::End`], the last item), or the lease has ended.
     ///
     /// # Errors
     /// When the lease has ended, and the command with it; when the agent went away without a word; and after the end.
-    pub fn recv(&mut self) -> Result<Output, CommandError> {
+    pub fn recv(&self) -> Result<Output, CommandError> {
         self.recv_output(None).map(|output| output.expect("without a limit there is no time-out"))
     }
 
     /// As [`recv`](Running::recv), but `None` after `timeout`.
-    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Output>, CommandError> {
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Output>, CommandError> {
         self.recv_output(Some(timeout))
     }
 
-    fn recv_output(&mut self, timeout: Option<Duration>) -> Result<Option<Output>, CommandError> {
-        if self.ended {
+    fn recv_output(&self, timeout: Option<Duration>) -> Result<Option<Output>, CommandError> {
+        if self.ended.load(Ordering::Relaxed) {
             return Err(CommandError::NoEnd);
         }
         let (never_cancelled, no_output) = (never(), never());
@@ -242,19 +244,19 @@ impl Running<'_> {
         }
         match output {
             Some(Ok(Output::Failed(reason))) => {
-                self.ended = true;
+                self.ended.store(true, Ordering::Relaxed);
                 Err(CommandError::Failed(reason))
             }
             Some(Ok(output)) => {
-                self.ended = matches!(output, Output::End(_));
+                self.ended.store(matches!(output, Output::End(_)), Ordering::Relaxed);
                 Ok(Some(output))
             }
             Some(Err(_)) => {
-                self.ended = true;
+                self.ended.store(true, Ordering::Relaxed);
                 Err(CommandError::NoEnd)
             }
             None => {
-                self.ended = true;
+                self.ended.store(true, Ordering::Relaxed);
                 self.interrupt();
                 Err(self.lease.end().map_or(CommandError::NoEnd, CommandError::LeaseEnded))
             }

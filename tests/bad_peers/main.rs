@@ -346,7 +346,7 @@ fn a6_a_peer_that_never_reads_delays_nobody_and_is_lost() {
     let (_, lease, fake) = world.attached("deaf");
     // More than all buffers between the two take.
     let begin = Instant::now();
-    let mut running = lease.start(&Command::shell("x").stdin(vec![7; 32 << 20])).unwrap();
+    let running = lease.start(&Command::shell("x").stdin(vec![7; 32 << 20])).unwrap();
     assert!(begin.elapsed() < UNDELAYED, "the start does not wait for the peer: {:?}", begin.elapsed());
     work_undelayed(&leases);
     let error = running.recv_timeout(PATIENCE).unwrap_err();
@@ -383,7 +383,7 @@ fn a6_output_that_nobody_takes_waits_and_an_interrupt_still_gets_through() {
     let mut world = World::new();
     let leases = world.good_agents();
     let (_, lease, mut fake) = world.attached("chatty");
-    let mut running = lease.start(&Command::shell("x")).unwrap();
+    let running = lease.start(&Command::shell("x")).unwrap();
     let start = fake.request().unwrap();
     fake.answer(&start);
     let command = start.command.clone();

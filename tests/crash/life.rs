@@ -252,7 +252,7 @@ fn run_something(lease: &latent_worker::Lease) {
     point();
     let quiet = "exec >/dev/null 2>&1 </dev/null";
     let line = format!("(trap '' TERM; {quiet}; sleep 1000 & sleep 1000) & echo up; wait");
-    let mut running = lease.start(&Command::shell(line)).unwrap();
+    let running = lease.start(&Command::shell(line)).unwrap();
     assert!(running.recv_timeout(LONG).unwrap().is_some());
     point();
 }

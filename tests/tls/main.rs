@@ -135,7 +135,7 @@ fn output_and_files_pass_byte_for_byte() {
     lease.files().read("file", &mut back).unwrap();
     assert!(back == content, "another file came back");
 
-    let mut running = lease.start(&Command::exec(["cat", "file"])).unwrap();
+    let running = lease.start(&Command::exec(["cat", "file"])).unwrap();
     let mut seen = Vec::new();
     let end = loop {
         match running.recv_timeout(PATIENCE).unwrap().expect("it goes on") {

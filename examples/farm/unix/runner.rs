@@ -87,7 +87,7 @@ impl Runners {
         if let Some(limit) = self.time_limit {
             command = command.time_limit(limit);
         }
-        let mut running = lease.start(&command)?;
+        let running = lease.start(&command)?;
         let (mut stdout, mut stderr) = (Lines::default(), Lines::default());
         loop {
             let end = match running.recv() {

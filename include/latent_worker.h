@@ -1,0 +1,1039 @@
+/*
+ * latent-worker: workers that do not exist until work needs them.
+ *
+ * Generated from the sources of the library; do not edit.
+ *
+ * RULES
+ *
+ * Codes. Every function returns an lw_code (but lw_last_error_message, which returns a text). What it has to give it
+ * stores where its last arguments point to; after an error that is NULL or 0. lw_last_error_message() says more about
+ * the last error of the same thread. Codes never change their meaning; take one that you do not know for a failure.
+ *
+ * Handles. What a function makes is a handle, typed as a pointer to a structure that has no fields. It is no address:
+ * pass it on and do not look behind it. Each kind has a function to free it. Handles may be used on any thread, also by
+ * several at once; one may be freed while another thread uses it: that call goes on to its end. A handle that is NULL,
+ * freed or of another kind is told (LW_ERROR_HANDLE), whenever that is tried, and nothing happens. They may be freed in
+ * any order.
+ *
+ * Texts and structures that are given out through a pointer to const belong to the library: read them, on any thread,
+ * and give them back once with lw_free. What a callback is passed lives until it returns.
+ *
+ * Texts that are passed in are UTF-8 with a NUL at the end, and bytes come with a length. Nothing that is passed in is
+ * kept: it may go when the call returns. Only contexts (void *context) are kept, until their `release` is called.
+ *
+ * Structures that begin with `size` may grow. In those that you fill, set all of it to zero first and `size` to sizeof;
+ * zero always means the default. In those that you are given, look at no field that lies beyond `size`.
+ *
+ * Times are in milliseconds; LW_FOREVER is no limit.
+ *
+ * Callbacks run on threads of the library, each as its documentation says, some at the same time. They may call any
+ * function of this header; those that wait for a callback's own end (a shutdown) do not wait then. They must return:
+ * no exception, longjmp or pthread_exit may leave them. `release` is called exactly once, on any thread, perhaps within
+ * a call of yours.
+ *
+ * Nothing unwinds out of a function: a panic of the library, which is a defect, is LW_ERROR_PANIC.
+ *
+ * Interpreters: release the interpreter's lock around calls whose documentation says "blocks". All others return soon.
+ *
+ * Fork. In a process that was forked after the library had been used, every function returns LW_ERROR_FORKED and does
+ * nothing; exec is fine. Do not unload the library (dlclose): its threads run in it.
+ */
+
+
+#ifndef LATENT_WORKER_H
+#define LATENT_WORKER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// The version of the ABI that this header describes. It changes when something that was there works differently; new
+// functions, codes and fields at the end of structures do not change it.
+#define LW_ABI_VERSION 1
+
+// To wait without a limit.
+#define LW_FOREVER UINT64_MAX
+
+// What a call returns. The numbers never change, and none is used again; later versions may add some.
+enum lw_code
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // It has done what it was asked for.
+  LW_OK = 0,
+  // An argument makes no sense: NULL where something is needed, no UTF-8, a length or a number out of range.
+  LW_ERROR_ARGUMENT = 1,
+  // The handle is not one: NULL, freed, of another kind, or used where it may not be used.
+  LW_ERROR_HANDLE = 2,
+  // This process was forked after the library had been used in its parent.
+  LW_ERROR_FORKED = 3,
+  // A defect of the library: it panicked. The message says where.
+  LW_ERROR_PANIC = 4,
+  // The time given to wait is over; everything is as it was.
+  LW_ERROR_TIMEOUT = 5,
+  // This build of the library, or this kind of agent, cannot do that.
+  LW_ERROR_UNSUPPORTED = 6,
+  // The system refuses something: a file, an address, a thread.
+  LW_ERROR_SYSTEM = 7,
+  // The journal cannot be used: another master uses it, or it is none.
+  LW_ERROR_JOURNAL = 8,
+  // There is a worker of that name already.
+  LW_ERROR_NAME_TAKEN = 9,
+  // The master is shutting down.
+  LW_ERROR_SHUT_DOWN = 10,
+  // The build, or the start or reclaim that a callback is in, was cancelled.
+  LW_ERROR_CANCELLED = 11,
+  // No worker of this master can ever take the build.
+  LW_ERROR_NO_WORKER_FITS = 12,
+  // The build asks for what can never be; it is its own fault.
+  LW_ERROR_CANNOT_SUBSTANTIATE = 13,
+  // Every attempt at the build failed, and it had a limit of attempts.
+  LW_ERROR_ATTEMPTS_EXHAUSTED = 14,
+  // There is nothing (more) to come: the build has ended or is unknown, the command has ended, no event follows.
+  LW_ERROR_ENDED = 15,
+  // The lease has ended because the connection to its agent was lost: retry the build.
+  LW_ERROR_LEASE_LOST = 16,
+  // The lease has ended because its instance is stopped without waiting for builds.
+  LW_ERROR_LEASE_STOPPED = 17,
+  // The agent could not start or run the command.
+  LW_ERROR_COMMAND = 18,
+  // A file could not be copied.
+  LW_ERROR_FILE = 19,
+  // The agent was not let in: its attempt has ended, or an agent is attached already.
+  LW_ERROR_ATTACH = 20,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lw_code lw_code;
+#else
+typedef int32_t lw_code;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// How a command ended.
+enum lw_exit
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // By itself; `code` is its exit code.
+  LW_EXIT_CODE = 0,
+  // By a signal that was not ours; `code` is its number.
+  LW_EXIT_SIGNAL = 1,
+  // It was killed because it ran longer than its time limit.
+  LW_EXIT_TIME_LIMIT = 2,
+  // It was killed because it wrote nothing for longer than its limit.
+  LW_EXIT_SILENCE_LIMIT = 3,
+  // It was killed because somebody asked for it.
+  LW_EXIT_INTERRUPTED = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lw_exit lw_exit;
+#else
+typedef int32_t lw_exit;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What the callbacks of a driver or an agent return. Any other number counts as LW_ANSWER_FAILED.
+enum lw_answer
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // start: the instance runs. stop: it is gone. check: it looks well. compatible: it fits. reclaim: nothing is left.
+  LW_ANSWER_OK = 0,
+  // It did not work. start: an infrastructure failure; the worker goes into quarantine, the build may be retried.
+  LW_ANSWER_FAILED = 1,
+  // start: the build asks for what can never be; it ends with that, without retry or quarantine.
+  LW_ANSWER_CANNOT = 2,
+  // start: the provider has none left of what was asked for.
+  LW_ANSWER_NO_CAPACITY = 3,
+  // start: the account may not have more.
+  LW_ANSWER_NO_QUOTA = 4,
+  // start: too many requests; see lw_start_retry_after.
+  LW_ANSWER_THROTTLED = 5,
+  // start: the credentials are missing, wrong or expired.
+  LW_ANSWER_BAD_CREDENTIALS = 6,
+  // compatible: the instance does not fit the build.
+  LW_ANSWER_NO = 7,
+  // reclaim: nothing is there now, but something may still come.
+  LW_ANSWER_PENDING = 8,
+  // reclaim: this driver has no means to find out. start_command: this agent runs no commands.
+  LW_ANSWER_UNSUPPORTED = 9,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lw_answer lw_answer;
+#else
+typedef int32_t lw_answer;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// How a build went, as the holder of its lease says.
+enum lw_result
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // The work succeeded.
+  LW_RESULT_SUCCEEDED = 0,
+  // The work failed.
+  LW_RESULT_FAILED = 1,
+  // The build was given up.
+  LW_RESULT_CANCELLED = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lw_result lw_result;
+#else
+typedef int32_t lw_result;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What comes from a running command.
+enum lw_stream
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // Bytes of its standard output.
+  LW_STREAM_OUT = 1,
+  // Bytes of its standard error.
+  LW_STREAM_ERR = 2,
+  // It has ended; nothing follows.
+  LW_STREAM_END = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lw_stream lw_stream;
+#else
+typedef int32_t lw_stream;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// When an attached instance without work is stopped.
+enum lw_idle
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // After idle_ms without work, also when it never had any; 10 minutes when idle_ms is 0.
+  LW_IDLE_AFTER = 0,
+  // As soon as its build is over, so that every build has a fresh one.
+  LW_IDLE_AFTER_BUILD = 1,
+  // Not by itself; only on request, when it fails and at shutdown.
+  LW_IDLE_NEVER = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lw_idle lw_idle;
+#else
+typedef int32_t lw_idle;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// How a shutdown treats running builds.
+enum lw_shutdown
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // They are waited for, and instances stop with grace.
+  LW_SHUTDOWN_GRACEFUL = 0,
+  // They end, and `fast` reaches the drivers.
+  LW_SHUTDOWN_FAST = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lw_shutdown lw_shutdown;
+#else
+typedef int32_t lw_shutdown;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// An agent's side of being attached.
+typedef struct lw_attachment lw_attachment;
+
+// A queue of events.
+typedef struct lw_events lw_events;
+
+// One place for the answers to many builds, with a file descriptor for event loops.
+typedef struct lw_inbox lw_inbox;
+
+// The right of one build to use one attached instance.
+typedef struct lw_lease lw_lease;
+
+// Workers, and the queue of builds that wait for them.
+typedef struct lw_master lw_master;
+
+// A callback that is called with events.
+typedef struct lw_observer lw_observer;
+
+// A command that an agent in the host language runs.
+typedef struct lw_process lw_process;
+
+// The call of a reclaim, for as long as that lasts.
+typedef struct lw_reclaim lw_reclaim;
+
+// A command that runs on a leased instance.
+typedef struct lw_running lw_running;
+
+// The call of a start, for as long as that lasts and on its thread.
+typedef struct lw_start lw_start;
+
+// The claim to the answer for one submitted build.
+typedef struct lw_ticket lw_ticket;
+
+// One worker of a master. It does not keep the master alive.
+typedef struct lw_worker lw_worker;
+
+// A name and a value: a property of a build, or a variable of an environment. It will never have more fields.
+typedef struct lw_property {
+  // Not NULL.
+  const char *name;
+  // Not NULL, except where a NULL means that a variable is removed.
+  const char *value;
+} lw_property;
+
+// One unit of work: what the queue and the driver need to know. Set `size`, and leave zero what you do not need.
+typedef struct lw_build {
+  // sizeof(lw_build).
+  size_t size;
+  // A name for people; names need not be unique. Not NULL.
+  const char *name;
+  // What a driver renders its settings from and compares instances by.
+  const struct lw_property *properties;
+  // How many there are.
+  size_t property_count;
+  // The labels that a worker must offer.
+  const char *const *labels;
+  // How many there are.
+  size_t label_count;
+  // Builds of a higher priority go first; among equals the older one.
+  int32_t priority;
+  // The build ends with LW_ERROR_ATTEMPTS_EXHAUSTED after this many failed attempts; 0: it is attempted until it
+  // succeeds or is cancelled.
+  uint32_t max_attempts;
+} lw_build;
+
+// How one worker is known and how patient it is. Set `size` and `name`, and leave zero what you do not need.
+typedef struct lw_worker_options {
+  // sizeof(lw_worker_options).
+  size_t size;
+  // Unique within a master; without colons and control characters. Not NULL.
+  const char *name;
+  // The labels that it offers.
+  const char *const *labels;
+  // How many there are.
+  size_t label_count;
+  // How many builds may use the instance at once; 0: 1.
+  size_t max_builds;
+  // When an idle instance is stopped: an lw_idle.
+  int32_t idle;
+  // Not used.
+  int32_t reserved;
+  // With LW_IDLE_AFTER: after how long; 0: 10 minutes.
+  uint64_t idle_ms;
+  // How long the agent may take to attach, from the request on; 0: an hour.
+  uint64_t missing_timeout_ms;
+  // The time between two checks of an instance that has not attached yet; 0: 10 s.
+  uint64_t check_interval_ms;
+} lw_worker_options;
+
+// What a driver is told when it is to start an instance. All of it lives until the callback returns.
+typedef struct lw_start_request {
+  // How much of this structure the library has filled in: look at no field beyond.
+  size_t size;
+  // The name of the worker; the agent must attach under this name.
+  const char *worker;
+  // The number of this attempt of the worker.
+  uint64_t epoch;
+  // 32 hexadecimal digits that belong to this attempt alone: for idempotent create calls, names and tags.
+  const char *key;
+  // Whose instances these are: 32 hexadecimal digits that all attempts of one master, or of one journal, share.
+  const char *owner;
+  // What the agent must prove itself with. Hand it to the instance, not to a log.
+  const char *secret;
+  // Where the agent must connect to, host:port, or NULL when the master was not told.
+  const char *agent_address;
+  // The name of the build that the instance is started for, or NULL without one.
+  const char *build_name;
+  // The properties of that build, sorted by name.
+  const struct lw_property *properties;
+  // How many there are.
+  size_t property_count;
+} lw_start_request;
+
+// What a driver is told when it is to stop an instance. All of it lives until the callback returns.
+typedef struct lw_stop_request {
+  // How much of this structure the library has filled in: look at no field beyond.
+  size_t size;
+  // The name of the worker.
+  const char *worker;
+  // The attempt that started it.
+  uint64_t epoch;
+  // The key of that attempt.
+  const char *key;
+  // Whose it is.
+  const char *owner;
+  // What start has returned. It is the driver's again: free what it stands for.
+  void *instance;
+  // Whether start has returned an instance at all. If not, it may have left something that is known by the key.
+  bool has_instance;
+  // Whether to skip all grace: somebody waits for the end.
+  bool fast;
+} lw_stop_request;
+
+// An attempt that may have left something behind. All of it lives until the callback returns.
+typedef struct lw_leftover {
+  // How much of this structure the library has filled in: look at no field beyond.
+  size_t size;
+  // The name of the worker.
+  const char *worker;
+  // The number of the attempt.
+  uint64_t epoch;
+  // The key of the attempt.
+  const char *key;
+  // Whose it is.
+  const char *owner;
+  // What the start has recorded, the first one first. It may have made more than that.
+  const char *const *ids;
+  // How many there are.
+  size_t id_count;
+  // How far it had come: 0 its start may have been called, 1 it has recorded something, 2 its stop may have been
+  // called.
+  int32_t stage;
+  // How long ago the start was called, by the clock on the wall.
+  uint64_t age_ms;
+} lw_leftover;
+
+// A driver in the language of the host. Set `size`, `start` and `stop`; what else is NULL has a default.
+//
+// For one worker, start, check, compatible and stop are called one at a time, all for one instance on one thread that
+// lives as long as the instance; reclaim is called on a thread of its own. Calls for different workers run at the same
+// time. They may block for minutes and may call any function of the library. Every start is followed by exactly one
+// stop, also when it failed or was cancelled. They return an lw_answer, and say why with lw_set_reason before that.
+typedef struct lw_driver {
+  // sizeof(lw_driver).
+  size_t size;
+  // Passed to every callback.
+  void *context;
+  // Called once when the driver will not be called any more, on any thread; not called when adding the worker
+  // failed. May be NULL.
+  void (*release)(void *context);
+  // Brings an instance up and returns when it runs; the agent may attach before or after that. instance is where to
+  // put what the other callbacks get; NULL is as good as any. When lw_start_cancelled turns true return soon, with
+  // the instance or a failure.
+  int32_t (*start)(void *context, struct lw_start *start, const struct lw_start_request *request, void **instance);
+  // Stops the instance and removes everything that belongs to it. What is gone already counts as stopped.
+  int32_t (*stop)(void *context, const struct lw_stop_request *request);
+  // Whether an instance whose agent has not attached yet still looks well. NULL: always.
+  int32_t (*check)(void *context, void *instance);
+  // Whether the running instance fits a build with these properties: LW_ANSWER_OK or LW_ANSWER_NO. NULL: always.
+  int32_t (*compatible)(void *context, void *instance, const struct lw_property *properties, size_t property_count);
+  // Takes away what is left of an attempt, after a crash or a failed stop: by the exact key, owner and ids alone.
+  // Called again after a failure, with growing pauses. NULL: LW_ANSWER_UNSUPPORTED.
+  int32_t (*reclaim)(void *context, struct lw_reclaim *reclaim, const struct lw_leftover *leftover);
+} lw_driver;
+
+// A command to run on an instance. Set `size`, either `shell` or `arguments`, and leave zero what you do not need.
+typedef struct lw_command {
+  // sizeof(lw_command).
+  size_t size;
+  // A line for the instance's shell.
+  const char *shell;
+  // Or a program and its arguments, without a shell; the first item is the program.
+  const char *const *arguments;
+  // How many there are, the program included.
+  size_t argument_count;
+  // Where to run it, relative to the instance's directory; that directory itself by default. It must exist.
+  const char *directory;
+  // Changes to the instance's environment; a value that is NULL removes the variable.
+  const struct lw_property *environment;
+  // How many there are.
+  size_t environment_count;
+  // What the command reads from its standard input; it is at its end after that.
+  const uint8_t *input;
+  // How many bytes that are.
+  size_t input_length;
+  // The command is killed when it has run this long; 0: no limit.
+  uint64_t time_limit_ms;
+  // The command is killed when it has written nothing for this long; 0: no limit.
+  uint64_t silence_limit_ms;
+  // How many of the last bytes of each stream lw_lease_run keeps; 0: 1 MiB.
+  size_t keep_output;
+} lw_command;
+
+// An agent in the language of the host: what makes an instance do something. Set `size`; what else is NULL has a
+// default. Callbacks may run on several threads at once.
+typedef struct lw_agent {
+  // sizeof(lw_agent).
+  size_t size;
+  // Passed to every callback, and reached through a lease with lw_lease_agent.
+  void *context;
+  // Called once when neither the library nor a lease uses the agent any more, on any thread. May be NULL.
+  void (*release)(void *context);
+  // The instance is about to be stopped: end what runs. Called at most once, before stop. May be NULL.
+  void (*close)(void *context);
+  // Starts a command and returns an lw_answer without waiting for its end. Called by who starts the command, within
+  // lw_lease_run or lw_lease_start. The command lives until this returns; keep to its limits. What it writes goes to
+  // lw_process_write; after LW_ANSWER_OK its end must be told, once, with lw_process_end or lw_process_fail, which may
+  // be before this returns. NULL: LW_ANSWER_UNSUPPORTED.
+  int32_t (*start_command)(void *context, const struct lw_command *command, struct lw_process *process);
+  // Kills a command without waiting for its end, which must be told all the same. On any thread, perhaps more than
+  // once, and perhaps just when the command has ended. May be NULL.
+  void (*interrupt)(void *context, struct lw_process *process);
+} lw_agent;
+
+// Something that happened. From lw_events_take: free it with lw_free. In a callback: it lives until that returns.
+typedef struct lw_event {
+  // How much of this structure the library has filled in: look at no field beyond.
+  size_t size;
+  // 0, 1, 2 and so on: the order in which things happened in one master.
+  uint64_t sequence;
+  // How many events this observer has missed just before this one, because it was too slow.
+  uint64_t missed;
+  // When, in nanoseconds since the master was made.
+  uint64_t at_ns;
+  // What happened, in snake case: "build_started", "stop_called", "substantiate_success" and so on.
+  const char *kind;
+  // The worker that it is about, or NULL.
+  const char *worker;
+  // The attempt of that worker, or 0.
+  uint64_t epoch;
+  // The number of the build that it is about, or 0.
+  uint64_t build;
+  // Why, where the event has a reason; else NULL.
+  const char *reason;
+  // All of it as a line for people.
+  const char *text;
+  // With "build_finished", how: "succeeded", "failed", "dropped", "cancelled" or "not_run"; else NULL.
+  const char *result;
+} lw_event;
+
+// Is called with each event, on a thread of the library that does nothing else. It may call back into the library.
+typedef void (*lw_event_callback)(void *context, const struct lw_event *event);
+
+// One kind of local instances. Set `size` and `name`.
+typedef struct lw_local_kind {
+  // sizeof(lw_local_kind).
+  size_t size;
+  // The name by which builds choose it; "default" for builds that choose none. Not NULL.
+  const char *name;
+  // A directory that every instance begins as a copy of. NULL: an empty one.
+  const char *template_directory;
+  // Changes to the environment of all commands; a value that is NULL removes the variable.
+  const struct lw_property *environment;
+  // How many there are.
+  size_t environment_count;
+} lw_local_kind;
+
+// Settings of local workers: a private directory for each instance, and commands as child processes.
+typedef struct lw_local_options {
+  // sizeof(lw_local_options).
+  size_t size;
+  // Where the directories of instances are made. NULL: the directory for temporary files.
+  const char *root;
+  // The name of the build property that chooses the kind. NULL: "kind".
+  const char *kind_property;
+  // Pointers to the kinds that there are beside the empty default.
+  const struct lw_local_kind *const *kinds;
+  // How many there are.
+  size_t kind_count;
+} lw_local_options;
+
+// Settings of workers whose instances are started, checked and stopped by programs. Set `size`, `start` and `stop`.
+typedef struct lw_command_options {
+  // sizeof(lw_command_options).
+  size_t size;
+  // The program that starts an instance, and its arguments.
+  const char *const *start;
+  // How many there are, the program included.
+  size_t start_count;
+  // The program that stops it.
+  const char *const *stop;
+  // How many there are, the program included.
+  size_t stop_count;
+  // The program that checks it. NULL: none.
+  const char *const *check;
+  // How many there are, the program included.
+  size_t check_count;
+  // The program that removes what an earlier master has left. NULL: none.
+  const char *const *reclaim;
+  // How many there are, the program included.
+  size_t reclaim_count;
+  // The names of properties that make a difference: an instance is only used for builds with the same values.
+  const char *const *compatible_by;
+  // How many there are.
+  size_t compatible_by_count;
+  // How long a program that is ended has between SIGTERM and SIGKILL; 0: 10 s.
+  uint64_t grace_ms;
+  // How long the stop program may run; 0: 10 minutes.
+  uint64_t stop_limit_ms;
+  // How long the check program may run; 0: 1 minute.
+  uint64_t check_limit_ms;
+  // Not 0: the secret is handed over in a file and not in the environment.
+  int32_t secret_in_file;
+  // Not used.
+  int32_t reserved;
+} lw_command_options;
+
+// Settings of workers whose instances are child processes, each of them an agent. Set `size` and `agent`.
+typedef struct lw_process_options {
+  // sizeof(lw_process_options).
+  size_t size;
+  // The program that is the agent, and its arguments.
+  const char *const *agent;
+  // How many there are, the program included.
+  size_t agent_count;
+  // The names of properties that make a difference: an instance is only used for builds with the same values.
+  const char *const *compatible_by;
+  // How many there are.
+  size_t compatible_by_count;
+  // How long the agent has between SIGTERM and SIGKILL; 0: 10 s.
+  uint64_t grace_ms;
+  // Not 0: the secret is handed over in a file and not in the environment.
+  int32_t secret_in_file;
+  // Not used.
+  int32_t reserved;
+} lw_process_options;
+
+// Who a lease belongs to. Free it with lw_free.
+typedef struct lw_lease_info {
+  // How much of this structure the library has filled in: look at no field beyond.
+  size_t size;
+  // The number of the build.
+  uint64_t build;
+  // The name of the build.
+  const char *build_name;
+  // The name of the worker.
+  const char *worker;
+  // The attempt of the worker that brought this instance up.
+  uint64_t epoch;
+} lw_lease_info;
+
+// A command that has ended, and its output. Free it with lw_free.
+typedef struct lw_finished {
+  // How much of this structure the library has filled in: look at no field beyond.
+  size_t size;
+  // How it ended.
+  lw_exit exit;
+  // The exit code or the number of the signal, else -1.
+  int32_t code;
+  // After how long.
+  uint64_t elapsed_ms;
+  // The last bytes of its standard output. No NUL follows them.
+  const uint8_t *out;
+  // How many bytes that are.
+  size_t out_length;
+  // The last bytes of its standard error. No NUL follows them.
+  const uint8_t *err;
+  // How many bytes that are.
+  size_t err_length;
+  // How many earlier bytes of both are not here.
+  uint64_t dropped;
+} lw_finished;
+
+// What lw_running_read has read. Set `size` before the call.
+typedef struct lw_output {
+  // sizeof(lw_output).
+  size_t size;
+  // What it is, an lw_stream.
+  int32_t stream;
+  // With LW_STREAM_END: how it ended, an lw_exit.
+  int32_t exit;
+  // With LW_STREAM_OUT and LW_STREAM_ERR: how many bytes are in the buffer.
+  size_t length;
+  // With LW_STREAM_END: the exit code or the number of the signal, else -1.
+  int32_t code;
+  // Not used.
+  int32_t reserved;
+  // With LW_STREAM_END: after how long.
+  uint64_t elapsed_ms;
+} lw_output;
+
+// Settings of a master. Set `size`, and leave zero what you do not need.
+typedef struct lw_master_options {
+  // sizeof(lw_master_options).
+  size_t size;
+  // The path of a journal, so that nothing is forgotten when this process dies. NULL: none is kept.
+  const char *journal;
+  // Where agents of other processes and machines connect, host:port; port 0 is a free one. NULL: nowhere.
+  const char *listen;
+  // Where drivers tell agents to connect to, host:port. NULL: where the master listens, if it does.
+  const char *agent_address;
+  // Files with the certificates and the private key, both PEM: connections are encrypted. NULL: they are not.
+  const char *tls_certificates;
+  // See tls_certificates.
+  const char *tls_key;
+  // How long lw_master_free waits for what is in flight; 0: 30 s.
+  uint64_t drop_timeout_ms;
+  // How often an agent is pinged; 0: 10 s. Set both heartbeats, or none.
+  uint64_t heartbeat_interval_ms;
+  // After how long without a word an agent is lost; 0: 30 s.
+  uint64_t heartbeat_timeout_ms;
+  // How long a connection may take from its first byte until it has attached; 0: 10 s.
+  uint64_t handshake_timeout_ms;
+  // How long an agent may leave what it is sent unread before it is lost; 0: 10 s.
+  uint64_t write_timeout_ms;
+} lw_master_options;
+
+// What a shutdown came to. Free it with lw_free.
+typedef struct lw_report {
+  // How much of this structure the library has filled in: look at no field beyond.
+  size_t size;
+  // Nothing is in flight any more.
+  bool complete;
+  // What is still in flight, for people.
+  const char *text;
+  // The same as a JSON object: complete, in_flight (workers), reclaiming (leftovers), text.
+  const char *json;
+} lw_report;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// The version of the ABI that the library has: compare it with LW_ABI_VERSION before anything else.
+lw_code lw_abi_version(uint32_t *version);
+
+// What the last call on this thread that did not return LW_OK has to say, for people. Never NULL; it lives until the next
+// such call on this thread. Do not free it.
+const char *lw_last_error_message(void);
+
+// Frees a text or a structure that the library has given out through a pointer to const. LW_ERROR_HANDLE: it was freed
+// already, or is not from this library. NULL is no error.
+lw_code lw_free(const void *given);
+
+// How many handles, and how many texts and structures to be freed with lw_free, are out in this process: to find leaks.
+lw_code lw_live(size_t *handles, size_t *given);
+
+// The context of the leased instance's agent, if a driver has attached it with lw_start_attach and an lw_agent. It
+// lives at least as long as the lease.
+lw_code lw_lease_agent(struct lw_lease *lease, void **context);
+
+// Says that the agent is gone, with a reason for people (or NULL): the lease that uses it ends as lost, and the instance
+// is stopped. The handle is none afterwards. Does not block.
+lw_code lw_attachment_lost(struct lw_attachment *attachment,
+                           const char *reason);
+
+// Frees an attachment: says that the agent is gone, as lw_attachment_lost does. Does not block. NULL is no error.
+lw_code lw_attachment_free(struct lw_attachment *attachment);
+
+// Hands output of a command to who has started it. stream: LW_STREAM_OUT or LW_STREAM_ERR. Blocks while a lot of output
+// waits to be read. LW_ERROR_CANCELLED: the command was interrupted. LW_ERROR_ENDED: nobody reads any more. In both cases
+// end it, and tell so.
+lw_code lw_process_write(struct lw_process *process,
+                         int stream,
+                         const uint8_t *data,
+                         size_t length);
+
+// Tells how a command has ended: exit is an lw_exit, code its exit code or the number of the signal. The handle is none
+// afterwards. Does not block.
+lw_code lw_process_end(struct lw_process *process, int exit, int32_t code);
+
+// Tells that a command could not be run, or that it is not known how it has ended; reason is for people and may be NULL.
+// The handle is none afterwards. Does not block.
+lw_code lw_process_fail(struct lw_process *process,
+                        const char *reason);
+
+// Puts a build into the queue. Whatever may be wrong with it comes as the ticket's answer. Does not block.
+//
+// Free the ticket with lw_ticket_free; that cancels the build unless its lease was taken.
+lw_code lw_master_submit(struct lw_master *master, const struct lw_build *build, struct lw_ticket **ticket);
+
+// The number of the ticket's build: 1, 2, 3 in the order in which its master took them.
+lw_code lw_ticket_build(struct lw_ticket *ticket, uint64_t *build);
+
+// Blocks until the build has its turn, or never will, at most for timeout_ms; 0 only looks, LW_FOREVER has no limit.
+//
+// LW_OK: the lease is the caller's now. LW_ERROR_TIMEOUT: the build is as it was. All other codes say why there is no
+// (further) lease. A lease that is retried is followed by another answer; after the last one every wait answers
+// LW_ERROR_ENDED. Another thread can end the wait with lw_ticket_cancel.
+lw_code lw_ticket_wait(struct lw_ticket *ticket, uint64_t timeout_ms, struct lw_lease **lease);
+
+// Ends the ticket's build, wherever it is: it is answered with LW_ERROR_CANCELLED at once, and a lease that is out
+// ends. Does not block. Nothing happens when the build has ended already.
+lw_code lw_ticket_cancel(struct lw_ticket *ticket);
+
+// Frees a ticket, and cancels its build unless the lease was taken. Does not block. NULL is no error.
+lw_code lw_ticket_free(struct lw_ticket *ticket);
+
+// Makes an inbox. It holds at most one lease and one last answer for each build that was submitted to it.
+lw_code lw_inbox_new(struct lw_inbox **inbox);
+
+// Puts a build into the queue whose answers go into the inbox; build gets its number. Does not block.
+lw_code lw_master_submit_to(struct lw_master *master,
+                            const struct lw_build *build,
+                            struct lw_inbox *inbox,
+                            uint64_t *number);
+
+// Takes an answer out of the inbox; blocks until there is one, at most for timeout_ms; 0 only looks.
+//
+// When number is not 0 afterwards, the code is the answer for the build of that number, as lw_ticket_wait has it:
+// with LW_OK the lease is the caller's. When it is 0 the code is about this call, LW_ERROR_TIMEOUT above all.
+lw_code lw_inbox_take(struct lw_inbox *inbox, uint64_t timeout_ms, uint64_t *number, struct lw_lease **lease);
+
+// A file descriptor that is readable while the inbox has something to take: for poll, select and event loops.
+//
+// Do not read, write or close it: it belongs to the inbox. When it is readable, take until LW_ERROR_TIMEOUT; now and
+// then it is readable for nothing. The first call starts a thread, which ends when the inbox is freed.
+lw_code lw_inbox_fd(struct lw_inbox *inbox, int *fd);
+
+// Frees an inbox. Leases that lie in it are given back; builds that have not had their turn go on waiting, and theirs
+// is given back then. Does not block. NULL is no error.
+lw_code lw_inbox_free(struct lw_inbox *inbox);
+
+// Adds a worker whose driver is a table of callbacks. It costs no thread until work needs it.
+//
+// The table is copied. Unless this fails, release is called when the driver will not be called any more.
+lw_code lw_master_add_driver(struct lw_master *master,
+                             const struct lw_worker_options *options,
+                             const struct lw_driver *driver,
+                             struct lw_worker **added);
+
+// Says why the callback that runs on this thread is going to return what it returns; a text for people, which lands in
+// errors and events. For callbacks of drivers and agents.
+lw_code lw_set_reason(const char *reason);
+
+// Whether nobody waits for the instance any more. Does not block. On any thread, until the callback returns.
+lw_code lw_start_cancelled(struct lw_start *start, bool *cancelled);
+
+// Waits, and ends early with LW_ERROR_CANCELLED when the start is cancelled. Polling a provider goes through this. On
+// the thread of the callback.
+lw_code lw_start_sleep(struct lw_start *start, uint64_t time_ms);
+
+// Records the id of what this start has made, or is going to make, so that it is found whatever happens next; see
+// lw_leftover. With a journal it blocks until the id is durable; so use it after that. When it fails remove what was
+// made, and let the start fail. On the thread of the callback.
+lw_code lw_start_record(struct lw_start *start, const char *id);
+
+// Tells observers what the start is doing ("pulling image, 40 %"). Does not block. On the thread of the callback.
+lw_code lw_start_progress(struct lw_start *start, const char *progress);
+
+// Adds a short text about the instance (an id, an address) to what people are told when it has started.
+lw_code lw_start_detail(struct lw_start *start, const char *detail);
+
+// With LW_ANSWER_THROTTLED: how long the provider asks to wait. The worker's quarantine is at least as long.
+lw_code lw_start_retry_after(struct lw_start *start, uint64_t time_ms);
+
+// Attaches an agent that lives in this process: from now on builds may use the instance. Does not block.
+//
+// agent may be NULL: then its builds run no commands. attachment may be NULL: then the agent is attached until the
+// instance is stopped. Otherwise free it to say that the agent is gone; at the latest stop does that. When this call
+// fails the agent is not released.
+lw_code lw_start_attach(struct lw_start *start, const struct lw_agent *agent, struct lw_attachment **attachment);
+
+// Whether the master is shutting down: return soon, with a failure. Does not block.
+lw_code lw_reclaim_cancelled(struct lw_reclaim *reclaim, bool *cancelled);
+
+// Waits, and ends early with LW_ERROR_CANCELLED when the master shuts down.
+lw_code lw_reclaim_sleep(struct lw_reclaim *reclaim, uint64_t time_ms);
+
+// Makes a queue of all events from now on. When more than capacity of them lie in it further ones are missed, and
+// counted; nothing ever waits for an observer. Free it with lw_events_free.
+lw_code lw_master_events(struct lw_master *master, size_t capacity, struct lw_events **events);
+
+// Takes the oldest event; blocks until there is one, at most for timeout_ms; 0 only looks. Free it with lw_free.
+//
+// LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: the master is gone, with its workers, tickets and leases, and no
+// event will come any more.
+lw_code lw_events_take(struct lw_events *events, uint64_t timeout_ms, const struct lw_event **event);
+
+// A file descriptor that is readable while there are events to take, and for ever when none will come any more.
+//
+// Do not read, write or close it: it belongs to the queue. When it is readable, take until LW_ERROR_TIMEOUT; now and
+// then it is readable for nothing. The first call starts a thread, which ends when the queue is freed.
+lw_code lw_events_fd(struct lw_events *events, int *fd);
+
+// Frees a queue of events. Does not block. NULL is no error.
+lw_code lw_events_free(struct lw_events *events);
+
+// Has the callback called with every event from now on, one at a time, on a thread made for it. When the callback is
+// slower than events come, up to capacity of them wait and further ones are missed, and counted.
+//
+// release (or NULL) is called with the context when the callback will not be called any more: after lw_observer_free,
+// or when the master is gone with its workers, tickets and leases. When this call fails it is not called.
+lw_code lw_master_observe(struct lw_master *master,
+                          size_t capacity,
+                          lw_event_callback callback,
+                          void *context,
+                          void (*release)(void *context),
+                          struct lw_observer **observer);
+
+// Ends an observer. Does not block: a callback that runs goes on, and is the last one; then the context is released.
+// NULL is no error.
+lw_code lw_observer_free(struct lw_observer *observer);
+
+// Adds a worker on this machine. local may be NULL; added may be NULL, and is to be freed with lw_worker_free. Unix
+// only.
+lw_code lw_master_add_local(struct lw_master *master,
+                            const struct lw_worker_options *options,
+                            const struct lw_local_options *local,
+                            struct lw_worker **added);
+
+// Adds a worker whose instances are started and stopped by programs. added may be NULL, and is to be freed with
+// lw_worker_free. Unix only.
+lw_code lw_master_add_command(struct lw_master *master,
+                              const struct lw_worker_options *options,
+                              const struct lw_command_options *command,
+                              struct lw_worker **added);
+
+// Adds a worker whose instances are child processes that attach by themselves. added may be NULL, and is to be freed
+// with lw_worker_free. Unix only.
+lw_code lw_master_add_process(struct lw_master *master,
+                              const struct lw_worker_options *options,
+                              const struct lw_process_options *process,
+                              struct lw_worker **added);
+
+// Adds a worker whose instances are containers. added may be NULL, and is to be freed with lw_worker_free. Unix only.
+//
+// settings is a JSON object. Only image is needed; texts are templates that are filled from the build's properties,
+// "{name}" or "{name:-default}", braces are doubled:
+//
+// image, platform, network, hostname, master_address: texts. command: a list of texts. env, labels: objects of texts.
+// volumes: a list of texts "source:/target[:options]". memory: a text, "512M". cpus: a number or a text. init: true or
+// false. pull: "missing", "never" or "always". host_config: an object, as the engine's API has it.
+//
+// These are not templates. dockerfile: the text of a Dockerfile that the image is built from when it is missing;
+// build_directory: or a directory with one. engine: the engine's address, as DOCKER_HOST has it. registry: an object
+// with user and password. secret_in_file: true or false. stop_grace_ms: a number.
+lw_code lw_master_add_docker(struct lw_master *master,
+                             const struct lw_worker_options *options,
+                             const char *settings,
+                             struct lw_worker **added);
+
+// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls" or "docker".
+lw_code lw_has_feature(const char *name, int *has);
+
+// Says which build, worker and attempt the lease belongs to. Free info with lw_free.
+lw_code lw_lease_get_info(struct lw_lease *lease, const struct lw_lease_info **info);
+
+// Blocks until the lease has ended before it was given back, at most for timeout_ms; 0 only looks.
+//
+// LW_ERROR_TIMEOUT: it has not. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED say why it has; what
+// ran on it was killed. It must be given back all the same. Never LW_OK.
+lw_code lw_lease_wait_end(struct lw_lease *lease, uint64_t timeout_ms);
+
+// Runs a command to its end and collects its output. Blocks until the command or the lease has ended. Any exit code is
+// LW_OK: look at finished, and free it with lw_free.
+lw_code lw_lease_run(struct lw_lease *lease, const struct lw_command *command, const struct lw_finished **finished);
+
+// Starts a command; its output is read with lw_running_read. Does not wait for the command.
+//
+// Free it with lw_running_free, which kills it; giving the lease back frees it as well.
+lw_code lw_lease_start(struct lw_lease *lease, const struct lw_command *command, struct lw_running **running);
+
+// Reads output into the buffer: blocks until there is some, the command has ended (LW_STREAM_END, the last thing to be
+// read), or the lease has ended, at most for timeout_ms; 0 only looks.
+//
+// What does not fit into the buffer is read by the next call. LW_ERROR_TIMEOUT: nothing came. LW_ERROR_ENDED: the end
+// was read already. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED: the lease has ended, and the
+// command with it. One thread reads at a time; a second one waits for the first.
+lw_code lw_running_read(struct lw_running *running,
+                        uint64_t timeout_ms,
+                        uint8_t *buffer,
+                        size_t buffer_length,
+                        struct lw_output *output);
+
+// Kills the command and everything that it started. Does not block; the end is read with lw_running_read.
+lw_code lw_running_interrupt(struct lw_running *running);
+
+// Frees a command, and kills it if it has not ended. Does not block. NULL is no error.
+lw_code lw_running_free(struct lw_running *running);
+
+// Copies a file of this machine to the instance; a file that is there already is replaced. Blocks until it is done or
+// the lease has ended. A relative path counts from the instance's directory. mode: the permission bits of the new
+// file, 0 for the usual ones.
+lw_code lw_lease_write_file(struct lw_lease *lease, const char *local_path, const char *path, uint32_t mode);
+
+// Copies a file of the instance to this machine, where it replaces a file that is there already. Blocks until it is
+// done or the lease has ended. After an error the file here may be a part of the one there.
+lw_code lw_lease_read_file(struct lw_lease *lease, const char *path, const char *local_path);
+
+// Says how the build ended (an lw_result; reason may be NULL) and gives the place back. The handle is none afterwards,
+// and neither are those of commands that were started through it; what still runs is killed.
+//
+// Nothing is said again about a build that was cancelled meanwhile. The place is given back as soon as no call on
+// another thread uses the lease any more. Does not block.
+lw_code lw_lease_finish(struct lw_lease *lease, int result, const char *reason);
+
+// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same ticket
+// or inbox. This counts as a failed attempt; reason is for people and may be NULL. The handle is none afterwards, as
+// after lw_lease_finish. Does not block.
+lw_code lw_lease_retry(struct lw_lease *lease, const char *reason);
+
+// Gives the place back without a word: the build ends as dropped. The handle is none afterwards, as after
+// lw_lease_finish. Does not block. NULL is no error.
+lw_code lw_lease_free(struct lw_lease *lease);
+
+// Makes a master and its thread. options may be NULL: then all is as by default. Free it with lw_master_free.
+//
+// Opening a journal blocks for as long as the file system takes, and up to a second when somebody else has it.
+// LW_ERROR_JOURNAL: the journal cannot be used. LW_ERROR_SYSTEM: a file or an address cannot be opened.
+lw_code lw_master_new(const struct lw_master_options *options, struct lw_master **master);
+
+// Where the master listens, host:port, with the port that it got. Free address with lw_free. LW_ERROR_ENDED: it does
+// not listen.
+lw_code lw_master_address(struct lw_master *master, const char **address);
+
+// What every worker is doing and why, and what may have been left behind, as a JSON object: workers, leftovers,
+// unknown_agents, journal_damage. Free json with lw_free. Does not block.
+lw_code lw_master_status(struct lw_master *master, const char **json);
+
+// Takes something off the list of leftovers, and out of the journal, because somebody has looked after it: it is known
+// by its key. LW_ERROR_ENDED: it is not on the list. With a journal, blocks until that is durable.
+lw_code lw_master_forget_leftover(struct lw_master *master, const char *key);
+
+// Lets nothing new start, answers every build that waits, and stops every instance. mode: an lw_shutdown.
+//
+// Blocks until that is done, at most for limit_ms: LW_ERROR_TIMEOUT then, and the shutdown goes on. report (or NULL) says
+// in both cases what is still in flight; free it with lw_free. May be called again, to wait longer or to turn a graceful
+// shutdown into a fast one. Within a callback it does not block. Call it without an interpreter's lock: it waits for
+// callbacks.
+lw_code lw_master_shutdown(struct lw_master *master,
+                           int mode,
+                           uint64_t limit_ms,
+                           const struct lw_report **report);
+
+// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most;
+// within a callback it does not block. Workers, tickets and leases do not keep it from that; they are still to be
+// freed. Call it without an interpreter's lock: it waits for callbacks. NULL is no error.
+lw_code lw_master_free(struct lw_master *master);
+
+// Ends a build, wherever it is, as lw_ticket_cancel does. LW_ERROR_ENDED: it has ended already, or never was.
+lw_code lw_master_cancel(struct lw_master *master, uint64_t build);
+
+// Where a build is and why it is not further, as a JSON object: id, state, history, text and more. Free json with
+// lw_free. LW_ERROR_ENDED: it has ended, or never was. Does not block.
+lw_code lw_master_build_status(struct lw_master *master, uint64_t build, const char **json);
+
+// Finds the worker of this name. Free it with lw_worker_free. LW_ERROR_ENDED: there is none.
+lw_code lw_master_worker(struct lw_master *master, const char *name, struct lw_worker **worker);
+
+// What the worker is doing and why, as a JSON object: name, state, epoch, call, attached, leases, waiting, next,
+// details, last_failure, text and more. Free json with lw_free. Does not block.
+lw_code lw_worker_status(struct lw_worker *worker, const char **json);
+
+// Takes no new builds until it is unpaused. What runs goes on; the idle policy still holds. Does not block.
+lw_code lw_worker_pause(struct lw_worker *worker);
+
+// Takes builds again, also when it was in quarantine. Does not block.
+lw_code lw_worker_unpause(struct lw_worker *worker);
+
+// Stops the instance, if there is one: after its builds, or at once when fast is not 0; leases that are out end then.
+//
+// Blocks until it is gone, at most for timeout_ms: LW_ERROR_TIMEOUT then, and it is stopped all the same; 0 does not
+// wait. Call it without an interpreter's lock: it waits for callbacks.
+lw_code lw_worker_insubstantiate(struct lw_worker *worker, int fast, uint64_t timeout_ms);
+
+// Frees the handle of a worker; the worker stays. NULL is no error.
+lw_code lw_worker_free(struct lw_worker *worker);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* LATENT_WORKER_H */

@@ -1,0 +1,169 @@
+//! The codes that calls return, and which error of the library is which of them.
+
+use super::boundary::Failure;
+use crate::{AddWorkerError, AttachError, BuildError, Cancelled, CommandError, FileError, JournalError, LeaseEnd};
+use crate::{Attempt, RecordError, UnknownBuild};
+
+/// What a call returns. The numbers never change, and none is used again; later versions may add some.
+#[repr(i32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum lw_code {
+    /// It has done what it was asked for.
+    LW_OK = 0,
+    /// An argument makes no sense: NULL where something is needed, no UTF-8, a length or a number out of range.
+    LW_ERROR_ARGUMENT = 1,
+    /// The handle is not one: NULL, freed, of another kind, or used where it may not be used.
+    LW_ERROR_HANDLE = 2,
+    /// This process was forked after the library had been used in its parent.
+    LW_ERROR_FORKED = 3,
+    /// A defect of the library: it panicked. The message says where.
+    LW_ERROR_PANIC = 4,
+    /// The time given to wait is over; everything is as it was.
+    LW_ERROR_TIMEOUT = 5,
+    /// This build of the library, or this kind of agent, cannot do that.
+    LW_ERROR_UNSUPPORTED = 6,
+    /// The system refuses something: a file, an address, a thread.
+    LW_ERROR_SYSTEM = 7,
+    /// The journal cannot be used: another master uses it, or it is none.
+    LW_ERROR_JOURNAL = 8,
+    /// There is a worker of that name already.
+    LW_ERROR_NAME_TAKEN = 9,
+    /// The master is shutting down.
+    LW_ERROR_SHUT_DOWN = 10,
+    /// The build, or the start or reclaim that a callback is in, was cancelled.
+    LW_ERROR_CANCELLED = 11,
+    /// No worker of this master can ever take the build.
+    LW_ERROR_NO_WORKER_FITS = 12,
+    /// The build asks for what can never be; it is its own fault.
+    LW_ERROR_CANNOT_SUBSTANTIATE = 13,
+    /// Every attempt at the build failed, and it had a limit of attempts.
+    LW_ERROR_ATTEMPTS_EXHAUSTED = 14,
+    /// There is nothing (more) to come: the build has ended or is unknown, the command has ended, no event follows.
+    LW_ERROR_ENDED = 15,
+    /// The lease has ended because the connection to its agent was lost: retry the build.
+    LW_ERROR_LEASE_LOST = 16,
+    /// The lease has ended because its instance is stopped without waiting for builds.
+    LW_ERROR_LEASE_STOPPED = 17,
+    /// The agent could not start or run the command.
+    LW_ERROR_COMMAND = 18,
+    /// A file could not be copied.
+    LW_ERROR_FILE = 19,
+    /// The agent was not let in: its attempt has ended, or an agent is attached already.
+    LW_ERROR_ATTACH = 20,
+}
+
+use lw_code::*;
+
+/// The error, with the attempts that came before.
+fn with_history(code: lw_code, error: &BuildError, history: &[Attempt]) -> Failure {
+    let mut message = error.to_string();
+    for attempt in history {
+        message.push_str("\n  ");
+        message.push_str(&attempt.to_string());
+    }
+    Failure::new(code, message)
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        match &error {
+            BuildError::NoWorkerFits { .. } => Self::new(LW_ERROR_NO_WORKER_FITS, &error),
+            BuildError::Cannot { history, .. } => with_history(LW_ERROR_CANNOT_SUBSTANTIATE, &error, history),
+            BuildError::AttemptsExhausted { history } => with_history(LW_ERROR_ATTEMPTS_EXHAUSTED, &error, history),
+            BuildError::Cancelled => Self::new(LW_ERROR_CANCELLED, &error),
+            BuildError::ShutDown => Self::new(LW_ERROR_SHUT_DOWN, &error),
+            BuildError::Ended => Self::new(LW_ERROR_ENDED, &error),
+            BuildError::WaitTimedOut => Self::expected(LW_ERROR_TIMEOUT, c"the answer did not come in time"),
+        }
+    }
+}
+
+impl From<LeaseEnd> for Failure {
+    fn from(end: LeaseEnd) -> Self {
+        let code = match end {
+            LeaseEnd::Lost(_) => LW_ERROR_LEASE_LOST,
+            LeaseEnd::Stopped => LW_ERROR_LEASE_STOPPED,
+            LeaseEnd::Cancelled => LW_ERROR_CANCELLED,
+        };
+        Self::new(code, end)
+    }
+}
+
+impl From<CommandError> for Failure {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::LeaseEnded(end) => end.into(),
+            CommandError::Unsupported => Self::new(LW_ERROR_UNSUPPORTED, error),
+            CommandError::Start { .. } | CommandError::Failed(_) | CommandError::NoEnd => {
+                Self::new(LW_ERROR_COMMAND, error)
+            }
+        }
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::LeaseEnded(end) => end.into(),
+            FileError::Unsupported => Self::new(LW_ERROR_UNSUPPORTED, error),
+            FileError::BadPath { .. } => Self::argument(error),
+            FileError::Instance { .. } | FileError::Caller(_) | FileError::Interrupted | FileError::Failed(_) => {
+                Self::new(LW_ERROR_FILE, error)
+            }
+        }
+    }
+}
+
+impl From<AddWorkerError> for Failure {
+    fn from(error: AddWorkerError) -> Self {
+        let code = match error {
+            AddWorkerError::NameTaken(_) => LW_ERROR_NAME_TAKEN,
+            AddWorkerError::BadName(_) => LW_ERROR_ARGUMENT,
+            AddWorkerError::Panicked(_) => LW_ERROR_PANIC,
+            AddWorkerError::ShutDown => LW_ERROR_SHUT_DOWN,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        let code = match error {
+            JournalError::Io { .. } => LW_ERROR_SYSTEM,
+            JournalError::InUse { .. } | JournalError::NotAJournal { .. } | JournalError::Version { .. } => {
+                LW_ERROR_JOURNAL
+            }
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<AttachError> for Failure {
+    fn from(error: AttachError) -> Self {
+        Self::new(LW_ERROR_ATTACH, error)
+    }
+}
+
+impl From<UnknownBuild> for Failure {
+    fn from(error: UnknownBuild) -> Self {
+        Self::new(LW_ERROR_ENDED, error)
+    }
+}
+
+impl From<Cancelled> for Failure {
+    fn from(error: Cancelled) -> Self {
+        Self::new(LW_ERROR_CANCELLED, error)
+    }
+}
+
+impl From<RecordError> for Failure {
+    fn from(error: RecordError) -> Self {
+        Self::new(LW_ERROR_JOURNAL, error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(LW_ERROR_SYSTEM, error)
+    }
+}

@@ -1,0 +1,308 @@
+//! Every exported function at once: a panic in its callee, and arguments that are nothing. What the functions do when
+//! they are used as they should be is tested from C.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::fs;
+use std::mem::{MaybeUninit, size_of};
+use std::path::Path;
+use std::ptr;
+
+use super::agent::*;
+use super::argument::{LW_FOREVER, fill, milliseconds, structure};
+use super::boundary::boundary;
+use super::build::*;
+use super::code::lw_code::{self, *};
+use super::driver::*;
+use super::event::*;
+use super::kinds::*;
+use super::lease::*;
+use super::master::*;
+use super::worker::*;
+use super::{lw_abi_version, lw_free, lw_last_error_message, lw_live};
+
+thread_local! {
+    static PANIC_NEXT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Within every call that goes through the boundary.
+pub(super) fn panic_if_wanted() {
+    if PANIC_NEXT.take() {
+        panic!("provoked");
+    }
+}
+
+/// An argument that is nothing: NULL or zero.
+trait Nothing {
+    fn nothing() -> Self;
+}
+
+impl<T> Nothing for *const T {
+    fn nothing() -> Self {
+        ptr::null()
+    }
+}
+
+impl<T> Nothing for *mut T {
+    fn nothing() -> Self {
+        ptr::null_mut()
+    }
+}
+
+impl<T> Nothing for Option<T> {
+    fn nothing() -> Self {
+        None
+    }
+}
+
+macro_rules! zero_is_nothing {
+    ($($number:ty)*) => {
+        $(impl Nothing for $number {
+            fn nothing() -> Self {
+                0
+            }
+        })*
+    };
+}
+zero_is_nothing!(i32 u32 u64 usize);
+
+/// A function of the ABI, whatever its arguments.
+trait Call {
+    fn call(&self) -> lw_code;
+}
+
+macro_rules! call_with_nothing {
+    ($($argument:ident)*) => {
+        impl<$($argument: Nothing),*> Call for extern "C" fn($($argument),*) -> lw_code {
+            fn call(&self) -> lw_code {
+                self($($argument::nothing()),*)
+            }
+        }
+    };
+}
+call_with_nothing!(A);
+call_with_nothing!(A B);
+call_with_nothing!(A B C);
+call_with_nothing!(A B C D);
+call_with_nothing!(A B C D E);
+call_with_nothing!(A B C D E F);
+
+macro_rules! functions {
+    ($($name:ident($($argument:tt)*))*) => {
+        vec![$((stringify!($name), Box::new($name as extern "C" fn($($argument)*) -> lw_code) as Box<dyn Call>)),*]
+    };
+}
+
+/// All that return a code.
+fn functions() -> Vec<(&'static str, Box<dyn Call>)> {
+    functions! {
+        lw_abi_version(_) lw_free(_) lw_live(_, _) lw_has_feature(_, _) lw_set_reason(_)
+        lw_master_new(_, _) lw_master_address(_, _) lw_master_status(_, _) lw_master_forget_leftover(_, _)
+        lw_master_shutdown(_, _, _, _) lw_master_free(_) lw_master_cancel(_, _) lw_master_build_status(_, _, _)
+        lw_master_worker(_, _, _) lw_worker_status(_, _) lw_worker_pause(_) lw_worker_unpause(_)
+        lw_worker_insubstantiate(_, _, _) lw_worker_free(_)
+        lw_master_add_driver(_, _, _, _) lw_master_add_local(_, _, _, _) lw_master_add_command(_, _, _, _)
+        lw_master_add_process(_, _, _, _) lw_master_add_docker(_, _, _, _)
+        lw_master_submit(_, _, _) lw_ticket_build(_, _) lw_ticket_wait(_, _, _) lw_ticket_cancel(_) lw_ticket_free(_)
+        lw_inbox_new(_) lw_master_submit_to(_, _, _, _) lw_inbox_take(_, _, _, _) lw_inbox_fd(_, _) lw_inbox_free(_)
+        lw_lease_get_info(_, _) lw_lease_wait_end(_, _) lw_lease_run(_, _, _) lw_lease_start(_, _, _)
+        lw_running_read(_, _, _, _, _) lw_running_interrupt(_) lw_running_free(_)
+        lw_lease_write_file(_, _, _, _) lw_lease_read_file(_, _, _) lw_lease_finish(_, _, _) lw_lease_retry(_, _)
+        lw_lease_free(_) lw_lease_agent(_, _)
+        lw_process_write(_, _, _, _) lw_process_end(_, _, _) lw_process_fail(_, _)
+        lw_attachment_lost(_, _) lw_attachment_free(_)
+        lw_master_events(_, _, _) lw_events_take(_, _, _) lw_events_fd(_, _) lw_events_free(_)
+        lw_master_observe(_, _, _, _, _, _) lw_observer_free(_)
+        lw_start_cancelled(_, _) lw_start_sleep(_, _) lw_start_record(_, _) lw_start_progress(_, _)
+        lw_start_detail(_, _) lw_start_retry_after(_, _) lw_start_attach(_, _, _)
+        lw_reclaim_cancelled(_, _) lw_reclaim_sleep(_, _)
+    }
+}
+
+fn last_message() -> String {
+    // SAFETY: it is never NULL and lives until the next error of this thread.
+    unsafe { CStr::from_ptr(lw_last_error_message()) }.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_list_of_functions_is_complete() {
+    let mut exported = BTreeSet::new();
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/capi")).unwrap() {
+        let code = fs::read_to_string(file.unwrap().path()).unwrap();
+        let names = code.split("\npub extern \"C\" fn ").skip(1).map(|rest| rest.split('(').next().unwrap().to_owned());
+        exported.extend(names);
+    }
+    assert!(exported.remove("lw_last_error_message"), "it returns no code");
+    assert_eq!(functions().iter().map(|(name, _)| (*name).to_owned()).collect::<BTreeSet<_>>(), exported);
+}
+
+#[test]
+fn a_panic_in_any_function_comes_back_as_a_code() {
+    for (name, function) in functions() {
+        PANIC_NEXT.set(true);
+        assert_eq!(function.call(), LW_ERROR_PANIC, "{name}");
+        assert_eq!(last_message(), "the library panicked: provoked", "{name}");
+    }
+    PANIC_NEXT.set(true);
+    assert_eq!(last_message(), "the library panicked: provoked");
+    assert!(!PANIC_NEXT.get());
+}
+
+#[test]
+fn a_payload_that_panics_when_it_is_dropped_is_caught_too() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("the payload's drop");
+        }
+    }
+    assert_eq!(boundary(|| std::panic::panic_any(Bomb)), LW_ERROR_PANIC);
+    assert_eq!(last_message(), "the library panicked: no message");
+}
+
+#[test]
+fn nothing_is_refused_by_all_functions_and_freed_by_those_that_free() {
+    for (name, function) in functions() {
+        let allowed: &[lw_code] = match name {
+            // To free NULL, and to give no reason, is no error.
+            "lw_free" | "lw_set_reason" => &[LW_OK],
+            name if name.ends_with("_free") => &[LW_OK],
+            _ => &[LW_ERROR_ARGUMENT, LW_ERROR_HANDLE, LW_ERROR_UNSUPPORTED],
+        };
+        let code = function.call();
+        assert!(allowed.contains(&code), "{name}: {code:?}");
+        if code != LW_OK {
+            let says_why = last_message().contains("NULL") || name == "lw_process_write";
+            assert!(says_why || code == LW_ERROR_UNSUPPORTED, "{name}: {}", last_message());
+        }
+    }
+}
+
+#[test]
+fn no_number_of_a_code_is_used_twice_or_has_changed() {
+    let codes = [
+        LW_OK,
+        LW_ERROR_ARGUMENT,
+        LW_ERROR_HANDLE,
+        LW_ERROR_FORKED,
+        LW_ERROR_PANIC,
+        LW_ERROR_TIMEOUT,
+        LW_ERROR_UNSUPPORTED,
+        LW_ERROR_SYSTEM,
+        LW_ERROR_JOURNAL,
+        LW_ERROR_NAME_TAKEN,
+        LW_ERROR_SHUT_DOWN,
+        LW_ERROR_CANCELLED,
+        LW_ERROR_NO_WORKER_FITS,
+        LW_ERROR_CANNOT_SUBSTANTIATE,
+        LW_ERROR_ATTEMPTS_EXHAUSTED,
+        LW_ERROR_ENDED,
+        LW_ERROR_LEASE_LOST,
+        LW_ERROR_LEASE_STOPPED,
+        LW_ERROR_COMMAND,
+        LW_ERROR_FILE,
+        LW_ERROR_ATTACH,
+    ];
+    for (number, code) in codes.into_iter().enumerate() {
+        assert_eq!(code as usize, number);
+    }
+}
+
+/// A structure as a later version of the header may have it.
+#[repr(C)]
+struct LongerBuild {
+    build: lw_build,
+    new_field: u64,
+}
+
+fn named(name: &CStr) -> lw_build {
+    lw_build {
+        size: size_of::<lw_build>(),
+        name: name.as_ptr(),
+        properties: ptr::null(),
+        property_count: 0,
+        labels: ptr::null(),
+        label_count: 0,
+        priority: 7,
+        max_attempts: 0,
+    }
+}
+
+#[test]
+fn a_structure_may_be_shorter_or_longer_than_the_one_that_is_known() {
+    // Compiled before `priority` was there: what lies behind it is not looked at.
+    let mut short = named(c"short");
+    short.size = std::mem::offset_of!(lw_build, priority);
+    assert_eq!(structure("build", &raw const short).unwrap().priority, 0);
+    short.size = size_of::<lw_build>();
+    assert_eq!(structure("build", &raw const short).unwrap().priority, 7);
+
+    // Compiled with a field more, which is not used, and then is.
+    let mut long = LongerBuild { build: named(c"long"), new_field: 0 };
+    long.build.size = size_of::<LongerBuild>();
+    let pointer = (&raw const long).cast::<lw_build>();
+    assert_eq!(structure("build", pointer).unwrap().priority, 7);
+    long.new_field = 1 << 40;
+    let pointer = (&raw const long).cast::<lw_build>();
+    let failure = structure("build", pointer).map(|_| ()).unwrap_err();
+    assert_eq!(failure.code, LW_ERROR_ARGUMENT);
+    assert!(failure.to_string().contains("does not know"), "{failure}");
+}
+
+#[test]
+fn a_size_that_was_not_set_is_told() {
+    for size in [0, 1, size_of::<usize>() - 1, 4097, usize::MAX] {
+        let mut build = named(c"build");
+        build.size = size;
+        let failure = structure("build", &raw const build).map(|_| ()).unwrap_err();
+        assert!(failure.to_string().contains("sizeof"), "{size}: {failure}");
+    }
+    let shifted = ptr::from_ref(&named(c"build")).wrapping_byte_add(1);
+    assert!(structure("build", shifted).map(|_| ()).unwrap_err().to_string().contains("aligned"));
+}
+
+/// The caller's structure is as short as its size says: what lies behind it is somebody else's.
+#[test]
+fn no_more_is_filled_in_than_there_is_room_for() {
+    let value = lw_output { size: 0, stream: 1, exit: 2, length: 3, code: 4, reserved: 0, elapsed_ms: 5 };
+    let mut output = lw_output { size: 0, stream: 0, exit: 0, length: 0, code: 0, reserved: 0, elapsed_ms: 99 };
+    output.size = std::mem::offset_of!(lw_output, elapsed_ms);
+    fill("output", &raw mut output, &value).unwrap();
+    assert_eq!((output.stream, output.exit, output.length, output.code, output.elapsed_ms), (1, 2, 3, 4, 99));
+    assert_eq!(output.size, std::mem::offset_of!(lw_output, elapsed_ms), "the size is the caller's");
+}
+
+#[test]
+fn a_text_with_a_nul_is_not_cut_off() {
+    boundary(|| Err(super::boundary::Failure::argument("before\0after")));
+    assert_eq!(last_message(), "before\u{fffd}after");
+}
+
+#[test]
+fn forever_is_no_number_of_milliseconds() {
+    assert_eq!(milliseconds(LW_FOREVER), std::time::Duration::MAX);
+    assert_eq!(milliseconds(LW_FOREVER - 1), std::time::Duration::from_millis(LW_FOREVER - 1));
+}
+
+/// One call of each kind that goes well, so that the tests above are not about functions that always fail.
+#[test]
+fn a_master_is_made_asked_and_freed() {
+    let mut master = MaybeUninit::uninit();
+    assert_eq!(lw_master_new(ptr::null(), Some(&mut master)), LW_OK);
+    // SAFETY: the call has stored it.
+    let master = unsafe { master.assume_init() };
+    let mut status = MaybeUninit::<*const c_char>::uninit();
+    assert_eq!(lw_master_status(master, Some(&mut status)), LW_OK);
+    // SAFETY: as above; it is a text.
+    let (status, text) = unsafe { (status.assume_init(), CStr::from_ptr(status.assume_init()).to_owned()) };
+    let expected = CString::new(r#"{"workers":[],"leftovers":[],"unknown_agents":0,"journal_damage":null}"#).unwrap();
+    assert_eq!(text, expected);
+    assert_eq!(lw_free(status.cast::<c_void>()), LW_OK);
+    assert_eq!(lw_free(status.cast::<c_void>()), LW_ERROR_HANDLE);
+    assert_eq!(lw_ticket_cancel(master.cast()), LW_ERROR_HANDLE);
+    assert_eq!(last_message(), "this is not a ticket: it is a master");
+    assert_eq!(lw_master_free(master), LW_OK);
+    assert_eq!(lw_master_free(master), LW_ERROR_HANDLE);
+    assert_eq!(last_message(), "this is not a master: it was freed, or never given out");
+}

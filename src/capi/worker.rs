@@ -1,0 +1,175 @@
+//! Workers: added with a driver, asked, paused, and stopped on request.
+
+use std::ffi::{c_char, c_int};
+use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
+use std::ptr;
+
+use super::argument::{Growing, choice, milliseconds, place, setting_ms, structure, text, texts};
+use super::boundary::{Failure, Result, boundary};
+use super::code::lw_code::{self, LW_ERROR_ENDED, LW_ERROR_TIMEOUT};
+use super::given::give_text;
+use super::handle::{self, Kind};
+use super::master::lw_master;
+use super::status;
+use crate::{DEFAULT_IDLE_TIMEOUT, IdlePolicy, LatentWorker, Worker, WorkerConfig};
+
+/// One worker of a master. It does not keep the master alive.
+pub struct lw_worker {
+    _opaque: [u8; 0],
+}
+
+impl Kind for lw_worker {
+    type Value = Worker;
+    const NAME: &'static str = "a worker";
+}
+
+/// When an attached instance without work is stopped.
+#[repr(i32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum lw_idle {
+    /// After idle_ms without work, also when it never had any; 10 minutes when idle_ms is 0.
+    LW_IDLE_AFTER = 0,
+    /// As soon as its build is over, so that every build has a fresh one.
+    LW_IDLE_AFTER_BUILD = 1,
+    /// Not by itself; only on request, when it fails and at shutdown.
+    LW_IDLE_NEVER = 2,
+}
+
+/// How one worker is known and how patient it is. Set `size` and `name`, and leave zero what you do not need.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lw_worker_options {
+    /// sizeof(lw_worker_options).
+    pub size: usize,
+    /// Unique within a master; without colons and control characters. Not NULL.
+    pub name: *const c_char,
+    /// The labels that it offers.
+    pub labels: *const *const c_char,
+    /// How many there are.
+    pub label_count: usize,
+    /// How many builds may use the instance at once; 0: 1.
+    pub max_builds: usize,
+    /// When an idle instance is stopped: an lw_idle.
+    pub idle: i32,
+    /// Not used.
+    pub reserved: i32,
+    /// With LW_IDLE_AFTER: after how long; 0: 10 minutes.
+    pub idle_ms: u64,
+    /// How long the agent may take to attach, from the request on; 0: an hour.
+    pub missing_timeout_ms: u64,
+    /// The time between two checks of an instance that has not attached yet; 0: 10 s.
+    pub check_interval_ms: u64,
+}
+
+// SAFETY: integers and raw pointers, the size first.
+unsafe impl Growing for lw_worker_options {}
+
+fn config_from(options: *const lw_worker_options) -> Result<WorkerConfig> {
+    let given = structure("options", options)?;
+    let mut config = WorkerConfig::new(text("options.name", given.name)?);
+    for label in texts("options.labels", given.labels, given.label_count)? {
+        config = config.with_label(label);
+    }
+    if let Some(builds) = NonZeroUsize::new(given.max_builds) {
+        config = config.with_max_builds(builds);
+    }
+    let policies = [lw_idle::LW_IDLE_AFTER, lw_idle::LW_IDLE_AFTER_BUILD, lw_idle::LW_IDLE_NEVER];
+    config = config.with_idle(match choice("options.idle", given.idle, &policies, |policy| policy as i32)? {
+        lw_idle::LW_IDLE_AFTER => IdlePolicy::After(setting_ms(given.idle_ms).unwrap_or(DEFAULT_IDLE_TIMEOUT)),
+        lw_idle::LW_IDLE_AFTER_BUILD => IdlePolicy::AfterBuild,
+        lw_idle::LW_IDLE_NEVER => IdlePolicy::Never,
+    });
+    if let Some(timeout) = setting_ms(given.missing_timeout_ms) {
+        config = config.with_missing_timeout(timeout);
+    }
+    if let Some(interval) = setting_ms(given.check_interval_ms) {
+        config = config.with_check_instance_interval(interval);
+    }
+    Ok(config)
+}
+
+/// Adds a worker with the driver that `driver` makes of its own settings.
+pub(super) fn add<D: LatentWorker>(
+    master: *mut lw_master,
+    options: *const lw_worker_options,
+    added: Option<&mut MaybeUninit<*mut lw_worker>>,
+    driver: impl FnOnce() -> Result<D>,
+) -> Result<()> {
+    let added = added.map(|added| added.write(ptr::null_mut()));
+    let cell = handle::get(master)?;
+    let config = config_from(options)?;
+    let worker = cell.master().add_worker(config, driver()?)?;
+    // Who does not want the handle finds the worker by its name.
+    if let Some(added) = added {
+        *added = handle::insert(worker);
+    }
+    Ok(())
+}
+
+/// Finds the worker of this name. Free it with lw_worker_free. LW_ERROR_ENDED: there is none.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_master_worker(
+    master: *mut lw_master,
+    name: *const c_char,
+    worker: Option<&mut MaybeUninit<*mut lw_worker>>,
+) -> lw_code {
+    boundary(|| {
+        let worker = place("worker", worker, ptr::null_mut())?;
+        let name = text("name", name)?;
+        let cell = handle::get(master)?;
+        let none = || Failure::new(LW_ERROR_ENDED, format!("there is no worker named {name:?}"));
+        *worker = handle::insert(cell.master().worker(name).ok_or_else(none)?);
+        Ok(())
+    })
+}
+
+/// What the worker is doing and why, as a JSON object: name, state, epoch, call, attached, leases, waiting, next,
+/// details, last_failure, text and more. Free json with lw_free. Does not block.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_worker_status(worker: *mut lw_worker, json: Option<&mut MaybeUninit<*const c_char>>) -> lw_code {
+    boundary(|| {
+        let json = place("json", json, ptr::null())?;
+        *json = give_text(&status::worker(&handle::get(worker)?.status()));
+        Ok(())
+    })
+}
+
+/// Takes no new builds until it is unpaused. What runs goes on; the idle policy still holds. Does not block.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_worker_pause(worker: *mut lw_worker) -> lw_code {
+    boundary(|| {
+        handle::get(worker)?.pause();
+        Ok(())
+    })
+}
+
+/// Takes builds again, also when it was in quarantine. Does not block.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_worker_unpause(worker: *mut lw_worker) -> lw_code {
+    boundary(|| {
+        handle::get(worker)?.unpause();
+        Ok(())
+    })
+}
+
+/// Stops the instance, if there is one: after its builds, or at once when fast is not 0; leases that are out end then.
+///
+/// Blocks until it is gone, at most for timeout_ms: LW_ERROR_TIMEOUT then, and it is stopped all the same; 0 does not
+/// wait. Call it without an interpreter's lock: it waits for callbacks.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_worker_insubstantiate(worker: *mut lw_worker, fast: c_int, timeout_ms: u64) -> lw_code {
+    boundary(|| {
+        let worker = handle::get(worker)?;
+        if worker.insubstantiate(fast != 0).wait_timeout(milliseconds(timeout_ms)) {
+            return Ok(());
+        }
+        Err(Failure::new(LW_ERROR_TIMEOUT, format!("the instance of {} is not gone yet", worker.name())))
+    })
+}
+
+/// Frees the handle of a worker; the worker stays. NULL is no error.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_worker_free(worker: *mut lw_worker) -> lw_code {
+    boundary(|| handle::free(worker))
+}
