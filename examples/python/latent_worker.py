@@ -707,7 +707,8 @@ class Inbox(_Handle):
 
     async def next(self) -> Tuple[int, Union[Lease, Error]]:
         """As :meth:`take`, for asyncio."""
-        return await _when_readable(self.fileno(), lambda: self.take(0))
+        answer: Tuple[int, Union[Lease, Error]] = await _when_readable(self.fileno(), lambda: self.take(0))
+        return answer
 
 
 async def _when_readable(descriptor: int, take: Any) -> Any:
@@ -716,10 +717,10 @@ async def _when_readable(descriptor: int, take: Any) -> Any:
         try:
             return take()
         except TimedOut:
-            readable = loop.create_future()
-            loop.add_reader(descriptor, lambda: readable.done() or readable.set_result(None))
+            readable = asyncio.Event()
+            loop.add_reader(descriptor, readable.set)
             try:
-                await readable
+                await readable.wait()
             finally:
                 loop.remove_reader(descriptor)
 
