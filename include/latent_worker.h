@@ -271,6 +271,9 @@ typedef struct lw_master lw_master;
 // A callback that is called with events.
 typedef struct lw_observer lw_observer;
 
+// A command that an agent in the host language runs.
+typedef struct lw_process lw_process;
+
 // The call of a reclaim, for as long as that lasts.
 typedef struct lw_reclaim lw_reclaim;
 
@@ -435,6 +438,34 @@ typedef struct lw_driver {
   int32_t (*reclaim)(void *context, struct lw_reclaim *reclaim, const struct lw_leftover *leftover);
 } lw_driver;
 
+// A command to run on an instance. Set `size`, either `shell` or `arguments`, and leave zero what you do not need.
+typedef struct lw_command {
+  // sizeof(lw_command).
+  size_t size;
+  // A line for the instance's shell.
+  const char *shell;
+  // Or a program and its arguments, without a shell; the first item is the program.
+  const char *const *arguments;
+  // How many there are, the program included.
+  size_t argument_count;
+  // Where to run it, relative to the instance's directory; that directory itself by default. It must exist.
+  const char *directory;
+  // Changes to the instance's environment; a value that is NULL removes the variable.
+  const struct lw_property *environment;
+  // How many there are.
+  size_t environment_count;
+  // What the command reads from its standard input; it is at its end after that.
+  const uint8_t *input;
+  // How many bytes that are.
+  size_t input_length;
+  // The command is killed when it has run this long; 0: no limit.
+  uint64_t time_limit_ms;
+  // The command is killed when it has written nothing for this long; 0: no limit.
+  uint64_t silence_limit_ms;
+  // How many of the last bytes of each stream lw_lease_run keeps; 0: 1 MiB.
+  size_t keep_output;
+} lw_command;
+
 // An agent in the language of the host: what makes an instance do something. Set `size`; what else is NULL has a
 // default. Callbacks may run on several threads at once.
 typedef struct lw_agent {
@@ -446,6 +477,14 @@ typedef struct lw_agent {
   void (*release)(void *context);
   // The instance is about to be stopped: end what runs. Called at most once, before stop. May be NULL.
   void (*close)(void *context);
+  // Starts a command and returns an lw_answer without waiting for its end. Called by who starts the command, within
+  // lw_lease_run or lw_lease_start. The command lives until this returns; keep to its limits. What it writes goes to
+  // lw_process_write; after LW_ANSWER_OK its end must be told, once, with lw_process_end or lw_process_fail, which may
+  // be before this returns. NULL: LW_ANSWER_UNSUPPORTED.
+  int32_t (*start_command)(void *context, const struct lw_command *command, struct lw_process *process);
+  // Kills a command without waiting for its end, which must be told all the same. On any thread, perhaps more than
+  // once, and perhaps just when the command has ended. May be NULL.
+  void (*interrupt)(void *context, struct lw_process *process);
 } lw_agent;
 
 // Something that happened. From lw_events_take: free it with lw_free. In a callback: it lives until that returns.
@@ -573,34 +612,6 @@ typedef struct lw_lease_info {
   uint64_t epoch;
 } lw_lease_info;
 
-// A command to run on an instance. Set `size`, either `shell` or `arguments`, and leave zero what you do not need.
-typedef struct lw_command {
-  // sizeof(lw_command).
-  size_t size;
-  // A line for the instance's shell.
-  const char *shell;
-  // Or a program and its arguments, without a shell; the first item is the program.
-  const char *const *arguments;
-  // How many there are, the program included.
-  size_t argument_count;
-  // Where to run it, relative to the instance's directory; that directory itself by default. It must exist.
-  const char *directory;
-  // Changes to the instance's environment; a value that is NULL removes the variable.
-  const struct lw_property *environment;
-  // How many there are.
-  size_t environment_count;
-  // What the command reads from its standard input; it is at its end after that.
-  const uint8_t *input;
-  // How many bytes that are.
-  size_t input_length;
-  // The command is killed when it has run this long; 0: no limit.
-  uint64_t time_limit_ms;
-  // The command is killed when it has written nothing for this long; 0: no limit.
-  uint64_t silence_limit_ms;
-  // How many of the last bytes of each stream lw_lease_run keeps; 0: 1 MiB.
-  size_t keep_output;
-} lw_command;
-
 // A command that has ended, and its output. Free it with lw_free.
 typedef struct lw_finished {
   // How much of this structure the library has filled in: look at no field beyond.
@@ -708,6 +719,23 @@ lw_code lw_attachment_lost(struct lw_attachment *attachment,
 
 // Frees an attachment: says that the agent is gone, as lw_attachment_lost does. Does not block. NULL is no error.
 lw_code lw_attachment_free(struct lw_attachment *attachment);
+
+// Hands output of a command to who has started it. stream: LW_STREAM_OUT or LW_STREAM_ERR. Blocks while a lot of output
+// waits to be read. LW_ERROR_CANCELLED: the command was interrupted. LW_ERROR_ENDED: nobody reads any more. In both cases
+// end it, and tell so.
+lw_code lw_process_write(struct lw_process *process,
+                         int stream,
+                         const uint8_t *data,
+                         size_t length);
+
+// Tells how a command has ended: exit is an lw_exit, code its exit code or the number of the signal. The handle is none
+// afterwards. Does not block.
+lw_code lw_process_end(struct lw_process *process, int exit, int32_t code);
+
+// Tells that a command could not be run, or that it is not known how it has ended; reason is for people and may be NULL.
+// The handle is none afterwards. Does not block.
+lw_code lw_process_fail(struct lw_process *process,
+                        const char *reason);
 
 // Puts a build into the queue. Whatever may be wrong with it comes as the ticket's answer. Does not block.
 //

@@ -248,10 +248,11 @@ impl lw_answer {
 
 /// Calls back, and adds what the callback has said.
 pub(super) fn call_back(callback: impl FnOnce() -> i32) -> (lw_answer, String) {
-    REASON.set(None);
+    // This may be within another callback, which has its own reason.
+    let before = REASON.replace(None);
     let number = callback();
     let answer = choice("the callback's answer", number, &lw_answer::ALL, |answer| answer as i32);
-    let reason = REASON.take();
+    let reason = REASON.replace(before);
     match answer {
         Ok(answer) => (answer, reason.unwrap_or_else(|| "no reason was given".to_owned())),
         Err(failure) => (LW_ANSWER_FAILED, reason.unwrap_or(failure.message)),

@@ -73,6 +73,16 @@ pub enum lw_exit {
     LW_EXIT_INTERRUPTED = 4,
 }
 
+impl lw_exit {
+    pub(super) const ALL: [Self; 5] = [
+        Self::LW_EXIT_CODE,
+        Self::LW_EXIT_SIGNAL,
+        Self::LW_EXIT_TIME_LIMIT,
+        Self::LW_EXIT_SILENCE_LIMIT,
+        Self::LW_EXIT_INTERRUPTED,
+    ];
+}
+
 /// What comes from a running command.
 #[repr(i32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -110,6 +110,7 @@ fn functions() -> Vec<(&'static str, Box<dyn Call>)> {
         lw_running_read(_, _, _, _, _) lw_running_interrupt(_) lw_running_free(_)
         lw_lease_write_file(_, _, _, _) lw_lease_read_file(_, _, _) lw_lease_finish(_, _, _) lw_lease_retry(_, _)
         lw_lease_free(_) lw_lease_agent(_, _)
+        lw_process_write(_, _, _, _) lw_process_end(_, _, _) lw_process_fail(_, _)
         lw_attachment_lost(_, _) lw_attachment_free(_)
         lw_master_events(_, _, _) lw_events_take(_, _, _) lw_events_fd(_, _) lw_events_free(_)
         lw_master_observe(_, _, _, _, _, _) lw_observer_free(_)

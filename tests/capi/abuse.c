@@ -152,6 +152,11 @@ static void as_other(void *handle)
     EXPECT(LW_ERROR_HANDLE, lw_reclaim_sleep(reclaim, LW_FOREVER));
 
     EXPECT(LW_ERROR_HANDLE, lw_attachment_lost((lw_attachment *)handle, NULL));
+
+    lw_process *process = (lw_process *)handle;
+    EXPECT(LW_ERROR_HANDLE, lw_process_write(process, LW_STREAM_OUT, buffer, 0));
+    EXPECT(LW_ERROR_HANDLE, lw_process_end(process, LW_EXIT_CODE, 0));
+    EXPECT(LW_ERROR_HANDLE, lw_process_fail(process, NULL));
     if (handle != NULL) {
         EXPECT(LW_ERROR_HANDLE, lw_worker_free(worker));
         EXPECT(LW_ERROR_HANDLE, lw_ticket_free(ticket));
@@ -526,7 +531,7 @@ int main(void)
         as_master(freed[i]);
         as_other(freed[i]);
     }
-    nothing_is_left();
+    NOTHING_IS_LEFT();
     puts("abuse: all refused");
     return 0;
 }

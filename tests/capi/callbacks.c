@@ -270,7 +270,7 @@ static void end(script *self)
     await(&self->releases, 1);
     MUST(self->starts == self->stops);
     await(&self->agent_releases, self->attaches ? self->starts : 0);
-    nothing_is_left();
+    NOTHING_IS_LEFT();
 }
 
 static lw_ticket *submit_once(script *self, const char *name)
@@ -447,13 +447,14 @@ static void a_stop_that_fails_is_reclaimed(int32_t answer, const char *next)
 /* An agent that is lost takes the lease with it, whichever way that is said. */
 typedef struct lost {
     lw_attachment *attachment;
-    int stops;
+    int starts, stops;
 } lost;
 
 static int32_t start_with_attachment(void *context, lw_start *call, const lw_start_request *request, void **instance)
 {
     (void)request, (void)instance;
     OK(lw_start_attach(call, NULL, &((lost *)context)->attachment));
+    add(&((lost *)context)->starts);
     return LW_ANSWER_OK;
 }
 
@@ -480,6 +481,7 @@ static void an_agent_that_is_lost(int is_freed)
     lw_lease *lease = lease_of(ticket);
     void *context;
     EXPECT(LW_ERROR_UNSUPPORTED, lw_lease_agent(lease, &context));
+    await(&self.starts, 1); /* the lease may be there before the start has heard of the attachment */
     if (is_freed) {
         OK(lw_attachment_free(self.attachment));
     } else {
@@ -493,7 +495,7 @@ static void an_agent_that_is_lost(int is_freed)
     OK(lw_master_shutdown(master, LW_SHUTDOWN_FAST, MINUTE, NULL));
     OK(lw_master_free(master));
     MUST(look(&self.stops) == 1);
-    nothing_is_left();
+    NOTHING_IS_LEFT();
 }
 
 /* A driver that frees its own master, in its stop; whoever uses the master then finds it gone. */
@@ -533,7 +535,7 @@ static void a_master_that_is_freed_in_a_callback(void)
     const char *json;
     EXPECT(LW_ERROR_HANDLE, lw_master_status(master, &json));
     OK(lw_ticket_free(ticket));
-    nothing_is_left();
+    NOTHING_IS_LEFT();
 }
 
 /* Events by callback: all of them, in order, with calls back; and an observer that is too slow misses some. */
@@ -601,7 +603,209 @@ static void observers(void)
     OK(lw_master_free(self.master));
     await(&slow.releases, 1);
     OK(lw_observer_free(slow.observer));
-    nothing_is_left();
+    NOTHING_IS_LEFT();
+}
+
+/* An agent that runs commands, each on a thread of its own: "say N" writes N bytes, "hang" waits for its interrupt, and
+ * the others are answered at once. */
+typedef struct shell {
+    int starts, ends, interrupts, releases;
+    int is_interrupted;
+} shell;
+
+typedef struct job {
+    shell *owner;
+    lw_process *process;
+    long bytes;
+} job;
+
+static void *run_job(void *job_)
+{
+    job *self = (job *)job_;
+    static uint8_t data[300000];
+    lw_code code = LW_OK;
+    if (self->bytes >= 0) {
+        for (long left = self->bytes; left > 0 && code == LW_OK;) {
+            size_t piece = left < (long)sizeof data ? (size_t)left : sizeof data;
+            code = lw_process_write(self->process, LW_STREAM_OUT, data, piece);
+            left -= (long)piece;
+        }
+        MUST(code == LW_OK || code == LW_ERROR_CANCELLED || code == LW_ERROR_ENDED);
+    } else {
+        await(&self->owner->is_interrupted, 1);
+        EXPECT(LW_ERROR_CANCELLED, lw_process_write(self->process, LW_STREAM_OUT, data, 1));
+        code = LW_ERROR_CANCELLED;
+    }
+    OK(lw_process_end(self->process, code == LW_OK ? LW_EXIT_CODE : LW_EXIT_INTERRUPTED, 7));
+    EXPECT(LW_ERROR_HANDLE, lw_process_write(self->process, LW_STREAM_OUT, data, 1));
+    EXPECT(LW_ERROR_HANDLE, lw_process_end(self->process, LW_EXIT_CODE, 0));
+    add(&self->owner->ends);
+    free(self);
+    return NULL;
+}
+
+static int32_t start_command(void *context, const lw_command *command, lw_process *process)
+{
+    shell *self = (shell *)context;
+    add(&self->starts);
+    MUST(command->size == sizeof(lw_command));
+    if (command->shell == NULL) {
+        MUST(command->argument_count == 2 && strcmp(command->arguments[0], "look") == 0);
+        MUST(strcmp(command->arguments[1], "at all") == 0 && strcmp(command->directory, "some/where") == 0);
+        MUST(command->environment_count == 2 && strcmp(command->environment[0].name, "A") == 0);
+        MUST(strcmp(command->environment[0].value, "1") == 0 && command->environment[1].value == NULL);
+        MUST(command->input_length == 3 && memcmp(command->input, "in\0", 3) == 0);
+        MUST(command->time_limit_ms == 60001 && command->silence_limit_ms == 60002);
+        /* To its end before the call returns; and a call within a callback keeps the reasons apart. */
+        OK(lw_process_write(process, LW_STREAM_OUT, (const uint8_t *)"out", 3));
+        OK(lw_process_write(process, LW_STREAM_ERR, (const uint8_t *)"err", 3));
+        OK(lw_process_write(process, LW_STREAM_OUT, NULL, 0));
+        EXPECT(LW_ERROR_ARGUMENT, lw_process_write(process, LW_STREAM_END, (const uint8_t *)"x", 1));
+        EXPECT(LW_ERROR_ARGUMENT, lw_process_write(process, LW_STREAM_OUT, NULL, 1));
+        EXPECT(LW_ERROR_ARGUMENT, lw_process_write(process, LW_STREAM_OUT, (const uint8_t *)"x", SIZE_MAX));
+        EXPECT(LW_ERROR_ARGUMENT, lw_process_end(process, 5, 0));
+        OK(lw_process_end(process, LW_EXIT_SIGNAL, 9));
+        return LW_ANSWER_OK;
+    }
+    if (strcmp(command->shell, "refuse") == 0) {
+        OK(lw_set_reason("out of order"));
+        return LW_ANSWER_FAILED;
+    }
+    if (strcmp(command->shell, "unsupported") == 0) {
+        return LW_ANSWER_UNSUPPORTED;
+    }
+    if (strcmp(command->shell, "fail") == 0) {
+        OK(lw_process_fail(process, "lost track"));
+        EXPECT(LW_ERROR_HANDLE, lw_process_fail(process, NULL));
+        return LW_ANSWER_OK;
+    }
+    job *made = (job *)malloc(sizeof *made);
+    made->owner = self;
+    made->process = process;
+    made->bytes = strcmp(command->shell, "hang") == 0 ? -1 : atol(command->shell + 4);
+    pthread_t thread;
+    MUST(pthread_create(&thread, NULL, run_job, made) == 0);
+    MUST(pthread_detach(thread) == 0);
+    return LW_ANSWER_OK;
+}
+
+static void interrupt(void *context, lw_process *process)
+{
+    shell *self = (shell *)context;
+    MUST(process != NULL);
+    add(&self->interrupts);
+    add(&self->is_interrupted);
+}
+
+static void release_shell(void *context)
+{
+    add(&((shell *)context)->releases);
+}
+
+static int32_t start_shell(void *context, lw_start *call, const lw_start_request *request, void **instance)
+{
+    (void)request, (void)instance;
+    GROWING(lw_agent, agent);
+    agent.context = context;
+    agent.release = release_shell;
+    agent.start_command = start_command;
+    agent.interrupt = interrupt;
+    OK(lw_start_attach(call, &agent, NULL));
+    return LW_ANSWER_OK;
+}
+
+static int32_t stop_shell(void *context, const lw_stop_request *request)
+{
+    (void)context, (void)request;
+    return LW_ANSWER_OK;
+}
+
+static void an_agent_that_runs_commands(void)
+{
+    shell self;
+    memset(&self, 0, sizeof self);
+    lw_master *master = new_master();
+    GROWING(lw_driver, driver);
+    driver.context = &self;
+    driver.start = start_shell;
+    driver.stop = stop_shell;
+    GROWING(lw_worker_options, options);
+    options.name = "c";
+    OK(lw_master_add_driver(master, &options, &driver, NULL));
+    lw_ticket *ticket = submit(master, "runs commands");
+    lw_lease *lease = lease_of(ticket);
+    const lw_finished *finished;
+
+    GROWING(lw_command, look_);
+    const char *arguments[] = {"look", "at all"};
+    lw_property environment[] = {{"B", NULL}, {"A", "1"}};
+    look_.arguments = arguments;
+    look_.argument_count = 2;
+    look_.directory = "some/where";
+    look_.environment = environment;
+    look_.environment_count = 2;
+    look_.input = (const uint8_t *)"in\0";
+    look_.input_length = 3;
+    look_.time_limit_ms = 60001;
+    look_.silence_limit_ms = 60002;
+    OK(lw_lease_run(lease, &look_, &finished));
+    MUST(finished->exit == LW_EXIT_SIGNAL && finished->code == 9);
+    MUST(finished->out_length == 3 && memcmp(finished->out, "out", 3) == 0);
+    MUST(finished->err_length == 3 && memcmp(finished->err, "err", 3) == 0);
+    OK(lw_free(finished));
+
+    /* Far more than there is room for: who writes waits for who reads. */
+    GROWING(lw_command, command);
+    command.shell = "say 20000000";
+    command.keep_output = 1000;
+    OK(lw_lease_run(lease, &command, &finished));
+    MUST(finished->exit == LW_EXIT_CODE && finished->code == 7);
+    MUST(finished->out_length == 1000 && finished->dropped == 20000000 - 1000);
+    OK(lw_free(finished));
+
+    command.shell = "refuse";
+    EXPECT(LW_ERROR_COMMAND, lw_lease_run(lease, &command, &finished));
+    MUST(contains(lw_last_error_message(), "out of order"));
+    command.shell = "unsupported";
+    EXPECT(LW_ERROR_UNSUPPORTED, lw_lease_run(lease, &command, &finished));
+    command.shell = "fail";
+    EXPECT(LW_ERROR_COMMAND, lw_lease_run(lease, &command, &finished));
+    MUST(contains(lw_last_error_message(), "lost track"));
+
+    /* Interrupted, while it hangs and while its output waits for a reader. */
+    lw_running *running;
+    GROWING(lw_output, output);
+    uint8_t buffer[4096];
+    command.shell = "hang";
+    OK(lw_lease_start(lease, &command, &running));
+    EXPECT(LW_ERROR_TIMEOUT, lw_running_read(running, 1, buffer, sizeof buffer, &output));
+    OK(lw_running_interrupt(running));
+    OK(lw_running_read(running, MINUTE, buffer, sizeof buffer, &output));
+    MUST(output.stream == LW_STREAM_END && output.exit == LW_EXIT_INTERRUPTED);
+    OK(lw_running_free(running));
+    command.shell = "say 20000000";
+    OK(lw_lease_start(lease, &command, &running));
+    OK(lw_running_read(running, MINUTE, buffer, sizeof buffer, &output));
+    MUST(output.stream == LW_STREAM_OUT && output.length == sizeof buffer);
+    int ended = look(&self.ends);
+    OK(lw_running_interrupt(running));
+    await(&self.ends, ended + 1);
+    OK(lw_running_free(running));
+
+    /* Left alone by its lease. */
+    command.shell = "say 20000000";
+    OK(lw_lease_start(lease, &command, &running));
+    ended = look(&self.ends);
+    OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, NULL));
+    EXPECT(LW_ERROR_HANDLE, lw_running_free(running));
+    await(&self.ends, ended + 1);
+    MUST(look(&self.interrupts) >= 1); /* what has ended before needs none */
+
+    OK(lw_ticket_free(ticket));
+    OK(lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, MINUTE, NULL));
+    OK(lw_master_free(master));
+    await(&self.releases, 1);
+    NOTHING_IS_LEFT();
 }
 
 /* Many threads, one master, and handles that are freed while others use them. */
@@ -678,6 +882,7 @@ int main(void)
     a_stop_that_fails_is_reclaimed(LW_ANSWER_PENDING, "\"next\":\"reclaim\"");
     a_stop_that_fails_is_reclaimed(LW_ANSWER_UNSUPPORTED, "\"next\":\"unsupported\"");
     a_stop_that_fails_is_reclaimed(LW_ANSWER_FAILED, "not yet");
+    an_agent_that_runs_commands();
     an_agent_that_is_lost(0);
     an_agent_that_is_lost(1);
     a_master_that_is_freed_in_a_callback();

@@ -80,12 +80,12 @@ static inline void is_not_run(lw_lease *lease, const lw_command *command)
 }
 
 /* Everything that was given out has come back. */
-static inline void nothing_is_left(void)
-{
-    size_t handles, given;
-    OK(lw_live(&handles, &given));
-    MUST(handles == 0);
-    MUST(given == 0);
-}
+#define NOTHING_IS_LEFT()                                                                     \
+    do {                                                                                      \
+        size_t handles_, given_;                                                              \
+        OK(lw_live(&handles_, &given_));                                                      \
+        MUST(handles_ == 0);                                                                  \
+        MUST(given_ == 0);                                                                    \
+    } while (0)
 
 #endif

@@ -154,7 +154,7 @@ int main(int argc, char **argv)
     OK(lw_ticket_free(ticket));
     OK(lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, MINUTE, NULL));
     OK(lw_master_free(master));
-    nothing_is_left();
+    NOTHING_IS_LEFT();
     puts("fork: every child was told");
     return 0;
 }

@@ -283,7 +283,7 @@ int main(void)
     MUST(code == LW_ERROR_ENDED);
     MUST(is_readable(events_fd, MINUTE));
     OK(lw_events_free(events));
-    nothing_is_left();
+    NOTHING_IS_LEFT();
     puts("life: all as it should be");
     return 0;
 }

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-const PROGRAMS: &[&str] = &["tests/capi/life.c", "tests/capi/abuse.c", "tests/capi/callbacks.c", "tests/capi/fork.c"];
+const PROGRAMS: &[&str] =
+    &["tests/capi/life.c", "tests/capi/abuse.c", "tests/capi/callbacks.c", "tests/capi/fork.c", "tests/capi/journal.c"];
 const EXAMPLES: &[&str] = &["examples/c/driver.c"];
-const FEATURES: &str = "capi,local,command,agent";
+const FEATURES: &str = "capi,local,command,process,agent";
 
 /// The languages that the header and all programs are.
 #[derive(Clone, Copy)]
@@ -120,7 +121,18 @@ fn the_address_sanitizer_finds_no_error_and_no_leak() {
     }
 }
 
-/// A driver of the example, killed in the middle, is cleaned up after by the next one.
+#[test]
+#[ignore = "needs a C compiler"]
+fn agents_attach_over_loopback() {
+    let program = compile("tests/capi/agents.c", Language::C, &[]);
+    compile("tests/capi/agents.c", Language::Cpp, &[]);
+    run(Command::new(env!("CARGO"))
+        .args(["build", "--example", "agent", "--no-default-features", "--features", FEATURES])
+        .arg("--target-dir")
+        .arg(library_folder().parent().unwrap()));
+    execute(&[], &program, &[library_folder().join("examples/agent").to_str().unwrap()]);
+}
+
 #[test]
 #[ignore = "needs a C compiler"]
 fn the_example_keeps_a_journal() {
