@@ -11,33 +11,38 @@ One file, no package: put it beside your program. The shared library is the one 
 Everything that is made here is freed by ``close()``, by leaving its ``with``, or by the garbage collector; the order does
 not matter. Methods that block let other threads of Python run. Times are in seconds, and ``None`` is no limit.
 
-Workers can be written in Python: see :class:`Driver`. Its methods run on threads of the library, for different workers at
-the same time. An exception in one of them is a failure with its text, and never leaves it.
+Workers can be written in Python: see :class:`Driver`. An exception in one of its methods is a failure with its text, and
+never leaves it.
 
 After a fork every call raises :class:`Forked`. When the interpreter ends, masters that are still open are shut down, for
-five seconds at most; a driver in Python is not called any more after that.
+``EXIT_PATIENCE`` seconds (5) at most; a driver in Python is not called any more after that, and what it is in the middle of
+counts as failed.
 """
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import atexit
 import ctypes
 import ctypes.util
 import enum
 import json
+import itertools
 import os
+import queue
 import sys
 import threading
+import time
 import traceback
 import weakref
 from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_int, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union
 
 __all__ = [
     "Attempt", "Build", "BuildFailed", "Cancelled", "CannotSubstantiate", "Driver", "Ended", "Error", "Event", "Events",
     "FailedToSubstantiate", "Finished", "Forked", "Inbox", "Lease", "LeaseEnded", "Leftover", "Master", "Output", "Pending",
-    "Running", "Start", "Stop", "Ticket", "TimedOut", "Unsupported", "Worker", "has_feature",
+    "Process", "Start", "Stop", "Ticket", "TimedOut", "Unsupported", "Worker", "has_feature",
 ]
 
 ABI_VERSION = 1
@@ -100,8 +105,9 @@ class Pending(Error):
     """From a driver's reclaim: nothing is there now, but something may still come."""
 
 
+_FORKED, _TIMED_OUT = 3, 5
 _ERRORS = {
-    3: Forked, 5: TimedOut, 6: Unsupported, 11: Cancelled, 12: BuildFailed, 13: CannotSubstantiate, 14: BuildFailed,
+    _FORKED: Forked, _TIMED_OUT: TimedOut, 6: Unsupported, 11: Cancelled, 12: BuildFailed, 13: CannotSubstantiate, 14: BuildFailed,
     15: Ended, 16: LeaseEnded, 17: LeaseEnded,
 }
 
@@ -341,10 +347,86 @@ def _error(code: int) -> Error:
     return error
 
 
+T = TypeVar("T")
+# What a callback comes to: an lw_answer, and why.
+_Answer = Tuple[int, str]
+_OK: _Answer = (0, "")
+_here = threading.local()
+
+
+class _Visit:
+    """A call of the library to a driver. The library's thread stays here, while a thread of Python runs the method.
+
+    So that it can be sent away at the end of the interpreter, whatever the method is doing: Python ends threads that come
+    back to it then, and one of the library must not be ended so. And what the method calls of the library is called on the
+    library's thread, which is how the library knows that it must not wait for the method itself.
+    """
+
+    all: "Set[_Visit]" = set()
+    is_over = False
+
+    def __init__(self) -> None:
+        self._jobs: "queue.SimpleQueue[Callable[[], Optional[_Answer]]]" = queue.SimpleQueue()
+
+    def run(self, method: Callable[[], _Answer]) -> _Answer:
+        """On the library's thread: until the method has an answer, or there is to be none."""
+        _Visit.all.add(self)
+        try:
+            if _Visit.is_over:
+                return _Visit._refusal()
+            threading.Thread(target=self._work, args=(method,), name="latent-worker driver", daemon=True).start()
+            answer = None
+            while answer is None:
+                answer = self._jobs.get()()
+            return answer
+        finally:
+            _Visit.all.discard(self)
+
+    def _work(self, method: Callable[[], _Answer]) -> None:
+        _here.visit = self
+        answer = method()
+        self._jobs.put(lambda: answer)
+
+    def ask(self, call: Callable[[], T]) -> T:
+        """On the method's thread: what the call returns on the library's thread."""
+        if _Visit.is_over:
+            raise Cancelled(_OVER)
+        answers: "queue.SimpleQueue[T]" = queue.SimpleQueue()
+        self._jobs.put(lambda: answers.put(call()))
+        return answers.get()
+
+    @staticmethod
+    def _refusal() -> _Answer:
+        return 1, _OVER
+
+    @staticmethod
+    def end() -> None:
+        """Sends all visitors away, and whoever comes later."""
+        _Visit.is_over = True
+        for visit in list(_Visit.all):
+            visit._jobs.put(_Visit._refusal)
+
+
+_OVER = "the interpreter is ending"
+# In a forked child nobody serves a visit: every call goes to the library, which says so.
+os.register_at_fork(after_in_child=lambda: setattr(_here, "visit", None))
+
+
+def _error_of(name: str, *arguments: Any) -> Optional[Error]:
+    """Calls a function of the library. Its message belongs to the thread that has called."""
+
+    def call() -> Optional[Error]:
+        code = getattr(_library, name)(*arguments)
+        return None if code == 0 else _error(code)
+
+    visit: Optional[_Visit] = getattr(_here, "visit", None)
+    return call() if visit is None else visit.ask(call)
+
+
 def _call(name: str, *arguments: Any) -> None:
-    code = getattr(_library, name)(*arguments)
-    if code != 0:
-        raise _error(code)
+    error = _error_of(name, *arguments)
+    if error is not None:
+        raise error
 
 
 def _new(name: str, *arguments: Any) -> int:
@@ -415,36 +497,54 @@ class _Handle:
     """A handle, freed once."""
 
     _free = ""
+    # All that are not freed, and how they are.
+    _live: Dict[int, str] = {}
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
-        self._pid = os.getpid()
-        self._finalizer = weakref.finalize(self, _Handle._release, self._free, handle, self._pid)
-        # A master waits for callbacks; what happens at the end of the interpreter is decided in one place.
+        _Handle._live[handle] = self._free
+        self._finalizer = weakref.finalize(self, _collect, self._free, handle)
+        # What happens at the end of the interpreter is decided in one place.
         self._finalizer.atexit = False
-
-    @staticmethod
-    def _release(function: str, handle: int, pid: int) -> None:
-        if os.getpid() == pid:
-            getattr(_library, function)(handle)
 
     def close(self) -> None:
         """Frees it. May be called again."""
-        self._finalizer()
+        if self._finalizer.detach() is not None:
+            _error_of(self._free, self._handle)
+            _Handle._live.pop(self._handle, None)
 
     def _gone(self) -> None:
         """The library has freed it."""
         self._finalizer.detach()
+        _Handle._live.pop(self._handle, None)
 
     @property
     def closed(self) -> bool:
+        """Whether it is freed."""
         return not self._finalizer.alive
 
-    def __enter__(self) -> Any:
+    def __enter__(self: H) -> H:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+H = TypeVar("H", bound=_Handle)
+
+
+def _collect(function: str, handle: int) -> None:
+    """Frees what nobody has closed. The garbage collector may call this anywhere, so that nothing here may wait."""
+
+    def free() -> None:
+        getattr(_library, function)(handle)
+        _Handle._live.pop(handle, None)
+
+    if function == Master._free:
+        # That waits for drivers, one of which may be what has been interrupted.
+        _thread.start_new_thread(free, ())
+    else:
+        free()
 
 
 # Builds, and what comes of them.
@@ -532,7 +632,7 @@ def _command(
     return c
 
 
-class Running(_Handle):
+class Process(_Handle):
     """A command that runs. Iterate over its :class:`Output`; leaving it before its end kills it."""
 
     _free = "lw_running_free"
@@ -597,10 +697,10 @@ class Lease(_Handle):
         input: bytes = b"",
         time_limit: Optional[float] = None,
         silence_limit: Optional[float] = None,
-    ) -> Running:
+    ) -> Process:
         """Starts a command, whose output is read as it comes."""
         c = _command(command, directory, env, input, time_limit, silence_limit)
-        return Running(_new("lw_lease_start", self._handle, byref(c)))
+        return Process(_new("lw_lease_start", self._handle, byref(c)))
 
     def put(self, local_path: str, path: str, mode: int = 0) -> None:
         """Copies a file to the instance. Blocks until it is done."""
@@ -694,10 +794,10 @@ class Inbox(_Handle):
     def take(self, timeout: Optional[float] = None) -> Tuple[int, Union[Lease, Error]]:
         """The number of a build, and its lease or why it has none. :class:`TimedOut` when there is no answer."""
         number, place = c_uint64(), c_void_p()
-        code = _library.lw_inbox_take(self._handle, _ms(timeout), byref(number), byref(place))
-        if number.value == 0 and code != 0:
-            raise _error(code)
-        return number.value, (Lease(place.value or 0) if code == 0 else _error(code))
+        error = _error_of("lw_inbox_take", self._handle, _ms(timeout), byref(number), byref(place))
+        if error is not None and number.value == 0:
+            raise error
+        return number.value, (Lease(place.value or 0) if error is None else error)
 
     def fileno(self) -> int:
         """Readable while there is something to take; now and then for nothing."""
@@ -861,9 +961,10 @@ class Leftover(Attempt):
 class Driver:
     """A kind of worker in Python. ``start`` and ``stop`` are needed, the rest has defaults.
 
-    For one worker its methods are called one at a time, on threads of the library. Each start is followed by exactly one
-    stop. An exception is a failure with its text; :class:`CannotSubstantiate`, :class:`FailedToSubstantiate`,
-    :class:`Pending` and :class:`Unsupported` say more.
+    For one worker its methods are called one at a time, but for ``reclaim``; for different workers at the same time. Each
+    call runs on a thread of its own. Each start is followed by exactly one stop. They may call anything of this module. An
+    exception is a failure with its text; :class:`CannotSubstantiate`, :class:`FailedToSubstantiate`, :class:`Pending` and
+    :class:`Unsupported` say more.
     """
 
     def start(self, start: Start) -> Any:
@@ -883,7 +984,7 @@ class Driver:
         return True
 
     def reclaim(self, leftover: Leftover) -> None:
-        """Takes away what is left of an attempt."""
+        """Takes away what is left of an attempt, by its exact key, owner and ids. What is gone already is fine."""
         raise Unsupported("this driver cannot reclaim")
 
 
@@ -891,101 +992,95 @@ _ANSWERS = {"infrastructure": 1, "capacity": 3, "quota": 4, "throttled": 5, "cre
 
 
 class _Table:
-    """The callbacks of one driver, kept until the library releases them."""
+    """The callbacks of one driver, kept until the library releases them.
+
+    There is no lock here: the garbage collector may have the library release a driver at any point of this.
+    """
 
     _kept: Dict[int, "_Table"] = {}
-    _lock = threading.Lock()
-    _next = 1
-    # Set at the end of the interpreter: nothing of Python can be called then.
-    _over = False
+    _numbers = itertools.count(1)
+    # Something for each driver that is released.
+    _released: "queue.SimpleQueue[None]" = queue.SimpleQueue()
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.instances: Dict[int, Any] = {}
-        self.last = 0
+        self.number = next(_Table._numbers)
         self.table = _Driver(
-            release=_release, start=_StartCall(self.start), stop=_StopCall(self.stop), check=_CheckCall(self.check),
-            reclaim=_ReclaimCall(self.reclaim),
+            context=self.number, release=_release, start=_StartCall(self.start), stop=_StopCall(self.stop),
+            check=_CheckCall(self.check), reclaim=_ReclaimCall(self.reclaim),
         )
         if type(driver).compatible is not Driver.compatible:
             self.table.compatible = _CompatibleCall(self.compatible)
-        with _Table._lock:
-            self.number = _Table._next
-            _Table._next += 1
-            _Table._kept[self.number] = self
-        self.table.context = self.number
+        _Table._kept[self.number] = self
 
     @staticmethod
     def forget(number: Optional[int]) -> None:
-        with _Table._lock:
-            kept = _Table._kept.pop(number or 0, None)
-        del kept
+        _Table._kept.pop(number or 0, None)
+        if _Visit.is_over:
+            _Table._released.put(None)
 
-    def answered(self, call: Any, start: int = 0) -> int:
-        """What a method comes to. Nothing leaves this but a number."""
-        if _Table._over:
-            _library.lw_set_reason(b"the interpreter is ending")
-            return 1
+    @staticmethod
+    def outcome(method: Callable[[], Optional[_Answer]], start: int) -> _Answer:
+        """What a method comes to, with its exceptions."""
         try:
-            return int(call())
+            return method() or _OK
         except CannotSubstantiate as error:
-            answer, reason = 2, str(error)
+            return 2, str(error)
         except FailedToSubstantiate as error:
-            answer, reason = _ANSWERS.get(error.cause, 1), str(error)
             if start and error.retry_after is not None:
-                _library.lw_start_retry_after(start, _ms(error.retry_after))
+                _error_of("lw_start_retry_after", start, _ms(error.retry_after))
+            return _ANSWERS.get(error.cause, 1), str(error)
         except Pending as error:
-            answer, reason = 8, str(error)
+            return 8, str(error)
         except Unsupported as error:
-            answer, reason = 9, str(error)
-        except BaseException as error:  # noqa: B902 - also KeyboardInterrupt and SystemExit stay within
-            answer, reason = 1, "".join(traceback.format_exception_only(type(error), error)).strip()
-        _library.lw_set_reason(reason.replace("\0", " ").encode("utf-8", "replace"))
-        return answer
+            return 9, str(error)
+        except BaseException as error:  # also KeyboardInterrupt and SystemExit stay within
+            return 1, "".join(traceback.format_exception_only(type(error), error)).strip()
+
+    def answered(self, given: Callable[[], T], method: Callable[[T], Optional[_Answer]], start: int = 0) -> int:
+        """Has the method run with a copy of what the library has given: at the end of the interpreter it may outlive that.
+
+        Nothing leaves this but a number.
+        """
+        try:
+            copy = given()
+            answer, reason = _Visit().run(lambda: self.outcome(lambda: method(copy), start))
+            if answer != 0:
+                _library.lw_set_reason(reason.replace("\0", " ").encode("utf-8", "replace"))
+            return answer
+        except BaseException:  # no memory, no thread: ctypes would make a success of it
+            return 1
 
     def start(self, _context: Any, handle: int, request: Any, instance: Any) -> int:
-        def call() -> int:
-            made = self.driver.start(Start(handle, request.contents))
-            with _Table._lock:
-                self.last += 1
-                self.instances[self.last] = made
-                instance[0] = self.last
-            return 0
+        number = instance[0] = next(_Table._numbers)
 
-        return self.answered(call, handle)
+        def method(start: Start) -> None:
+            self.instances[number] = self.driver.start(start)
+
+        return self.answered(lambda: Start(handle, request.contents), method, handle)
 
     def stop(self, _context: Any, request: Any) -> int:
-        def call() -> int:
-            with _Table._lock:
-                instance = self.instances.pop(request.contents.instance or 0, None)
-            self.driver.stop(Stop(request.contents, instance))
-            return 0
+        def given() -> Stop:
+            return Stop(request.contents, self.instances.pop(request.contents.instance or 0, None))
 
-        return self.answered(call)
-
-    def instance(self, number: Optional[int]) -> Any:
-        with _Table._lock:
-            return self.instances.get(number or 0)
+        return self.answered(given, self.driver.stop)
 
     def check(self, _context: Any, instance: Optional[int]) -> int:
-        def call() -> int:
-            trouble = self.driver.check(self.instance(instance))
-            if trouble is None:
-                return 0
-            _library.lw_set_reason(_bytes(trouble))
-            return 1
+        def method(instance: Any) -> _Answer:
+            trouble = self.driver.check(instance)
+            return _OK if trouble is None else (1, str(trouble))
 
-        return self.answered(call)
+        return self.answered(lambda: self.instances.get(instance or 0), method)
 
     def compatible(self, _context: Any, instance: Optional[int], properties: Any, count: int) -> int:
-        return self.answered(lambda: 0 if self.driver.compatible(self.instance(instance), _dict(properties, count)) else 7)
+        def method(wanted: Dict[str, str]) -> _Answer:
+            return _OK if self.driver.compatible(self.instances.get(instance or 0), wanted) else (7, "")
+
+        return self.answered(lambda: _dict(properties, count), method)
 
     def reclaim(self, _context: Any, handle: int, leftover: Any) -> int:
-        def call() -> int:
-            self.driver.reclaim(Leftover(handle, leftover.contents))
-            return 0
-
-        return self.answered(call)
+        return self.answered(lambda: Leftover(handle, leftover.contents), self.driver.reclaim)
 
 
 # One for all drivers: it is not freed while it runs.
@@ -1022,7 +1117,6 @@ class Master(_Handle):
     """Workers, and the queue of builds that wait for them. Leaving its ``with`` is a fast shutdown."""
 
     _free = "lw_master_free"
-    _open: "weakref.WeakSet[Master]" = weakref.WeakSet()
 
     def __init__(
         self,
@@ -1039,7 +1133,6 @@ class Master(_Handle):
             tls_certificates=_bytes(tls_certificates), tls_key=_bytes(tls_key), drop_timeout_ms=_setting_ms(drop_timeout),
         )
         super().__init__(_new("lw_master_new", byref(options)))
-        Master._open.add(self)
 
     @property
     def address(self) -> Optional[str]:
@@ -1150,10 +1243,9 @@ class Master(_Handle):
     def shutdown(self, fast: bool = False, timeout: Optional[float] = None) -> Dict[str, Any]:
         """Lets nothing new start, answers every build, stops every instance; what is still in flight after ``timeout``."""
         place = c_void_p()
-        code = _library.lw_master_shutdown(self._handle, int(fast), _ms(timeout), byref(place))
-        error = None if code in (0, 5) else _error(code)
+        error = _error_of("lw_master_shutdown", self._handle, int(fast), _ms(timeout), byref(place))
         if not place.value:
-            raise error or _error(code)
+            raise error or Error("the library has given no report")
         try:
             report: Dict[str, Any] = json.loads(_str(ctypes.cast(place.value, POINTER(_Report)).contents.json) or "{}")
         finally:
@@ -1165,11 +1257,31 @@ class Master(_Handle):
 
 @atexit.register
 def _end() -> None:
-    """While Python still runs: what is open is shut down, so that drivers in Python can stop what they started."""
-    for master in list(Master._open):
-        if not master.closed and os.getpid() == master._pid:
-            try:
-                master.shutdown(fast=True, timeout=EXIT_PATIENCE)
-            except Error:
-                pass
-    _Table._over = True
+    """What is open is shut down while Python still runs, and then no thread of the library comes to Python any more."""
+    if _library.lw_live(byref(c_size_t()), byref(c_size_t())) == _FORKED:
+        return
+    masters = [handle for handle, free in list(_Handle._live.items()) if free == Master._free]
+
+    def shut_down(patience: float) -> List[int]:
+        """The masters that it has not been enough for."""
+        end = time.monotonic() + patience
+        for master in masters:
+            _library.lw_master_shutdown(master, 1, 0, None)
+        waits = ((master, _ms(max(0.0, end - time.monotonic()))) for master in masters)
+        return [master for master, wait in waits if _library.lw_master_shutdown(master, 1, wait, None) == _TIMED_OUT]
+
+    shut_down(EXIT_PATIENCE)
+    _Visit.end()
+    # A driver of the library itself may hang; it does not come here.
+    hanging = shut_down(1.0)
+    for handle, free in list(_Handle._live.items()):
+        if handle not in hanging:
+            getattr(_library, free)(handle)
+    end = time.monotonic() + 1.0
+    while _Table._kept and time.monotonic() < end:
+        try:
+            _Table._released.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            break
+    # The last one still has to leave its callback.
+    time.sleep(0.02)
