@@ -40,7 +40,7 @@ def main():
                 if "sandbox" in build.labels:
                     said = subprocess.run(["uname", "-s"], capture_output=True, text=True, check=True).stdout
                 else:
-                    said = lease.run(f"sleep 0.2; echo build {build.properties['n']} in $(basename $(pwd))").out.decode()
+                    said = lease.run("sleep 0.2; echo $N in $(basename $(pwd))", env={"N": build.name}).out.decode()
                 worker = lease.worker
         except BuildFailed as error:
             worker, said = "-", str(error)

@@ -8,15 +8,15 @@ One file, no package: put it beside your program. The shared library is the one 
         with master.submit(Build("hello")).wait() as lease:
             print(lease.run("echo hello from $(pwd)").out.decode())
 
-Everything that is made here is freed by ``close()``, by leaving its ``with``, or by the garbage collector; the order does
-not matter. Methods that block let other threads of Python run. Times are in seconds, and ``None`` is no limit.
+Everything that is made here is freed by ``close()``, by leaving its ``with``, or by the garbage collector; the order
+does not matter. Methods that block let other threads of Python run. Times are in seconds, and ``None`` is no limit.
 
-Workers can be written in Python: see :class:`Driver`. An exception in one of its methods is a failure with its text, and
-never leaves it.
+Workers can be written in Python: see :class:`Driver`. An exception in one of its methods is a failure with its text,
+and never leaves it.
 
-After a fork every call raises :class:`Forked`. When the interpreter ends, masters that are still open are shut down, for
-``EXIT_PATIENCE`` seconds (5) at most; a driver in Python is not called any more after that, and what it is in the middle of
-counts as failed.
+After a fork every call raises :class:`Forked`. When the interpreter ends, masters that are still open are shut down,
+for ``EXIT_PATIENCE`` seconds (5) at most; a driver in Python is not called any more after that, and what it is in the
+middle of counts as failed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ import threading
 import time
 import traceback
 import weakref
-from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_int, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_int, c_int32, c_size_t, c_uint8, c_uint32, c_uint64
+from ctypes import c_void_p
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union
 
 __all__ = [
     "Attempt", "Build", "BuildFailed", "Cancelled", "CannotSubstantiate", "Driver", "Ended", "Error", "Event", "Events",
-    "FailedToSubstantiate", "Finished", "Forked", "Inbox", "Lease", "LeaseEnded", "Leftover", "Master", "Output", "Pending",
-    "Process", "Start", "Stop", "Ticket", "TimedOut", "Unsupported", "Worker", "has_feature",
+    "Exit", "FailedToSubstantiate", "Finished", "Forked", "Inbox", "Lease", "LeaseEnded", "Leftover", "LocalKind",
+    "Master", "Output", "Pending", "Process", "Start", "Stop", "Ticket", "TimedOut", "Unsupported", "Worker",
+    "has_feature",
 ]
 
 ABI_VERSION = 1
@@ -107,8 +109,8 @@ class Pending(Error):
 
 _FORKED, _TIMED_OUT = 3, 5
 _ERRORS = {
-    _FORKED: Forked, _TIMED_OUT: TimedOut, 6: Unsupported, 11: Cancelled, 12: BuildFailed, 13: CannotSubstantiate, 14: BuildFailed,
-    15: Ended, 16: LeaseEnded, 17: LeaseEnded,
+    _FORKED: Forked, _TIMED_OUT: TimedOut, 6: Unsupported, 11: Cancelled, 12: BuildFailed, 13: CannotSubstantiate,
+    14: BuildFailed, 15: Ended, 16: LeaseEnded, 17: LeaseEnded,
 }
 
 
@@ -186,26 +188,35 @@ class _Event(Structure):
     ]
 
 
+class _LocalKind(_Sized):
+    _fields_ = [
+        ("size", c_size_t), ("name", c_char_p), ("template_directory", c_char_p), ("environment", POINTER(_Property)),
+        ("environment_count", c_size_t),
+    ]
+
+
 class _LocalOptions(_Sized):
     _fields_ = [
-        ("size", c_size_t), ("root", c_char_p), ("kind_property", c_char_p), ("kinds", c_void_p), ("kind_count", c_size_t),
+        ("size", c_size_t), ("root", c_char_p), ("kind_property", c_char_p), ("kinds", POINTER(POINTER(_LocalKind))),
+        ("kind_count", c_size_t),
     ]
 
 
 class _CommandOptions(_Sized):
     _fields_ = [
         ("size", c_size_t), ("start", POINTER(c_char_p)), ("start_count", c_size_t), ("stop", POINTER(c_char_p)),
-        ("stop_count", c_size_t), ("check", POINTER(c_char_p)), ("check_count", c_size_t), ("reclaim", POINTER(c_char_p)),
-        ("reclaim_count", c_size_t), ("compatible_by", POINTER(c_char_p)), ("compatible_by_count", c_size_t),
-        ("grace_ms", c_uint64), ("stop_limit_ms", c_uint64), ("check_limit_ms", c_uint64), ("secret_in_file", c_int32),
-        ("reserved", c_int32),
+        ("stop_count", c_size_t), ("check", POINTER(c_char_p)), ("check_count", c_size_t),
+        ("reclaim", POINTER(c_char_p)), ("reclaim_count", c_size_t), ("compatible_by", POINTER(c_char_p)),
+        ("compatible_by_count", c_size_t), ("grace_ms", c_uint64), ("stop_limit_ms", c_uint64),
+        ("check_limit_ms", c_uint64), ("secret_in_file", c_int32), ("reserved", c_int32),
     ]
 
 
 class _ProcessOptions(_Sized):
     _fields_ = [
-        ("size", c_size_t), ("agent", POINTER(c_char_p)), ("agent_count", c_size_t), ("compatible_by", POINTER(c_char_p)),
-        ("compatible_by_count", c_size_t), ("grace_ms", c_uint64), ("secret_in_file", c_int32), ("reserved", c_int32),
+        ("size", c_size_t), ("agent", POINTER(c_char_p)), ("agent_count", c_size_t),
+        ("compatible_by", POINTER(c_char_p)), ("compatible_by_count", c_size_t), ("grace_ms", c_uint64),
+        ("secret_in_file", c_int32), ("reserved", c_int32),
     ]
 
 
@@ -218,8 +229,9 @@ class _LeaseInfo(Structure):
 class _Command(_Sized):
     _fields_ = [
         ("size", c_size_t), ("shell", c_char_p), ("arguments", POINTER(c_char_p)), ("argument_count", c_size_t),
-        ("directory", c_char_p), ("environment", POINTER(_Property)), ("environment_count", c_size_t), ("input", c_char_p),
-        ("input_length", c_size_t), ("time_limit_ms", c_uint64), ("silence_limit_ms", c_uint64), ("keep_output", c_size_t),
+        ("directory", c_char_p), ("environment", POINTER(_Property)), ("environment_count", c_size_t),
+        ("input", c_char_p), ("input_length", c_size_t), ("time_limit_ms", c_uint64), ("silence_limit_ms", c_uint64),
+        ("keep_output", c_size_t),
     ]
 
 
@@ -311,8 +323,6 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "lw_start_attach": [_P, _P, POINTER(_P)],
     "lw_reclaim_cancelled": [_P, POINTER(c_bool)],
     "lw_reclaim_sleep": [_P, c_uint64],
-    "lw_attachment_lost": [_P, c_char_p],
-    "lw_attachment_free": [_P],
 }
 
 
@@ -357,9 +367,9 @@ _here = threading.local()
 class _Visit:
     """A call of the library to a driver. The library's thread stays here, while a thread of Python runs the method.
 
-    So that it can be sent away at the end of the interpreter, whatever the method is doing: Python ends threads that come
-    back to it then, and one of the library must not be ended so. And what the method calls of the library is called on the
-    library's thread, which is how the library knows that it must not wait for the method itself.
+    So that it can be sent away at the end of the interpreter, whatever the method is doing: Python ends threads that
+    come back to it then, and one of the library must not be ended so. And what the method calls of the library is
+    called on the library's thread, which is how the library knows that it must not wait for the method itself.
     """
 
     all: "Set[_Visit]" = set()
@@ -621,8 +631,9 @@ def _command(
 ) -> _Command:
     environment = dict(env or {})
     c = _Command(
-        directory=_bytes(directory), environment=_pairs(environment), environment_count=len(environment), input=input or None,
-        input_length=len(input), time_limit_ms=_setting_ms(time_limit), silence_limit_ms=_setting_ms(silence_limit),
+        directory=_bytes(directory), environment=_pairs(environment), environment_count=len(environment),
+        input=input or None, input_length=len(input), time_limit_ms=_setting_ms(time_limit),
+        silence_limit_ms=_setting_ms(silence_limit),
         keep_output=keep_output,
     )
     if isinstance(command, str):
@@ -711,8 +722,10 @@ class Lease(_Handle):
         _call("lw_lease_read_file", self._handle, _bytes(path), _bytes(local_path))
 
     def wait_end(self, timeout: Optional[float] = None) -> None:
-        """Raises :class:`LeaseEnded` or :class:`Cancelled` as soon as the lease has ended, and :class:`TimedOut` when it
-        does not."""
+        """Raises :class:`LeaseEnded` or :class:`Cancelled` as soon as the lease has ended.
+
+        :class:`TimedOut`: it has not.
+        """
         _call("lw_lease_wait_end", self._handle, _ms(timeout))
 
     def _info(self) -> Tuple[int, str, str, int]:
@@ -775,7 +788,10 @@ class Ticket(_Handle):
         return number.value
 
     def wait(self, timeout: Optional[float] = None) -> Lease:
-        """Blocks until the build has its turn. Otherwise: :class:`TimedOut`, :class:`Cancelled`, :class:`BuildFailed`."""
+        """Blocks until the build has its turn.
+
+        Otherwise: :class:`TimedOut`, :class:`Cancelled`, :class:`BuildFailed`, or :class:`Ended` after the last answer.
+        """
         return Lease(_new("lw_ticket_wait", self._handle, _ms(timeout)))
 
     def cancel(self) -> None:
@@ -961,10 +977,10 @@ class Leftover(Attempt):
 class Driver:
     """A kind of worker in Python. ``start`` and ``stop`` are needed, the rest has defaults.
 
-    For one worker its methods are called one at a time, but for ``reclaim``; for different workers at the same time. Each
-    call runs on a thread of its own. Each start is followed by exactly one stop. They may call anything of this module. An
-    exception is a failure with its text; :class:`CannotSubstantiate`, :class:`FailedToSubstantiate`, :class:`Pending` and
-    :class:`Unsupported` say more.
+    For one worker its methods are called one at a time, but for ``reclaim``; for different workers at the same time.
+    Each call runs on a thread of its own. Each start is followed by exactly one stop. They may call anything of this
+    module. An exception is a failure with its text; :class:`CannotSubstantiate`, :class:`FailedToSubstantiate`,
+    :class:`Pending` and :class:`Unsupported` say more.
     """
 
     def start(self, start: Start) -> Any:
@@ -1039,9 +1055,9 @@ class _Table:
             return 1, "".join(traceback.format_exception_only(type(error), error)).strip()
 
     def answered(self, given: Callable[[], T], method: Callable[[T], Optional[_Answer]], start: int = 0) -> int:
-        """Has the method run with a copy of what the library has given: at the end of the interpreter it may outlive that.
+        """Has the method run with a copy of what the library has given. Nothing leaves this but a number.
 
-        Nothing leaves this but a number.
+        A copy, because at the end of the interpreter the method may go on after the library has taken that back.
         """
         try:
             copy = given()
@@ -1113,6 +1129,21 @@ class Worker(_Handle):
         _call("lw_worker_insubstantiate", self._handle, int(fast), _ms(timeout))
 
 
+class LocalKind:
+    """One kind of local instances: begun as a copy of a directory, with changes to the environment of all commands."""
+
+    def __init__(
+        self, name: str, template: Optional[str] = None, env: Optional[Mapping[str, Optional[str]]] = None
+    ) -> None:
+        self.name, self.template, self.env = name, template, dict(env or {})
+
+    def _c(self) -> _LocalKind:
+        return _LocalKind(
+            name=_bytes(self.name), template_directory=_bytes(self.template), environment=_pairs(self.env),
+            environment_count=len(self.env),
+        )
+
+
 class Master(_Handle):
     """Workers, and the queue of builds that wait for them. Leaving its ``with`` is a fast shutdown."""
 
@@ -1127,10 +1158,18 @@ class Master(_Handle):
         tls_certificates: Optional[str] = None,
         tls_key: Optional[str] = None,
         drop_timeout: Optional[float] = None,
+        heartbeat: Optional[Tuple[float, float]] = None,
+        handshake_timeout: Optional[float] = None,
+        write_timeout: Optional[float] = None,
     ) -> None:
+        """Makes a master; see ``lw_master_options``. ``heartbeat``: how often an agent is pinged, when it is lost."""
+        interval, lost_after = heartbeat or (None, None)
         options = _MasterOptions(
             journal=_bytes(journal), listen=_bytes(listen), agent_address=_bytes(agent_address),
-            tls_certificates=_bytes(tls_certificates), tls_key=_bytes(tls_key), drop_timeout_ms=_setting_ms(drop_timeout),
+            tls_certificates=_bytes(tls_certificates), tls_key=_bytes(tls_key),
+            drop_timeout_ms=_setting_ms(drop_timeout),
+            heartbeat_interval_ms=_setting_ms(interval), heartbeat_timeout_ms=_setting_ms(lost_after),
+            handshake_timeout_ms=_setting_ms(handshake_timeout), write_timeout_ms=_setting_ms(write_timeout),
         )
         super().__init__(_new("lw_master_new", byref(options)))
 
@@ -1143,7 +1182,11 @@ class Master(_Handle):
             return None
 
     def add(self, name: str, driver: Driver, **options: Any) -> Worker:
-        """Adds a worker with a driver in Python. For the options see :meth:`add_local`."""
+        """Adds a worker with a driver in Python.
+
+        Options of all workers: ``labels``, ``max_builds`` (1), ``idle`` (seconds, ``"after_build"`` or ``"never"``; 10
+        minutes), ``missing_timeout`` (an hour), ``check_interval`` (10 s). See ``lw_worker_options``.
+        """
         table = _Table(driver)
         try:
             return self._add("lw_master_add_driver", name, options, byref(table.table))
@@ -1151,13 +1194,20 @@ class Master(_Handle):
             _Table.forget(table.number)
             raise
 
-    def add_local(self, name: str, *, root: Optional[str] = None, **options: Any) -> Worker:
-        """Adds a worker on this machine.
-
-        Options of all workers: ``labels``, ``max_builds``, ``idle`` (seconds, ``"after_build"`` or ``"never"``),
-        ``missing_timeout``, ``check_interval``.
-        """
-        return self._add("lw_master_add_local", name, options, byref(_LocalOptions(root=_bytes(root))))
+    def add_local(
+        self,
+        name: str,
+        *,
+        root: Optional[str] = None,
+        kinds: Sequence[LocalKind] = (),
+        kind_property: Optional[str] = None,
+        **options: Any,
+    ) -> Worker:
+        """Adds a worker on this machine: a private directory for each instance, and commands as child processes."""
+        given = [ctypes.pointer(kind._c()) for kind in kinds]
+        c = _LocalOptions(root=_bytes(root), kind_property=_bytes(kind_property), kind_count=len(given))
+        c.kinds = (POINTER(_LocalKind) * len(given))(*given) if given else None
+        return self._add("lw_master_add_local", name, options, byref(c))
 
     def add_command(
         self,
@@ -1168,20 +1218,36 @@ class Master(_Handle):
         check: Sequence[str] = (),
         reclaim: Sequence[str] = (),
         compatible_by: Sequence[str] = (),
+        grace: Optional[float] = None,
+        stop_limit: Optional[float] = None,
+        check_limit: Optional[float] = None,
         secret_in_file: bool = False,
         **options: Any,
     ) -> Worker:
-        """Adds a worker whose instances are started and stopped by programs."""
+        """Adds a worker whose instances are started and stopped by programs; see ``lw_command_options``."""
         c = _CommandOptions(
             start=_texts(start), start_count=len(start), stop=_texts(stop), stop_count=len(stop), check=_texts(check),
-            check_count=len(check), reclaim=_texts(reclaim), reclaim_count=len(reclaim), compatible_by=_texts(compatible_by),
-            compatible_by_count=len(compatible_by), secret_in_file=int(secret_in_file),
+            check_count=len(check), reclaim=_texts(reclaim), reclaim_count=len(reclaim),
+            compatible_by=_texts(compatible_by), compatible_by_count=len(compatible_by), grace_ms=_setting_ms(grace),
+            stop_limit_ms=_setting_ms(stop_limit), check_limit_ms=_setting_ms(check_limit), secret_in_file=int(secret_in_file),
         )
         return self._add("lw_master_add_command", name, options, byref(c))
 
-    def add_process(self, name: str, agent: Sequence[str], *, secret_in_file: bool = False, **options: Any) -> Worker:
-        """Adds a worker whose instances are child processes that attach by themselves."""
-        c = _ProcessOptions(agent=_texts(agent), agent_count=len(agent), secret_in_file=int(secret_in_file))
+    def add_process(
+        self,
+        name: str,
+        agent: Sequence[str],
+        *,
+        compatible_by: Sequence[str] = (),
+        grace: Optional[float] = None,
+        secret_in_file: bool = False,
+        **options: Any,
+    ) -> Worker:
+        """Adds a worker whose instances are child processes that attach by themselves; see ``lw_process_options``."""
+        c = _ProcessOptions(
+            agent=_texts(agent), agent_count=len(agent), compatible_by=_texts(compatible_by),
+            compatible_by_count=len(compatible_by), grace_ms=_setting_ms(grace), secret_in_file=int(secret_in_file),
+        )
         return self._add("lw_master_add_process", name, options, byref(c))
 
     def add_docker(self, name: str, settings: Mapping[str, Any], **options: Any) -> Worker:
@@ -1241,7 +1307,10 @@ class Master(_Handle):
         return Events(_new("lw_master_events", self._handle, capacity))
 
     def shutdown(self, fast: bool = False, timeout: Optional[float] = None) -> Dict[str, Any]:
-        """Lets nothing new start, answers every build, stops every instance; what is still in flight after ``timeout``."""
+        """Lets nothing new start, answers every build, and stops every instance; the report, as JSON has it.
+
+        Blocks until that is done. :class:`TimedOut`: it goes on. Within a driver's method it does not block.
+        """
         place = c_void_p()
         error = _error_of("lw_master_shutdown", self._handle, int(fast), _ms(timeout), byref(place))
         if not place.value:
