@@ -43,8 +43,8 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 __all__ = [
     "Attempt", "Build", "BuildFailed", "Cancelled", "CannotSubstantiate", "Driver", "Ended", "Error", "Event", "Events",
     "Exit", "FailedToSubstantiate", "Finished", "Forked", "Inbox", "Lease", "LeaseEnded", "Leftover", "LocalKind",
-    "Master", "Output", "Pending", "Process", "Start", "Stop", "Ticket", "TimedOut", "Unsupported", "Worker",
-    "has_feature",
+    "Master", "Output", "Pending", "Process", "ShutDown", "Start", "Stop", "Ticket", "TimedOut", "Unsupported",
+    "Worker", "has_feature",
 ]
 
 ABI_VERSION = 1
@@ -71,6 +71,10 @@ class TimedOut(Error, TimeoutError):
 
 class Ended(Error):
     """Nothing more is to come, or there is no such thing (any more)."""
+
+
+class ShutDown(Error):
+    """The master is shutting down."""
 
 
 class Cancelled(Error):
@@ -109,8 +113,8 @@ class Pending(Error):
 
 _FORKED, _TIMED_OUT = 3, 5
 _ERRORS = {
-    _FORKED: Forked, _TIMED_OUT: TimedOut, 6: Unsupported, 11: Cancelled, 12: BuildFailed, 13: CannotSubstantiate,
-    14: BuildFailed, 15: Ended, 16: LeaseEnded, 17: LeaseEnded,
+    _FORKED: Forked, _TIMED_OUT: TimedOut, 6: Unsupported, 10: ShutDown, 11: Cancelled, 12: BuildFailed,
+    13: CannotSubstantiate, 14: BuildFailed, 15: Ended, 16: LeaseEnded, 17: LeaseEnded,
 }
 
 
@@ -633,8 +637,7 @@ def _command(
     c = _Command(
         directory=_bytes(directory), environment=_pairs(environment), environment_count=len(environment),
         input=input or None, input_length=len(input), time_limit_ms=_setting_ms(time_limit),
-        silence_limit_ms=_setting_ms(silence_limit),
-        keep_output=keep_output,
+        silence_limit_ms=_setting_ms(silence_limit), keep_output=keep_output,
     )
     if isinstance(command, str):
         c.shell = _bytes(command)

@@ -1,6 +1,7 @@
 """Drivers in Python: what each method is told, and what its exceptions come to."""
 
 import threading
+import time
 import unittest
 
 import latent_worker as lw

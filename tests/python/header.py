@@ -66,7 +66,7 @@ class Header(unittest.TestCase):
         codes = {name: int(number) for name, number in re.findall(r"LW_ERROR_(\w+) = (\d+)", self.text)}
         wanted = {
             "FORKED": lw.Forked, "TIMEOUT": lw.TimedOut, "UNSUPPORTED": lw.Unsupported, "CANCELLED": lw.Cancelled,
-            "NO_WORKER_FITS": lw.BuildFailed, "CANNOT_SUBSTANTIATE": lw.CannotSubstantiate,
+            "SHUT_DOWN": lw.ShutDown, "NO_WORKER_FITS": lw.BuildFailed, "CANNOT_SUBSTANTIATE": lw.CannotSubstantiate,
             "ATTEMPTS_EXHAUSTED": lw.BuildFailed, "ENDED": lw.Ended, "LEASE_LOST": lw.LeaseEnded,
             "LEASE_STOPPED": lw.LeaseEnded,
         }

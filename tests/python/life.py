@@ -109,7 +109,7 @@ class Life(unittest.TestCase):
         self.assertEqual((worker["name"], worker["attached"]), ("w", True))
         report = master.shutdown(timeout=PATIENCE)
         self.assertTrue(report["complete"])
-        with self.assertRaises(lw.Error):
+        with self.assertRaises(lw.ShutDown):
             master.add("late", Quick())
         master.close()
         master.close()
