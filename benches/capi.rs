@@ -8,7 +8,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::mem::{MaybeUninit, size_of};
 use std::ptr;
 
-use latent_worker::{Build, Inbox, Master, WorkerConfig};
+use latent_worker::{Build, BuildResult, Inbox, Master, WorkerConfig};
 use support::{Figure, Line, Nothing, Plan, Report, Side, take_turns};
 
 /// How much longer a call through the ABI may take than the same call in Rust: 100 ns.
@@ -141,8 +141,9 @@ fn main() {
     let turns = take_turns(
         &Plan { operations: 100, ..plan },
         [
-            Side::new("a build: submit, wait, give back", || {
-                drop(master.submit(build.clone()).wait().expect("a lease"));
+            Side::new("a build: make, submit, wait, finish", || {
+                let lease = master.submit(Build::new("build")).wait().expect("a lease");
+                lease.finish(BuildResult::Succeeded);
             }),
             Side::new("a build: submit, wait, finish, free, C", || {
                 // SAFETY: as above.

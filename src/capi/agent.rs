@@ -180,7 +180,7 @@ impl ProcessCell {
         for piece in bytes.chunks(LONGEST_PIECE) {
             select_biased! {
                 recv(self.interrupted) -> _ => {
-                    return Err(Failure::new(LW_ERROR_CANCELLED, "the command was interrupted"));
+                    return Err(Failure::expected(LW_ERROR_CANCELLED, c"the command was interrupted"));
                 }
                 send(self.taken_room, ()) -> sent => sent.map_err(|_| unread())?,
             }
@@ -195,7 +195,7 @@ impl ProcessCell {
 }
 
 fn unread() -> Failure {
-    Failure::new(LW_ERROR_ENDED, "nobody reads the output any more")
+    Failure::expected(LW_ERROR_ENDED, c"nobody reads the output any more")
 }
 
 pub(super) fn attach(attacher: &Attacher, agent: *const lw_agent) -> Result<Attachment> {

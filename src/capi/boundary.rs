@@ -4,8 +4,10 @@
 //! A function that has something to return returns it through a pointer: its own value is always a code.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::code::lw_code;
@@ -15,14 +17,25 @@ use super::fork;
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) code: lw_code,
-    pub(super) message: String,
+    pub(super) message: Cow<'static, CStr>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message.to_string_lossy())
+    }
 }
 
 pub(super) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
     pub(super) fn new(code: lw_code, message: impl ToString) -> Self {
-        Self { code, message: message.to_string() }
+        Self { code, message: c_text(&message.to_string()).into() }
+    }
+
+    /// What is no news, such as that nothing is there yet: it is made in no time.
+    pub(super) fn expected(code: lw_code, message: &'static CStr) -> Self {
+        Self { code, message: message.into() }
     }
 
     /// The caller has passed something that makes no sense.
@@ -42,7 +55,7 @@ const FORKED: &CStr = c"this process was forked after the library had been used:
 
 thread_local! {
     /// What the last call on this thread that failed has to say.
-    static LAST_MESSAGE: RefCell<CString> = RefCell::default();
+    static LAST_MESSAGE: RefCell<Cow<'static, CStr>> = const { RefCell::new(Cow::Borrowed(c"")) };
 }
 
 /// Does the work of one exported function. Everything goes through here.
@@ -64,14 +77,9 @@ pub(super) fn boundary(work: impl FnOnce() -> Result<()>) -> lw_code {
         Ok(Err(failure)) => failure,
         Err(payload) => Failure::new(lw_code::LW_ERROR_PANIC, format!("the library panicked: {}", message_of(payload))),
     };
-    remember(&failure.message);
-    failure.code
-}
-
-fn remember(message: &str) {
-    let message = c_text(message);
     // On a thread that is ending there may be no place for it any more.
-    let _ = LAST_MESSAGE.try_with(|last| last.replace(message));
+    let _ = LAST_MESSAGE.try_with(|last| last.replace(failure.message));
+    failure.code
 }
 
 /// What the last failed call on this thread has to say; it lives until the next one that fails.

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::ptr;
 
-use super::argument::{Growing, items, milliseconds, place, structure, text, texts};
+use super::argument::{Growing, LW_FOREVER, items, milliseconds, place, structure, text, texts};
 use super::boundary::{Failure, Result, boundary};
 use super::code::lw_code;
 use super::handle::{self, Kind};
@@ -52,9 +52,10 @@ unsafe impl Growing for lw_build {}
 
 pub(super) fn build_from(build: *const lw_build) -> Result<Build> {
     let given = structure("build", build)?;
-    let mut build = Build::new(text("build.name", given.name)?)
-        .with_properties(properties("build.properties", given.properties, given.property_count)?)
-        .with_priority(given.priority);
+    let mut build = Build::new(text("build.name", given.name)?).with_priority(given.priority);
+    if given.property_count != 0 {
+        build = build.with_properties(properties("build.properties", given.properties, given.property_count)?);
+    }
     for label in texts("build.labels", given.labels, given.label_count)? {
         build = build.with_label(label);
     }
@@ -137,6 +138,7 @@ pub extern "C" fn lw_ticket_wait(
         let ticket = handle::get(ticket)?;
         let answer = match timeout_ms {
             0 => ticket.try_wait().unwrap_or(Err(BuildError::WaitTimedOut)),
+            LW_FOREVER => ticket.wait(),
             _ => ticket.wait_timeout(milliseconds(timeout_ms)),
         };
         *lease = lease::hand_out(answer?);
@@ -208,7 +210,7 @@ pub extern "C" fn lw_inbox_take(
         };
         cell.readiness.after_take(cell.inbox.receiver(), false);
         let (id, answer): (_, std::result::Result<Lease, BuildError>) =
-            taken.ok_or_else(|| Failure::new(lw_code::LW_ERROR_TIMEOUT, "no answer came in time"))?;
+            taken.ok_or_else(|| Failure::expected(lw_code::LW_ERROR_TIMEOUT, c"no answer came in time"))?;
         *number = id.get();
         *lease = lease::hand_out(answer?);
         Ok(())

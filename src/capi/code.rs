@@ -61,7 +61,7 @@ fn with_history(code: lw_code, error: &BuildError, history: &[Attempt]) -> Failu
         message.push_str("\n  ");
         message.push_str(&attempt.to_string());
     }
-    Failure { code, message }
+    Failure::new(code, message)
 }
 
 impl From<BuildError> for Failure {
@@ -73,7 +73,7 @@ impl From<BuildError> for Failure {
             BuildError::Cancelled => Self::new(LW_ERROR_CANCELLED, &error),
             BuildError::ShutDown => Self::new(LW_ERROR_SHUT_DOWN, &error),
             BuildError::Ended => Self::new(LW_ERROR_ENDED, &error),
-            BuildError::WaitTimedOut => Self::new(LW_ERROR_TIMEOUT, &error),
+            BuildError::WaitTimedOut => Self::expected(LW_ERROR_TIMEOUT, c"the answer did not come in time"),
         }
     }
 }

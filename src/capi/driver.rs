@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
@@ -255,32 +256,39 @@ pub(super) fn call_back(callback: impl FnOnce() -> i32) -> (lw_answer, String) {
     let reason = REASON.replace(before);
     match answer {
         Ok(answer) => (answer, reason.unwrap_or_else(|| "no reason was given".to_owned())),
-        Err(failure) => (LW_ANSWER_FAILED, reason.unwrap_or(failure.message)),
+        Err(failure) => (LW_ANSWER_FAILED, reason.unwrap_or_else(|| failure.to_string())),
     }
 }
 
 /// Makes the start that runs on this thread known by a handle, until this is dropped.
 struct CurrentStart {
     handle: *mut lw_start,
+    cell: Arc<StartCell>,
     before: Option<(usize, *const StartRequest<'static>)>,
 }
 
 impl CurrentStart {
     fn enter(start: &StartRequest<'_>) -> Self {
-        let handle = handle::insert::<lw_start>(StartCell {
+        let cell = Arc::new(StartCell {
             cancelled: start.cancel_signal().clone(),
             attacher: start.attacher(),
             collected: Mutex::default(),
         });
+        let handle = handle::insert_shared::<lw_start>(cell.clone());
         let erased = ptr::from_ref(start).cast::<StartRequest<'static>>();
-        Self { handle, before: CURRENT.replace(Some((handle.addr(), erased))) }
+        Self { handle, cell, before: CURRENT.replace(Some((handle.addr(), erased))) }
+    }
+
+    /// The handle is none from now on; what was collected is in what is returned.
+    fn leave(self) -> Arc<StartCell> {
+        self.cell.clone()
     }
 }
 
 impl Drop for CurrentStart {
     fn drop(&mut self) {
         CURRENT.set(self.before);
-        // It is there unless this is dropped by a panic of `leave`, which has none.
+        // Nobody else can free it.
         let _ = handle::remove(self.handle);
     }
 }
@@ -330,13 +338,12 @@ impl LatentWorker for CallbackDriver {
             }
         });
         let current = CurrentStart::enter(start);
-        let cell = handle::get(current.handle).map_err(|failure| StartError::infrastructure(failure.message))?;
         let mut instance = ptr::null_mut();
         let (answer, reason) = call_back(|| {
             // SAFETY: a callback of the table with its context, as the header says; all pointers outlive the call.
             unsafe { callback(self.context.pointer(), current.handle, view.as_ptr(), &raw mut instance) }
         });
-        drop(current);
+        let cell = current.leave();
         let Collected { details, retry_after, attachments } = std::mem::take(&mut *cell.collected.lock());
         let cause = match answer {
             LW_ANSWER_OK => {

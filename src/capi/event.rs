@@ -145,8 +145,8 @@ pub extern "C" fn lw_events_take(
         };
         cell.readiness.after_take(&cell.events, taken == Err(RecvTimeoutError::Disconnected));
         let taken = taken.map_err(|error| match error {
-            RecvTimeoutError::Timeout => Failure::new(LW_ERROR_TIMEOUT, "no event came in time"),
-            RecvTimeoutError::Disconnected => Failure::new(LW_ERROR_ENDED, "no event will come any more"),
+            RecvTimeoutError::Timeout => Failure::expected(LW_ERROR_TIMEOUT, c"no event came in time"),
+            RecvTimeoutError::Disconnected => Failure::expected(LW_ERROR_ENDED, c"no event will come any more"),
         })?;
         let missed = cell.gaps.lock().before(taken.sequence);
         *event = give(view(&taken, missed));

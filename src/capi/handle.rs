@@ -6,10 +6,8 @@
 //! be none, and each entry knows of what kind it is.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
@@ -30,8 +28,65 @@ struct Entry {
     value: Arc<dyn Any + Send + Sync>,
 }
 
-static TABLE: RwLock<BTreeMap<usize, Entry>> = RwLock::new(BTreeMap::new());
-static NEXT: AtomicUsize = AtomicUsize::new(1);
+/// The entries by the lower bits of their numbers. The upper bits count how often a slot was used, from 1.
+#[derive(Default)]
+struct Table {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    live: usize,
+}
+
+struct Slot {
+    /// The handle that leads here now, or the last one that did.
+    number: usize,
+    entry: Option<Entry>,
+}
+
+/// There may be 2^24 handles at once, and each slot is used 2^40 times; where a pointer has 32 bits, 2^16 of both.
+const INDEX_BITS: u32 = if usize::BITS == 64 { 24 } else { 16 };
+const INDEX_MASK: usize = (1 << INDEX_BITS) - 1;
+
+static TABLE: RwLock<Table> = RwLock::new(Table { slots: Vec::new(), free: Vec::new(), live: 0 });
+
+impl Table {
+    fn get(&self, number: usize) -> Option<&Entry> {
+        let slot = self.slots.get(number & INDEX_MASK)?;
+        slot.entry.as_ref().filter(|_| slot.number == number)
+    }
+
+    /// # Panics
+    /// When there is no number left that was not given out yet.
+    fn insert(&mut self, entry: Entry) -> usize {
+        self.live += 1;
+        if let Some(index) = self.free.pop() {
+            let slot = &mut self.slots[index];
+            slot.number += 1 << INDEX_BITS;
+            slot.entry = Some(entry);
+            return slot.number;
+        }
+        let index = self.slots.len();
+        assert!(index <= INDEX_MASK, "no handle is left");
+        let number = 1 << INDEX_BITS | index;
+        self.slots.push(Slot { number, entry: Some(entry) });
+        number
+    }
+
+    /// Takes an entry out if it is of this kind. One of another kind stays; what is returned tells which.
+    fn remove(&mut self, number: usize, kind: &'static str) -> Option<Entry> {
+        let index = number & INDEX_MASK;
+        let slot = self.slots.get_mut(index).filter(|slot| slot.number == number)?;
+        if slot.entry.as_ref()?.kind != kind {
+            return slot.entry.clone();
+        }
+        let entry = slot.entry.take();
+        self.live -= 1;
+        // A slot whose numbers are used up is left alone.
+        if number.checked_add(1 << INDEX_BITS).is_some() {
+            self.free.push(index);
+        }
+        entry
+    }
+}
 
 /// Gives a handle out for the value.
 pub(super) fn insert<K: Kind>(value: K::Value) -> *mut K {
@@ -40,32 +95,18 @@ pub(super) fn insert<K: Kind>(value: K::Value) -> *mut K {
 
 pub(super) fn insert_shared<K: Kind>(value: Arc<K::Value>) -> *mut K {
     let entry = Entry { kind: K::NAME, value };
-    let mut table = TABLE.write();
-    let number = loop {
-        // Where a pointer has 32 bits the numbers begin again some day.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        if number != 0 && !table.contains_key(&number) {
-            break number;
-        }
-    };
-    table.insert(number, entry);
-    ptr::without_provenance_mut(number)
+    ptr::without_provenance_mut(TABLE.write().insert(entry))
 }
 
 /// What is behind the handle. It lives as long as somebody uses it, also when another thread frees the handle.
 pub(super) fn get<K: Kind>(handle: *mut K) -> Result<Arc<K::Value>> {
-    let found = TABLE.read().get(&handle.addr()).cloned();
+    let found = TABLE.read().get(handle.addr()).cloned();
     typed::<K>(handle, found)
 }
 
 /// Takes the handle back: it is none from now on.
 pub(super) fn remove<K: Kind>(handle: *mut K) -> Result<Arc<K::Value>> {
-    let mut table = TABLE.write();
-    let found = match table.get(&handle.addr()) {
-        Some(entry) if entry.kind == K::NAME => table.remove(&handle.addr()),
-        other => other.cloned(),
-    };
-    drop(table);
+    let found = TABLE.write().remove(handle.addr(), K::NAME);
     typed::<K>(handle, found)
 }
 
@@ -79,7 +120,7 @@ pub(super) fn free<K: Kind>(handle: *mut K) -> Result<()> {
 }
 
 pub(super) fn count() -> usize {
-    TABLE.read().len()
+    TABLE.read().live
 }
 
 fn typed<K: Kind>(handle: *mut K, entry: Option<Entry>) -> Result<Arc<K::Value>> {
@@ -90,5 +131,50 @@ fn typed<K: Kind>(handle: *mut K, entry: Option<Entry>) -> Result<Arc<K::Value>>
     match entry {
         None => Err(failure("it was freed, or never given out".to_owned())),
         Some(Entry { kind, value }) => value.downcast().map_err(|_| failure(format!("it is {kind}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Entry, INDEX_BITS, Table};
+
+    fn entry() -> Entry {
+        Entry { kind: "a test", value: Arc::new(()) }
+    }
+
+    #[test]
+    fn no_number_is_given_out_twice() {
+        let mut table = Table::default();
+        let (first, second) = (table.insert(entry()), table.insert(entry()));
+        assert!(first != 0 && first != second);
+        assert!(table.remove(first, "another kind").is_some() && table.get(first).is_some());
+        assert!(table.remove(first, "a test").is_some());
+        assert!(table.get(first).is_none() && table.remove(first, "a test").is_none());
+        let third = table.insert(entry());
+        assert!(third != first && table.get(first).is_none() && table.get(third).is_some());
+        assert_eq!((table.live, table.slots.len()), (2, 2), "the slot is used again");
+    }
+
+    #[test]
+    fn a_slot_whose_numbers_are_used_up_is_left_alone() {
+        let mut table = Table::default();
+        table.insert(entry());
+        let last = usize::MAX << INDEX_BITS;
+        table.slots[0].number = last;
+        assert!(table.remove(last, "a test").is_some());
+        let next = table.insert(entry());
+        assert_eq!(next, 1 << INDEX_BITS | 1);
+        assert!(table.get(last).is_none());
+    }
+
+    #[test]
+    fn what_was_never_given_out_is_none() {
+        let mut table = Table::default();
+        let number = table.insert(entry());
+        for other in [0, 1, usize::MAX, number + 1, number + (1 << INDEX_BITS), number - (1 << INDEX_BITS)] {
+            assert!(table.get(other).is_none() && table.remove(other, "a test").is_none(), "{other:#x}");
+        }
     }
 }

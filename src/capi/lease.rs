@@ -193,9 +193,14 @@ pub struct lw_lease_info {
 pub(super) struct LeaseCell {
     /// There until the drop.
     lease: ManuallyDrop<Lease>,
-    ending: Mutex<Ending>,
-    /// The handles of its commands; `None` when its own handle was taken back.
-    commands: Mutex<Option<Vec<usize>>>,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// The handles of the commands that run on it.
+    Held(Vec<usize>),
+    /// Its own handle was taken back.
+    Over(Ending),
 }
 
 enum Ending {
@@ -220,19 +225,17 @@ struct Rest {
 }
 
 pub(super) fn hand_out(lease: Lease) -> *mut lw_lease {
-    handle::insert(LeaseCell {
-        lease: ManuallyDrop::new(lease),
-        ending: Mutex::new(Ending::Dropped),
-        commands: Mutex::new(Some(Vec::new())),
-    })
+    handle::insert(LeaseCell { lease: ManuallyDrop::new(lease), state: Mutex::new(State::Held(Vec::new())) })
 }
 
 /// Takes the lease's handle back, kills what runs on it, and gives the place back as soon as no call uses it any more.
 fn end(lease: *mut lw_lease, ending: Ending) -> Result<()> {
     let cell = handle::remove(lease)?;
-    *cell.ending.lock() = ending;
-    let commands = cell.commands.lock().take();
-    for command in commands.into_iter().flatten() {
+    let State::Held(commands) = std::mem::replace(&mut *cell.state.lock(), State::Over(ending)) else {
+        // Only who takes the handle back comes here.
+        return Ok(());
+    };
+    for command in commands {
         // One that was freed meanwhile is no loss.
         if let Ok(command) = handle::remove::<lw_running>(ptr::without_provenance_mut(command)) {
             // A reader on another thread hears of the end.
@@ -246,10 +249,10 @@ impl Drop for LeaseCell {
     fn drop(&mut self) {
         // SAFETY: this is the drop, and nobody looks at the lease after it.
         let lease = unsafe { ManuallyDrop::take(&mut self.lease) };
-        match std::mem::replace(self.ending.get_mut(), Ending::Dropped) {
-            Ending::Dropped => drop(lease),
-            Ending::Finished(result) => lease.finish(result),
-            Ending::Retried(reason) => lease.retry(&reason),
+        match std::mem::replace(self.state.get_mut(), State::Over(Ending::Dropped)) {
+            State::Held(_) | State::Over(Ending::Dropped) => drop(lease),
+            State::Over(Ending::Finished(result)) => lease.finish(result),
+            State::Over(Ending::Retried(reason)) => lease.retry(&reason),
         }
     }
 }
@@ -261,8 +264,8 @@ impl RunningCell {
         // after it.
         let running = unsafe { std::mem::transmute::<Running<'_>, Running<'static>>(running) };
         let cell = RunningCell { running, rest: Mutex::default(), lease: lease.clone() };
-        let mut commands = lease.commands.lock();
-        let Some(commands) = &mut *commands else {
+        let mut state = lease.state.lock();
+        let State::Held(commands) = &mut *state else {
             return Err(Failure::new(LW_ERROR_HANDLE, "the lease was given back meanwhile"));
         };
         let handle = handle::insert::<lw_running>(cell);
@@ -272,12 +275,12 @@ impl RunningCell {
 
     /// Copies out what there is, or waits for more.
     fn read(&self, timeout: Duration, buffer: &mut [MaybeUninit<u8>]) -> Result<lw_output> {
-        let late = || Failure::new(LW_ERROR_TIMEOUT, "no output came in time");
+        let late = || Failure::expected(LW_ERROR_TIMEOUT, c"no output came in time");
         let mut rest = self.rest.try_lock_for(timeout).ok_or_else(late)?;
         while rest.taken == rest.bytes.len() {
             let received = self.running.recv_timeout(timeout);
             let ended = |error| match error {
-                CommandError::NoEnd => Failure::new(LW_ERROR_ENDED, "the command has ended"),
+                CommandError::NoEnd => Failure::expected(LW_ERROR_ENDED, c"the command has ended"),
                 error => error.into(),
             };
             let (stream, bytes) = match received.map_err(ended)?.ok_or_else(late)? {
@@ -390,7 +393,7 @@ pub extern "C" fn lw_lease_wait_end(lease: *mut lw_lease, timeout_ms: u64) -> lw
             0 => cell.lease.end(),
             _ => cell.lease.wait_end(milliseconds(timeout_ms)),
         };
-        Err(end.map_or_else(|| Failure::new(LW_ERROR_TIMEOUT, "the lease has not ended"), Failure::from))
+        Err(end.map_or_else(|| Failure::expected(LW_ERROR_TIMEOUT, c"the lease has not ended"), Failure::from))
     })
 }
 
@@ -479,7 +482,7 @@ pub extern "C" fn lw_running_free(running: *mut lw_running) -> lw_code {
             return Ok(());
         }
         let cell = handle::remove(running)?;
-        if let Some(commands) = &mut *cell.lease.commands.lock() {
+        if let State::Held(commands) = &mut *cell.lease.state.lock() {
             commands.retain(|command| *command != running.addr());
         }
         cell.running.interrupt();
