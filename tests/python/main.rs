@@ -1,4 +1,4 @@
-//! The binding for Python, with the tests that are written in Python, and the example as a user runs it.
+//! The binding for Python: its tests, which are written in Python, and the example as a user runs it.
 //!
 //! `TEST_PYTHON` is the path of a CPython of version 3.9 or newer.
 
@@ -29,16 +29,45 @@ fn python(arguments: &[&str]) -> (bool, String) {
     (output.status.success(), said)
 }
 
-#[test]
-#[ignore = "needs CPython (TEST_PYTHON)"]
-fn the_tests_in_python_pass() {
-    let (passed, said) = python(&["-X", "faulthandler", "-W", "error", "tests/python/test_binding.py"]);
+/// Runs a file of tests. Warnings are errors: of what is deprecated, and of files that nobody has closed.
+fn passes(file: &str) {
+    let (passed, said) = python(&["-X", "dev", "-W", "error", &format!("tests/python/{file}")]);
     assert!(passed, "{said}");
-    assert!(said.contains("\nOK"), "{said}");
+    assert!(said.contains("\nOK\n"), "it ran no test: {said}");
 }
 
 #[test]
-#[ignore = "needs CPython (TEST_PYTHON)"]
+#[ignore = "needs python3, as TEST_PYTHON"]
+fn the_binding_says_what_the_header_says() {
+    passes("header.py");
+}
+
+#[test]
+#[ignore = "needs python3, as TEST_PYTHON"]
+fn builds_live_from_their_submission_to_the_end_of_their_leases() {
+    passes("life.py");
+}
+
+#[test]
+#[ignore = "needs python3, as TEST_PYTHON"]
+fn drivers_are_classes_whose_exceptions_are_failures() {
+    passes("drivers.py");
+}
+
+#[test]
+#[ignore = "needs python3, as TEST_PYTHON"]
+fn many_threads_and_builds_lose_nothing_and_grow_nothing() {
+    passes("many.py");
+}
+
+#[test]
+#[ignore = "needs python3, as TEST_PYTHON"]
+fn interpreters_end_and_forked_ones_do_nothing() {
+    passes("processes.py");
+}
+
+#[test]
+#[ignore = "needs python3, as TEST_PYTHON"]
 fn the_farm_runs_all_builds() {
     let (passed, said) = python(&["examples/python/farm.py"]);
     assert!(passed, "{said}");

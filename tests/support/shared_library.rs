@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// What other languages are offered.
-pub(crate) const FEATURES: &str = "capi,local,command,agent";
+pub(crate) const FEATURES: &str = "capi,local,command,process,agent";
 
 /// The folder that it is in. Built once, into a folder of its own: the features are others than those of the test.
 pub(crate) fn folder() -> &'static Path {
