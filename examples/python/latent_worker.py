@@ -388,7 +388,11 @@ class _Visit:
         try:
             if _Visit.is_over:
                 return _Visit._refusal()
-            threading.Thread(target=self._work, args=(method,), name="latent-worker driver", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, args=(method,), name="latent-worker driver", daemon=True).start()
+            except RuntimeError:
+                # There are no more threads; in CPython 3.12.0 and 3.12.1 there are none as soon as the end begins.
+                return method()
             answer = None
             while answer is None:
                 answer = self._jobs.get()()
