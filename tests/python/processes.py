@@ -1,10 +1,12 @@
 """The end of the interpreter, and forks: no hang, no crash, and nothing done in the wrong process."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 import unittest
+import warnings
 
 import latent_worker as lw
 from latent_worker import Build, Master
@@ -30,6 +32,7 @@ class Processes(unittest.TestCase):
             reader, writer = os.pipe()
             child = os.fork()
             if child == 0:
+                signal.alarm(30)
                 answers = []
                 for call in [master.status, lambda: master.submit(Build("b")), Master, lw.Inbox, master.shutdown]:
                     try:
@@ -45,6 +48,27 @@ class Processes(unittest.TestCase):
                 self.assertEqual(file.read(), b"Forked Forked Forked Forked Forked")
             os.waitpid(child, 0)
             master.submit(Build("b")).wait(PATIENCE).succeed()
+
+    def test_a_driver_that_forks_is_told_so_in_the_child(self):
+        class Forking(Quick):
+            def start(self, start):
+                child = os.fork()
+                if child == 0:
+                    signal.alarm(30)
+                    try:
+                        start.progress("in the child")
+                    except lw.Forked:
+                        os._exit(42)
+                    os._exit(1)
+                self.ended = os.waitpid(child, 0)[1]
+                return super().start(start)
+
+        driver = Forking()
+        with warnings.catch_warnings(), Master() as master:
+            warnings.simplefilter("ignore", DeprecationWarning)
+            master.add("w", driver)
+            master.submit(Build("b")).wait(PATIENCE).succeed()
+        self.assertEqual(driver.ended >> 8, 42)
 
     def interpreter(self, program):
         """What a program comes to that begins with a master and a driver."""
