@@ -7,10 +7,10 @@ import unittest
 
 import latent_worker as lw
 from latent_worker import Build, Master
-from support import PATIENCE, Quick
+from support import PATIENCE, Clean, Quick
 
 
-class Life(unittest.TestCase):
+class Life(Clean):
     def test_a_build_runs_commands_and_reads_their_output(self):
         with Master() as master:
             master.add_local("w", labels=["shell"])
@@ -76,6 +76,14 @@ class Life(unittest.TestCase):
             with self.assertRaises(lw.BuildFailed) as caught:
                 master.submit(Build("b", labels=["nobody"])).wait(PATIENCE)
             self.assertIn("nobody", str(caught.exception))
+
+    def test_without_a_time_out_waiting_has_no_limit(self):
+        with Master() as master:
+            worker = master.add("w", Quick())
+            worker.pause()
+            ticket = master.submit(Build("b"))
+            threading.Timer(0.2, worker.unpause).start()
+            ticket.wait().succeed()
 
     def test_a_lease_that_is_retried_is_followed_by_another(self):
         with Master() as master:

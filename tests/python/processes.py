@@ -10,7 +10,7 @@ import warnings
 
 import latent_worker as lw
 from latent_worker import Build, Master
-from support import PATIENCE, Quick
+from support import PATIENCE, Clean, Quick
 
 HEAD = """
 import sys, threading, time
@@ -25,7 +25,7 @@ master = Master()
 """
 
 
-class Processes(unittest.TestCase):
+class Processes(Clean):
     def test_a_forked_child_is_told_so(self):
         with Master() as master:
             master.add("w", Quick())
@@ -70,11 +70,11 @@ class Processes(unittest.TestCase):
             master.submit(Build("b")).wait(PATIENCE).succeed()
         self.assertEqual(driver.ended >> 8, 42)
 
-    def interpreter(self, program):
+    def interpreter(self, program, before=""):
         """What a program comes to that begins with a master and a driver."""
         begun = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-c", HEAD + program], capture_output=True, text=True, timeout=PATIENCE, check=False
+            [sys.executable, "-c", before + HEAD + program], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         return (done.returncode, done.stdout, done.stderr), time.monotonic() - begun
 
@@ -124,9 +124,11 @@ for _ in range(4):
     begun.acquire()
 sys.exit(7)
 """
+        # What is registered before the binding is called after its end: then nobody of the library is here any more.
+        before = "import atexit; atexit.register(lambda: print(len(latent_worker._Visit.all), len(latent_worker._Table._kept)))"
         for _ in range(5):
-            done, took = self.interpreter(program)
-            self.assertEqual(done, (7, "", ""))
+            done, took = self.interpreter(program, before)
+            self.assertEqual(done, (7, "0 0\n", ""))
             self.assertLess(took, 30)
 
     def test_a_hanging_driver_is_waited_for_within_a_bound(self):
