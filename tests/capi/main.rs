@@ -10,12 +10,13 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+
+#[path = "../support/shared_library.rs"]
+mod shared_library;
 
 const PROGRAMS: &[&str] =
     &["tests/capi/life.c", "tests/capi/abuse.c", "tests/capi/callbacks.c", "tests/capi/fork.c", "tests/capi/journal.c"];
 const EXAMPLES: &[&str] = &["examples/c/driver.c"];
-const FEATURES: &str = "capi,local,command,process,agent";
 
 /// The languages that the header and all programs are.
 #[derive(Clone, Copy)]
@@ -42,20 +43,6 @@ fn run(command: &mut Command) -> String {
     out.into_owned()
 }
 
-/// The folder with the shared library, built as anybody would.
-fn library_folder() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        // A folder of its own: the features are others than those of this test.
-        let target = temporary().join("target");
-        run(Command::new(env!("CARGO"))
-            .args(["rustc", "--lib", "--no-default-features", "--features", FEATURES, "--crate-type", "cdylib"])
-            .arg("--target-dir")
-            .arg(&target));
-        target.join("debug")
-    })
-}
-
 /// Compiles a program with all warnings as errors.
 fn compile(source: &str, language: Language, options: &[&str]) -> PathBuf {
     let (compiler, standard, tail) = match language {
@@ -69,7 +56,7 @@ fn compile(source: &str, language: Language, options: &[&str]) -> PathBuf {
     if matches!(language, Language::Cpp) {
         command.args(["-x", "c++"]);
     }
-    command.args(options).arg(source).arg("-L").arg(library_folder());
+    command.args(options).arg(source).arg("-L").arg(shared_library::folder());
     command.args(["-llatent_worker", "-pthread", "-o"]).arg(&program);
     run(&mut command);
     program
@@ -78,7 +65,7 @@ fn compile(source: &str, language: Language, options: &[&str]) -> PathBuf {
 /// Runs a program, within at most ten minutes, with the library where it finds it.
 fn execute(before: &[&str], program: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("timeout");
-    command.arg("600").args(before).arg(program).args(arguments).env("LD_LIBRARY_PATH", library_folder());
+    command.arg("600").args(before).arg(program).args(arguments).env("LD_LIBRARY_PATH", shared_library::folder());
     run(&mut command)
 }
 
@@ -127,10 +114,10 @@ fn agents_attach_over_loopback() {
     let program = compile("tests/capi/agents.c", Language::C, &[]);
     compile("tests/capi/agents.c", Language::Cpp, &[]);
     run(Command::new(env!("CARGO"))
-        .args(["build", "--example", "agent", "--no-default-features", "--features", FEATURES])
+        .args(["build", "--example", "agent", "--no-default-features", "--features", shared_library::FEATURES])
         .arg("--target-dir")
-        .arg(library_folder().parent().unwrap()));
-    execute(&[], &program, &[library_folder().join("examples/agent").to_str().unwrap()]);
+        .arg(shared_library::folder().parent().unwrap()));
+    execute(&[], &program, &[shared_library::folder().join("examples/agent").to_str().unwrap()]);
 }
 
 #[test]
@@ -148,7 +135,7 @@ fn the_example_keeps_a_journal() {
 #[test]
 #[ignore = "needs nm and ldd"]
 fn the_shared_library_offers_what_is_on_the_list_and_needs_only_libc() {
-    let library = library_folder().join("liblatent_worker.so");
+    let library = shared_library::folder().join("liblatent_worker.so");
     let offered = run(Command::new("nm").args(["-D", "--defined-only", "--format=posix"]).arg(&library));
     let offered: BTreeSet<_> = offered.lines().map(|line| line.split(' ').next().unwrap()).collect();
     let listed = fs::read_to_string(root().join("tests/capi/symbols.txt")).unwrap();
