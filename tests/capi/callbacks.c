@@ -270,6 +270,7 @@ static void end(script *self)
     await(&self->releases, 1);
     MUST(self->starts == self->stops);
     await(&self->agent_releases, self->attaches ? self->starts : 0);
+    MUST(look(&self->agent_releases) == (self->attaches ? self->starts : 0));
     NOTHING_IS_LEFT();
 }
 
