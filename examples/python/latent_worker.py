@@ -1236,7 +1236,8 @@ class Master(_Handle):
             start=_texts(start), start_count=len(start), stop=_texts(stop), stop_count=len(stop), check=_texts(check),
             check_count=len(check), reclaim=_texts(reclaim), reclaim_count=len(reclaim),
             compatible_by=_texts(compatible_by), compatible_by_count=len(compatible_by), grace_ms=_setting_ms(grace),
-            stop_limit_ms=_setting_ms(stop_limit), check_limit_ms=_setting_ms(check_limit), secret_in_file=int(secret_in_file),
+            stop_limit_ms=_setting_ms(stop_limit), check_limit_ms=_setting_ms(check_limit),
+            secret_in_file=int(secret_in_file),
         )
         return self._add("lw_master_add_command", name, options, byref(c))
 

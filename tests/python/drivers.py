@@ -81,9 +81,12 @@ class Drivers(Clean):
         def check(self, instance):
             raise RuntimeError("looks bad")
 
-        error, driver, _ = self.failing(start=start, check=check, stop=lambda self, stop: None)
+        def stops(self, stop):
+            pass
+
+        error, driver, _ = self.failing(start=start, check=check, stop=stops)
         self.assertIn("RuntimeError: looks bad", str(error))
-        error, driver, _ = self.failing(start=start, check=lambda self, instance: "is ill", stop=lambda self, stop: None)
+        error, driver, _ = self.failing(start=start, check=lambda self, instance: "is ill", stop=stops)
         self.assertIn("is ill", str(error))
 
     def test_an_instance_is_used_again_by_builds_that_it_fits(self):
@@ -171,7 +174,7 @@ class Drivers(Clean):
         self.assertEqual((driver.started, driver.stopped), (1, 1))
 
     def test_a_driver_may_collect_its_own_master(self):
-        begun, dropped, took = threading.Event(), threading.Event(), []
+        begun, dropped, collected, took = threading.Event(), threading.Event(), threading.Event(), []
 
         class Collecting(Quick):
             def start(self, start):
@@ -180,6 +183,7 @@ class Drivers(Clean):
                 before = time.monotonic()
                 gc.collect()
                 took.append(time.monotonic() - before)
+                collected.set()
                 start.sleep(PATIENCE)
 
         def drop():
@@ -193,6 +197,7 @@ class Drivers(Clean):
         try:
             drop()
             dropped.set()
+            collected.wait(PATIENCE)
             self.tearDown()
         finally:
             gc.enable()

@@ -1,4 +1,4 @@
-"""Builds from their submission to the end of their leases: commands, files, events, cancelling, time-outs, bad input."""
+"""Builds from their submission to the end of their leases: commands, files, events, cancelling, time-outs."""
 
 import os
 import tempfile

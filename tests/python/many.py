@@ -31,15 +31,17 @@ class Many(Clean):
 
     def test_an_event_loop_waits_for_answers_and_events(self):
         async def run():
-            with Master() as master:
-                master.add("w", Quick())
-                inbox = lw.Inbox()
+            loop = asyncio.get_running_loop()
+            with Master() as master, lw.Inbox() as inbox:
+                worker = master.add("w", Quick())
+                worker.pause()
+                events, failed, kinds = master.events(), 0, []
                 numbers = {master.submit_to(Build("b"), inbox) for _ in range(5)}
                 numbers.add(master.submit_to(Build("b", labels=["nobody"]), inbox))
-                events, seen, failed = master.events(), [], 0
+                loop.call_later(0.2, worker.unpause)
                 while numbers:
                     number, answer = await asyncio.wait_for(inbox.next(), PATIENCE)
-                    numbers.discard(number)
+                    numbers.remove(number)
                     if isinstance(answer, lw.Error):
                         failed += 1
                     else:
@@ -47,11 +49,17 @@ class Many(Clean):
                 self.assertEqual(failed, 1)
                 with self.assertRaises(lw.TimedOut):
                     inbox.take(0)
-                async for event in events:
-                    seen.append(event.kind)
-                    if event.kind == "build_finished":
-                        break
-                inbox.close()
+
+                async def watch():
+                    async for event in events:
+                        kinds.append(event.kind)
+                        if event.kind == "paused":
+                            return
+
+                watching = asyncio.create_task(watch())
+                loop.call_later(0.2, worker.pause)
+                await asyncio.wait_for(watching, PATIENCE)
+                self.assertEqual(kinds.count("build_finished"), 5)
 
         asyncio.run(run())
 

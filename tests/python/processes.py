@@ -73,16 +73,18 @@ class Processes(Clean):
     def interpreter(self, program, before=""):
         """What a program comes to that begins with a master and a driver."""
         begun = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-c", before + HEAD + program], capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        command = [sys.executable, "-c", before + HEAD + program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         return (done.returncode, done.stdout, done.stderr), time.monotonic() - begun
 
     def test_an_interpreter_ends_with_live_workers(self):
         done, _ = self.interpreter("master.add('w', Loud())\nlease = master.submit(Build('b')).wait(60)\n")
         self.assertEqual(done, (0, "stopped\n", ""))
-        local = "master.add_local('w')\nlease = master.submit(Build('b')).wait(60)\nrunning = lease.start('sleep 1000')\n"
-        done, took = self.interpreter(local)
+        done, took = self.interpreter("""
+master.add_local('w')
+lease = master.submit(Build('b')).wait(60)
+process = lease.start('sleep 1000')
+""")
         self.assertEqual(done, (0, "", ""))
         self.assertLess(took, 30)
 
@@ -107,8 +109,7 @@ sys.exit(7)
             self.assertEqual(done, (7, "stopped\n", ""))
 
     def test_an_interpreter_ends_though_drivers_do_not(self):
-        """They come back to the interpreter at every moment of its end, and so would crash it if they were on threads of
-        the library."""
+        """They come to the interpreter at every moment of its end; on threads of the library that would crash it."""
         program = """
 class Restless(Loud):
     def start(self, start):
@@ -125,7 +126,10 @@ for _ in range(4):
 sys.exit(7)
 """
         # What is registered before the binding is called after its end: then nobody of the library is here any more.
-        before = "import atexit; atexit.register(lambda: print(len(latent_worker._Visit.all), len(latent_worker._Table._kept)))"
+        before = """
+import atexit
+atexit.register(lambda: print(len(latent_worker._Visit.all), len(latent_worker._Table._kept)))
+"""
         for _ in range(5):
             done, took = self.interpreter(program, before)
             self.assertEqual(done, (7, "0 0\n", ""))
