@@ -906,7 +906,23 @@ lw_code lw_master_add_docker(struct lw_master *master,
                              const char *settings,
                              struct lw_worker **added);
 
-// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls" or "docker".
+// Adds a worker whose instances are machines of EC2. added may be NULL, and is to be freed with lw_worker_free.
+//
+// settings is a JSON object of texts, lists of texts and objects of texts. Those that depend on the build are templates, as
+// for containers: image ("ami-..." or "ssm:" and the name of a parameter), offers (a list, in order of preference:
+// "TYPE[@ZONE or SUBNET][:spot]"), launch_template, subnet, key_pair, placement_group, tenancy, profile, elastic_ip,
+// master_address, and the values of tags and of volumes (by device).
+//
+// These are not templates. user_data: a script, in which @LATENT_WORKER_MASTER@ and others are filled in; security_groups: a
+// list; disks: sizes in GiB by device; secret_in_parameter: a prefix; at_stop: "terminate", "stop" or "hibernate"; region,
+// endpoint, aws_profile; access_key_id, secret_access_key and session_token, if not those that are found elsewhere.
+lw_code lw_master_add_ec2(struct lw_master *master,
+                          const struct lw_worker_options *options,
+                          const char *settings,
+                          struct lw_worker **added);
+
+// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls", "docker" or
+// "ec2".
 lw_code lw_has_feature(const char *name, int *has);
 
 // Says which build, worker and attempt the lease belongs to. Free info with lw_free.

@@ -189,6 +189,7 @@ class _Event(Structure):
     _fields_ = [
         ("size", c_size_t), ("sequence", c_uint64), ("missed", c_uint64), ("at_ns", c_uint64), ("kind", c_char_p),
         ("worker", c_char_p), ("epoch", c_uint64), ("build", c_uint64), ("reason", c_char_p), ("text", c_char_p),
+        ("result", c_char_p),
     ]
 
 
@@ -289,6 +290,7 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "lw_master_add_command": [_P, POINTER(_WorkerOptions), POINTER(_CommandOptions), POINTER(_P)],
     "lw_master_add_process": [_P, POINTER(_WorkerOptions), POINTER(_ProcessOptions), POINTER(_P)],
     "lw_master_add_docker": [_P, POINTER(_WorkerOptions), c_char_p, POINTER(_P)],
+    "lw_master_add_ec2": [_P, POINTER(_WorkerOptions), c_char_p, POINTER(_P)],
     "lw_master_events": [_P, c_size_t, POINTER(_P)],
     "lw_events_take": [_P, c_uint64, POINTER(_P)],
     "lw_events_fd": [_P, POINTER(c_int)],
@@ -505,7 +507,7 @@ def _dict(properties: Any, count: int) -> Dict[str, str]:
 
 
 def has_feature(name: str) -> bool:
-    """Whether the shared library has a feature: "local", "command", "process", "agent", "tls" or "docker"."""
+    """Whether the shared library has a feature: "local", "command", "process", "agent", "tls", "docker" or "ec2"."""
     has = c_int()
     _call("lw_has_feature", _bytes(name), byref(has))
     return has.value != 0
@@ -855,6 +857,7 @@ class Event:
         self.sequence, self.missed, self.at = it.sequence, it.missed, it.at_ns / 1e9
         self.kind, self.worker, self.reason = _str(it.kind) or "", _str(it.worker), _str(it.reason)
         self.epoch, self.build = it.epoch or None, it.build or None
+        self.result = _str(it.result)
         self._text = _str(it.text) or ""
 
     def __str__(self) -> str:
@@ -1261,6 +1264,10 @@ class Master(_Handle):
     def add_docker(self, name: str, settings: Mapping[str, Any], **options: Any) -> Worker:
         """Adds a worker whose instances are containers; ``settings`` as ``lw_master_add_docker`` has them."""
         return self._add("lw_master_add_docker", name, options, _bytes(json.dumps(settings)))
+
+    def add_ec2(self, name: str, settings: Mapping[str, Any], **options: Any) -> Worker:
+        """Adds a worker whose instances are machines of EC2; ``settings`` as ``lw_master_add_ec2`` has them."""
+        return self._add("lw_master_add_ec2", name, options, _bytes(json.dumps(settings)))
 
     def _add(self, function: str, name: str, options: Dict[str, Any], driver: Any) -> Worker:
         c = _WorkerOptions(name=_bytes(name))

@@ -199,17 +199,44 @@ pub extern "C" fn lw_master_add_docker(
     })
 }
 
+/// Adds a worker whose instances are machines of EC2. added may be NULL, and is to be freed with lw_worker_free.
+///
+/// settings is a JSON object of texts, lists of texts and objects of texts. Those that depend on the build are templates, as
+/// for containers: image ("ami-..." or "ssm:" and the name of a parameter), offers (a list, in order of preference:
+/// "TYPE[@ZONE or SUBNET][:spot]"), launch_template, subnet, key_pair, placement_group, tenancy, profile, elastic_ip,
+/// master_address, and the values of tags and of volumes (by device).
+///
+/// These are not templates. user_data: a script, in which @LATENT_WORKER_MASTER@ and others are filled in; security_groups: a
+/// list; disks: sizes in GiB by device; secret_in_parameter: a prefix; at_stop: "terminate", "stop" or "hibernate"; region,
+/// endpoint, aws_profile; access_key_id, secret_access_key and session_token, if not those that are found elsewhere.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_master_add_ec2(
+    master: *mut lw_master,
+    options: *const lw_worker_options,
+    settings: *const c_char,
+    added: Option<&mut MaybeUninit<*mut lw_worker>>,
+) -> lw_code {
+    boundary(|| {
+        #[cfg(feature = "ec2")]
+        return worker::add(master, options, added, || super::ec2::driver_from(text("settings", settings)?));
+        #[cfg(not(feature = "ec2"))]
+        missing("machines of EC2", "ec2", (master, options, settings, added))
+    })
+}
+
 /// What may be left out of a build, and whether it is in this one.
-const FEATURES: [(&str, bool); 6] = [
+const FEATURES: [(&str, bool); 7] = [
     ("local", cfg!(all(feature = "local", unix))),
     ("command", cfg!(all(feature = "command", unix))),
     ("process", cfg!(all(feature = "process", unix))),
     ("agent", cfg!(feature = "agent")),
     ("tls", cfg!(feature = "tls")),
     ("docker", cfg!(all(feature = "docker", unix))),
+    ("ec2", cfg!(feature = "ec2")),
 ];
 
-/// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls" or "docker".
+/// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls", "docker" or
+/// "ec2".
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_has_feature(name: *const c_char, has: Option<&mut MaybeUninit<c_int>>) -> lw_code {
     boundary(|| {

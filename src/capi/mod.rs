@@ -23,6 +23,8 @@ mod context;
 #[cfg(all(feature = "docker", unix))]
 mod docker;
 mod driver;
+#[cfg(feature = "ec2")]
+mod ec2;
 mod event;
 mod fork;
 mod given;
