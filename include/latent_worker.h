@@ -509,6 +509,8 @@ typedef struct lw_event {
   const char *reason;
   // All of it as a line for people.
   const char *text;
+  // With "build_finished", how: "succeeded", "failed", "dropped", "cancelled" or "not_run"; else NULL.
+  const char *result;
 } lw_event;
 
 // Is called with each event, on a thread of the library that does nothing else. It may call back into the library.
@@ -799,7 +801,8 @@ lw_code lw_set_reason(const char *reason);
 // Whether nobody waits for the instance any more. Does not block. On any thread, until the callback returns.
 lw_code lw_start_cancelled(struct lw_start *start, bool *cancelled);
 
-// Waits, and ends early with LW_ERROR_CANCELLED when the start is cancelled. Polling a provider goes through this. On
+// Blocks for this time, and ends early with LW_ERROR_CANCELLED when the start is cancelled. Polling a provider goes
+// through this. On
 // the thread of the callback.
 lw_code lw_start_sleep(struct lw_start *start, uint64_t time_ms);
 
@@ -827,7 +830,7 @@ lw_code lw_start_attach(struct lw_start *start, const struct lw_agent *agent, st
 // Whether the master is shutting down: return soon, with a failure. Does not block.
 lw_code lw_reclaim_cancelled(struct lw_reclaim *reclaim, bool *cancelled);
 
-// Waits, and ends early with LW_ERROR_CANCELLED when the master shuts down.
+// Blocks for this time, and ends early with LW_ERROR_CANCELLED when the master shuts down.
 lw_code lw_reclaim_sleep(struct lw_reclaim *reclaim, uint64_t time_ms);
 
 // Makes a queue of all events from now on. When more than capacity of them lie in it further ones are missed, and

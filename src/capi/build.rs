@@ -208,7 +208,7 @@ pub extern "C" fn lw_inbox_take(
             0 => cell.inbox.receiver().try_recv().ok(),
             _ => cell.inbox.recv_timeout(milliseconds(timeout_ms)),
         };
-        cell.readiness.after_take(cell.inbox.receiver(), false);
+        cell.readiness.after_take(cell.inbox.receiver());
         let (id, answer): (_, std::result::Result<Lease, BuildError>) =
             taken.ok_or_else(|| Failure::expected(lw_code::LW_ERROR_TIMEOUT, c"no answer came in time"))?;
         *number = id.get();

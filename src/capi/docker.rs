@@ -61,12 +61,8 @@ fn template<T: FromStr<Err: Into<BoxError>>>(name: &str, text: &str) -> Result<S
 }
 
 pub(super) fn driver_from(json: &str) -> Result<DockerLatentWorker> {
-    // The error tells a line and a name, and no value: a password is not repeated.
-    let settings: Settings = serde_json::from_str(json).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        let what = if error.is_data() { error.to_string() } else { format!("no JSON at line {line} column {column}") };
-        Failure::argument(format!("settings: {what}"))
-    })?;
+    let settings: Settings = serde_json::from_str(json)
+        .map_err(|error| Failure::argument(format!("settings: {}", without_value(&error))))?;
     let mut builder = DockerLatentWorker::builder(template::<String>("image", &settings.image)?);
     if let Some(text) = settings.platform {
         builder = builder.platform(template::<String>("platform", &text)?);
@@ -133,10 +129,74 @@ pub(super) fn driver_from(json: &str) -> Result<DockerLatentWorker> {
     builder.build().map_err(|error| Failure::argument(format!("settings: {error}")))
 }
 
+/// What is wrong and where, without the value that is: it may be a password.
+fn without_value(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(", expected ").filter(|(what, _)| what.starts_with("invalid ")) {
+        Some((_, expected)) => format!("a value of a wrong kind; expected {expected}"),
+        None if error.is_data() => text,
+        None => format!("no JSON at line {} column {}", error.line(), error.column()),
+    }
+}
+
 /// A list of templates, as one setting.
 fn words(texts: &[String]) -> Result<Setting<Vec<String>>> {
     let words = texts.iter().map(|text| template::<String>("command", text)).collect::<Result<Vec<_>>>()?;
     Ok(Setting::computed(move |properties| {
         words.iter().map(|word| word.render(properties).map_err(BoxError::from)).collect()
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::driver_from;
+
+    fn refused(json: &str) -> String {
+        driver_from(json).map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn all_settings_make_a_driver() {
+        let driver = driver_from(
+            r#"{
+                "image": "agent:{toolchain:-stable}", "platform": "linux/amd64", "network": "bridge", "hostname": "h",
+                "master_address": "10.0.0.1", "command": ["agent", "{kind:-plain}"], "env": {"CI": "1"},
+                "labels": {"team": "a"}, "volumes": ["cache:/cache"], "memory": "512M", "cpus": 1.5, "init": false,
+                "pull": "never", "host_config": {"CapDrop": ["ALL"]}, "dockerfile": "FROM scratch",
+                "engine": "unix:///run/engine.sock", "registry": {"user": "robot", "password": "hunter2"},
+                "secret_in_file": true, "stop_grace_ms": 5000
+            }"#,
+        );
+        assert_eq!(driver.unwrap().engine().to_string(), "unix:///run/engine.sock");
+        assert!(driver_from(r#"{"image": "agent", "cpus": "{cpus:-2}", "build_directory": "."}"#).is_ok());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_its_name() {
+        for (json, words) in [
+            ("", "no JSON at line 1"),
+            ("{}", "image"),
+            (r#"{"image": "a", "imgae": "b"}"#, "imgae"),
+            (r#"{"image": "{open"}"#, "image"),
+            (r#"{"image": "a", "memory": "much"}"#, "memory"),
+            (r#"{"image": "a", "pull": "sometimes"}"#, "pull"),
+            (r#"{"image": "a", "engine": "carrier pigeon"}"#, "engine"),
+            (r#"{"image": "a", "dockerfile": "b", "build_directory": "c"}"#, "either dockerfile or build_directory"),
+        ] {
+            assert!(refused(json).contains(words), "{json}: {}", refused(json));
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_repeated() {
+        for json in [
+            r#"{"image": "a", "registry": {"user": "robot", "password": "hunter2", "more": 1}}"#,
+            r#"{"image": "a", "registry": "hunter2"}"#,
+            r#"{"image": "a", "env": "hunter2, expected nothing"}"#,
+            r#"{"image": "a", "pull": "never", "init": "hunter2"}"#,
+            r#"{"image": "a", "registry": {"user": "robot", "password": hunter2}}"#,
+        ] {
+            assert!(!refused(json).contains("hunter2"), "{}", refused(json));
+        }
+    }
 }

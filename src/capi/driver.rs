@@ -495,7 +495,8 @@ pub extern "C" fn lw_start_cancelled(start: *mut lw_start, cancelled: Option<&mu
     })
 }
 
-/// Waits, and ends early with LW_ERROR_CANCELLED when the start is cancelled. Polling a provider goes through this. On
+/// Blocks for this time, and ends early with LW_ERROR_CANCELLED when the start is cancelled. Polling a provider goes
+/// through this. On
 /// the thread of the callback.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_start_sleep(start: *mut lw_start, time_ms: u64) -> lw_code {
@@ -576,7 +577,7 @@ pub extern "C" fn lw_reclaim_cancelled(reclaim: *mut lw_reclaim, cancelled: Opti
     })
 }
 
-/// Waits, and ends early with LW_ERROR_CANCELLED when the master shuts down.
+/// Blocks for this time, and ends early with LW_ERROR_CANCELLED when the master shuts down.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_reclaim_sleep(reclaim: *mut lw_reclaim, time_ms: u64) -> lw_code {
     boundary(|| Ok(handle::get(reclaim)?.sleep(milliseconds(time_ms))?))

@@ -17,7 +17,7 @@ use super::given::{View, give};
 use super::handle::{self, Kind};
 use super::master::lw_master;
 use super::readiness::Readiness;
-use crate::Event;
+use crate::{Event, EventKind};
 
 /// Something that happened. From lw_events_take: free it with lw_free. In a callback: it lives until that returns.
 #[repr(C)]
@@ -42,6 +42,8 @@ pub struct lw_event {
     pub reason: *const c_char,
     /// All of it as a line for people.
     pub text: *const c_char,
+    /// With "build_finished", how: "succeeded", "failed", "dropped", "cancelled" or "not_run"; else NULL.
+    pub result: *const c_char,
 }
 
 /// Is called with each event, on a thread of the library that does nothing else. It may call back into the library.
@@ -89,6 +91,10 @@ impl Gaps {
 }
 
 fn view(event: &Event, missed: u64) -> View<lw_event> {
+    let result = match &event.kind {
+        EventKind::BuildFinished { result } => Some(result.name()),
+        _ => None,
+    };
     View::new(|texts| lw_event {
         size: size_of::<lw_event>(),
         sequence: event.sequence,
@@ -100,6 +106,7 @@ fn view(event: &Event, missed: u64) -> View<lw_event> {
         build: event.build.map_or(0, |build| build.get()),
         reason: texts.optional(event.kind.reason().as_deref()),
         text: texts.text(&event.to_string()),
+        result: texts.optional(result),
     })
 }
 
@@ -143,7 +150,7 @@ pub extern "C" fn lw_events_take(
             }),
             _ => cell.events.recv_timeout(milliseconds(timeout_ms)),
         };
-        cell.readiness.after_take(&cell.events, taken == Err(RecvTimeoutError::Disconnected));
+        cell.readiness.after_take(&cell.events);
         let taken = taken.map_err(|error| match error {
             RecvTimeoutError::Timeout => Failure::expected(LW_ERROR_TIMEOUT, c"no event came in time"),
             RecvTimeoutError::Disconnected => Failure::expected(LW_ERROR_ENDED, c"no event will come any more"),

@@ -4,8 +4,9 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -16,9 +17,9 @@ static GIVEN: Mutex<BTreeMap<usize, Box<dyn Any + Send>>> = Mutex::new(BTreeMap:
 
 /// A structure that C may look at, with all that it points to. Neither moves nor changes as long as this lives.
 pub(super) struct View<T> {
-    view: Box<T>,
-    _texts: Vec<CString>,
-    _bytes: Vec<Vec<u8>>,
+    /// Not a `Box`, whose moves end what was said of its address.
+    view: Arc<T>,
+    _texts: Texts,
 }
 
 // SAFETY: the pointers in `view` lead to what is owned beside it, which nobody changes; it is only dropped here.
@@ -28,29 +29,25 @@ impl<T> View<T> {
     /// Makes the structure out of pointers into `Texts`.
     pub(super) fn new(make: impl FnOnce(&mut Texts) -> T) -> Self {
         let mut texts = Texts::default();
-        let view = Box::new(make(&mut texts));
-        Self { view, _texts: texts.texts, _bytes: texts.bytes }
+        let view = Arc::new(make(&mut texts));
+        Self { view, _texts: texts }
     }
 
     pub(super) fn as_ptr(&self) -> *const T {
-        &raw const *self.view
+        Arc::as_ptr(&self.view)
     }
 }
 
 /// What a [`View`] under construction points to.
 #[derive(Default)]
 pub(super) struct Texts {
-    texts: Vec<CString>,
+    /// What an item owns stays where it is when this grows.
     bytes: Vec<Vec<u8>>,
 }
 
 impl Texts {
     pub(super) fn text(&mut self, text: &str) -> *const c_char {
-        let text = c_text(text);
-        // What a vector's item owns stays where it is when the vector grows.
-        let pointer = text.as_ptr();
-        self.texts.push(text);
-        pointer
+        self.bytes(c_text(text).into_bytes_with_nul()).cast()
     }
 
     pub(super) fn optional(&mut self, text: Option<&str>) -> *const c_char {
@@ -73,10 +70,10 @@ pub(super) fn give<T: 'static>(view: View<T>) -> *const T {
 
 /// Hands a text out.
 pub(super) fn give_text(text: &str) -> *const c_char {
-    let text = c_text(text);
+    let text = c_text(text).into_bytes_with_nul();
     let pointer = text.as_ptr();
     keep(pointer.addr(), Box::new(text));
-    pointer
+    pointer.cast()
 }
 
 fn keep(address: usize, what: Box<dyn Any + Send>) {

@@ -60,12 +60,12 @@ impl Readiness {
         Err(Failure::new(LW_ERROR_UNSUPPORTED, "file descriptors to wait on are there on Unix only"))
     }
 
-    /// To be called after every attempt to take something out of the channel. `is_over`: nothing will ever come again;
-    /// then the descriptor stays readable.
-    pub(super) fn after_take<T>(&self, source: &Receiver<T>, is_over: bool) {
+    /// To be called after every attempt to take something out of the channel. When nothing will ever come again the
+    /// thread finds that out, and the descriptor is readable again.
+    pub(super) fn after_take<T>(&self, source: &Receiver<T>) {
         if let Some(watch) = &*self.watch.lock() {
             let mut signal = watch.signal.lock();
-            if signal.is_raised && !is_over && source.is_empty() && signal.reader.read(&mut [0]).is_ok() {
+            if signal.is_raised && source.is_empty() && signal.reader.read(&mut [0]).is_ok() {
                 signal.is_raised = false;
                 // Whatever has come since the look is seen by the thread.
                 let _ = watch.resume.try_send(());

@@ -270,6 +270,7 @@ static void end(script *self)
     await(&self->releases, 1);
     MUST(self->starts == self->stops);
     await(&self->agent_releases, self->attaches ? self->starts : 0);
+    MUST(look(&self->agent_releases) == (self->attaches ? self->starts : 0));
     NOTHING_IS_LEFT();
 }
 
@@ -609,7 +610,7 @@ static void observers(void)
 /* An agent that runs commands, each on a thread of its own: "say N" writes N bytes, "hang" waits for its interrupt, and
  * the others are answered at once. */
 typedef struct shell {
-    int starts, ends, interrupts, releases;
+    int starts, ends, cut_short, written, interrupts, releases;
     int is_interrupted;
 } shell;
 
@@ -629,6 +630,9 @@ static void *run_job(void *job_)
             size_t piece = left < (long)sizeof data ? (size_t)left : sizeof data;
             code = lw_process_write(self->process, LW_STREAM_OUT, data, piece);
             left -= (long)piece;
+            if (code == LW_OK) {
+                add(&self->owner->written);
+            }
         }
         MUST(code == LW_OK || code == LW_ERROR_CANCELLED || code == LW_ERROR_ENDED);
     } else {
@@ -639,6 +643,9 @@ static void *run_job(void *job_)
     OK(lw_process_end(self->process, code == LW_OK ? LW_EXIT_CODE : LW_EXIT_INTERRUPTED, 7));
     EXPECT(LW_ERROR_HANDLE, lw_process_write(self->process, LW_STREAM_OUT, data, 1));
     EXPECT(LW_ERROR_HANDLE, lw_process_end(self->process, LW_EXIT_CODE, 0));
+    if (code != LW_OK) {
+        add(&self->owner->cut_short);
+    }
     add(&self->owner->ends);
     free(self);
     return NULL;
@@ -784,11 +791,14 @@ static void an_agent_that_runs_commands(void)
     MUST(output.stream == LW_STREAM_END && output.exit == LW_EXIT_INTERRUPTED);
     OK(lw_running_free(running));
     command.shell = "say 20000000";
+    int written = look(&self.written);
     OK(lw_lease_start(lease, &command, &running));
+    await(&self.written, written + 3); /* the fourth write has no room */
     OK(lw_running_read(running, MINUTE, buffer, sizeof buffer, &output));
     MUST(output.stream == LW_STREAM_OUT && output.length == sizeof buffer);
     OK(lw_running_interrupt(running));
     await(&self.ends, 3);
+    MUST(look(&self.written) == written + 3);
     OK(lw_running_free(running));
 
     /* Left alone by its lease. */
@@ -797,12 +807,61 @@ static void an_agent_that_runs_commands(void)
     OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, NULL));
     EXPECT(LW_ERROR_HANDLE, lw_running_free(running));
     await(&self.ends, 4);
+    MUST(look(&self.cut_short) == 3);
     MUST(look(&self.interrupts) >= 1); /* what has ended before needs none */
 
     OK(lw_ticket_free(ticket));
     OK(lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, MINUTE, NULL));
     OK(lw_master_free(master));
     await(&self.releases, 1);
+    NOTHING_IS_LEFT();
+}
+
+/* The handle of a start is of no use to the start of another worker, which runs at the same time. */
+typedef struct pair {
+    lw_start *calls[2];
+    int starts, done;
+} pair;
+
+static int32_t start_of_pair(void *context, lw_start *call, const lw_start_request *request, void **instance)
+{
+    (void)instance;
+    pair *self = (pair *)context;
+    int number = strcmp(request->worker, "second") == 0;
+    self->calls[number] = call;
+    add(&self->starts);
+    await(&self->starts, 2);
+    EXPECT(LW_ERROR_HANDLE, lw_start_progress(self->calls[!number], "not mine"));
+    OK(lw_start_progress(call, "mine"));
+    add(&self->done);
+    await(&self->done, 2);
+    return LW_ANSWER_CANNOT;
+}
+
+static void starts_at_the_same_time(void)
+{
+    pair self;
+    memset(&self, 0, sizeof self);
+    lw_master *master = new_master();
+    GROWING(lw_driver, driver);
+    driver.context = &self;
+    driver.start = start_of_pair;
+    driver.stop = stop_shell;
+    static const char *const names[] = {"first", "second"};
+    lw_ticket *tickets[2];
+    for (int i = 0; i < 2; i++) {
+        GROWING(lw_worker_options, options);
+        options.name = names[i];
+        OK(lw_master_add_driver(master, &options, &driver, NULL));
+        tickets[i] = submit(master, names[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        lw_lease *lease;
+        EXPECT(LW_ERROR_CANNOT_SUBSTANTIATE, lw_ticket_wait(tickets[i], MINUTE, &lease));
+        OK(lw_ticket_free(tickets[i]));
+    }
+    OK(lw_master_shutdown(master, LW_SHUTDOWN_FAST, MINUTE, NULL));
+    OK(lw_master_free(master));
     NOTHING_IS_LEFT();
 }
 
@@ -881,6 +940,7 @@ int main(void)
     a_stop_that_fails_is_reclaimed(LW_ANSWER_UNSUPPORTED, "\"next\":\"unsupported\"");
     a_stop_that_fails_is_reclaimed(LW_ANSWER_FAILED, "not yet");
     an_agent_that_runs_commands();
+    starts_at_the_same_time();
     an_agent_that_is_lost(0);
     an_agent_that_is_lost(1);
     a_master_that_is_freed_in_a_callback();

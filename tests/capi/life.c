@@ -2,6 +2,7 @@
  * statuses, retry, cancel, time-outs, shutdown. */
 #define _POSIX_C_SOURCE 200809L
 #include <poll.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -26,6 +27,35 @@ static int is_readable(int fd, int timeout_ms)
     int ready = poll(&polled, 1, timeout_ms);
     MUST(ready >= 0);
     return ready == 1;
+}
+
+static void *read_to_the_end(void *running)
+{
+    uint8_t buffer[16];
+    GROWING(lw_output, output);
+    lw_code code;
+    do {
+        code = lw_running_read((lw_running *)running, LW_FOREVER, buffer, sizeof buffer, &output);
+    } while (code == LW_OK && output.stream != LW_STREAM_END);
+    return NULL;
+}
+
+/* Who reads hears of the end when the lease is given back on another thread. */
+static void given_back_while_somebody_reads(lw_lease *lease)
+{
+    GROWING(lw_command, hanging);
+    hanging.shell = "echo begun; exec sleep 600";
+    lw_running *running;
+    OK(lw_lease_start(lease, &hanging, &running));
+    uint8_t buffer[16];
+    GROWING(lw_output, output);
+    OK(lw_running_read(running, MINUTE, buffer, sizeof buffer, &output));
+    pthread_t reader;
+    MUST(pthread_create(&reader, NULL, read_to_the_end, running) == 0);
+    /* One reads at a time: the second waits for the first, if that has begun. */
+    EXPECT(LW_ERROR_TIMEOUT, lw_running_read(running, 100, buffer, sizeof buffer, &output));
+    OK(lw_lease_finish(lease, LW_RESULT_FAILED, "on purpose"));
+    MUST(pthread_join(reader, NULL) == 0);
 }
 
 static void commands(lw_lease *lease)
@@ -225,7 +255,7 @@ int main(void)
     MUST(is_readable(inbox_fd, MINUTE));
     OK(lw_inbox_take(inbox, MINUTE, &answered, &lease));
     MUST(answered == good);
-    OK(lw_lease_finish(lease, LW_RESULT_FAILED, "on purpose"));
+    given_back_while_somebody_reads(lease);
     build.labels = &unknown;
     OK(lw_master_submit_to(master, &build, inbox, &bad));
     MUST(is_readable(inbox_fd, MINUTE));
@@ -276,11 +306,18 @@ int main(void)
     /* What is still in the queue comes, and then the end. */
     lw_code code;
     uint64_t sequence = 2;
+    int results = 0;
     while ((code = lw_events_take(events, MINUTE, &event)) == LW_OK) {
         MUST(event->sequence == sequence++ && event->missed == 0);
+        MUST((event->result != NULL) == (strcmp(event->kind, "build_finished") == 0));
+        results += event->build == 2 && event->result != NULL && strcmp(event->result, "succeeded") == 0;
+        results += event->build == 3 && event->result != NULL && strcmp(event->result, "cancelled") == 0;
+        results += event->build == good && event->result != NULL && strcmp(event->result, "failed") == 0 &&
+                   strcmp(event->reason, "on purpose") == 0;
         OK(lw_free(event));
     }
     MUST(code == LW_ERROR_ENDED);
+    MUST(results == 3);
     MUST(is_readable(events_fd, MINUTE));
     OK(lw_events_free(events));
     NOTHING_IS_LEFT();
