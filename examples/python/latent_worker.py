@@ -851,13 +851,14 @@ async def _when_readable(descriptor: int, take: Any) -> Any:
 
 
 class Event:
-    """Something that happened. ``str()`` of it is a line for people."""
+    """Something that happened. ``str()`` of it is a line for people; for the rest see ``lw_event``."""
 
     def __init__(self, it: _Event) -> None:
         self.sequence, self.missed, self.at = it.sequence, it.missed, it.at_ns / 1e9
         self.kind, self.worker, self.reason = _str(it.kind) or "", _str(it.worker), _str(it.reason)
         self.epoch, self.build = it.epoch or None, it.build or None
-        self.result = _str(it.result)
+        # An older library does not know the last field.
+        self.result = _str(it.result) if it.size >= ctypes.sizeof(_Event) else None
         self._text = _str(it.text) or ""
 
     def __str__(self) -> str:

@@ -59,6 +59,7 @@ class Life(Clean):
                     1 / 0
             finished = next(event for event in events if event.kind == "build_finished")
             self.assertIn("ZeroDivisionError: division by zero", str(finished))
+            self.assertEqual((finished.build, finished.result), (1, "failed"))
 
     def test_waiting_ends_and_cancelling_answers(self):
         with Master() as master:

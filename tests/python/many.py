@@ -59,7 +59,7 @@ class Many(Clean):
                 watching = asyncio.create_task(watch())
                 loop.call_later(0.2, worker.pause)
                 await asyncio.wait_for(watching, PATIENCE)
-                self.assertEqual(kinds.count("build_finished"), 5)
+                self.assertEqual(kinds.count("build_finished"), 6)
 
         asyncio.run(run())
 
