@@ -1,158 +1,191 @@
-//! The settings of machines of EC2, of which there are too many for a structure of C: read from JSON.
+//! The settings of machines of EC2, as JSON.
 
-use std::str::FromStr;
-
-use serde_json::{Map, Value};
+use std::time::Duration;
 
 use super::boundary::{Failure, Result};
-use crate::{Ami, AtStop, AwsCredentials, BlockDevice, BoxError, Ec2LatentWorker, Offer, Secret, Setting};
+use super::settings::Members;
+use crate::{Ami, AtStop, AwsCredentials, BlockDevice, Ec2LatentWorker, Ec2LatentWorkerBuilder, MetadataAccess, Offer};
+use crate::{Secret, Setting};
 
-/// What is left of the settings: each is taken out once, and nothing may remain.
-struct Settings(Map<String, Value>);
+/// What takes a template, by its name.
+type TakesText = fn(Ec2LatentWorkerBuilder, Setting<String>) -> Ec2LatentWorkerBuilder;
+const TEXTS: &[(&str, TakesText)] = &[
+    ("launch_template", Ec2LatentWorkerBuilder::launch_template),
+    ("subnet", Ec2LatentWorkerBuilder::subnet),
+    ("key_pair", Ec2LatentWorkerBuilder::key_pair),
+    ("placement_group", Ec2LatentWorkerBuilder::placement_group),
+    ("tenancy", Ec2LatentWorkerBuilder::tenancy),
+    ("profile", Ec2LatentWorkerBuilder::profile),
+    ("user_data", Ec2LatentWorkerBuilder::user_data),
+    ("elastic_ip", Ec2LatentWorkerBuilder::elastic_ip),
+    ("master_address", Ec2LatentWorkerBuilder::master_address),
+];
 
-impl Settings {
-    fn read(json: &str) -> Result<Self> {
-        match serde_json::from_str(json) {
-            Ok(Value::Object(map)) => Ok(Self(map)),
-            Ok(_) => Err(Failure::argument("settings: not a JSON object")),
-            Err(error) => {
-                let (line, column) = (error.line(), error.column());
-                Err(Failure::argument(format!("settings: no JSON at line {line} column {column}")))
-            }
-        }
-    }
+/// What takes a plain text, by its name.
+type TakesPlain = fn(Ec2LatentWorkerBuilder, String) -> Ec2LatentWorkerBuilder;
+const PLAIN: &[(&str, TakesPlain)] = &[
+    ("secret_in_parameter", Ec2LatentWorkerBuilder::secret_in_parameter),
+    ("region", Ec2LatentWorkerBuilder::region),
+    ("endpoint", Ec2LatentWorkerBuilder::endpoint),
+    ("aws_profile", Ec2LatentWorkerBuilder::aws_profile),
+];
 
-    fn text(&mut self, name: &str) -> Result<Option<String>> {
-        self.0.remove(name).map(|value| as_text(name, value)).transpose()
-    }
+/// What takes a time, by its name.
+type TakesTime = fn(Ec2LatentWorkerBuilder, Duration) -> Ec2LatentWorkerBuilder;
+const TIMES: &[(&str, TakesTime)] = &[
+    ("poll_interval_ms", Ec2LatentWorkerBuilder::poll_interval),
+    ("call_limit_ms", Ec2LatentWorkerBuilder::call_limit),
+    ("start_limit_ms", Ec2LatentWorkerBuilder::start_limit),
+    ("stop_limit_ms", Ec2LatentWorkerBuilder::stop_limit),
+    ("listing_lag_ms", Ec2LatentWorkerBuilder::listing_lag),
+    ("shortage_memory_ms", Ec2LatentWorkerBuilder::shortage_memory),
+    ("attached_check_interval_ms", Ec2LatentWorkerBuilder::attached_check_interval),
+];
 
-    fn template<T: FromStr<Err: Into<BoxError>>>(&mut self, name: &str) -> Result<Option<Setting<T>>> {
-        self.text(name)?.map(|text| template(name, &text)).transpose()
-    }
-
-    fn texts(&mut self, name: &str) -> Result<Vec<String>> {
-        match self.0.remove(name) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(items)) => items.into_iter().map(|item| as_text(name, item)).collect(),
-            Some(_) => Err(Failure::argument(format!("{name}: not a list of texts"))),
-        }
-    }
-
-    fn pairs(&mut self, name: &str) -> Result<Vec<(String, String)>> {
-        match self.0.remove(name) {
-            None => Ok(Vec::new()),
-            Some(Value::Object(map)) => map.into_iter().map(|(key, value)| Ok((key, as_text(name, value)?))).collect(),
-            Some(_) => Err(Failure::argument(format!("{name}: not an object of texts"))),
-        }
-    }
-
-    fn end(self) -> Result<()> {
-        let unknown: Vec<_> = self.0.into_iter().map(|(name, _)| name).collect();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::argument(format!("settings: there is no {}", unknown.join(", "))))
-    }
-}
-
-/// The value is not in the error: it may be a password.
-fn as_text(name: &str, value: Value) -> Result<String> {
-    match value {
-        Value::String(text) => Ok(text),
-        _ => Err(Failure::argument(format!("{name}: not a text"))),
-    }
-}
-
-/// A template that becomes whatever the setting is.
-fn template<T: FromStr<Err: Into<BoxError>>>(name: &str, text: &str) -> Result<Setting<T>> {
-    Setting::template(text).map_err(|error| Failure::argument(format!("{name}: {error}")))
-}
+const AT_STOP: &[(&str, AtStop)] =
+    &[("terminate", AtStop::Terminate), ("stop", AtStop::Stop), ("hibernate", AtStop::Hibernate)];
+const METADATA: &[(&str, MetadataAccess)] = &[
+    ("token_required", MetadataAccess::TokenRequired),
+    ("token_optional", MetadataAccess::TokenOptional),
+    ("off", MetadataAccess::Off),
+];
 
 pub(super) fn driver_from(json: &str) -> Result<Ec2LatentWorker> {
-    let mut settings = Settings::read(json)?;
+    let mut settings = Members::parse(json)?;
     let mut builder = Ec2LatentWorker::builder();
-    if let Some(image) = settings.template::<Ami>("image")? {
+    if let Some(image) = settings.typed_template::<Ami>("image")? {
         builder = builder.image(image);
     }
-    for text in settings.texts("offers")? {
-        builder = builder.offer(template::<Offer>("offers", &text)?);
+    for offer in settings.typed_templates::<Offer>("offers")? {
+        builder = builder.offer(offer);
     }
-    let groups = settings.texts("security_groups")?;
+    for (name, take) in TEXTS {
+        if let Some(template) = settings.template(name)? {
+            builder = take(builder, template);
+        }
+    }
+    for (name, take) in PLAIN {
+        if let Some(text) = settings.text(name)? {
+            builder = take(builder, text);
+        }
+    }
+    for (name, take) in TIMES {
+        if let Some(time) = settings.milliseconds(name)? {
+            builder = take(builder, time);
+        }
+    }
+    let groups = settings.templates("security_groups")?;
     if !groups.is_empty() {
         builder = builder.security_groups(groups);
     }
-    for (device, text) in settings.pairs("volumes")? {
-        builder = builder.volume(device, template::<String>("volumes", &text)?);
+    for device in settings.objects("block_devices")? {
+        builder = builder.block_device(block_device(device)?);
     }
-    for (key, text) in settings.pairs("tags")? {
-        builder = builder.tag(key, template::<String>("tags", &text)?);
+    for (device, volume) in settings.named_templates("volumes")? {
+        builder = builder.volume(device, volume);
     }
-    for (device, size) in settings.pairs("disks")? {
-        let size = size.parse().map_err(|_| Failure::argument(format!("disks: {size:?} is no number of GiB")))?;
-        builder = builder.block_device(BlockDevice::new(device).size(size));
+    for (key, value) in settings.named_templates("tags")? {
+        builder = builder.tag(key, value);
     }
-    macro_rules! templates {
-        ($($name:ident),*) => { $(
-            if let Some(text) = settings.template::<String>(stringify!($name))? {
-                builder = builder.$name(text);
-            }
-        )* };
+    if let Some(access) = settings.word("metadata", METADATA)? {
+        builder = builder.metadata(access);
     }
-    templates!(launch_template, subnet, key_pair, placement_group, tenancy, profile, elastic_ip, master_address);
-    macro_rules! texts {
-        ($($name:ident),*) => { $(
-            if let Some(text) = settings.text(stringify!($name))? {
-                builder = builder.$name(text);
-            }
-        )* };
+    if let Some(at_stop) = settings.word("at_stop", AT_STOP)? {
+        builder = builder.at_stop(at_stop);
     }
-    // A script has braces of its own, and blanks that are filled in: it is no template.
-    texts!(user_data, secret_in_parameter, region, endpoint, aws_profile);
-    match settings.text("at_stop")?.as_deref() {
-        None | Some("terminate") => {}
-        Some("stop") => builder = builder.at_stop(AtStop::Stop),
-        Some("hibernate") => builder = builder.at_stop(AtStop::Hibernate),
-        Some(_) => return Err(Failure::argument("at_stop: one of terminate, stop and hibernate")),
-    }
-    match (settings.text("access_key_id")?, settings.text("secret_access_key")?) {
-        (Some(id), Some(secret)) => {
-            let credentials = AwsCredentials::new(id, Secret::new(secret));
-            builder = builder.credentials(match settings.text("session_token")? {
-                Some(token) => credentials.with_session_token(Secret::new(token)),
-                None => credentials,
-            });
-        }
-        (None, None) => {}
-        _ => return Err(Failure::argument("settings: access_key_id and secret_access_key belong together")),
+    if let Some(given) = settings.object("credentials")? {
+        builder = builder.credentials(credentials(given)?);
     }
     settings.end()?;
     builder.build().map_err(|error| Failure::argument(format!("settings: {error}")))
 }
 
+fn block_device(mut given: Members) -> Result<BlockDevice> {
+    let name = given.text("device")?;
+    let mut device = BlockDevice::new(given.needed("device", name)?);
+    if let Some(gibibytes) = given.number("size_gib")? {
+        device = device.size(gibibytes);
+    }
+    if let Some(volume_type) = given.text("volume_type")? {
+        device = device.volume_type(volume_type);
+    }
+    if let Some(iops) = given.number("iops")? {
+        device = device.iops(iops);
+    }
+    if let Some(throughput) = given.number("throughput")? {
+        device = device.throughput(throughput);
+    }
+    if given.flag("encrypted")? == Some(true) {
+        device = device.encrypted();
+    }
+    if let Some(key) = given.text("kms_key")? {
+        device = device.encrypted_with(key);
+    }
+    if let Some(snapshot) = given.text("snapshot")? {
+        device = device.snapshot(snapshot);
+    }
+    if given.flag("kept_after_termination")? == Some(true) {
+        device = device.kept_after_termination();
+    }
+    given.end()?;
+    Ok(device)
+}
+
+fn credentials(mut given: Members) -> Result<AwsCredentials> {
+    let (id, key) = (given.text("access_key_id")?, given.text("secret_access_key")?);
+    let (id, key) = (given.needed("access_key_id", id)?, given.needed("secret_access_key", key)?);
+    let mut credentials = AwsCredentials::new(id, Secret::new(key));
+    if let Some(token) = given.text("session_token")? {
+        credentials = credentials.with_session_token(Secret::new(token));
+    }
+    given.end()?;
+    Ok(credentials)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::driver_from;
+
+    fn refused(json: &str) -> String {
+        driver_from(json).map(|_| ()).unwrap_err().to_string()
+    }
 
     #[test]
-    fn settings_are_read_and_nothing_is_misspelt_in_silence() {
-        let all = r#"{"region": "eu-west-1", "image": "{image:-ami-12345678}", "offers": ["{type:-t3.small}:spot", "t3.small"],
-            "security_groups": ["sg-1"], "tags": {"team": "{team:-a}"}, "volumes": {"/dev/sdf": "vol-1"}, "disks": {"/dev/xvda": "20"},
-            "user_data": "{ @LATENT_WORKER_NAME@ }", "at_stop": "stop", "access_key_id": "A", "secret_access_key": "hush"}"#;
-        let driver = driver_from(all).unwrap_or_else(|failure| panic!("{failure}"));
-        assert!(!format!("{driver:?}").contains("hush"));
-        for (bad, expected) in [
-            ("[]", "not a JSON object"),
-            ("{", "no JSON at line 1"),
-            (r#"{"immage": "ami-1"}"#, "immage"),
-            (r#"{"image": 7}"#, "image: not a text"),
-            (r#"{"offers": "t3.small"}"#, "offers: not a list"),
-            (r#"{"at_stop": "never"}"#, "at_stop"),
-            (r#"{"access_key_id": "A"}"#, "belong together"),
-            (r#"{"secret_access_key": ["hush"]}"#, "not a text"),
-            (r#"{"region": "a b", "image": "ami-12345678", "offers": ["t3.small"]}"#, "region"),
+    fn all_settings_make_a_driver() {
+        let driver = driver_from(
+            r##"{
+                "image": "ami-0123456789abcdef0", "offers": ["c7i.large:spot<0.08", "{type:-c7i.large}"],
+                "launch_template": "build:1", "subnet": "subnet-1", "key_pair": "people", "placement_group": "near",
+                "tenancy": "default", "profile": "builder", "user_data": "#!/bin/sh\n", "elastic_ip": "eipalloc-1",
+                "master_address": "10.0.0.1:9989", "secret_in_parameter": "/farm", "region": "eu-west-1",
+                "endpoint": "http://127.0.0.1:5000", "poll_interval_ms": 1000, "call_limit_ms": 1000,
+                "start_limit_ms": 1000, "stop_limit_ms": 1000, "listing_lag_ms": 1000, "shortage_memory_ms": 1000,
+                "attached_check_interval_ms": 1000, "security_groups": ["sg-1"], "volumes": {"/dev/sdf": "vol-1"},
+                "block_devices": [{"device": "/dev/xvda", "size_gib": 20, "volume_type": "gp3", "iops": 4000,
+                    "throughput": 200, "encrypted": true, "snapshot": "snap-1", "kept_after_termination": true}],
+                "tags": {"team": "a"}, "metadata": "token_required", "at_stop": "terminate",
+                "credentials": {"access_key_id": "id", "secret_access_key": "hunter2", "session_token": "token"}
+            }"##,
+        );
+        assert!(driver.is_ok(), "{}", driver.map(|_| ()).unwrap_err());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_its_name_and_without_a_password() {
+        for (json, words) in [
+            ("[]", "no JSON object"),
+            (r#"{"image": "ami-1", "offrs": []}"#, "offrs"),
+            (r#"{"offers": "c7i.large"}"#, "offers: must be a list of texts"),
+            (r#"{"at_stop": "explode"}"#, "at_stop: must be one of terminate, stop, hibernate"),
+            (r#"{"block_devices": [{"size_gib": 20}]}"#, "block_devices.device: is missing"),
+            (r#"{"block_devices": [{"device": "a", "size_gib": -1}]}"#, "block_devices.size_gib"),
+            (r#"{"credentials": {"access_key_id": "hunter2"}}"#, "credentials.secret_access_key: is missing"),
+            (r#"{"credentials": "hunter2"}"#, "credentials: must be an object"),
+            (r#"{"user_data": "hunter2 { unclosed"}"#, "user_data: is no template"),
+            (r#"{"call_limit_ms": "hunter2"}"#, "call_limit_ms: must be a number"),
         ] {
-            let failure = driver_from(bad).unwrap_err().to_string();
-            assert!(failure.contains(expected) && !failure.contains("hush"), "{bad}: {failure}");
+            assert!(refused(json).contains(words), "{json}: {}", refused(json));
+            assert!(!refused(json).contains("hunter2"), "{json}: {}", refused(json));
         }
     }
 }

@@ -199,16 +199,19 @@ pub extern "C" fn lw_master_add_docker(
     })
 }
 
-/// Adds a worker whose instances are machines of EC2. added may be NULL, and is to be freed with lw_worker_free.
+/// Adds a worker whose instances are machines of Amazon EC2. added may be NULL, and is to be freed with lw_worker_free.
 ///
-/// settings is a JSON object of texts, lists of texts and objects of texts. Those that depend on the build are templates, as
-/// for containers: image ("ami-..." or "ssm:" and the name of a parameter), offers (a list, in order of preference:
-/// "TYPE[@ZONE or SUBNET][:spot]"), launch_template, subnet, key_pair, placement_group, tenancy, profile, elastic_ip,
-/// master_address, and the values of tags and of volumes (by device).
+/// settings is a JSON object; each member is optional. Templates are as those of lw_master_add_docker.
 ///
-/// These are not templates. user_data: a script, in which @LATENT_WORKER_MASTER@ and others are filled in; security_groups: a
-/// list; disks: sizes in GiB by device; secret_in_parameter: a prefix; at_stop: "terminate", "stop" or "hibernate"; region,
-/// endpoint, aws_profile; access_key_id, secret_access_key and session_token, if not those that are found elsewhere.
+/// Templates: image ("ami-..." or the path of a parameter), launch_template, subnet, key_pair, placement_group, tenancy,
+/// profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large", "c7i.large:spot<0.08",
+/// "c7i.large@subnet-1"), security_groups. Objects of templates: tags; volumes, of devices.
+///
+/// These are not templates. Texts: secret_in_parameter, region, endpoint, aws_profile. at_stop: "terminate", "stop" or
+/// "hibernate". metadata: "token_required", "token_optional" or "off". Numbers: poll_interval_ms, call_limit_ms,
+/// start_limit_ms, stop_limit_ms, listing_lag_ms, shortage_memory_ms, attached_check_interval_ms. block_devices: a list of
+/// objects with device, size_gib, volume_type, iops, throughput, encrypted, kms_key, snapshot, kept_after_termination.
+/// credentials: an object with access_key_id, secret_access_key and perhaps session_token.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_add_ec2(
     master: *mut lw_master,
@@ -235,8 +238,7 @@ const FEATURES: [(&str, bool); 7] = [
     ("ec2", cfg!(feature = "ec2")),
 ];
 
-/// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls", "docker" or
-/// "ec2".
+/// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls", "docker" or "ec2".
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_has_feature(name: *const c_char, has: Option<&mut MaybeUninit<c_int>>) -> lw_code {
     boundary(|| {

@@ -34,6 +34,8 @@ mod kinds;
 mod lease;
 mod master;
 mod readiness;
+#[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
+mod settings;
 mod status;
 #[cfg(test)]
 mod tests;
