@@ -38,7 +38,7 @@ struct Driver {
     release: *const c_void,
     start: unsafe extern "C" fn(*mut c_void, *mut c_void, *const c_void, *mut *mut c_void) -> c_int,
     stop: unsafe extern "C" fn(*mut c_void, *const c_void) -> c_int,
-    rest: [usize; 3],
+    rest: [usize; 4],
 }
 
 // What takes only handles and places is safe: a handle is a number, and no wrong one does harm.
@@ -93,7 +93,7 @@ fn main() {
 
     let c_build = BuildOptions { size: size_of::<BuildOptions>(), name: c"build".as_ptr(), rest: [0; 5] };
     let driver =
-        Driver { size: size_of::<Driver>(), context: ptr::null_mut(), release: ptr::null(), start, stop, rest: [0; 3] };
+        Driver { size: size_of::<Driver>(), context: ptr::null_mut(), release: ptr::null(), start, stop, rest: [0; 4] };
     let c_new = || {
         // SAFETY: NULL stands for the default settings.
         made(|place| unsafe { lw_master_new(ptr::null(), place) })

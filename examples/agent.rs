@@ -26,8 +26,9 @@ Connects to a master as the agent of a worker, and runs its commands until the m
 
 Usage: agent [OPTIONS] [DIRECTORY]
 
-Commands run in DIRECTORY (the present one). Who it is and where the master is comes from the environment, as
-the drivers of latent-worker set it; the images of buildbot-worker use the names in brackets:
+Commands run in DIRECTORY (the present one), which is made if it is not there. Who it is and where the master is
+comes from the environment, as the drivers of latent-worker set it; the images of buildbot-worker use the names in
+brackets:
 
   LATENT_WORKER_MASTER        where the master listens, host:port    [BUILDMASTER, BUILDMASTER_PORT]
   LATENT_WORKER_NAME          the name of the worker                 [WORKERNAME]
@@ -92,6 +93,8 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
     }
 
     fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+        let made = std::fs::create_dir_all(&options.directory);
+        made.map_err(|error| format!("cannot make {}: {error}", options.directory.display()))?;
         let agent = LocalAgent::in_directory(&options.directory);
         let name = variable(&["LATENT_WORKER_NAME", "WORKERNAME"])?;
         let mut builder = AgentClient::builder(master()?, name, secret()?);

@@ -429,13 +429,17 @@ typedef struct lw_driver {
   int32_t (*start)(void *context, struct lw_start *start, const struct lw_start_request *request, void **instance);
   // Stops the instance and removes everything that belongs to it. What is gone already counts as stopped.
   int32_t (*stop)(void *context, const struct lw_stop_request *request);
-  // Whether an instance whose agent has not attached yet still looks well. NULL: always.
+  // Whether an instance whose agent has not attached yet still looks well; see also attached_check_interval_ms. NULL:
+  // always.
   int32_t (*check)(void *context, void *instance);
   // Whether the running instance fits a build with these properties: LW_ANSWER_OK or LW_ANSWER_NO. NULL: always.
   int32_t (*compatible)(void *context, void *instance, const struct lw_property *properties, size_t property_count);
   // Takes away what is left of an attempt, after a crash or a failed stop: by the exact key, owner and ids alone.
   // Called again after a failure, with growing pauses. NULL: LW_ANSWER_UNSUPPORTED.
   int32_t (*reclaim)(void *context, struct lw_reclaim *reclaim, const struct lw_leftover *leftover);
+  // How often check is called after the agent has attached as well, at least 1000; 0: never. An instance that looks
+  // bad then takes no new build, and is stopped when those that it has are done.
+  uint64_t attached_check_interval_ms;
 } lw_driver;
 
 // A command to run on an instance. Set `size`, either `shell` or `arguments`, and leave zero what you do not need.
@@ -906,7 +910,25 @@ lw_code lw_master_add_docker(struct lw_master *master,
                              const char *settings,
                              struct lw_worker **added);
 
-// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls" or "docker".
+// Adds a worker whose instances are machines of Amazon EC2. added may be NULL, and is to be freed with lw_worker_free.
+//
+// settings is a JSON object; each member is optional. Templates are as those of lw_master_add_docker.
+//
+// Templates: image ("ami-..." or the path of a parameter), launch_template, subnet, key_pair, placement_group, tenancy,
+// profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large", "c7i.large:spot<0.08",
+// "c7i.large@subnet-1"), security_groups. Objects of templates: tags; volumes, of devices.
+//
+// These are not templates. Texts: secret_in_parameter, region, endpoint, aws_profile. at_stop: "terminate", "stop" or
+// "hibernate". metadata: "token_required", "token_optional" or "off". Numbers: poll_interval_ms, call_limit_ms,
+// start_limit_ms, stop_limit_ms, listing_lag_ms, shortage_memory_ms, attached_check_interval_ms. block_devices: a list of
+// objects with device, size_gib, volume_type, iops, throughput, encrypted, kms_key, snapshot, kept_after_termination.
+// credentials: an object with access_key_id, secret_access_key and perhaps session_token.
+lw_code lw_master_add_ec2(struct lw_master *master,
+                          const struct lw_worker_options *options,
+                          const char *settings,
+                          struct lw_worker **added);
+
+// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls", "docker" or "ec2".
 lw_code lw_has_feature(const char *name, int *has);
 
 // Says which build, worker and attempt the lease belongs to. Free info with lw_free.

@@ -326,7 +326,7 @@ pub enum AddWorkerError {
     #[error("{0:?} is no name for a worker: it must not be empty nor contain a colon or control characters")]
     BadName(Arc<str>),
     /// The driver panicked when it was asked for something that does not change.
-    #[error("the driver panicked in builds_may_be_incompatible: {0}")]
+    #[error("the driver panicked when the worker was added: {0}")]
     Panicked(Arc<str>),
     /// Nothing new starts after a shutdown began.
     #[error("the master is shutting down")]

@@ -260,6 +260,8 @@ pub enum StopCause {
     Lost,
     /// It does not fit the build that comes next.
     Incompatible,
+    /// A check after the attach of its agent has found that it comes to its end soon.
+    Retired,
     /// Somebody asked for it.
     Requested,
     /// The master is shutting down.
@@ -275,6 +277,7 @@ impl fmt::Display for StopCause {
             Self::Cancelled => "nobody waits for it any more",
             Self::Lost => "its agent is gone",
             Self::Incompatible => "it does not fit the next build",
+            Self::Retired => "it comes to its end soon",
             Self::Requested => "on request",
             Self::Shutdown => "shutdown",
         })

@@ -37,10 +37,17 @@ pub use clock::Clock;
 pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};
 #[cfg(all(feature = "command", unix))]
 pub use drivers::command::{CommandInstance, CommandLatentWorker};
+#[cfg(feature = "ec2")]
+pub use drivers::ec2::{
+    Ami, AtStop, AwsCredentials, BlockDevice, Ec2Instance, Ec2LatentWorker, Ec2LatentWorkerBuilder, Ec2SettingsError,
+    MetadataAccess, Offer,
+};
 #[cfg(all(feature = "local", unix))]
 pub use drivers::local::{LocalAgent, LocalInstance, LocalKind, LocalLatentWorker};
 #[cfg(all(feature = "process", unix))]
 pub use drivers::process::{ProcessInstance, ProcessLatentWorker};
+#[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
+pub use drivers::setting::{RenderError, Setting, TemplateError};
 #[cfg(all(feature = "docker", unix))]
 pub use drivers::{
     byte_size::{ByteSize, ByteSizeError},
@@ -48,7 +55,6 @@ pub use drivers::{
         DockerInstance, DockerLatentWorker, DockerLatentWorkerBuilder, DockerSettingsError, EngineAddress,
         EngineAddressError, ImageRecipe, PullPolicy, RegistryCredentials,
     },
-    setting::{RenderError, Setting, TemplateError},
 };
 pub use error::{
     AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, FileError,

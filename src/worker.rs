@@ -51,10 +51,23 @@ pub trait LatentWorker: Send + Sync + 'static {
     /// Whether an instance whose agent has not attached yet still looks well. Called every
     /// [`check_instance_interval`](WorkerConfig::with_check_instance_interval) between the return of the start and the
     /// attach; when it is bad, the attempt has failed and the message says why. Well by default.
+    ///
+    /// A driver that [asks for it](LatentWorker::attached_check_interval) is called after the attach as well; a bad instance
+    /// takes no new build then, and is stopped when those that it has are done.
     #[doc(alias = "health check")]
     fn check_instance(&self, instance: &Self::Instance) -> Health {
         let _ = instance;
         Health::Good
+    }
+
+    /// How often an instance is [checked](LatentWorker::check_instance) after its agent has attached; at least a second is
+    /// between two checks. For drivers that can see the end of an instance coming: a machine that its provider is going to take
+    /// away, say. Asked once, when the worker is added, on the thread that adds it. `None` by default: never.
+    ///
+    /// A stop waits for a check that is being made, and so does the next build of a driver that is asked whether it fits: so
+    /// the check should take a moment only.
+    fn attached_check_interval(&self) -> Option<Duration> {
+        None
     }
 
     /// Whether an instance may fit one build and not another. Asked once, when the worker is added, on the thread that
@@ -200,6 +213,10 @@ impl<W: LatentWorker + ?Sized> LatentWorker for Arc<W> {
 
     fn check_instance(&self, instance: &Self::Instance) -> Health {
         W::check_instance(self, instance)
+    }
+
+    fn attached_check_interval(&self) -> Option<Duration> {
+        W::attached_check_interval(self)
     }
 
     fn builds_may_be_incompatible(&self) -> bool {
@@ -430,12 +447,13 @@ impl<I> Started<I> {
 pub enum Health {
     /// Nothing wrong with it.
     Good,
-    /// It will never attach: it exited, crashed, or is in error. The message becomes the reason of the failure.
+    /// It will never attach: it exited, crashed, or is in error. Or it has attached, and comes to its end soon. The message
+    /// becomes the reason.
     Bad(String),
 }
 
 impl Health {
-    /// It will never attach, for this reason.
+    /// It will never attach, or comes to its end soon, for this reason.
     pub fn bad(reason: impl Into<String>) -> Self {
         Self::Bad(reason.into())
     }

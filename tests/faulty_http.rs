@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latent_worker::testing::{FaultyHttp, HttpFault, HttpRule};
+use latent_worker::testing::{FaultyHttp, HttpFault, HttpRule, InjectedFault};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -378,22 +378,23 @@ fn a_request_that_is_held_back_is_never_passed_on_when_its_client_has_gone() {
 #[test]
 fn a_hanging_request_ends_with_its_fault_its_client_or_the_proxy() {
     let (proxy, done) = echo_server();
-    let hang = || {
-        let before = proxy.request_count();
+    // It hangs when the fault has met it, and not as soon as it is counted.
+    let hang = |injected: &InjectedFault| {
+        let before = injected.met();
         let mut client = Client::new(&proxy);
         client.send("GET", "/a", "");
-        while proxy.request_count() == before {
+        while injected.met() == before {
             thread::yield_now();
         }
         client
     };
     let injected = proxy.inject(HttpRule::new(HttpFault::Hang));
-    let (first, gone) = (hang(), hang());
+    let (first, gone) = (hang(&injected), hang(&injected));
     drop(gone);
     drop(injected);
     assert_eq!(first.rest(), b"");
-    let _injected = proxy.inject(HttpRule::new(HttpFault::Hang));
-    let second = hang();
+    let injected = proxy.inject(HttpRule::new(HttpFault::Hang));
+    let second = hang(&injected);
     let begun = Instant::now();
     drop(proxy);
     assert!(begun.elapsed() < Duration::from_secs(5), "the threads have ended");

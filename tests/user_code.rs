@@ -451,7 +451,9 @@ fn w14_a_driver_that_panics_in_every_call_is_still_served() {
 
 #[test]
 fn w14_a_driver_that_panics_when_asked_what_it_is_is_not_added() {
-    struct Bad;
+    struct Bad {
+        knows_its_builds: bool,
+    }
     impl LatentWorker for Bad {
         type Instance = ();
         fn start_instance(&self, _: &StartRequest<'_>) -> Result<Started<()>, StartError> {
@@ -461,12 +463,18 @@ fn w14_a_driver_that_panics_when_asked_what_it_is_is_not_added() {
             unreachable!("it was not started")
         }
         fn builds_may_be_incompatible(&self) -> bool {
+            assert!(self.knows_its_builds, "no idea");
+            false
+        }
+        fn attached_check_interval(&self) -> Option<Duration> {
             panic!("no idea")
         }
     }
     let world = World::new();
-    let refused = world.master.add_worker(WorkerConfig::new("w"), Bad).unwrap_err();
-    assert_eq!(refused, AddWorkerError::Panicked("builds_may_be_incompatible panicked: no idea".into()));
+    for (knows_its_builds, call) in [(false, "builds_may_be_incompatible"), (true, "attached_check_interval")] {
+        let refused = world.master.add_worker(WorkerConfig::new("w"), Bad { knows_its_builds }).unwrap_err();
+        assert_eq!(refused, AddWorkerError::Panicked(format!("{call} panicked: no idea").into()));
+    }
     let (worker, script) = world.worker("w"); // the name is free
     still_works(&world, &worker, &script);
     world.finish(&[&script]);

@@ -1,150 +1,77 @@
-//! The settings of containers, of which there are too many for a structure of C: read from JSON.
-
-use std::collections::BTreeMap;
-use std::str::FromStr;
-use std::time::Duration;
-
-use serde::Deserialize;
-use serde_json::Value;
+//! The settings of containers, as JSON.
 
 use super::boundary::{Failure, Result};
-use crate::{BoxError, ByteSize, DockerLatentWorker, EngineAddress, ImageRecipe, PullPolicy, RegistryCredentials};
-use crate::{Secret, Setting};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Settings {
-    image: String,
-    platform: Option<String>,
-    network: Option<String>,
-    hostname: Option<String>,
-    master_address: Option<String>,
-    #[serde(default)]
-    command: Vec<String>,
-    #[serde(default)]
-    env: BTreeMap<String, String>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    volumes: Vec<String>,
-    memory: Option<String>,
-    cpus: Option<NumberOrText>,
-    init: Option<bool>,
-    pull: Option<String>,
-    host_config: Option<Value>,
-    dockerfile: Option<String>,
-    build_directory: Option<String>,
-    engine: Option<String>,
-    registry: Option<Registry>,
-    #[serde(default)]
-    secret_in_file: bool,
-    stop_grace_ms: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum NumberOrText {
-    Number(f64),
-    Text(String),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Registry {
-    user: String,
-    password: String,
-}
-
-/// A template that becomes whatever the setting is.
-fn template<T: FromStr<Err: Into<BoxError>>>(name: &str, text: &str) -> Result<Setting<T>> {
-    Setting::template(text).map_err(|error| Failure::argument(format!("{name}: {error}")))
-}
+use super::settings::Members;
+use crate::{ByteSize, DockerLatentWorker, EngineAddress, ImageRecipe, PullPolicy, RegistryCredentials, Secret};
 
 pub(super) fn driver_from(json: &str) -> Result<DockerLatentWorker> {
-    let settings: Settings = serde_json::from_str(json)
-        .map_err(|error| Failure::argument(format!("settings: {}", without_value(&error))))?;
-    let mut builder = DockerLatentWorker::builder(template::<String>("image", &settings.image)?);
-    if let Some(text) = settings.platform {
-        builder = builder.platform(template::<String>("platform", &text)?);
+    let mut settings = Members::parse(json)?;
+    let image = settings.template("image")?;
+    let mut builder = DockerLatentWorker::builder(settings.needed("image", image)?);
+    if let Some(platform) = settings.template("platform")? {
+        builder = builder.platform(platform);
     }
-    if let Some(text) = settings.network {
-        builder = builder.network(template::<String>("network", &text)?);
+    if let Some(network) = settings.template("network")? {
+        builder = builder.network(network);
     }
-    if let Some(text) = settings.hostname {
-        builder = builder.hostname(template::<String>("hostname", &text)?);
+    if let Some(hostname) = settings.template("hostname")? {
+        builder = builder.hostname(hostname);
     }
-    if let Some(text) = settings.master_address {
-        builder = builder.master_address(template::<String>("master_address", &text)?);
+    if let Some(address) = settings.template("master_address")? {
+        builder = builder.master_address(address);
     }
-    if !settings.command.is_empty() {
-        builder = builder.command(words(&settings.command)?);
+    let command = settings.templates("command")?;
+    if !command.is_empty() {
+        builder = builder.command(command);
     }
-    for (name, text) in settings.env {
-        let value = template::<String>(&format!("env.{name}"), &text)?;
+    for (name, value) in settings.named_templates("env")? {
         builder = builder.env(name, value);
     }
-    for (name, text) in settings.labels {
-        let value = template::<String>(&format!("labels.{name}"), &text)?;
+    for (name, value) in settings.named_templates("labels")? {
         builder = builder.label(name, value);
     }
-    for text in settings.volumes {
-        builder = builder.volume(template::<String>("volumes", &text)?);
+    for volume in settings.templates("volumes")? {
+        builder = builder.volume(volume);
     }
-    if let Some(text) = settings.memory {
-        builder = builder.memory(template::<ByteSize>("memory", &text)?);
+    if let Some(memory) = settings.typed_template::<ByteSize>("memory")? {
+        builder = builder.memory(memory);
     }
-    builder = match settings.cpus {
-        Some(NumberOrText::Number(cpus)) => builder.cpus(cpus),
-        Some(NumberOrText::Text(text)) => builder.cpus(template::<f64>("cpus", &text)?),
-        None => builder,
-    };
-    if let Some(init) = settings.init {
+    if let Some(cpus) = settings.typed_template::<f64>("cpus")? {
+        builder = builder.cpus(cpus);
+    }
+    if let Some(init) = settings.flag("init")? {
         builder = builder.init(init);
     }
-    if let Some(text) = settings.pull {
-        builder = builder.pull(template::<PullPolicy>("pull", &text)?);
+    if let Some(policy) = settings.typed_template::<PullPolicy>("pull")? {
+        builder = builder.pull(policy);
     }
-    if let Some(json) = settings.host_config {
+    if let Some(json) = settings.json("host_config") {
         builder = builder.host_config(json);
     }
-    match (settings.dockerfile, settings.build_directory) {
+    match (settings.text("dockerfile")?, settings.text("build_directory")?) {
         (Some(text), None) => builder = builder.build_image_from(ImageRecipe::dockerfile(text)),
         (None, Some(path)) => builder = builder.build_image_from(ImageRecipe::directory(path)),
         (None, None) => {}
         (Some(_), Some(_)) => return Err(Failure::argument("settings: either dockerfile or build_directory")),
     }
-    if let Some(address) = settings.engine {
+    if let Some(address) = settings.text("engine")? {
         let address: EngineAddress = address.parse().map_err(|error| Failure::argument(format!("engine: {error}")))?;
         builder = builder.engine(address);
     }
-    if let Some(Registry { user, password }) = settings.registry {
+    if let Some(mut registry) = settings.object("registry")? {
+        let (user, password) = (registry.text("user")?, registry.text("password")?);
+        let (user, password) = (registry.needed("user", user)?, registry.needed("password", password)?);
+        registry.end()?;
         builder = builder.registry_credentials(RegistryCredentials::new(user, Secret::new(password)));
     }
-    if settings.secret_in_file {
+    if settings.flag("secret_in_file")? == Some(true) {
         builder = builder.secret_in_file();
     }
-    if let Some(grace) = settings.stop_grace_ms {
-        builder = builder.stop_grace(Duration::from_millis(grace));
+    if let Some(grace) = settings.milliseconds("stop_grace_ms")? {
+        builder = builder.stop_grace(grace);
     }
+    settings.end()?;
     builder.build().map_err(|error| Failure::argument(format!("settings: {error}")))
-}
-
-/// What is wrong and where, without the value that is: it may be a password.
-fn without_value(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.rsplit_once(", expected ").filter(|(what, _)| what.starts_with("invalid ")) {
-        Some((_, expected)) => format!("a value of a wrong kind; expected {expected}"),
-        None if error.is_data() => text,
-        None => format!("no JSON at line {} column {}", error.line(), error.column()),
-    }
-}
-
-/// A list of templates, as one setting.
-fn words(texts: &[String]) -> Result<Setting<Vec<String>>> {
-    let words = texts.iter().map(|text| template::<String>("command", text)).collect::<Result<Vec<_>>>()?;
-    Ok(Setting::computed(move |properties| {
-        words.iter().map(|word| word.render(properties).map_err(BoxError::from)).collect()
-    }))
 }
 
 #[cfg(test)]
@@ -194,6 +121,8 @@ mod tests {
             r#"{"image": "a", "registry": "hunter2"}"#,
             r#"{"image": "a", "env": "hunter2, expected nothing"}"#,
             r#"{"image": "a", "pull": "never", "init": "hunter2"}"#,
+            r#"{"image": "a", "env": {"TOKEN": "{hunter2"}}"#,
+            r#"{"image": "a", "env": {"TOKEN": ["hunter2"]}}"#,
             r#"{"image": "a", "registry": {"user": "robot", "password": hunter2}}"#,
         ] {
             assert!(!refused(json).contains("hunter2"), "{}", refused(json));

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use parking_lot::Mutex;
 
 use super::agent::{self, lw_agent, lw_attachment};
-use super::argument::{Growing, Opaque, choice, milliseconds, optional_text, place, structure, text};
+use super::argument::{Growing, Opaque, choice, milliseconds, optional_text, place, setting_ms, structure, text};
 use super::boundary::{Failure, Result, boundary};
 use super::build::lw_property;
 use super::code::lw_code::{self, LW_ERROR_HANDLE};
@@ -172,7 +172,8 @@ pub struct lw_driver {
     >,
     /// Stops the instance and removes everything that belongs to it. What is gone already counts as stopped.
     pub stop: Option<unsafe extern "C" fn(context: *mut c_void, request: *const lw_stop_request) -> i32>,
-    /// Whether an instance whose agent has not attached yet still looks well. NULL: always.
+    /// Whether an instance whose agent has not attached yet still looks well; see also attached_check_interval_ms. NULL:
+    /// always.
     pub check: Option<unsafe extern "C" fn(context: *mut c_void, instance: *mut c_void) -> i32>,
     /// Whether the running instance fits a build with these properties: LW_ANSWER_OK or LW_ANSWER_NO. NULL: always.
     pub compatible: Option<
@@ -188,6 +189,9 @@ pub struct lw_driver {
     pub reclaim: Option<
         unsafe extern "C" fn(context: *mut c_void, reclaim: *mut lw_reclaim, leftover: *const lw_leftover) -> i32,
     >,
+    /// How often check is called after the agent has attached as well, at least 1000; 0: never. An instance that looks
+    /// bad then takes no new build, and is stopped when those that it has are done.
+    pub attached_check_interval_ms: u64,
 }
 
 // SAFETY: an integer, raw pointers and optional function pointers, the size first.
@@ -387,6 +391,10 @@ impl LatentWorker for CallbackDriver {
             unsafe { callback(self.context.pointer(), instance.pointer.0) }
         });
         if answer == LW_ANSWER_OK { Health::Good } else { Health::Bad(reason) }
+    }
+
+    fn attached_check_interval(&self) -> Option<Duration> {
+        setting_ms(self.table.attached_check_interval_ms)
     }
 
     fn builds_may_be_incompatible(&self) -> bool {

@@ -199,17 +199,46 @@ pub extern "C" fn lw_master_add_docker(
     })
 }
 
+/// Adds a worker whose instances are machines of Amazon EC2. added may be NULL, and is to be freed with lw_worker_free.
+///
+/// settings is a JSON object; each member is optional. Templates are as those of lw_master_add_docker.
+///
+/// Templates: image ("ami-..." or the path of a parameter), launch_template, subnet, key_pair, placement_group, tenancy,
+/// profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large", "c7i.large:spot<0.08",
+/// "c7i.large@subnet-1"), security_groups. Objects of templates: tags; volumes, of devices.
+///
+/// These are not templates. Texts: secret_in_parameter, region, endpoint, aws_profile. at_stop: "terminate", "stop" or
+/// "hibernate". metadata: "token_required", "token_optional" or "off". Numbers: poll_interval_ms, call_limit_ms,
+/// start_limit_ms, stop_limit_ms, listing_lag_ms, shortage_memory_ms, attached_check_interval_ms. block_devices: a list of
+/// objects with device, size_gib, volume_type, iops, throughput, encrypted, kms_key, snapshot, kept_after_termination.
+/// credentials: an object with access_key_id, secret_access_key and perhaps session_token.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_master_add_ec2(
+    master: *mut lw_master,
+    options: *const lw_worker_options,
+    settings: *const c_char,
+    added: Option<&mut MaybeUninit<*mut lw_worker>>,
+) -> lw_code {
+    boundary(|| {
+        #[cfg(feature = "ec2")]
+        return worker::add(master, options, added, || super::ec2::driver_from(text("settings", settings)?));
+        #[cfg(not(feature = "ec2"))]
+        missing("machines of EC2", "ec2", (master, options, settings, added))
+    })
+}
+
 /// What may be left out of a build, and whether it is in this one.
-const FEATURES: [(&str, bool); 6] = [
+const FEATURES: [(&str, bool); 7] = [
     ("local", cfg!(all(feature = "local", unix))),
     ("command", cfg!(all(feature = "command", unix))),
     ("process", cfg!(all(feature = "process", unix))),
     ("agent", cfg!(feature = "agent")),
     ("tls", cfg!(feature = "tls")),
     ("docker", cfg!(all(feature = "docker", unix))),
+    ("ec2", cfg!(feature = "ec2")),
 ];
 
-/// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls" or "docker".
+/// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls", "docker" or "ec2".
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_has_feature(name: *const c_char, has: Option<&mut MaybeUninit<c_int>>) -> lw_code {
     boundary(|| {

@@ -23,6 +23,8 @@ mod context;
 #[cfg(all(feature = "docker", unix))]
 mod docker;
 mod driver;
+#[cfg(feature = "ec2")]
+mod ec2;
 mod event;
 mod fork;
 mod given;
@@ -32,6 +34,8 @@ mod kinds;
 mod lease;
 mod master;
 mod readiness;
+#[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
+mod settings;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -103,7 +103,7 @@ fn functions() -> Vec<(&'static str, Box<dyn Call>)> {
         lw_master_worker(_, _, _) lw_worker_status(_, _) lw_worker_pause(_) lw_worker_unpause(_)
         lw_worker_insubstantiate(_, _, _) lw_worker_free(_)
         lw_master_add_driver(_, _, _, _) lw_master_add_local(_, _, _, _) lw_master_add_command(_, _, _, _)
-        lw_master_add_process(_, _, _, _) lw_master_add_docker(_, _, _, _)
+        lw_master_add_process(_, _, _, _) lw_master_add_docker(_, _, _, _) lw_master_add_ec2(_, _, _, _)
         lw_master_submit(_, _, _) lw_ticket_build(_, _) lw_ticket_wait(_, _, _) lw_ticket_cancel(_) lw_ticket_free(_)
         lw_inbox_new(_) lw_master_submit_to(_, _, _, _) lw_inbox_take(_, _, _, _) lw_inbox_fd(_, _) lw_inbox_free(_)
         lw_lease_get_info(_, _) lw_lease_wait_end(_, _) lw_lease_run(_, _, _) lw_lease_start(_, _, _)

@@ -4,6 +4,8 @@
 pub(crate) mod command;
 #[cfg(all(feature = "docker", unix))]
 pub(crate) mod docker;
+#[cfg(feature = "ec2")]
+pub(crate) mod ec2;
 #[cfg(all(feature = "local", unix))]
 pub(crate) mod local;
 #[cfg(all(feature = "process", unix))]
@@ -12,7 +14,7 @@ pub(crate) mod process;
 // What those have in common whose settings depend on the build.
 #[cfg(all(feature = "docker", unix))]
 pub(crate) mod byte_size;
-#[cfg(all(feature = "docker", unix))]
+#[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
 pub(crate) mod setting;
 
 // What those have in common that tell an agent who it is.

@@ -78,6 +78,7 @@ fn setting(idle: IdlePolicy) -> Setting {
         attempts: 2,
         connections: 2,
         held: false,
+        checks_attached: false,
     }
 }
 
@@ -113,6 +114,12 @@ fn j3_w1_w2_w3_w7_hold_in_every_order_of_events_with_something_left_behind() {
 }
 
 #[test]
+fn w10_w1_w2_w3_w7_hold_in_every_order_of_events_with_checks_after_the_attach() {
+    let checked = Setting { checks_attached: true, may_be_incompatible: true, ..setting(IdlePolicy::After(IDLE)) };
+    explore("checks after the attach", checked);
+}
+
+#[test]
 fn w1_w2_w3_w7_hold_in_random_histories_of_10_000_inputs() {
     let seeds = match std::env::var("LATENT_WORKER_SEED") {
         Ok(seed) => vec![seed.parse().expect("LATENT_WORKER_SEED is a number")],
@@ -139,6 +146,7 @@ fn random_history(seed: u64) {
         attempts: u64::MAX,
         connections: u64::MAX,
         held: random.bool(),
+        checks_attached: random.bool(),
     };
     let mut world = World::new(setting, Instant::now());
     for _ in 0..10_000 {

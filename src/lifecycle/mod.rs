@@ -59,6 +59,8 @@ struct Up {
     idle_until: Option<Instant>,
     /// When it is stopped for want of its agent; only while that is gone.
     reattach_until: Option<Instant>,
+    /// When it is looked at again, if it is at all.
+    next_check: Option<Instant>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -74,7 +76,7 @@ struct Waiter {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Call {
     Start,
-    Check,
+    Check { attached: bool },
     Compatible(RequestId),
     Stop,
 }
@@ -82,6 +84,8 @@ enum Call {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Lifecycle {
     limits: Limits,
+    /// `None` when an instance whose agent has attached is not checked any more.
+    attached_check_interval: Option<Duration>,
     epoch: Epoch,
     stage: Stage,
     connection: Option<ConnectionId>,
@@ -105,9 +109,16 @@ pub(crate) struct Lifecycle {
 
 impl Lifecycle {
     /// Attempts are numbered from the one after `last_epoch`. Nothing starts while the worker is `held`.
-    pub(crate) fn new(limits: Limits, last_epoch: Epoch, held: bool, now: Instant) -> Self {
+    pub(crate) fn new(
+        limits: Limits,
+        attached_check_interval: Option<Duration>,
+        last_epoch: Epoch,
+        held: bool,
+        now: Instant,
+    ) -> Self {
         Self {
             limits,
+            attached_check_interval,
             epoch: last_epoch,
             stage: Stage::NotSubstantiated,
             connection: None,
@@ -208,10 +219,13 @@ impl Lifecycle {
         self.connection = Some(connection);
         self.tell(effects, None, || EventKind::Attached);
         if let Some(started) = started {
+            // Before the start has returned there is nothing that could be checked.
+            let mut next_check = None;
             if started {
                 self.tell_substantiated(effects);
+                next_check = self.next_attached_check(now);
             }
-            self.stage = Stage::Substantiated(Up::default());
+            self.stage = Stage::Substantiated(Up { next_check, ..Up::default() });
         }
         for waiter in std::mem::take(&mut self.waiters) {
             if waiter.initiator || waiter.request.fit == Fit::Always || waiter.request.lease.is_none() {
@@ -277,18 +291,11 @@ impl Lifecycle {
             Input::StartReturned(epoch, result) if self.returned(epoch, DriverCall::Start) => {
                 self.start_returned(now, result, effects);
             }
-            Input::CheckReturned(epoch, result) if self.returned(epoch, DriverCall::Check) => {
-                self.tell(effects, None, || EventKind::CheckReturned { result: result.clone() });
-                match (&mut self.stage, result) {
-                    (Stage::Starting { next_check, .. }, Ok(())) => {
-                        *next_check = now.checked_add(self.limits.check_instance_interval);
-                    }
-                    (Stage::Starting { .. }, Err(reason)) => {
-                        let reason = format!("the instance went bad before its agent attached: {reason}");
-                        self.fail(now, FailureCause::Infrastructure, &reason.into(), effects);
-                    }
-                    // The agent has attached meanwhile, and that is the better proof of health.
-                    _ => self.settle(now, effects),
+            Input::CheckReturned(epoch, result) => {
+                if let Some((Call::Check { attached }, _)) = self.call
+                    && self.returned(epoch, DriverCall::Check)
+                {
+                    self.check_returned(now, attached, result, effects);
                 }
             }
             Input::CompatibleReturned(epoch, result) => {
@@ -305,7 +312,7 @@ impl Lifecycle {
             Input::Release { lease, finished } => self.release(now, lease, finished, effects),
             Input::Time => self.time(now, effects),
             // The answer to a call of an attempt that is over.
-            Input::StartReturned(..) | Input::CheckReturned(..) | Input::StopReturned(..) => {}
+            Input::StartReturned(..) | Input::StopReturned(..) => {}
         }
         if matches!(self.stage, Stage::NotSubstantiated | Stage::ShutDown) {
             effects.orders.push(Effect::Gone);
@@ -359,6 +366,7 @@ impl Lifecycle {
                 if self.connection.is_some() {
                     self.tell_substantiated(effects);
                 }
+                self.check_later(now);
                 self.settle(now, effects);
             }
             // The agent works, but the driver says that there is no instance. Whoever uses it may finish.
@@ -376,6 +384,30 @@ impl Lifecycle {
                 self.settle(now, effects);
             }
             _ => self.settle(now, effects),
+        }
+    }
+
+    fn check_returned(&mut self, now: Instant, attached: bool, result: Result<(), Arc<str>>, effects: &mut Effects) {
+        self.tell(effects, None, || EventKind::CheckReturned { result: result.clone() });
+        match (&mut self.stage, result) {
+            (Stage::Starting { next_check, .. }, Ok(())) => {
+                *next_check = now.checked_add(self.limits.check_instance_interval);
+            }
+            (Stage::Starting { .. }, Err(reason)) => {
+                let reason = format!("the instance went bad before its agent attached: {reason}");
+                self.fail(now, FailureCause::Infrastructure, &reason.into(), effects);
+            }
+            // It works, and is going to end. Whoever uses it may finish.
+            (Stage::Substantiated(up), Err(reason)) if attached => {
+                up.draining.get_or_insert(StopCause::Retired);
+                self.last_failure = Some((reason, now));
+                self.settle(now, effects);
+            }
+            // Of a check that was called before the attach, that is the better proof of health.
+            _ => {
+                self.check_later(now);
+                self.settle(now, effects);
+            }
         }
     }
 
@@ -499,6 +531,24 @@ impl Lifecycle {
             self.tell(effects, None, || EventKind::StopCalled { fast, cause });
             effects.orders.push(Effect::CallStop { fast });
         }
+    }
+
+    fn call_check(&mut self, now: Instant, attached: bool, effects: &mut Effects) {
+        self.call = Some((Call::Check { attached }, now));
+        self.tell(effects, None, || EventKind::CheckCalled);
+        effects.orders.push(Effect::CallCheck);
+    }
+
+    /// The next check of an instance whose agent has attached.
+    fn check_later(&mut self, now: Instant) {
+        let next = self.next_attached_check(now);
+        if let Stage::Substantiated(up) = &mut self.stage {
+            up.next_check = next;
+        }
+    }
+
+    fn next_attached_check(&self, now: Instant) -> Option<Instant> {
+        self.attached_check_interval.and_then(|interval| now.checked_add(interval))
     }
 
     /// What follows by itself when a call has returned, a lease or a request is gone, or the agent is back.
@@ -643,14 +693,19 @@ impl Lifecycle {
             }
             Stage::Starting { next_check, .. } if due(*next_check) && self.call.is_none() => {
                 *next_check = None;
-                self.call = Some((Call::Check, now));
-                self.tell(effects, None, || EventKind::CheckCalled);
-                effects.orders.push(Effect::CallCheck);
+                self.call_check(now, false, effects);
             }
             Stage::Substantiated(up) if due(up.idle_until) => self.go_down(now, false, StopCause::Idle, effects),
             Stage::Substantiated(up) if due(up.reattach_until) => {
                 self.last_failure = Some(("the agent did not re-attach".into(), now));
                 self.go_down(now, false, StopCause::Lost, effects);
+            }
+            Stage::Substantiated(up) if due(up.next_check) && self.call.is_none() => {
+                up.next_check = None;
+                // Nothing that it finds would make a difference any more.
+                if up.draining.is_none() {
+                    self.call_check(now, true, effects);
+                }
             }
             _ => {}
         }
@@ -706,7 +761,7 @@ impl Call {
     fn kind(self) -> DriverCall {
         match self {
             Self::Start => DriverCall::Start,
-            Self::Check => DriverCall::Check,
+            Self::Check { .. } => DriverCall::Check,
             Self::Compatible(_) => DriverCall::Compatible,
             Self::Stop => DriverCall::Stop,
         }

@@ -28,6 +28,8 @@ impl Lifecycle {
             Stage::Substantiated(up) => {
                 consider(up.reattach_until, NextStep::GiveUp);
                 consider(up.idle_until, NextStep::StopIdle);
+                // One call at a time: another one that is in flight comes first.
+                consider(up.next_check.filter(|_| self.call.is_none()), NextStep::Check);
             }
             Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
         }

@@ -22,6 +22,8 @@ pub(super) struct Setting {
     pub(super) connections: u64,
     /// Whether an earlier master has left something behind.
     pub(super) held: bool,
+    /// Whether instances are checked after the attach as well.
+    pub(super) checks_attached: bool,
 }
 
 /// One thing that can happen.
@@ -82,7 +84,7 @@ impl World {
         };
         Self {
             setting,
-            life: Lifecycle::new(limits, Epoch(0), setting.held, now),
+            life: Lifecycle::new(limits, setting.checks_attached.then_some(INTERVAL), Epoch(0), setting.held, now),
             now,
             threads: BTreeSet::new(),
             call: None,
@@ -211,6 +213,8 @@ impl World {
                 let (at, _) = self.life.next_deadline().expect("there is a deadline");
                 self.now = self.now.max(at);
                 self.life.apply(self.now, Input::Time, &mut effects);
+                let next = self.life.next_deadline().map(|(at, _)| at);
+                assert!(next.is_none_or(|at| at > self.now), "what is due is done, or the timer would spin");
             }
             Step::Stale(input) => {
                 self.life.apply(self.now, input.clone(), &mut effects);
@@ -237,7 +241,8 @@ impl World {
                     assert!(self.starts.insert(epoch), "w1: an attempt was started twice");
                 }
                 Effect::CallCheck => {
-                    assert!(!self.life.attached(), "w10: a check after the attach");
+                    assert!(self.setting.checks_attached || !self.life.attached(), "w10: a check after the attach");
+                    assert!(self.setting.checks_attached || !matches!(self.life.stage, Stage::Substantiated(_)));
                     self.called(DriverCall::Check, epoch);
                 }
                 Effect::CallCompatible(_) => {
@@ -376,6 +381,7 @@ impl Lifecycle {
             Stage::Substantiated(up) => {
                 rebase(&mut up.idle_until);
                 rebase(&mut up.reattach_until);
+                rebase(&mut up.next_check);
             }
             Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
         }

@@ -38,6 +38,7 @@ pub(super) enum Order {
 /// A [`LatentWorker`] of any type of instance.
 pub(super) trait Driver: Send + Sync {
     fn builds_may_be_incompatible(&self) -> bool;
+    fn attached_check_interval(&self) -> Option<Duration>;
     /// The body of an instance thread.
     fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>);
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, Arc<str>>;
@@ -46,6 +47,10 @@ pub(super) trait Driver: Send + Sync {
 impl<W: LatentWorker> Driver for W {
     fn builds_may_be_incompatible(&self) -> bool {
         LatentWorker::builds_may_be_incompatible(self)
+    }
+
+    fn attached_check_interval(&self) -> Option<Duration> {
+        LatentWorker::attached_check_interval(self)
     }
 
     fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>) {

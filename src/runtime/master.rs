@@ -40,6 +40,9 @@ use crate::lifecycle::{Input, Lifecycle};
 use crate::worker::AttachPoint;
 use crate::worker::{Attachment, LatentWorker, WorkerConfig};
 
+/// Between two checks of an instance whose agent has attached.
+const SHORTEST_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Workers, and the queue of builds that wait for them.
 ///
 /// A handle, cheap to clone. When the last one is dropped the master is shut down fast, within a bound; see
@@ -271,7 +274,7 @@ impl Master {
 
     /// Adds a worker. It costs no thread until work needs it.
     ///
-    /// Calls [`LatentWorker::builds_may_be_incompatible`] on this thread.
+    /// Calls [`LatentWorker::builds_may_be_incompatible`] and [`LatentWorker::attached_check_interval`] on this thread.
     ///
     /// # Errors
     /// When the name is taken or not a name, when the driver panics, and after a shutdown began.
@@ -283,6 +286,9 @@ impl Master {
         let driver: Arc<dyn Driver> = Arc::new(driver);
         let may_be_incompatible = fenced("builds_may_be_incompatible", || driver.builds_may_be_incompatible())
             .map_err(AddWorkerError::Panicked)?;
+        let attached_check_interval = fenced("attached_check_interval", || driver.attached_check_interval())
+            .map_err(AddWorkerError::Panicked)?
+            .map(|interval| interval.max(SHORTEST_CHECK_INTERVAL));
         let now = self.shared().clock.now();
         let last_epoch = self.shared().journal.as_ref().map(|journal| journal.last_epoch(&name)).unwrap_or_default();
 
@@ -296,7 +302,7 @@ impl Master {
             }
             let index = WorkerIndex(u32::try_from(workers.list.len()).expect("fewer than 2^32 workers"));
             let left_behind = self.shared().leftovers.worker_added(now, &name);
-            let life = Lifecycle::new(limits, last_epoch, !left_behind.is_empty(), now);
+            let life = Lifecycle::new(limits, attached_check_interval, last_epoch, !left_behind.is_empty(), now);
             let facts = Facts { version: life.version(), epoch: life.epoch(), openness: life.openness(now) };
             let cell = Arc::new(WorkerCell::new(index, name.clone(), driver, may_be_incompatible, life));
             workers.by_name.insert(name.clone(), index);

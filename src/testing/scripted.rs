@@ -32,6 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct ScriptedWorker {
     stage: Arc<Stage>,
     may_be_incompatible: bool,
+    attached_check_interval: Option<Duration>,
     reclaims: bool,
 }
 
@@ -103,7 +104,8 @@ impl ScriptedWorker {
     #[allow(clippy::new_ret_no_self, reason = "the worker is of no use without its script")]
     pub fn new() -> (Self, Script) {
         let stage = Arc::new(Stage::default());
-        (Self { stage: stage.clone(), may_be_incompatible: false, reclaims: false }, Script { stage })
+        let script = Script { stage: stage.clone() };
+        (Self { stage, may_be_incompatible: false, attached_check_interval: None, reclaims: false }, script)
     }
 
     /// A worker that does everything [by itself](Script::automate), until the script says otherwise.
@@ -117,6 +119,13 @@ impl ScriptedWorker {
     #[must_use]
     pub fn may_be_incompatible(mut self, may_be_incompatible: bool) -> Self {
         self.may_be_incompatible = may_be_incompatible;
+        self
+    }
+
+    /// What [`attached_check_interval`](LatentWorker::attached_check_interval) says; `None` by default.
+    #[must_use]
+    pub fn checks_attached(mut self, interval: Duration) -> Self {
+        self.attached_check_interval = Some(interval);
         self
     }
 
@@ -657,6 +666,10 @@ impl LatentWorker for ScriptedWorker {
             Some(answer) => answer(),
             None => Health::bad("the test let go of this check without an answer"),
         }
+    }
+
+    fn attached_check_interval(&self) -> Option<Duration> {
+        self.attached_check_interval
     }
 
     fn builds_may_be_incompatible(&self) -> bool {

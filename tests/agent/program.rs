@@ -141,6 +141,18 @@ fn w6_it_attaches_before_start_instance_has_returned() {
     assert_eq!(lease.end(), None);
 }
 
+/// As in the image of a container, where nothing has made one.
+#[test]
+fn it_makes_its_directory_when_there_is_none() {
+    let world = World::new(IdlePolicy::Never);
+    let (mut request, start) = world.starting();
+    let directory = world.place.path().join("not/there");
+    let _agent = Agent::start(world.address(), start.secret(), &directory, &[]);
+    start.succeed();
+    let lease = request.wait_timeout(PATIENCE).expect("it attaches in time").unwrap();
+    assert_eq!(text(&lease.run(&Command::shell("pwd")).unwrap().stdout).trim_end(), directory.to_str().unwrap());
+}
+
 #[test]
 fn it_ends_with_its_commands_when_it_is_told_to_shut_down() {
     let world = World::new(IdlePolicy::AfterBuild);

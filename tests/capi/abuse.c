@@ -67,6 +67,8 @@ static void as_master(void *handle)
     MUST(code == LW_ERROR_HANDLE || code == LW_ERROR_UNSUPPORTED);
     code = lw_master_add_docker(master, &options, "{}", &worker);
     MUST(code == LW_ERROR_HANDLE || code == LW_ERROR_UNSUPPORTED);
+    code = lw_master_add_ec2(master, &options, "{}", &worker);
+    MUST(code == LW_ERROR_HANDLE || code == LW_ERROR_UNSUPPORTED);
     EXPECT(LW_ERROR_HANDLE, lw_master_worker(master, "worker", &worker));
     EXPECT(LW_ERROR_HANDLE, lw_master_address(master, &text));
     EXPECT(LW_ERROR_HANDLE, lw_master_status(master, &text));

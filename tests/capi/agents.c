@@ -81,6 +81,7 @@ int main(int argc, char **argv)
     process.agent_count = 0;
     EXPECT(LW_ERROR_ARGUMENT, lw_master_add_process(master, &options, &process, NULL));
     EXPECT(LW_ERROR_UNSUPPORTED, lw_master_add_docker(master, &options, "{}", NULL));
+    EXPECT(LW_ERROR_UNSUPPORTED, lw_master_add_ec2(master, &options, "{}", NULL));
 
     OK(lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, MINUTE, NULL));
     OK(lw_master_free(master));

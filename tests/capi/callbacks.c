@@ -39,7 +39,7 @@ static void await(const int *count, int value)
 typedef struct script {
     lw_master *master;
     int32_t start_answer, stop_answer, check_answer, compatible_answer, reclaim_answer;
-    uint64_t retry_after_ms;
+    uint64_t retry_after_ms, attached_check_interval_ms;
     const char *reason;
     int attaches, hangs, calls_back, records;
     int starts, stops, stops_without, fast_stops, checks, compatibles, reclaims, releases;
@@ -257,6 +257,7 @@ static void begin(script *self, int asks_for_compatibility)
     driver.check = check;
     driver.compatible = asks_for_compatibility ? compatible : NULL;
     driver.reclaim = reclaim;
+    driver.attached_check_interval_ms = self->attached_check_interval_ms;
     GROWING(lw_worker_options, options);
     options.name = "c";
     options.check_interval_ms = 1;
@@ -390,6 +391,21 @@ static void a_bad_check(void)
     MUST(contains(lw_last_error_message(), "it looks bad"));
     OK(lw_ticket_free(ticket));
     await(&self.stops, 1);
+    end(&self);
+}
+
+static void a_bad_check_after_the_attach(void)
+{
+    SCRIPT(self);
+    self.attaches = 1;
+    self.check_answer = LW_ANSWER_FAILED;
+    self.attached_check_interval_ms = 1000;
+    begin(&self, 0);
+    lw_ticket *ticket = submit_once(&self, "done in time");
+    OK(lw_lease_finish(lease_of(ticket), LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_ticket_free(ticket));
+    await(&self.stops, 1); /* not for want of work: that would take ten minutes */
+    MUST(look(&self.checks) == 1);
     end(&self);
 }
 
@@ -934,6 +950,7 @@ int main(void)
     callbacks_that_call_back();
     an_instance_that_fits_no_build_is_replaced();
     a_bad_check();
+    a_bad_check_after_the_attach();
     a_start_that_hangs_is_cancelled();
     a_stop_that_fails_is_reclaimed(LW_ANSWER_OK, "\"leftovers\":[]");
     a_stop_that_fails_is_reclaimed(LW_ANSWER_PENDING, "\"next\":\"reclaim\"");

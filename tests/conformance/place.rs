@@ -17,6 +17,7 @@ impl Place {
         Self(path)
     }
 
+    #[allow(dead_code, reason = "some sets of drivers need no path")]
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }

@@ -24,7 +24,7 @@ FILE has one build a line; `-` is standard input. Without FILE a short built-in 
     -- make test
 
 The property `kind` chooses the kind of instance: an instance of one kind takes no build of another one; so does
-`image` with the driver `docker`. Every build runs in the directory of its instance; that of the driver `local` is
+`image` with the drivers `docker` and `ec2`. Every build runs in the directory of its instance; that of the driver `local` is
 private and removed with it. FARM_DIR is the directory that farm was started in. Builds are named by the number of
 their line.
 
@@ -40,6 +40,7 @@ Options:
                           command  what programs of yours start and stop; its agent connects to farm
                           process  a child process of farm, whose agent connects to it
                           docker   a container, whose agent connects to farm
+                          ec2      a machine of Amazon EC2, whose agent connects to farm
   --events FILE           writes what happens to FILE, as lines of JSON
   --journal FILE          keeps in FILE which instances there may be: when farm is killed, the next one with this FILE,
                           the same driver and as many workers takes away what is left of them
@@ -63,7 +64,15 @@ With --driver docker, where DOCKER_HOST and its like say which engine, as they d
                           finds farm through LATENT_WORKER_MASTER, _NAME and _SECRET; FARM_DIR is not in there.
   --memory M              how much memory a container may use: 512m, 2g, or bytes (as much as there is)
 
-With --driver command, process or docker:
+With --driver ec2, where AWS_REGION, AWS_PROFILE and their like say whose account it is, as they do for aws itself:
+  --image AMI             what machines are made of, unless a build has a property `image`: ami-..., or ssm: and the name
+                          of a parameter
+  --offer OFFER           what kind of machine: TYPE[@ZONE or @SUBNET][:spot]. May be given again, the preferred one first:
+                          the next one is asked for when one is not to be had.
+  --user-data FILE        what a machine is told, a script or a cloud-config that starts an agent: the documentation of
+                          Ec2LatentWorker tells more, and examples/ec2/user-data.sh is one. FARM_DIR is not in there.
+
+With --driver command, process, docker or ec2:
   --listen HOST:PORT      where agents connect to, seen from where they are (127.0.0.1:0 for process; for docker
                           0.0.0.0:0, of which containers are told the address that they see). Port 0 is a free one; the
                           line `farm: agents connect to HOST:PORT` of standard error tells which.
@@ -107,6 +116,7 @@ pub(crate) enum Driver {
         listen: String,
     },
     Docker(Containers),
+    Ec2(Machines),
 }
 
 impl Driver {
@@ -116,6 +126,7 @@ impl Driver {
             Self::Command(_) => "command",
             Self::Process { .. } => "process",
             Self::Docker(_) => "docker",
+            Self::Ec2(_) => "ec2",
         }
     }
 }
@@ -136,6 +147,17 @@ pub(crate) struct Containers {
     pub(crate) image: String,
     /// As it was given.
     pub(crate) memory: Option<String>,
+    pub(crate) listen: String,
+}
+
+/// What machines are made of, and where their agents connect to.
+#[derive(PartialEq, Debug)]
+pub(crate) struct Machines {
+    /// Unless a build says something else.
+    pub(crate) image: String,
+    /// As they were given, the preferred one first.
+    pub(crate) offers: Vec<String>,
+    pub(crate) user_data: PathBuf,
     pub(crate) listen: String,
 }
 
@@ -190,6 +212,8 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
             Long("check") => given.check = Some(text(&mut parser)?),
             Long("listen") => given.listen = Some(listen(&text(&mut parser)?)?),
             Long("image") => given.image = Some(image(text(&mut parser)?)?),
+            Long("offer") => given.offers.push(text(&mut parser)?),
+            Long("user-data") => given.user_data = Some(parser.value()?.into()),
             Long("memory") => given.memory = Some(text(&mut parser)?),
             Long("events") => options.events = Some(parser.value()?.into()),
             Long("journal") => options.journal = Some(parser.value()?.into()),
@@ -223,28 +247,33 @@ struct Given {
     listen: Option<String>,
     image: Option<String>,
     memory: Option<String>,
+    offers: Vec<String>,
+    user_data: Option<PathBuf>,
 }
 
 impl Given {
     fn driver(self) -> Result<Driver, lexopt::Error> {
         let name = &*self.driver;
-        if !["local", "command", "process", "docker"].contains(&name) {
-            return Err(format!("--driver wants local, command, process or docker, not {name:?}").into());
+        if !["local", "command", "process", "docker", "ec2"].contains(&name) {
+            return Err(format!("--driver wants local, command, process, docker or ec2, not {name:?}").into());
         }
         for (option, is_given, owners) in [
             ("--kind", !self.templates.is_empty(), ["local"].as_slice()),
             ("--start", self.start.is_some(), &["command"]),
             ("--stop", self.stop.is_some(), &["command"]),
             ("--check", self.check.is_some(), &["command"]),
-            ("--listen", self.listen.is_some(), &["command", "process", "docker"]),
-            ("--image", self.image.is_some(), &["docker"]),
+            ("--listen", self.listen.is_some(), &["command", "process", "docker", "ec2"]),
+            ("--image", self.image.is_some(), &["docker", "ec2"]),
             ("--memory", self.memory.is_some(), &["docker"]),
+            ("--offer", !self.offers.is_empty(), &["ec2"]),
+            ("--user-data", self.user_data.is_some(), &["ec2"]),
         ] {
             if is_given && !owners.contains(&name) {
                 return Err(format!("{option} goes with --driver {}, not with {name}", owners.join(" or ")).into());
             }
         }
-        let wanted = |value: Option<String>, option| value.ok_or_else(|| format!("--driver {name} wants {option} too"));
+        let missing = |option: &str| format!("--driver {name} wants {option} too");
+        let wanted = |value: Option<String>, option| value.ok_or_else(|| missing(option));
         Ok(match name {
             "command" => Driver::Command(Programs {
                 start: wanted(self.start, "--start")?,
@@ -257,6 +286,12 @@ impl Given {
                 image: wanted(self.image, "--image")?,
                 memory: self.memory,
                 listen: self.listen.unwrap_or_else(|| EVERYWHERE.to_owned()),
+            }),
+            "ec2" => Driver::Ec2(Machines {
+                image: wanted(self.image, "--image")?,
+                offers: if self.offers.is_empty() { return Err(missing("--offer").into()) } else { self.offers },
+                user_data: self.user_data.ok_or_else(|| missing("--user-data"))?,
+                listen: wanted(self.listen, "--listen")?,
             }),
             _ => Driver::Local { templates: self.templates },
         })
@@ -415,6 +450,25 @@ mod tests {
     }
 
     #[test]
+    fn the_ec2_driver_has_an_image_offers_and_user_data() {
+        let all = ["--driver=ec2", "--image=ami-1", "--offer=a:spot", "--offer=b", "--user-data=u", "--listen=host:1"];
+        let expected = Machines {
+            image: "ami-1".to_owned(),
+            offers: vec!["a:spot".to_owned(), "b".to_owned()],
+            user_data: "u".into(),
+            listen: "host:1".to_owned(),
+        };
+        assert_eq!(options(&all).driver, Driver::Ec2(expected));
+        for missing in ["--image", "--user-data", "--listen"] {
+            let given: Vec<&str> = all.into_iter().filter(|given| !given.starts_with(missing)).collect();
+            assert_eq!(error(&given), format!("--driver ec2 wants {missing} too"));
+        }
+        let given: Vec<&str> = all.into_iter().filter(|given| !given.starts_with("--offer")).collect();
+        assert_eq!(error(&given), "--driver ec2 wants --offer too");
+        assert!(error(&["--offer=a"]).contains("--offer goes with --driver ec2"));
+    }
+
+    #[test]
     fn what_a_driver_wants_and_does_not_know_is_told() {
         let command = ["--driver=command", "--start=a", "--stop=b", "--listen=host:1"];
         for missing in 1..command.len() {
@@ -426,10 +480,11 @@ mod tests {
         assert!(error(&["--stop=a", "--driver=local"]).contains("--stop"));
         assert!(error(&["--check=a"]).contains("--check"));
         assert!(
-            error(&["--listen=host:1"]).starts_with("--listen goes with --driver command or process or docker, not")
+            error(&["--listen=host:1"])
+                .starts_with("--listen goes with --driver command or process or docker or ec2, not")
         );
         assert_eq!(error(&["--driver=docker"]), "--driver docker wants --image too");
-        assert_eq!(error(&["--image=i"]), "--image goes with --driver docker, not with local");
+        assert_eq!(error(&["--image=i"]), "--image goes with --driver docker or ec2, not with local");
         assert!(error(&["--memory=1g", "--driver=process"]).contains("--memory"));
         assert!(error(&["--driver=docker", "--image=i", "--kind=a=/"]).contains("--kind"));
         assert!(error(&["--driver=process", "--start=a"]).contains("--start"));

@@ -9,7 +9,7 @@ use latent_worker::{AddWorkerError, LocalKind, LocalLatentWorker, Master, Master
 
 use super::args::Driver;
 use super::jobs::{self, Job};
-#[cfg(all(feature = "agent", any(feature = "command", feature = "process", feature = "docker")))]
+#[cfg(all(feature = "agent", any(feature = "command", feature = "process", feature = "docker", feature = "ec2")))]
 use super::remote;
 
 /// A driver with all that belongs to it.
@@ -39,10 +39,14 @@ pub(crate) fn prepare(driver: &Driver, jobs: &[Job]) -> Result<Box<dyn Instances
         Driver::Docker(containers) => Ok(Box::new(remote::docker(containers)?)),
         #[cfg(not(all(feature = "agent", feature = "docker")))]
         Driver::Docker(_) => Err(needs(driver, "agent,docker")),
+        #[cfg(all(feature = "agent", feature = "ec2"))]
+        Driver::Ec2(machines) => Ok(Box::new(remote::ec2(machines)?)),
+        #[cfg(not(all(feature = "agent", feature = "ec2")))]
+        Driver::Ec2(_) => Err(needs(driver, "agent,ec2")),
     }
 }
 
-#[cfg(not(all(feature = "agent", feature = "command", feature = "process", feature = "docker")))]
+#[cfg(not(all(feature = "agent", feature = "command", feature = "process", feature = "docker", feature = "ec2")))]
 fn needs(driver: &Driver, features: &str) -> String {
     let name = driver.name();
     format!(

@@ -11,8 +11,8 @@ pub(crate) const BUILT_IN: &str = include_str!("built_in.txt");
 /// The property that chooses the kind of instance.
 pub(crate) const KIND: &str = "kind";
 
-/// The property that chooses the image of a container.
-#[cfg(all(feature = "agent", feature = "docker"))]
+/// The property that chooses the image of a container or a machine.
+#[cfg(all(feature = "agent", any(feature = "docker", feature = "ec2")))]
 pub(crate) const IMAGE: &str = "image";
 
 /// One line with a build.

@@ -15,7 +15,7 @@ mod lines;
 mod observer;
 mod queue;
 mod record;
-#[cfg(all(feature = "agent", any(feature = "command", feature = "process", feature = "docker")))]
+#[cfg(all(feature = "agent", any(feature = "command", feature = "process", feature = "docker", feature = "ec2")))]
 mod remote;
 mod runner;
 mod screen;

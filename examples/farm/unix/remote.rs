@@ -9,14 +9,20 @@ use std::time::Duration;
 use latent_worker::CommandLatentWorker;
 #[cfg(feature = "process")]
 use latent_worker::ProcessLatentWorker;
+#[cfg(any(feature = "docker", feature = "ec2"))]
+use latent_worker::Setting;
 use latent_worker::{AddWorkerError, AgentListener, LatentWorker, Master, MasterBuilder, Worker, WorkerConfig};
+#[cfg(feature = "ec2")]
+use latent_worker::{Ami, Ec2LatentWorker, Offer};
 #[cfg(feature = "docker")]
-use latent_worker::{ByteSize, DockerLatentWorker, Setting};
+use latent_worker::{ByteSize, DockerLatentWorker};
 
 #[cfg(feature = "process")]
 use super::agent;
 #[cfg(feature = "docker")]
 use super::args::Containers;
+#[cfg(feature = "ec2")]
+use super::args::Machines;
 #[cfg(feature = "command")]
 use super::args::Programs;
 use super::drivers::Instances;
@@ -67,12 +73,36 @@ pub(crate) fn docker(containers: &Containers) -> Result<Remote<DockerLatentWorke
     Remote::new(driver, Duration::from_secs(1), &containers.listen)
 }
 
+/// The account is the one that `aws` would use. Machines are not used for builds of another image, nor of another kind.
+#[cfg(feature = "ec2")]
+pub(crate) fn ec2(machines: &Machines) -> Result<Remote<Ec2LatentWorker>, String> {
+    let user_data = std::fs::read_to_string(&machines.user_data);
+    let user_data = user_data.map_err(|error| format!("--user-data {}: {error}", machines.user_data.display()))?;
+    let usual: Ami = machines.image.parse().map_err(|error| format!("--image: {error}"))?;
+    let image = Setting::computed(move |properties| match properties.get(jobs::IMAGE) {
+        Some(image) => image.parse(),
+        None => Ok(usual.clone()),
+    });
+    let kind = Setting::computed(|properties| Ok(properties.get(jobs::KIND).unwrap_or_default().to_owned()));
+    let door = Door::announced(&machines.listen)?;
+    let driver = Ec2LatentWorker::builder().image(image).tag("farm.kind", kind).user_data(user_data);
+    let driver = driver.master_address(&*door.address);
+    let driver = machines.offers.iter().try_fold(driver, |driver, offer| {
+        let offer: Offer = offer.parse().map_err(|error| format!("--offer {offer}: {error}"))?;
+        Ok::<_, String>(driver.offer(offer))
+    })?;
+    let driver = driver.build().map_err(|error| format!("--driver ec2: {error}"))?;
+    Ok(Remote::at(door, driver, Duration::from_secs(10)))
+}
+
 impl<D: LatentWorker> Remote<D> {
+    #[cfg(any(feature = "command", feature = "process", feature = "docker"))]
     fn new(driver: D, check_interval: Duration, listen: &str) -> Result<Self, String> {
-        let door = Door::open(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
-        // Also with --quiet: a script may have asked for any port.
-        let _ = writeln!(io::stderr(), "farm: agents connect to {}", door.address);
-        Ok(Self { driver: Arc::new(driver), check_interval, door, listener: None })
+        Ok(Self::at(Door::announced(listen)?, driver, check_interval))
+    }
+
+    fn at(door: Door, driver: D, check_interval: Duration) -> Self {
+        Self { driver: Arc::new(driver), check_interval, door, listener: None }
     }
 }
 
@@ -100,6 +130,14 @@ struct Door {
 }
 
 impl Door {
+    /// Open, and told.
+    fn announced(listen: &str) -> Result<Self, String> {
+        let door = Self::open(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+        // Also with --quiet: a script may have asked for any port.
+        let _ = writeln!(io::stderr(), "farm: agents connect to {}", door.address);
+        Ok(door)
+    }
+
     fn open(listen: &str) -> io::Result<Self> {
         let socket = TcpListener::bind(listen)?;
         let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);

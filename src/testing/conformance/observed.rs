@@ -2,6 +2,7 @@
 
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::gate::Gate;
 use super::record::{Call, Outcome, Record};
@@ -155,6 +156,10 @@ impl<W: LatentWorker> LatentWorker for Observed<W> {
 
     fn builds_may_be_incompatible(&self) -> bool {
         self.driver.builds_may_be_incompatible()
+    }
+
+    fn attached_check_interval(&self) -> Option<Duration> {
+        self.driver.attached_check_interval()
     }
 
     fn is_compatible_with_build(&self, tracked: &Self::Instance, properties: &Properties) -> Result<bool, BoxError> {

@@ -1,0 +1,834 @@
+//! Instances that are machines of Amazon EC2, or of what speaks its API.
+//!
+//! Here is the order in which things are done. `aws` speaks to the provider, `account` says what; what is asked for is in
+//! `settings`, `ami`, `offers`, `launch`, `user_data` and `names`, what answers mean in `state`. `watch` has those who wait at
+//! the same time ask together.
+
+mod account;
+mod ami;
+mod aws;
+mod builder;
+mod launch;
+mod lookups;
+mod names;
+mod offers;
+mod settings;
+mod state;
+mod user_data;
+mod watch;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use parking_lot::Mutex;
+
+use self::account::Account;
+use self::aws::{AwsError, Class, Patience};
+use self::launch::Launch;
+use self::lookups::{Lookups, NoImage};
+use self::names::{Identity, Recorded, Traces};
+use self::offers::Shortages;
+use self::settings::{Rendered, Settings, is_of_one_machine};
+use self::state::{Coming, Machine};
+use self::user_data::Blank;
+use self::watch::{Asked, Wait};
+use crate::{BoxError, Cancelled, FailureCause, Health, LatentWorker, Leftover, Properties, Reclaimed};
+use crate::{StartError, StartRequest, Started, StopError, StopRequest};
+
+pub use ami::Ami;
+pub use aws::AwsCredentials;
+pub use builder::Ec2LatentWorkerBuilder;
+pub use offers::Offer;
+pub use settings::{AtStop, BlockDevice, Ec2SettingsError, MetadataAccess};
+
+/// For a check, which is made again soon, and which nothing can end.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
+const SHORTEST_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Others of the account look with the same call, and wait for it.
+const LONGEST_POLL_INTERVAL: Duration = Duration::from_secs(60);
+/// How long checks wait for others to join.
+const CHECK_ROUND: Duration = Duration::from_millis(500);
+/// The notice of an interruption comes two minutes before; plans of the provider, days.
+const SPOT_CHECK_INTERVAL: Duration = Duration::from_secs(20);
+const PLAN_CHECK_INTERVAL: Duration = Duration::from_secs(300);
+/// A machine that is not described so often in a row is gone; once may be an answer that lags behind.
+const MISSED_CHECKS: u32 = 3;
+/// What is not known to the provider yet is looked for so often before a stop gives up, and leaves it to a reclaim.
+const LATE_LOOKS: u32 = 5;
+/// A machine that goes on may be described as stopped for a while: descriptions lag behind.
+const STALE_LOOKS: u32 = 10;
+
+#[doc = include_str!("guide.md")]
+#[derive(Clone)]
+pub struct Ec2LatentWorker {
+    account: Account,
+    settings: Arc<Settings>,
+    limits: Limits,
+    shared: Arc<Shared>,
+}
+
+#[derive(Clone, Debug)]
+struct Limits {
+    poll_interval: Duration,
+    call: Duration,
+    start: Duration,
+    stop: Duration,
+    listing_lag: Duration,
+    shortage_memory: Duration,
+    attached_check_interval: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        Self {
+            poll_interval: Duration::from_secs(2),
+            call: minutes(1),
+            start: minutes(10),
+            stop: minutes(10),
+            listing_lag: minutes(10),
+            shortage_memory: minutes(5),
+            attached_check_interval: None,
+        }
+    }
+}
+
+/// What all workers of a driver know together.
+#[derive(Default)]
+struct Shared {
+    /// What the attempts that are not stopped yet have made, by their keys.
+    made: Mutex<HashMap<String, Made>>,
+    shortages: Mutex<Shortages>,
+    lookups: Lookups,
+    /// Whether the provider has not answered the last check, so that this is told once.
+    silent: AtomicBool,
+}
+
+/// What an attempt has made, or may have.
+#[derive(Default)]
+struct Made {
+    traces: Traces,
+    /// The launch that was asked for last, secret included, as long as it is not answered.
+    launch: Option<Vec<(String, String)>>,
+}
+
+/// A machine that was started.
+pub struct Ec2Instance {
+    id: String,
+    instance_type: String,
+    zone: String,
+    rendered: Rendered,
+    missed: AtomicU32,
+}
+
+impl Ec2Instance {
+    /// The provider's id of the machine, `i-…`.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its type.
+    pub fn instance_type(&self) -> &str {
+        &self.instance_type
+    }
+
+    /// The availability zone that it is in.
+    pub fn zone(&self) -> &str {
+        &self.zone
+    }
+}
+
+impl fmt::Debug for Ec2Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ec2Instance").field("id", &self.id).field("zone", &self.zone).finish_non_exhaustive()
+    }
+}
+
+/// What a start of one attempt works with.
+struct Attempt<'a> {
+    driver: &'a Ec2LatentWorker,
+    start: &'a StartRequest<'a>,
+    identity: &'a Identity,
+    rendered: &'a Rendered,
+}
+
+impl Ec2LatentWorker {
+    /// Settings to begin with.
+    pub fn builder() -> Ec2LatentWorkerBuilder {
+        Ec2LatentWorkerBuilder::new()
+    }
+
+    fn made(&self, identity: &Identity, change: impl FnOnce(&mut Made)) {
+        change(self.shared.made.lock().entry(identity.key.clone()).or_default());
+    }
+
+    fn call(&self) -> Patience<'static> {
+        Patience::limit(self.limits.call)
+    }
+
+    /// Looks at a machine in each round until `done` says something. What the provider does not say now it may say later.
+    fn follow<R>(
+        &self,
+        id: &str,
+        limit: Duration,
+        waiter: &Waiter<'_>,
+        done: impl Fn(Option<&Machine>) -> Option<R>,
+    ) -> Result<R, Unfollowed> {
+        let deadline = Instant::now().checked_add(limit);
+        let mut last = None;
+        loop {
+            let left = deadline.map_or(limit, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Err(Unfollowed::TimedOut(last));
+            }
+            let wait = Wait { pause: waiter.pause, cancel: waiter.cancel, limit: left };
+            match self.account.moving(id, self.limits.poll_interval, &wait, waiter.patience) {
+                Asked::Answered(machine) => match done(machine.as_ref()) {
+                    Some(result) => return Ok(result),
+                    None => last = None,
+                },
+                Asked::Failed(error) if may_pass(&error) => last = Some(error),
+                Asked::Failed(error) => return Err(Unfollowed::Refused(error)),
+                Asked::Cancelled => return Err(Unfollowed::Cancelled),
+                Asked::TimedOut => return Err(Unfollowed::TimedOut(last)),
+            }
+        }
+    }
+
+    /// Has a machine end, and waits for that unless it is to be fast. It may not be known to the provider yet when nobody has
+    /// `seen` it.
+    fn terminate(&self, id: &str, seen: bool, fast: bool) -> Result<(), StopError> {
+        let mut looks = LATE_LOOKS;
+        loop {
+            match self.account.terminate(id, &self.call()) {
+                Ok(()) => break,
+                Err(error) if error.already_gone() && seen => {
+                    // Which of the provider's servers has answered? A machine that goes on would cost for ever.
+                    let machines = self.account.machines(&[id.to_owned()], &self.call())?;
+                    if machines.iter().all(Machine::is_ending) {
+                        return Ok(());
+                    }
+                    if looks == 0 {
+                        return Err(error.into());
+                    }
+                    looks -= 1;
+                    pause(self.limits.poll_interval);
+                }
+                Err(error) if error.already_gone() && looks > 0 => {
+                    looks -= 1;
+                    pause(self.limits.poll_interval);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if fast { Ok(()) } else { self.wait_for_end(id, "terminated") }
+    }
+
+    /// Waits until a machine is `stopped` or `terminated`; one that nobody knows is gone.
+    fn wait_for_end(&self, id: &str, state: &'static str) -> Result<(), StopError> {
+        let never = crossbeam_channel::never();
+        let limit = self.limits.call;
+        let waiter = Waiter { pause: &pause, cancel: &never, patience: &|| Patience::limit(limit) };
+        let ended = |machine: Option<&Machine>| {
+            machine.is_none_or(|machine| machine.state == state || machine.state == "terminated").then_some(())
+        };
+        self.follow(id, self.limits.stop, &waiter, ended).map_err(|unfollowed| match unfollowed {
+            Unfollowed::Refused(error) | Unfollowed::TimedOut(Some(error)) => error.into(),
+            Unfollowed::TimedOut(None) | Unfollowed::Cancelled => StopError::new(format!(
+                "machine {id} is not {state} {:?} after it was asked to be; look at it in the console",
+                self.limits.stop
+            )),
+        })
+    }
+
+    /// Looks for the machines of an attempt, by tags that are exactly its own.
+    fn find(&self, identity: &Identity, patience: &Patience<'_>) -> Result<Vec<Machine>, AwsError> {
+        let mut found = self.account.find(&identity.filters(), patience)?;
+        found.retain(|machine| identity.is_ours(|key| machine.tag(key)));
+        Ok(found)
+    }
+
+    /// Has everything end that a start has made which has returned no instance.
+    fn stop_made(&self, identity: &Identity, made: Made, fast: bool) -> Result<(), StopError> {
+        let Made { traces, launch } = made;
+        let known = traces.machines.iter().map(|id| self.terminate(id, false, fast));
+        // Each of them is tried, whatever becomes of another.
+        let known: Vec<_> = known.collect();
+        if traces.unanswered {
+            self.stop_unanswered(identity, &traces, launch, fast)?;
+        }
+        known.into_iter().collect()
+    }
+
+    /// A launch was asked for and never answered. With the same token it is asked for again: the answer is the machine that
+    /// it has made, or one that is made now, and then it is certain that no other comes.
+    fn stop_unanswered(
+        &self,
+        identity: &Identity,
+        traces: &Traces,
+        launch: Option<Vec<(String, String)>>,
+        fast: bool,
+    ) -> Result<(), StopError> {
+        if let Some(launch) = launch {
+            match self.account.run(launch, &self.call()) {
+                Ok(machine) => return self.terminate(&machine.id, false, fast),
+                Err(error) if is_for_good(&error) => return Ok(()),
+                Err(error) => log::debug!("the launch of attempt {} is still not answered: {error}", identity.key),
+            }
+        }
+        // What is there is ended first, also when this is refused.
+        let cancelled = match self.settings.may_be_spot() {
+            true => self.account.cancel_spot_requests(identity, &self.call()),
+            false => Ok(()),
+        };
+        for look in 0..=LATE_LOOKS {
+            if look > 0 {
+                pause(self.limits.poll_interval);
+            }
+            let found = self.find(identity, &self.call())?;
+            for machine in found.iter().filter(|machine| !machine.is_ending()) {
+                self.terminate(&machine.id, true, fast)?;
+            }
+            if found.iter().any(|machine| !traces.machines.contains(&machine.id)) {
+                return Ok(cancelled?);
+            }
+        }
+        cancelled?;
+        Err(StopError::new(format!(
+            "the launch of attempt {} was not answered, and there is no machine of it yet; it is looked for again for {:?}",
+            identity.key, self.limits.listing_lag
+        )))
+    }
+
+    fn remove_parameters(&self, names: &[String], patience: &Patience<'_>) -> Result<(), StopError> {
+        let removed: Vec<_> = names.iter().map(|name| self.account.delete_parameter(name, patience)).collect();
+        removed.into_iter().collect::<Result<_, _>>().map_err(Into::into)
+    }
+
+    /// The machine is to be there for the next start.
+    fn keep(&self, id: &str, fast: bool) -> Result<(), StopError> {
+        match self.account.stop(id, self.settings.at_stop == AtStop::Hibernate, &self.call()) {
+            Ok(()) if fast => Ok(()),
+            Ok(()) => self.wait_for_end(id, "stopped"),
+            Err(error) if error.already_gone() => Ok(()),
+            // It ends already, or does what is wanted; otherwise it would go on, and be nobody's.
+            Err(error) if error.code() == Some("IncorrectInstanceState") => {
+                let machines = self.account.machines(&[id.to_owned()], &self.call())?;
+                let rests =
+                    |machine: &Machine| matches!(&*machine.state, "stopping" | "stopped") || machine.is_ending();
+                if machines.iter().all(rests) { Ok(()) } else { Err(error.into()) }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How long something of an attempt may still appear: lists lag behind the last launch, and that comes after those of all
+    /// offers before it.
+    fn may_appear_for(&self) -> Duration {
+        let before = u32::try_from(self.settings.offers.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        self.limits.listing_lag.saturating_add(self.limits.start.saturating_mul(before))
+    }
+}
+
+/// How somebody waits for a machine.
+struct Waiter<'a> {
+    pause: &'a dyn Fn(Duration) -> bool,
+    cancel: &'a Receiver<std::convert::Infallible>,
+    patience: &'a dyn Fn() -> Patience<'a>,
+}
+
+/// Why a machine was not followed to the end.
+enum Unfollowed {
+    Cancelled,
+    /// With what the provider has said last, if it was no answer.
+    TimedOut(Option<AwsError>),
+    Refused(AwsError),
+}
+
+/// A stop has nobody who could end the wait; it is short.
+fn pause(duration: Duration) -> bool {
+    std::thread::sleep(duration);
+    true
+}
+
+/// Whether the same question may have an answer later.
+fn may_pass(error: &AwsError) -> bool {
+    matches!(
+        error.class(),
+        Class::Throttled { .. } | Class::Unreachable | Class::Server | Class::Lost | Class::TimedOut | Class::Cancelled
+    )
+}
+
+/// Whether the same launch can have made nothing, before as well: had it made a machine, its token would tell of that.
+fn is_for_good(error: &AwsError) -> bool {
+    matches!(error.class(), Class::Capacity | Class::Quota | Class::BadParameter | Class::NotFound)
+        && !error.outcome_unknown()
+}
+
+/// Whether another offer may do.
+fn is_for_the_next_offer(error: &AwsError) -> bool {
+    matches!(error.class(), Class::Capacity | Class::Quota)
+}
+
+/// A launch that has come to nothing.
+enum Unlaunched {
+    /// For want of machines; another offer may do.
+    Short(FailureCause, BoxError),
+    Failed(StartError),
+}
+
+impl From<StartError> for Unlaunched {
+    fn from(error: StartError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Cancelled> for Unlaunched {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::Failed(cancelled.into())
+    }
+}
+
+impl Attempt<'_> {
+    fn patience(&self) -> Patience<'_> {
+        Patience::of_start(self.start, self.driver.limits.call)
+    }
+
+    fn failed(&self, error: AwsError) -> StartError {
+        if error.class() == Class::Cancelled {
+            return Cancelled.into();
+        }
+        let blame = self.driver.settings.is_of_the_build(error.code());
+        error.into_start_error(blame)
+    }
+
+    /// Of a call about nothing that a build could have chosen.
+    fn failed_by_itself(&self, error: AwsError) -> StartError {
+        if error.class() == Class::Cancelled { Cancelled.into() } else { error.into_start_error(false) }
+    }
+
+    /// Before it may be there.
+    fn will_make(&self, what: Recorded) -> Result<(), StartError> {
+        self.start.record(&what.to_string())?;
+        self.driver.made(self.identity, |made| made.traces.add(what));
+        Ok(())
+    }
+
+    /// When it is there.
+    fn has_made(&self, what: Recorded) -> Result<(), StartError> {
+        self.driver.made(self.identity, |made| {
+            made.traces.add(what.clone());
+            made.launch = None;
+        });
+        Ok(self.start.record(&what.to_string())?)
+    }
+
+    fn bring_up(&self) -> Result<Machine, StartError> {
+        let Self { driver, rendered, .. } = self;
+        let user_data = self.user_data()?;
+        self.put_secret()?;
+        let machine = match self.kept()? {
+            // What has been attached to it meanwhile is somebody else's.
+            Some(kept) => self.resume(&kept, &user_data)?,
+            None => {
+                let machine = self.launch(&user_data)?;
+                self.have_disks_end(&machine)?;
+                machine
+            }
+        };
+        // A machine that was kept has its volumes still.
+        for (device, volume) in rendered.volumes.iter().filter(|(_, volume)| !machine.volumes.contains(volume)) {
+            let attached = driver.account.attach_volume(&machine.id, volume, device, &self.patience());
+            attached.map_err(|error| self.failed(error))?;
+        }
+        if let Some(address) = &rendered.elastic_ip {
+            let associated = driver.account.associate(&machine.id, address, &self.patience());
+            associated.map_err(|error| self.failed(error))?;
+        }
+        Ok(machine)
+    }
+
+    /// Disks that the image wants to outlive the machine: nobody would ever remove them.
+    fn have_disks_end(&self, machine: &Machine) -> Result<(), StartError> {
+        let kept = |device: &str| self.rendered.block_devices.iter().any(|disk| disk.kept && disk.device == device);
+        let attached = |device: &str| self.rendered.volumes.contains_key(device);
+        let devices = machine.lasting.iter().map(String::as_str).filter(|device| !kept(device) && !attached(device));
+        let devices: Vec<&str> = devices.collect();
+        if devices.is_empty() {
+            return Ok(());
+        }
+        let changed = self.driver.account.delete_with_machine(&machine.id, &devices, &self.patience());
+        changed.map_err(|error| self.failed(error))
+    }
+
+    /// As a launch has it.
+    fn user_data(&self) -> Result<String, StartError> {
+        let Self { driver, start, rendered, .. } = self;
+        if rendered.user_data.is_empty() {
+            return Ok(String::new());
+        }
+        let master = || match (&rendered.master_address, start.agent_address()) {
+            (Some(chosen), _) => Ok(chosen.as_str()),
+            (None, Some(told)) if !is_of_one_machine(told) => Ok(told),
+            (None, Some(told)) => {
+                Err(format!("no other machine can use the address of the master, {told}: set master_address"))
+            }
+            (None, None) => {
+                Err("nobody has said where the master is: set master_address, or the agent_address of the master"
+                    .into())
+            }
+        };
+        let part = |split: fn((&str, &str)) -> String| {
+            let address = master()?;
+            let parts = address.rsplit_once(':').map(split);
+            parts.ok_or_else(|| format!("the address of the master, {address:?}, is not host:port"))
+        };
+        let filled = user_data::fill(&rendered.user_data, |blank| match blank {
+            Blank::Master => part(|(host, port)| format!("{host}:{port}")),
+            Blank::MasterHost => part(|(host, _)| host.trim_matches(['[', ']']).to_owned()),
+            Blank::MasterPort => part(|(_, port)| port.to_owned()),
+            Blank::Name => Ok(start.worker().to_owned()),
+            Blank::Secret => Ok(start.secret().expose().to_owned()),
+            Blank::SecretParameter => Ok(self.parameter().unwrap_or_default()),
+            Blank::Key => Ok(start.key().to_owned()),
+            Blank::Epoch => Ok(start.epoch().to_string()),
+            Blank::Owner => Ok(start.owner().to_owned()),
+            Blank::Region => driver.account.region(&self.patience()).map_err(|error| error.to_string()),
+        });
+        let encoded = filled.and_then(|text| user_data::encode(&text));
+        encoded.map_err(|error| {
+            let reason = format!("the user data: {error}");
+            let blame = driver.settings.is_of_the_build(Some("InvalidUserData"));
+            if blame { StartError::cannot(reason) } else { StartError::infrastructure(reason) }
+        })
+    }
+
+    /// The name of the parameter with the secret, if that is where it is.
+    fn parameter(&self) -> Option<String> {
+        self.driver.settings.parameter_prefix.as_deref().map(|prefix| self.identity.parameter(prefix))
+    }
+
+    fn put_secret(&self) -> Result<(), StartError> {
+        let Some(name) = self.parameter() else { return Ok(()) };
+        self.will_make(Recorded::Parameter(name.clone()))?;
+        let put = self.driver.account.put_secret(&name, self.start.secret().expose(), &self.patience());
+        put.map_err(|error| self.failed_by_itself(error))
+    }
+
+    /// One offer after the other, until one is to be had.
+    fn launch(&self, user_data: &str) -> Result<Machine, StartError> {
+        let Self { driver, start, rendered, .. } = self;
+        let image = match &rendered.image {
+            None => None,
+            Some(ami) => match driver.shared.lookups.image(&driver.account, ami, &self.patience()) {
+                Ok(id) => Some(id),
+                Err(NoImage::Failed(error)) if driver.settings.is_of_the_build(Some("InvalidAMIID")) => {
+                    return Err(self.failed(error));
+                }
+                Err(NoImage::Failed(error)) => return Err(self.failed_by_itself(error)),
+                Err(NoImage::None(reason)) if driver.settings.is_of_the_build(Some("InvalidAMIID")) => {
+                    return Err(StartError::cannot(reason));
+                }
+                Err(NoImage::None(reason)) => return Err(StartError::infrastructure(reason)),
+            },
+        };
+        if rendered.offers.is_empty() {
+            return self.launch_one(None, image.as_deref(), user_data).map_err(|unlaunched| match unlaunched {
+                Unlaunched::Short(cause, reason) => StartError::failed(cause, reason),
+                Unlaunched::Failed(error) => error,
+            });
+        }
+        let order = driver.shared.shortages.lock().order(&rendered.offers, Instant::now());
+        let mut short = Vec::new();
+        for index in order {
+            let offer = &rendered.offers[index];
+            match self.launch_one(Some(index), image.as_deref(), user_data) {
+                Ok(machine) => {
+                    driver.shared.shortages.lock().forget(offer);
+                    return Ok(machine);
+                }
+                Err(Unlaunched::Short(cause, reason)) => {
+                    driver.shared.shortages.lock().note(offer, Instant::now(), driver.limits.shortage_memory);
+                    start.progress(&format!("{offer} is not to be had: {reason}"));
+                    short.push((cause, format!("{offer}: {reason}")));
+                }
+                Err(Unlaunched::Failed(error)) => return Err(error),
+            }
+        }
+        let capacity = short.iter().any(|(cause, _)| *cause == FailureCause::Capacity);
+        let cause = if capacity { FailureCause::Capacity } else { FailureCause::Quota };
+        let reasons: Vec<_> = short.into_iter().map(|(_, reason)| reason).collect();
+        Err(StartError::failed(cause, format!("no offer is to be had: {}", reasons.join("; "))))
+    }
+
+    fn launch_one(&self, index: Option<usize>, image: Option<&str>, user_data: &str) -> Result<Machine, Unlaunched> {
+        let Self { driver, start, identity, rendered } = self;
+        let offer = index.map(|index| (index, &rendered.offers[index]));
+        let max_price = match offer {
+            None => None,
+            Some((_, offer)) => {
+                let price = driver.shared.lookups.max_price(&driver.account, offer, &self.patience());
+                price.map_err(|error| self.failed(error))?
+            }
+        };
+        let at_stop = driver.settings.at_stop;
+        let launch = Launch { identity, rendered, offer, image, user_data, max_price: max_price.as_deref(), at_stop };
+        if start.cancelled() {
+            return Err(Cancelled.into());
+        }
+        self.will_make(Recorded::Launch(launch.token()))?;
+        let parameters = launch.parameters();
+        driver.made(identity, |made| made.launch = Some(parameters.clone()));
+        let made = match driver.account.run(parameters, &self.patience()) {
+            Ok(machine) => machine,
+            Err(error) => {
+                if !error.outcome_unknown() {
+                    driver.made(identity, |made| {
+                        made.traces.unanswered = false;
+                        made.launch = None;
+                    });
+                }
+                if is_for_the_next_offer(&error) {
+                    let cause =
+                        if error.class() == Class::Quota { FailureCause::Quota } else { FailureCause::Capacity };
+                    return Err(Unlaunched::Short(cause, error.into()));
+                }
+                return Err(self.failed(error).into());
+            }
+        };
+        self.has_made(Recorded::Machine(made.id.clone()))?;
+        start.progress(&format!("machine {} ({}) comes up in {}", made.id, made.instance_type, made.zone));
+        self.wait_until_it_runs(&made.id, 0)
+    }
+
+    /// A machine that goes on may be said to be stopped for so many looks more, until it is known to be coming.
+    fn wait_until_it_runs(&self, id: &str, stale_looks: u32) -> Result<Machine, Unlaunched> {
+        let Self { driver, start, .. } = self;
+        let pause = |duration| start.sleep(duration).is_ok();
+        let patience = || self.patience();
+        let waiter = Waiter { pause: &pause, cancel: start.cancel_signal(), patience: &patience };
+        let stale = Cell::new(stale_looks);
+        let up = |machine: Option<&Machine>| match machine?.coming() {
+            Coming::Failed(_) if machine?.state == "stopped" && stale.get() > 0 => {
+                stale.set(stale.get() - 1);
+                None
+            }
+            Coming::NotYet => {
+                stale.set(0);
+                None
+            }
+            Coming::Up => Some(Ok(machine?.clone())),
+            Coming::Failed(cause) => Some(Err((cause, machine?.story()))),
+        };
+        match driver.follow(id, driver.limits.start, &waiter, up) {
+            Ok(Ok(machine)) => Ok(machine),
+            Ok(Err((cause @ (FailureCause::Capacity | FailureCause::Quota), story))) => {
+                Err(Unlaunched::Short(cause, story.into()))
+            }
+            Ok(Err((cause, story))) => Err(StartError::failed(cause, story).into()),
+            Err(Unfollowed::Cancelled) => Err(Cancelled.into()),
+            Err(Unfollowed::Refused(error) | Unfollowed::TimedOut(Some(error))) => Err(self.failed(error).into()),
+            Err(Unfollowed::TimedOut(None)) => {
+                let limit = driver.limits.start;
+                Err(StartError::infrastructure(format!("machine {id} does not run {limit:?} after its launch")).into())
+            }
+        }
+    }
+
+    /// The machine that this worker has kept, if it fits. One that does not is ended: a worker has one.
+    fn kept(&self) -> Result<Option<Machine>, StartError> {
+        let Self { driver, identity, rendered, start } = self;
+        if driver.settings.at_stop == AtStop::Terminate {
+            return Ok(None);
+        }
+        let found = driver.account.find(&identity.worker_filters(), &self.patience());
+        let found = found.map_err(|error| self.failed(error))?;
+        let stopped = |machine: &&Machine| matches!(&*machine.state, "stopped" | "stopping");
+        let ours = found.iter().filter(stopped).filter(|machine| identity.is_of_worker(|key| machine.tag(key)));
+        let mut fitting = None;
+        for machine in ours {
+            if fitting.is_none() && machine.tag(names::SETTINGS) == Some(&rendered.fingerprint()) {
+                fitting = Some(machine.clone());
+                continue;
+            }
+            start.progress(&format!("machine {}, which was kept, does not fit, and is terminated", machine.id));
+            let ended = driver.account.terminate(&machine.id, &self.patience());
+            ended.map_err(|error| self.failed(error))?;
+        }
+        Ok(fitting)
+    }
+
+    fn resume(&self, kept: &Machine, user_data: &str) -> Result<Machine, StartError> {
+        let Self { driver, start, identity, .. } = self;
+        let (account, id) = (&driver.account, &kept.id);
+        start.progress(&format!("machine {id}, which was kept, goes on"));
+        if kept.state == "stopping" {
+            let pause = |duration| start.sleep(duration).is_ok();
+            let patience = || self.patience();
+            let waiter = Waiter { pause: &pause, cancel: start.cancel_signal(), patience: &patience };
+            // One that ends is refused when it is to go on.
+            let stopped = |machine: Option<&Machine>| {
+                let machine = machine?;
+                (machine.state == "stopped" || machine.is_ending()).then_some(())
+            };
+            match driver.follow(id, driver.limits.stop, &waiter, stopped) {
+                Ok(()) => {}
+                Err(Unfollowed::Cancelled) => return Err(Cancelled.into()),
+                Err(Unfollowed::Refused(error) | Unfollowed::TimedOut(Some(error))) => return Err(self.failed(error)),
+                Err(Unfollowed::TimedOut(None)) => {
+                    return Err(StartError::infrastructure(format!("machine {id} does not come to its stop")));
+                }
+            }
+        }
+        self.has_made(Recorded::Machine(id.clone()))?;
+        let failed = |error| self.failed(error);
+        account.tag(id, identity, &self.patience()).map_err(failed)?;
+        if !user_data.is_empty() {
+            account.set_user_data(id, user_data, &self.patience()).map_err(failed)?;
+        }
+        account.start(id, &self.patience()).map_err(failed)?;
+        self.wait_until_it_runs(id, STALE_LOOKS).map_err(|unlaunched| match unlaunched {
+            Unlaunched::Short(cause, reason) => StartError::failed(cause, reason),
+            Unlaunched::Failed(error) => error,
+        })
+    }
+}
+
+impl LatentWorker for Ec2LatentWorker {
+    type Instance = Ec2Instance;
+
+    fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<Ec2Instance>, StartError> {
+        let identity = Identity::of_start(start);
+        let rendered = self.settings.render(&start.properties()).map_err(StartError::cannot)?;
+        let attempt = Attempt { driver: self, start, identity: &identity, rendered: &rendered };
+        let machine = attempt.bring_up()?;
+        let Machine { id, instance_type, zone, address, spot_request, .. } = machine;
+        let market = spot_request.map(|_| "spot".to_owned());
+        let details = [Some(id.clone()), Some(instance_type.clone()), Some(zone.clone()), market, address];
+        let details = details.into_iter().flatten().filter(|detail| !detail.is_empty());
+        let instance = Ec2Instance { id, instance_type, zone, rendered, missed: AtomicU32::new(0) };
+        Ok(details.fold(Started::new(instance), Started::detail))
+    }
+
+    /// Blocks until the machine is terminated or stopped, minutes at times; a fast stop until the provider has taken the
+    /// request. An error when it does not answer or cannot do it: then it is [reclaimed](LatentWorker::reclaim).
+    fn stop_instance(&self, stop: StopRequest<Ec2Instance>) -> Result<(), StopError> {
+        let identity = Identity::of_stop(&stop);
+        let made = self.shared.made.lock().remove(&identity.key).unwrap_or_default();
+        let parameters = made.traces.parameters.clone();
+        let stopped = match stop.instance() {
+            Some(instance) => {
+                self.account.forget(&instance.id);
+                let stopped = if self.settings.at_stop == AtStop::Terminate {
+                    self.terminate(&instance.id, true, stop.fast())
+                } else {
+                    self.keep(&instance.id, stop.fast())
+                };
+                // Of offers that were tried before this one. They have ended by themselves, if the provider is right.
+                let others = made.traces.machines.iter().filter(|id| **id != instance.id);
+                let others: Vec<_> = others.map(|id| self.terminate(id, true, true)).collect();
+                stopped.and(others.into_iter().collect())
+            }
+            None => self.stop_made(&identity, made, stop.fast()),
+        };
+        let removed = self.remove_parameters(&parameters, &self.call());
+        stopped.and(removed)
+    }
+
+    fn check_instance(&self, instance: &Ec2Instance) -> Health {
+        let never = crossbeam_channel::never();
+        let wait = Wait { pause: &pause, cancel: &never, limit: CHECK_LIMIT };
+        let patience = || Patience::limit(CHECK_LIMIT);
+        let round = CHECK_ROUND.min(self.limits.poll_interval);
+        match self.account.check(&instance.id, round, self.limits.poll_interval, &wait, &patience) {
+            Asked::Answered(Some(observation)) => {
+                self.shared.silent.store(false, Ordering::Relaxed);
+                instance.missed.store(0, Ordering::Relaxed);
+                observation.health()
+            }
+            Asked::Answered(None) => {
+                let missed = instance.missed.fetch_add(1, Ordering::Relaxed) + 1;
+                if missed < MISSED_CHECKS {
+                    return Health::Good;
+                }
+                Health::bad(format!("machine {} is not known to the provider any more", instance.id))
+            }
+            Asked::Failed(error) => {
+                if !self.shared.silent.swap(true, Ordering::Relaxed) {
+                    log::warn!("machine {} cannot be checked: {error}", instance.id);
+                }
+                Health::Good
+            }
+            Asked::Cancelled | Asked::TimedOut => Health::Good,
+        }
+    }
+
+    fn attached_check_interval(&self) -> Option<Duration> {
+        let usual = if self.settings.may_be_spot() { SPOT_CHECK_INTERVAL } else { PLAN_CHECK_INTERVAL };
+        Some(self.limits.attached_check_interval.unwrap_or(usual))
+    }
+
+    fn builds_may_be_incompatible(&self) -> bool {
+        self.settings.depend_on_the_build()
+    }
+
+    fn is_compatible_with_build(&self, instance: &Ec2Instance, properties: &Properties) -> Result<bool, BoxError> {
+        Ok(self.settings.render(properties)? == instance.rendered)
+    }
+
+    fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
+        let identity = Identity::of_leftover(leftover);
+        let traces = Traces::of_ids(leftover.ids());
+        // Everything is recorded before it can be there.
+        if traces.is_empty() {
+            return Ok(Reclaimed::Gone);
+        }
+        let patience = || Patience::of_leftover(leftover, self.limits.call);
+        let mut found = self.find(&identity, &patience())?;
+        let unknown = |machines: &[Machine]| -> Vec<String> {
+            let known = |id: &&String| machines.iter().any(|machine| machine.id == **id);
+            traces.machines.iter().filter(|id| !known(id)).cloned().collect()
+        };
+        let missing = unknown(&found);
+        if !missing.is_empty() {
+            // One that has gone over to a later attempt has the tags of that, and is not ours any more.
+            found.extend(self.account.machines(&missing, &patience())?);
+        }
+        let missing = unknown(&found);
+        // A machine that this attempt has had go on may have the tags of the one before still, in a description that lags behind.
+        let kept = self.settings.at_stop != AtStop::Terminate;
+        let not_yet_ours = kept && found.iter().any(|machine| !identity.is_ours(|key| machine.tag(key)));
+        found.retain(|machine| identity.is_ours(|key| machine.tag(key)));
+        for machine in found.iter().filter(|machine| !machine.is_ending()) {
+            match self.account.terminate(&machine.id, &patience()) {
+                Err(error) if !error.already_gone() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        if traces.unanswered && self.settings.may_be_spot() {
+            self.account.cancel_spot_requests(&identity, &patience())?;
+        }
+        self.remove_parameters(&traces.parameters, &patience())?;
+        let answered = || found.iter().any(|machine| !traces.machines.contains(&machine.id));
+        let may_come = (traces.unanswered && !answered()) || !missing.is_empty() || not_yet_ours;
+        if may_come && leftover.age() < self.may_appear_for() {
+            return Ok(Reclaimed::Pending);
+        }
+        Ok(Reclaimed::Gone)
+    }
+}
+
+/// Without the user data and the credentials.
+impl fmt::Debug for Ec2LatentWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ec2LatentWorker")
+            .field("settings", &self.settings)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
