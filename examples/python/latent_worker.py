@@ -182,6 +182,7 @@ class _Driver(_Sized):
     _fields_ = [
         ("size", c_size_t), ("context", c_void_p), ("release", _Release), ("start", _StartCall), ("stop", _StopCall),
         ("check", _CheckCall), ("compatible", _CompatibleCall), ("reclaim", _ReclaimCall),
+        ("attached_check_interval_ms", c_uint64),
     ]
 
 
@@ -290,6 +291,7 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "lw_master_add_command": [_P, POINTER(_WorkerOptions), POINTER(_CommandOptions), POINTER(_P)],
     "lw_master_add_process": [_P, POINTER(_WorkerOptions), POINTER(_ProcessOptions), POINTER(_P)],
     "lw_master_add_docker": [_P, POINTER(_WorkerOptions), c_char_p, POINTER(_P)],
+    "lw_master_add_ec2": [_P, POINTER(_WorkerOptions), c_char_p, POINTER(_P)],
     "lw_master_events": [_P, c_size_t, POINTER(_P)],
     "lw_events_take": [_P, c_uint64, POINTER(_P)],
     "lw_events_fd": [_P, POINTER(c_int)],
@@ -506,7 +508,7 @@ def _dict(properties: Any, count: int) -> Dict[str, str]:
 
 
 def has_feature(name: str) -> bool:
-    """Whether the shared library has a feature: "local", "command", "process", "agent", "tls" or "docker"."""
+    """Whether the shared library has a feature: "local", "command", "process", "agent", "tls", "docker" or "ec2"."""
     has = c_int()
     _call("lw_has_feature", _bytes(name), byref(has))
     return has.value != 0
@@ -993,6 +995,10 @@ class Driver:
     :class:`Pending` and :class:`Unsupported` say more.
     """
 
+    #: How often an instance is checked after it has attached, in seconds, at least 1; ``None``: never. One that looks bad
+    #: takes no new build.
+    attached_check_interval: Optional[float] = None
+
     def start(self, start: Start) -> Any:
         """Brings an instance up, and returns whatever the other methods are to get."""
         raise NotImplementedError
@@ -1002,7 +1008,7 @@ class Driver:
         raise NotImplementedError
 
     def check(self, instance: Any) -> Optional[str]:
-        """Why an instance that has not attached yet will never do, or ``None`` when it looks well."""
+        """Why an instance will never do (any more), or ``None`` when it looks well."""
         return None
 
     def compatible(self, instance: Any, properties: Dict[str, str]) -> bool:
@@ -1035,6 +1041,7 @@ class _Table:
         self.table = _Driver(
             context=self.number, release=_release, start=_StartCall(self.start), stop=_StopCall(self.stop),
             check=_CheckCall(self.check), reclaim=_ReclaimCall(self.reclaim),
+            attached_check_interval_ms=_setting_ms(driver.attached_check_interval),
         )
         if type(driver).compatible is not Driver.compatible:
             self.table.compatible = _CompatibleCall(self.compatible)
@@ -1264,6 +1271,10 @@ class Master(_Handle):
     def add_docker(self, name: str, settings: Mapping[str, Any], **options: Any) -> Worker:
         """Adds a worker whose instances are containers; ``settings`` as ``lw_master_add_docker`` has them."""
         return self._add("lw_master_add_docker", name, options, _bytes(json.dumps(settings)))
+
+    def add_ec2(self, name: str, settings: Mapping[str, Any], **options: Any) -> Worker:
+        """Adds a worker whose instances are machines of EC2; ``settings`` as ``lw_master_add_ec2`` has them."""
+        return self._add("lw_master_add_ec2", name, options, _bytes(json.dumps(settings)))
 
     def _add(self, function: str, name: str, options: Dict[str, Any], driver: Any) -> Worker:
         c = _WorkerOptions(name=_bytes(name))
