@@ -995,8 +995,8 @@ class Driver:
     :class:`Pending` and :class:`Unsupported` say more.
     """
 
-    #: How often an instance is checked after it has attached, in seconds, at least 1; ``None``: never. One that looks bad
-    #: takes no new build.
+    #: How often an instance is checked after it has attached, in seconds, at least 1; ``None``: never. One that looks
+    #: bad takes no new build.
     attached_check_interval: Optional[float] = None
 
     def start(self, start: Start) -> Any:

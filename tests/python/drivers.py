@@ -120,9 +120,10 @@ class Drivers(Clean):
         driver = Fading()
         with Master() as master:
             events = master.events()
+            arriving = iter(lambda: events.take(PATIENCE), None)
             master.add("w", driver)
             with master.submit(Build("b")).wait(PATIENCE):
-                checked = next(event for event in events if event.kind == "check_returned")
+                checked = next(event for event in arriving if event.kind == "check_returned")
             self.assertIn("it fades", str(checked))
             master.submit(Build("b")).wait(PATIENCE).succeed()
         self.assertEqual((driver.started, driver.stopped), (2, 2))
