@@ -182,6 +182,7 @@ class _Driver(_Sized):
     _fields_ = [
         ("size", c_size_t), ("context", c_void_p), ("release", _Release), ("start", _StartCall), ("stop", _StopCall),
         ("check", _CheckCall), ("compatible", _CompatibleCall), ("reclaim", _ReclaimCall),
+        ("attached_check_interval_ms", c_uint64),
     ]
 
 
@@ -994,6 +995,10 @@ class Driver:
     :class:`Pending` and :class:`Unsupported` say more.
     """
 
+    #: How often an instance is checked after it has attached, in seconds, at least 1; ``None``: never. One that looks
+    #: bad takes no new build.
+    attached_check_interval: Optional[float] = None
+
     def start(self, start: Start) -> Any:
         """Brings an instance up, and returns whatever the other methods are to get."""
         raise NotImplementedError
@@ -1003,7 +1008,7 @@ class Driver:
         raise NotImplementedError
 
     def check(self, instance: Any) -> Optional[str]:
-        """Why an instance that has not attached yet will never do, or ``None`` when it looks well."""
+        """Why an instance will never do (any more), or ``None`` when it looks well."""
         return None
 
     def compatible(self, instance: Any, properties: Dict[str, str]) -> bool:
@@ -1036,6 +1041,7 @@ class _Table:
         self.table = _Driver(
             context=self.number, release=_release, start=_StartCall(self.start), stop=_StopCall(self.stop),
             check=_CheckCall(self.check), reclaim=_ReclaimCall(self.reclaim),
+            attached_check_interval_ms=_setting_ms(driver.attached_check_interval),
         )
         if type(driver).compatible is not Driver.compatible:
             self.table.compatible = _CompatibleCall(self.compatible)

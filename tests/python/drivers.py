@@ -110,6 +110,24 @@ class Drivers(Clean):
                 master.submit(Build("b", {"os": system})).wait(PATIENCE).succeed()
         self.assertEqual((driver.started, driver.stopped), (3, 3))
 
+    def test_an_attached_instance_is_checked_as_well(self):
+        class Fading(Quick):
+            attached_check_interval = 1
+
+            def check(self, instance):
+                return "it fades"
+
+        driver = Fading()
+        with Master() as master:
+            events = master.events()
+            arriving = iter(lambda: events.take(PATIENCE), None)
+            master.add("w", driver)
+            with master.submit(Build("b")).wait(PATIENCE):
+                checked = next(event for event in arriving if event.kind == "check_returned")
+            self.assertIn("it fades", str(checked))
+            master.submit(Build("b")).wait(PATIENCE).succeed()
+        self.assertEqual((driver.started, driver.stopped), (2, 2))
+
     def test_a_cancelled_start_wakes_up(self):
         begun, woken = threading.Event(), threading.Event()
 
