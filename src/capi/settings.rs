@@ -2,6 +2,8 @@
 //!
 //! What is wrong is told by its name and never by its value, which may be a password.
 
+#![cfg_attr(not(all(feature = "docker", feature = "ec2")), allow(dead_code, reason = "no kind needs all of it"))]
+
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -100,7 +102,6 @@ impl Members {
     }
 
     /// A list of templates that become `T`s.
-    #[cfg_attr(not(feature = "ec2"), allow(dead_code, reason = "only machines have such"))]
     pub(super) fn typed_templates<T: FromStr<Err: Into<BoxError>>>(&mut self, name: &str) -> Result<Vec<Setting<T>>> {
         self.texts(name)?.iter().map(|text| self.typed_template_of(name, text)).collect()
     }
@@ -137,7 +138,6 @@ impl Members {
     }
 
     /// Whatever JSON it is.
-    #[cfg_attr(not(all(feature = "docker", unix)), allow(dead_code, reason = "only containers have such"))]
     pub(super) fn json(&mut self, name: &str) -> Option<Value> {
         self.members.remove(name)
     }
