@@ -11,6 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use shared_library::{FEATURES, library_folder};
+
 #[path = "../support/shared_library.rs"]
 mod shared_library;
 
@@ -56,7 +58,7 @@ fn compile(source: &str, language: Language, options: &[&str]) -> PathBuf {
     if matches!(language, Language::Cpp) {
         command.args(["-x", "c++"]);
     }
-    command.args(options).arg(source).arg("-L").arg(shared_library::folder());
+    command.args(options).arg(source).arg("-L").arg(library_folder());
     command.args(["-llatent_worker", "-pthread", "-o"]).arg(&program);
     run(&mut command);
     program
@@ -65,7 +67,7 @@ fn compile(source: &str, language: Language, options: &[&str]) -> PathBuf {
 /// Runs a program, within at most ten minutes, with the library where it finds it.
 fn execute(before: &[&str], program: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("timeout");
-    command.arg("600").args(before).arg(program).args(arguments).env("LD_LIBRARY_PATH", shared_library::folder());
+    command.arg("600").args(before).arg(program).args(arguments).env("LD_LIBRARY_PATH", library_folder());
     run(&mut command)
 }
 
@@ -136,10 +138,10 @@ fn agents_attach_over_loopback() {
     let program = compile("tests/capi/agents.c", Language::C, &[]);
     compile("tests/capi/agents.c", Language::Cpp, &[]);
     run(Command::new(env!("CARGO"))
-        .args(["build", "--example", "agent", "--no-default-features", "--features", shared_library::FEATURES])
+        .args(["build", "--example", "agent", "--no-default-features", "--features", FEATURES])
         .arg("--target-dir")
-        .arg(shared_library::folder().parent().unwrap()));
-    execute(&[], &program, &[shared_library::folder().join("examples/agent").to_str().unwrap()]);
+        .arg(library_folder().parent().unwrap()));
+    execute(&[], &program, &[library_folder().join("examples/agent").to_str().unwrap()]);
 }
 
 #[test]
@@ -157,7 +159,7 @@ fn the_example_keeps_a_journal() {
 #[test]
 #[ignore = "needs nm and ldd"]
 fn the_shared_library_offers_what_is_on_the_list_and_needs_only_libc() {
-    let library = shared_library::folder().join("liblatent_worker.so");
+    let library = library_folder().join("liblatent_worker.so");
     let offered = run(Command::new("nm").args(["-D", "--defined-only", "--format=posix"]).arg(&library));
     let offered: BTreeSet<_> = offered.lines().map(|line| line.split(' ').next().unwrap()).collect();
     let listed = fs::read_to_string(root().join("tests/capi/symbols.txt")).unwrap();

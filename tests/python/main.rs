@@ -22,7 +22,7 @@ fn python(arguments: &[&str]) -> (bool, String) {
         .current_dir(root)
         .env("PYTHONPATH", root.join("examples/python"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("LATENT_WORKER_LIBRARY", shared_library::folder().join("liblatent_worker.so"))
+        .env("LATENT_WORKER_LIBRARY", shared_library::library_folder().join("liblatent_worker.so"))
         .output()
         .expect("timeout runs");
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();

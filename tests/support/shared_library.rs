@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 pub(crate) const FEATURES: &str = "capi,local,command,process,agent";
 
 /// The folder that it is in. Built once, into a folder of its own: the features are others than those of the test.
-pub(crate) fn folder() -> &'static Path {
+pub(crate) fn library_folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi").join("target");
