@@ -114,18 +114,10 @@ fn the_address_sanitizer_finds_no_error_and_no_leak() {
 #[ignore = "needs a C compiler"]
 fn the_static_library_links() {
     run(Command::new(env!("CARGO"))
-        .args([
-            "rustc",
-            "--lib",
-            "--no-default-features",
-            "--features",
-            shared_library::FEATURES,
-            "--crate-type",
-            "staticlib",
-        ])
+        .args(["rustc", "--lib", "--no-default-features", "--features", FEATURES, "--crate-type", "staticlib"])
         .arg("--target-dir")
-        .arg(shared_library::folder().parent().unwrap()));
-    let (program, library) = (temporary().join("driver-static"), shared_library::folder().join("liblatent_worker.a"));
+        .arg(library_folder().parent().unwrap()));
+    let (program, library) = (temporary().join("driver-static"), library_folder().join("liblatent_worker.a"));
     let mut command = Command::new("cc");
     command.args(["-std=c99", "-Iinclude", EXAMPLES[0]]).arg(&library).args(["-pthread", "-ldl", "-lm", "-o"]);
     run(command.arg(&program));
