@@ -10,6 +10,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use shared_library::{FEATURES, library_folder};
 
@@ -45,7 +46,7 @@ fn run(command: &mut Command) -> String {
     out.into_owned()
 }
 
-/// Compiles a program with all warnings as errors.
+/// Compiles a program with all warnings as errors; once, since tests that run at the same time use the same one.
 fn compile(source: &str, language: Language, options: &[&str]) -> PathBuf {
     let (compiler, standard, tail) = match language {
         Language::C => ("cc", "-std=c99", "c"),
@@ -53,6 +54,11 @@ fn compile(source: &str, language: Language, options: &[&str]) -> PathBuf {
     };
     let name = Path::new(source).file_stem().unwrap().to_str().unwrap();
     let program = temporary().join(format!("{name}-{tail}{}", options.concat()));
+    static MADE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let mut made = MADE.lock().unwrap();
+    if made.contains(&program) {
+        return program;
+    }
     let mut command = Command::new(compiler);
     command.args([standard, "-g", "-Wall", "-Wextra", "-Werror", "-pedantic-errors", "-Iinclude", "-Itests/capi"]);
     if matches!(language, Language::Cpp) {
@@ -61,6 +67,7 @@ fn compile(source: &str, language: Language, options: &[&str]) -> PathBuf {
     command.args(options).arg(source).arg("-L").arg(library_folder());
     command.args(["-llatent_worker", "-pthread", "-o"]).arg(&program);
     run(&mut command);
+    made.insert(program.clone());
     program
 }
 
