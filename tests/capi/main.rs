@@ -150,7 +150,8 @@ fn the_example_keeps_a_journal() {
     let _ = fs::remove_file(&journal);
     let program = compile(EXAMPLES[0], Language::C, &[]);
     let told = execute(&[], &program, &[journal.to_str().unwrap()]);
-    assert!(told.ends_with("shut down\n"), "{told}");
+    // The observer may be behind with its lines.
+    assert!(told.lines().any(|line| line == "shut down"), "{told}");
     assert!(fs::metadata(&journal).unwrap().len() > 0);
 }
 
