@@ -523,17 +523,14 @@ impl Attempt<'_> {
     /// One offer after the other, until one is to be had.
     fn launch(&self, user_data: &str) -> Result<Machine, StartError> {
         let Self { driver, start, rendered, .. } = self;
+        let of_the_build = driver.settings.is_of_the_build(Some("InvalidAMIID"));
         let image = match &rendered.image {
             None => None,
             Some(ami) => match driver.shared.lookups.image(&driver.account, ami, &self.patience()) {
                 Ok(id) => Some(id),
-                Err(NoImage::Failed(error)) if driver.settings.is_of_the_build(Some("InvalidAMIID")) => {
-                    return Err(self.failed(error));
-                }
+                Err(NoImage::Failed(error)) if of_the_build => return Err(self.failed(error)),
                 Err(NoImage::Failed(error)) => return Err(self.failed_by_itself(error)),
-                Err(NoImage::None(reason)) if driver.settings.is_of_the_build(Some("InvalidAMIID")) => {
-                    return Err(StartError::cannot(reason));
-                }
+                Err(NoImage::None(reason)) if of_the_build => return Err(StartError::cannot(reason)),
                 Err(NoImage::None(reason)) => return Err(StartError::infrastructure(reason)),
             },
         };
