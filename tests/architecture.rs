@@ -59,6 +59,7 @@ const PURE_PARTS: &[&str] = &[
     "drivers/ec2/offers.rs",
     "drivers/ec2/settings.rs",
     "drivers/ec2/state.rs",
+    "drivers/identity.rs",
     "drivers/setting.rs",
     "journal/record.rs",
     "journal/recovery.rs",

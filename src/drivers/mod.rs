@@ -17,6 +17,10 @@ pub(crate) mod byte_size;
 #[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
 pub(crate) mod setting;
 
+// What those have in common whose instances are known by labels or tags.
+#[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
+mod identity;
+
 // What those have in common that tell an agent who it is.
 #[cfg(all(any(feature = "command", feature = "docker", feature = "process"), unix))]
 mod variables;

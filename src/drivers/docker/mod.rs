@@ -280,7 +280,7 @@ impl DockerLatentWorker {
     /// at first. Whether there was one.
     fn remove(&self, identity: &Identity, name: &str, patience: Patience<'_>) -> Result<bool, EngineError> {
         match self.engine.inspect(name, patience)? {
-            Some(container) if identity.is_ours(&container.labels) => {
+            Some(container) if identity.owns(&container.labels) => {
                 Ok(self.engine.remove(&container.id, patience)? != Ended::Gone)
             }
             _ => Ok(false),
@@ -322,7 +322,7 @@ impl DockerLatentWorker {
         if !fast
             && let Some(container) = self.engine.inspect(&name, Patience::new(CALL_LIMIT))?
             && container.state.running
-            && identity.is_ours(&container.labels)
+            && identity.owns(&container.labels)
         {
             self.ask_to_end(&container.id, &name)?;
         }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Epoch, Leftover, StartRequest, StopRequest};
+pub(super) use crate::drivers::identity::Identity;
 
 const PREFIX: &str = "latent-worker.";
 const OWNER: &str = "latent-worker.owner";
@@ -16,32 +16,7 @@ const EPOCH: &str = "latent-worker.epoch";
 /// Of the owner's digits in a name: with all of them it would be no host name. The labels have all.
 const OWNER_DIGITS: usize = 12;
 
-/// One attempt, as far as it has a name and labels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) worker: String,
-    pub(super) owner: String,
-    pub(super) key: String,
-    pub(super) epoch: Epoch,
-}
-
 impl Identity {
-    pub(super) fn of_start(start: &StartRequest<'_>) -> Self {
-        Self::new(start.worker(), start.owner(), start.key(), start.epoch())
-    }
-
-    pub(super) fn of_stop<I>(stop: &StopRequest<I>) -> Self {
-        Self::new(stop.worker(), stop.owner(), stop.key(), stop.epoch())
-    }
-
-    pub(super) fn of_leftover(leftover: &Leftover) -> Self {
-        Self::new(leftover.worker(), leftover.owner(), leftover.key(), leftover.epoch())
-    }
-
-    fn new(worker: &str, owner: &str, key: &str, epoch: Epoch) -> Self {
-        Self { worker: worker.into(), owner: owner.into(), key: key.into(), epoch }
-    }
-
     /// The name of the container: 59 characters, also valid as a host name in the networks of the engine.
     pub(super) fn container(&self) -> String {
         let owner: String = self.owner.chars().take(OWNER_DIGITS).collect();
@@ -64,7 +39,7 @@ impl Identity {
     }
 
     /// Whether a container with these labels was made for this attempt: its name alone says nothing.
-    pub(super) fn is_ours(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub(super) fn owns(&self, labels: &BTreeMap<String, String>) -> bool {
         self.filter().iter().all(|(name, value)| labels.get(*name).map(String::as_str) == Some(*value))
     }
 }
@@ -95,6 +70,7 @@ pub(super) fn variable(name: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Epoch;
 
     fn identity(owner: &str, key: &str) -> Identity {
         Identity::new("a worker", owner, key, Epoch::default())
@@ -113,8 +89,8 @@ mod tests {
     fn j4_only_exact_labels_make_a_container_ours() {
         let ours = identity("owner", "key");
         let labels = |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        assert!(ours.is_ours(&labels(&[(OWNER, "owner"), (KEY, "key"), ("more", "")])));
-        assert!(ours.is_ours(&ours.labels().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()));
+        assert!(ours.owns(&labels(&[(OWNER, "owner"), (KEY, "key"), ("more", "")])));
+        assert!(ours.owns(&ours.labels().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()));
         for others in [
             &[(OWNER, "owner")] as &[_],
             &[(KEY, "key")],
@@ -123,7 +99,7 @@ mod tests {
             &[(OWNER, "owner2"), (KEY, "key")],
             &[(OWNER, "owner"), (KEY, "ke")],
         ] {
-            assert!(!ours.is_ours(&labels(others)), "{others:?}");
+            assert!(!ours.owns(&labels(others)), "{others:?}");
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::{Epoch, Leftover, StartRequest, StopRequest};
+pub(super) use crate::drivers::identity::Identity;
 
 const PREFIX: &str = "latent-worker.";
 const OWNER: &str = "latent-worker.owner";
@@ -22,32 +22,7 @@ const LONGEST_VALUE: usize = 256;
 /// Of a key of a tag (the same place).
 const LONGEST_KEY: usize = 128;
 
-/// One attempt, as far as it has tags.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) worker: String,
-    pub(super) owner: String,
-    pub(super) key: String,
-    pub(super) epoch: Epoch,
-}
-
 impl Identity {
-    pub(super) fn of_start(start: &StartRequest<'_>) -> Self {
-        Self::new(start.worker(), start.owner(), start.key(), start.epoch())
-    }
-
-    pub(super) fn of_stop<I>(stop: &StopRequest<I>) -> Self {
-        Self::new(stop.worker(), stop.owner(), stop.key(), stop.epoch())
-    }
-
-    pub(super) fn of_leftover(leftover: &Leftover) -> Self {
-        Self::new(leftover.worker(), leftover.owner(), leftover.key(), leftover.epoch())
-    }
-
-    pub(super) fn new(worker: &str, owner: &str, key: &str, epoch: Epoch) -> Self {
-        Self { worker: worker.into(), owner: owner.into(), key: key.into(), epoch }
-    }
-
     /// The tags of all that the attempt makes.
     pub(super) fn tags(&self) -> [(&'static str, String); 5] {
         [
@@ -190,6 +165,7 @@ impl Traces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Epoch;
 
     fn identity(owner: &str, key: &str) -> Identity {
         Identity::new("a worker", owner, key, Epoch::default())
