@@ -5,20 +5,22 @@ pub(crate) mod engine;
 pub(crate) mod images;
 pub(crate) mod registry;
 
+#[path = "../../support/instances.rs"]
+mod instances;
+
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use latent_worker::{
-    AgentListener, Build, Command, DockerLatentWorker, DockerLatentWorkerBuilder, Event, EventKind, Finished,
-    IdlePolicy, LatentWorker, Lease, Master, Setting, ShutdownMode, SubstantiateError, Worker, WorkerConfig,
+    AgentListener, Build, DockerLatentWorker, DockerLatentWorkerBuilder, Event, EventKind, IdlePolicy, LatentWorker,
+    Lease, Master, Setting, ShutdownMode, Worker, WorkerConfig,
 };
 
 use engine::{Engine, Listed};
 
-/// The longest wait for what takes a moment, on a machine that has much else to do.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) use instances::{PATIENCE, eventually, failure, said, stop};
 
 /// A master with a listener, and containers that are known by a label of this test alone.
 pub(crate) struct Scene {
@@ -98,34 +100,6 @@ impl Drop for Scene {
 pub(crate) fn lease(worker: &Worker, build: &Build) -> Lease {
     let mut request = worker.substantiate(build);
     request.wait_timeout(PATIENCE).expect("an answer in time").unwrap_or_else(|error| panic!("{error}"))
-}
-
-pub(crate) fn failure(worker: &Worker, build: &Build) -> SubstantiateError {
-    let mut request = worker.substantiate(build);
-    request.wait_timeout(PATIENCE).expect("an answer in time").map(drop).expect_err("it cannot come up")
-}
-
-/// What a shell says in the instance.
-pub(crate) fn said(lease: &Lease, line: &str) -> String {
-    let Finished { end, stdout, stderr, .. } = lease.run(&Command::shell(line)).unwrap();
-    assert!(end.exit.success(), "{line}: {end:?} {}", String::from_utf8_lossy(&stderr));
-    String::from_utf8(stdout).unwrap()
-}
-
-pub(crate) fn stop(worker: &Worker) {
-    assert!(worker.insubstantiate(false).wait_timeout(PATIENCE), "the stop does not end");
-}
-
-/// For what nobody tells.
-pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    true
 }
 
 /// Makes tests of functions that take an engine: each with Docker's, and with Podman's compatible one.

@@ -5,22 +5,24 @@ pub(crate) mod front;
 pub(crate) mod moto;
 pub(crate) mod room;
 
+#[path = "../../support/instances.rs"]
+mod instances;
+
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use latent_worker::{
-    AgentListener, Ami, AwsCredentials, Build, Command, DriverCall, Ec2LatentWorker, Ec2LatentWorkerBuilder, Event,
-    EventKind, Finished, IdlePolicy, LatentWorker, Lease, Master, Offer, Secret, ShutdownMode, SubstantiateError,
-    Worker, WorkerConfig,
+    AgentListener, Ami, AwsCredentials, Build, DriverCall, Ec2LatentWorker, Ec2LatentWorkerBuilder, Event, EventKind,
+    IdlePolicy, LatentWorker, Lease, Master, Offer, Secret, ShutdownMode, Worker, WorkerConfig,
 };
 
 use cloud::{Cloud, Machine};
 use front::Front;
 use room::{Room, USER_DATA};
 
-/// The longest wait for what takes a moment, on a machine that has much else to do.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) use instances::{PATIENCE, eventually, failure, said, stop};
+
 pub(crate) const TYPE: &str = "t3.micro";
 
 /// A master with a listener, and an account of its own.
@@ -128,34 +130,6 @@ pub(crate) fn lease(worker: &Worker, build: &Build) -> Lease {
     let lease = request.wait_timeout(PATIENCE).expect("an answer in time").unwrap_or_else(|error| panic!("{error}"));
     assert!(eventually(|| worker.status().call.is_none_or(|(call, _)| call != DriverCall::Start)), "the start hangs");
     lease
-}
-
-pub(crate) fn failure(worker: &Worker, build: &Build) -> SubstantiateError {
-    let mut request = worker.substantiate(build);
-    request.wait_timeout(PATIENCE).expect("an answer in time").map(drop).expect_err("it cannot come up")
-}
-
-/// What a shell says in the instance.
-pub(crate) fn said(lease: &Lease, line: &str) -> String {
-    let Finished { end, stdout, stderr, .. } = lease.run(&Command::shell(line)).unwrap();
-    assert!(end.exit.success(), "{line}: {end:?} {}", String::from_utf8_lossy(&stderr));
-    String::from_utf8(stdout).unwrap()
-}
-
-pub(crate) fn stop(worker: &Worker) {
-    assert!(worker.insubstantiate(false).wait_timeout(PATIENCE), "the stop does not end");
-}
-
-/// For what nobody tells.
-pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    true
 }
 
 /// Waits until a start has returned well, whose agent has not come.
