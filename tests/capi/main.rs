@@ -103,6 +103,8 @@ fn valgrind_finds_no_error_and_no_leak() {
         // A thread that is just ending holds some bytes that are lost only possibly.
         "--errors-for-leak-kinds=definite,indirect",
         "--child-silent-after-fork=yes",
+        // One thread runs at a time: with the usual turns, two that are always busy let a third wait for minutes.
+        "--fair-sched=yes",
     ];
     for source in all() {
         execute(&valgrind, &compile(source, Language::C, &[]), &[]);
