@@ -21,6 +21,10 @@ pub(crate) mod setting;
 #[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
 mod identity;
 
+// What those have in common that look something up, or fetch it, before an instance is made.
+#[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
+mod turns;
+
 // What those have in common that tell an agent who it is.
 #[cfg(all(any(feature = "command", feature = "docker", feature = "process"), unix))]
 mod variables;

@@ -32,7 +32,7 @@ fn a_build_runs_on_a_machine_that_is_gone_afterwards() {
     let shutdown = [("InstanceId", &*machine.id), ("Attribute", "instanceInitiatedShutdownBehavior")];
     assert!(scene.cloud.ec2("DescribeInstanceAttribute", &shutdown).contains("terminate"));
     assert_eq!(scene.front.count("RunInstances"), 1);
-    assert_eq!(scene.front.count("DescribeImages"), 0, "the id is known");
+    assert_eq!(scene.front.count("DescribeImages"), 1, "for the disks that it has; its id is known");
 
     drop(held);
     stop(&worker);
@@ -89,7 +89,8 @@ fn every_option_that_the_provider_knows_reaches_it() {
         .skip(1)
         .filter_map(|disk| Some((disk.split('<').next()?, between(disk, "deleteOnTermination")?)))
         .collect();
-    assert_eq!(disks, [("/dev/sdf", "false"), ("/dev/sdg", "false"), ("/dev/xvda", "true")].into());
+    let of_image = ("/dev/sda1", "true");
+    assert_eq!(disks, [of_image, ("/dev/sdf", "false"), ("/dev/sdg", "false"), ("/dev/xvda", "true")].into());
     let associated = cloud.ec2("DescribeAddresses", &[("AllocationId.1", &allocation)]);
     assert_eq!(between(&associated, "instanceId"), Some(&*machine.id));
 
@@ -259,9 +260,58 @@ fn a_machine_that_is_kept_goes_on_with_the_next_start() {
     scene.finish();
 }
 
+/// What is said of the image of a scene that has a disk which would outlive its machine.
+fn image_with_a_lasting_disk(image: &str) -> String {
+    format!(
+        "<DescribeImagesResponse><imagesSet><item><imageId>{image}</imageId><name>runner-1</name><blockDeviceMapping><item>\
+         <deviceName>/dev/sdh</deviceName><ebs><volumeSize>3</volumeSize><deleteOnTermination>false</deleteOnTermination></ebs>\
+         </item></blockDeviceMapping></item></imagesSet></DescribeImagesResponse>"
+    )
+}
+
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
-fn disks_that_the_image_would_leave_behind_go_with_the_machine() {
+fn w2_a_start_that_ends_before_its_machine_runs_leaves_no_disk_of_its_image() {
+    let scene = Scene::new();
+    let told =
+        scene.front.inject(Fault::Say(image_with_a_lasting_disk(&scene.image)), |asked| asked.is("DescribeImages"));
+    scene.front.pending(PATIENCE);
+    let images = [Ami::id(&*scene.image), Ami::newest_by_name(["self"], "^runner-([0-9]+)$")];
+    for (number, image) in (1..).zip(images) {
+        let driver = scene.bare_driver().image(image).offer(Offer::new(TYPE)).build().unwrap();
+        let worker = scene.worker(&format!("w{number}"), driver);
+        let request = worker.substantiate(&Build::new("b"));
+        assert!(eventually(|| !scene.cloud.machines().is_empty()));
+        let machine = scene.machine();
+        assert_eq!(between(&machine.xml, "deleteOnTermination"), Some("true"), "{}", machine.xml);
+        drop(request);
+        stop(&worker);
+        assert_eq!(told.met(), number, "one look at the image");
+        let volumes = scene.cloud.ec2("DescribeVolumes", &[]);
+        assert!(!volumes.contains("<volumeId>"), "{volumes}");
+    }
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn a_disk_that_is_to_stay_stays_whatever_the_image_says() {
+    let scene = Scene::new();
+    let _told =
+        scene.front.inject(Fault::Say(image_with_a_lasting_disk(&scene.image)), |asked| asked.is("DescribeImages"));
+    let driver = scene.driver().block_device(BlockDevice::new("/dev/sdh").size(3).kept_after_termination());
+    let worker = scene.worker("w", driver.build().unwrap());
+    drop(lease(&worker, &Build::new("b")));
+    let machine = scene.machine();
+    assert_eq!(between(&machine.xml, "deleteOnTermination"), Some("false"), "{}", machine.xml);
+    stop(&worker);
+    assert!(scene.cloud.ec2("DescribeVolumes", &[]).contains("<volumeId>"), "it is the user's");
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn disks_that_a_template_would_leave_behind_go_with_the_machine() {
     let scene = Scene::new();
     // As moto has it when a disk is named without saying what becomes of it.
     let data = [

@@ -1,27 +1,23 @@
 //! Sees to it that the image of an instance is on the engine's machine: looks, pulls, builds.
 
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, Sender, bounded, select};
-use parking_lot::Mutex;
 
 use super::CALL_LIMIT;
 use super::engine::{BuildContext, Engine, EngineError, Image, ImageBuild, Patience, Pull, RegistryCredentials};
 use super::settings::{ImageRecipe, PullPolicy, Rendered};
 use super::verdict;
+use crate::drivers::turns::{NoTurn, Turns};
 use crate::{Cancelled, FailureCause, StartError, StartRequest};
 
 /// A pull or a build that takes longer than this will not end. Most starts are cancelled long before, by their
 /// `missing_timeout`.
 const FETCH_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
-/// Images that are just being fetched or built, so that starts at the same time do not do it twice.
-#[derive(Default, Debug)]
+/// The images of an engine.
+#[derive(Default)]
 pub(super) struct Images {
-    under_way: Mutex<HashMap<Wanted, Arc<Fetch>>>,
+    /// Those that are just being fetched or built, so that starts at the same time do not do it twice.
+    under_way: Turns<Wanted, Failure>,
 }
 
 /// An image, and the platform that it is to be for.
@@ -29,15 +25,6 @@ pub(super) struct Images {
 struct Wanted {
     reference: String,
     platform: Option<String>,
-}
-
-/// What those who wait for an image learn.
-#[derive(Debug)]
-struct Fetch {
-    /// Disconnected at the end.
-    over: Receiver<Infallible>,
-    /// Why it has failed. Nothing when it has not, or only for the one who fetched: then the others look themselves.
-    failure: OnceLock<Failure>,
 }
 
 /// A failure that all those who waited share: `None` is the build's own fault.
@@ -60,48 +47,7 @@ impl Failure {
     }
 }
 
-/// The right to fetch one image. When it is dropped, the others go on.
-struct Turn<'a> {
-    images: &'a Images,
-    wanted: Wanted,
-    fetch: Arc<Fetch>,
-    _over: Sender<Infallible>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.images.under_way.lock().remove(&self.wanted);
-    }
-}
-
 impl Images {
-    /// Blocks until nobody else fetches this image, or the start is cancelled. An error when another start has failed to
-    /// fetch it just now.
-    fn turn(&self, wanted: Wanted, start: &StartRequest<'_>) -> Result<Turn<'_>, StartError> {
-        loop {
-            let other = {
-                let mut under_way = self.under_way.lock();
-                match under_way.get(&wanted) {
-                    Some(other) => other.clone(),
-                    None => {
-                        let (sender, over) = bounded(0);
-                        let fetch = Arc::new(Fetch { over, failure: OnceLock::new() });
-                        under_way.insert(wanted.clone(), fetch.clone());
-                        return Ok(Turn { images: self, wanted, fetch, _over: sender });
-                    }
-                }
-            };
-            start.progress(&format!("waiting for image {}, which another start fetches", wanted.reference));
-            select! {
-                recv(other.over) -> _ => {}
-                recv(start.cancel_signal()) -> _ => return Err(Cancelled.into()),
-            }
-            if let Some(failure) = other.failure.get() {
-                return Err(failure.clone().into_error());
-            }
-        }
-    }
-
     /// Does what the settings say about the image.
     pub(super) fn provide(
         &self,
@@ -137,7 +83,17 @@ impl Images {
         }
 
         let wanted = Wanted { reference: rendered.image.clone(), platform: rendered.platform.clone() };
-        let turn = self.turn(wanted, start)?;
+        let waiting = || {
+            start.progress(&format!("waiting for image {}, which another start fetches", rendered.image));
+        };
+        let turn = self.under_way.take(wanted, start.cancel_signal(), FETCH_LIMIT, waiting);
+        let turn = turn.map_err(|none| match none {
+            NoTurn::Failed(failure) => failure.into_error(),
+            NoTurn::Cancelled => Cancelled.into(),
+            NoTurn::TimedOut => {
+                StartError::infrastructure(format!("image {} is still being fetched by another start", rendered.image))
+            }
+        })?;
         // Somebody else may have brought it meanwhile.
         if look()?.as_ref().is_some_and(fits) {
             return Ok(());
@@ -146,7 +102,7 @@ impl Images {
         if let Err(error) = &fetched
             && !start.cancelled()
         {
-            let _ = turn.fetch.failure.set(Failure::of(error));
+            turn.fail(Failure::of(error));
         }
         fetched
     }

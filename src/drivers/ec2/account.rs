@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use super::ami::{Candidate, Newest};
+use super::ami::{Image, Newest};
 use super::aws::{AwsClient, AwsError, AwsSettings, Class, Element, Patience, Query, Repeat};
 use super::names::Identity;
 use super::offers::{Offer, Place};
@@ -339,21 +339,26 @@ impl Account {
         value.map(str::to_owned).ok_or_else(|| AwsError::lost("GetParameter", "the answer has no value"))
     }
 
-    pub(super) fn images(&self, newest: &Newest, patience: &Patience<'_>) -> Result<Vec<Candidate>, AwsError> {
+    /// The image of this id, if the account may see it.
+    pub(super) fn image(&self, id: &str, patience: &Patience<'_>) -> Result<Option<Image>, AwsError> {
+        // A filter and no id: that of an image that is not there would be an error, and the launch says that better.
+        let query = Query::new("DescribeImages", Repeat::Harmless).with_filter("image-id", [id]);
+        Ok(self.described_images(&query, patience)?.pop())
+    }
+
+    pub(super) fn images(&self, newest: &Newest, patience: &Patience<'_>) -> Result<Vec<Image>, AwsError> {
         let query = Query::new("DescribeImages", Repeat::Harmless).with_list("Owner", newest.owners.iter().cloned());
         let query = query.with_filter("state", ["available"]);
         let query = newest
             .filters
             .iter()
             .fold(query, |query, (name, values)| query.with_filter(name.as_str(), values.iter().cloned()));
+        self.described_images(&query, patience)
+    }
+
+    fn described_images(&self, query: &Query, patience: &Patience<'_>) -> Result<Vec<Image>, AwsError> {
         let mut images = Vec::new();
-        self.pages(&query, patience, |page| {
-            images.extend(page.items("imagesSet").filter_map(|image| {
-                let text = |path: &str| image.text(path).unwrap_or_default().to_owned();
-                let id = image.text("imageId")?.to_owned();
-                Some(Candidate { id, location: text("imageLocation"), name: text("name") })
-            }));
-        })?;
+        self.pages(query, patience, |page| images.extend(page.items("imagesSet").filter_map(Image::of)))?;
         Ok(images)
     }
 

@@ -1,4 +1,5 @@
-//! Which image machines are made of: how it is said, and how the newest of several is chosen.
+//! Which image machines are made of: how it is said, how the newest of several is chosen, and what of a machine would
+//! outlive it.
 //!
 //! Pure. Who asks the provider for what there is is `lookups`.
 
@@ -7,6 +8,8 @@ use std::str::FromStr;
 
 use regex_lite::Regex;
 
+use super::aws::Element;
+use super::settings::BlockDevice;
 use crate::BoxError;
 
 /// The image of a machine; see [`Ec2LatentWorkerBuilder::image`](crate::Ec2LatentWorkerBuilder::image).
@@ -41,10 +44,46 @@ pub(super) enum Part {
 
 /// An image that the provider has.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Candidate {
+pub(super) struct Image {
     pub(super) id: String,
-    pub(super) location: String,
-    pub(super) name: String,
+    location: String,
+    name: String,
+    /// Its disks that would outlive their machine; here they do not, and are otherwise as the image has them.
+    pub(super) lasting: Vec<BlockDevice>,
+}
+
+impl Image {
+    /// An `item` of an `imagesSet`.
+    pub(super) fn of(element: &Element) -> Option<Self> {
+        let text = |path: &str| element.text(path).unwrap_or_default().to_owned();
+        let devices = element.items("blockDeviceMapping");
+        let lasting = devices.filter(|device| device.text("ebs/deleteOnTermination") == Some("false"));
+        Some(Self {
+            id: element.text("imageId")?.to_owned(),
+            location: text("imageLocation"),
+            name: text("name"),
+            lasting: lasting.filter_map(ending_disk).collect(),
+        })
+    }
+}
+
+/// A disk of an image that ends with its machine. All of it is said: a launch that names a device says everything about it.
+fn ending_disk(device: &Element) -> Option<BlockDevice> {
+    let text = |path: &str| device.text(path).filter(|text| !text.is_empty()).map(str::to_owned);
+    let number = |path: &str| text(path)?.parse().ok();
+    let snapshot = text("ebs/snapshotId");
+    // What is made of a snapshot is encrypted as that is.
+    let encrypted = snapshot.is_none() && text("ebs/encrypted").as_deref() == Some("true");
+    Some(BlockDevice {
+        gibibytes: number("ebs/volumeSize"),
+        volume_type: text("ebs/volumeType"),
+        iops: number("ebs/iops"),
+        throughput: number("ebs/throughput"),
+        encrypted,
+        kms_key: text("ebs/kmsKeyId").filter(|_| encrypted),
+        snapshot,
+        ..BlockDevice::new(text("deviceName")?)
+    })
 }
 
 impl Ami {
@@ -137,13 +176,13 @@ impl FromStr for Ami {
 }
 
 /// The newest of the images that fit.
-pub(super) fn newest<'a>(newest: &Newest, images: &'a [Candidate]) -> Option<&'a Candidate> {
+pub(super) fn newest<'a>(newest: &Newest, images: &'a [Image]) -> Option<&'a Image> {
     let pattern = Regex::new(&newest.pattern).ok()?;
-    let text = |image: &'a Candidate| match newest.part {
+    let text = |image: &'a Image| match newest.part {
         Part::Location => image.location.as_str(),
         Part::Name => image.name.as_str(),
     };
-    let fitting: Vec<(&Candidate, Option<&str>)> = images
+    let fitting: Vec<(&Image, Option<&str>)> = images
         .iter()
         .filter_map(|image| {
             let found = pattern.captures(text(image))?;
@@ -154,7 +193,7 @@ pub(super) fn newest<'a>(newest: &Newest, images: &'a [Candidate]) -> Option<&'a
     let numbers: Option<Vec<u128>> =
         fitting.iter().map(|(_, group)| group.and_then(|group| group.parse().ok())).collect();
     // The id comes last, so that the answer is the same every time.
-    let rest = |image: &'a Candidate| (text(image), image.id.as_str());
+    let rest = |image: &'a Image| (text(image), image.id.as_str());
     match numbers {
         Some(numbers) => {
             let numbered = fitting.iter().zip(numbers);
@@ -171,11 +210,39 @@ pub(super) fn newest<'a>(newest: &Newest, images: &'a [Candidate]) -> Option<&'a
 mod tests {
     use super::*;
 
-    fn image(id: &str, name: &str) -> Candidate {
-        Candidate { id: id.into(), location: format!("123/{name}"), name: name.into() }
+    fn image(id: &str, name: &str) -> Image {
+        Image { id: id.into(), location: format!("123/{name}"), name: name.into(), lasting: Vec::new() }
     }
 
-    fn chosen<'a>(pattern: &str, images: &'a [Candidate]) -> Option<&'a str> {
+    #[test]
+    fn disks_that_would_outlive_their_machine_are_said_to_end_and_are_otherwise_as_the_image_has_them() {
+        let disk =
+            |device: &str, rest: &str| format!("<item><deviceName>{device}</deviceName><ebs>{rest}</ebs></item>");
+        let disks = [
+            disk("/dev/xvda", "<snapshotId>snap-1</snapshotId><deleteOnTermination>true</deleteOnTermination>"),
+            disk(
+                "/dev/sdf",
+                "<snapshotId>snap-2</snapshotId><volumeSize>8</volumeSize><deleteOnTermination>false</deleteOnTermination>\
+                 <volumeType>gp3</volumeType><iops>4000</iops><throughput>200</throughput><encrypted>true</encrypted>",
+            ),
+            disk(
+                "/dev/sdg",
+                "<volumeSize>9</volumeSize><deleteOnTermination>false</deleteOnTermination><encrypted>true</encrypted>\
+                 <kmsKeyId>a-key</kmsKeyId>",
+            ),
+            "<item><deviceName>/dev/sdb</deviceName><virtualName>ephemeral0</virtualName></item>".to_owned(),
+        ];
+        let xml =
+            format!("<item><imageId>ami-1</imageId><blockDeviceMapping>{}</blockDeviceMapping></item>", disks.concat());
+        let image = Image::of(&Element::parse(&xml).unwrap()).unwrap();
+        let expected = [
+            BlockDevice::new("/dev/sdf").snapshot("snap-2").size(8).volume_type("gp3").iops(4000).throughput(200),
+            BlockDevice::new("/dev/sdg").size(9).encrypted_with("a-key"),
+        ];
+        assert_eq!(image.lasting, expected);
+    }
+
+    fn chosen<'a>(pattern: &str, images: &'a [Image]) -> Option<&'a str> {
         let Choice::Newest(choice) = Ami::newest_by_name(["self"], pattern).check().unwrap().0 else { panic!() };
         newest(&choice, images).map(|image| image.id.as_str())
     }

@@ -4,7 +4,7 @@
 
 use super::names::{Identity, SETTINGS};
 use super::offers::{Market, Offer, Place};
-use super::settings::{AtStop, MetadataAccess, Rendered};
+use super::settings::{AtStop, BlockDevice, MetadataAccess, Rendered};
 
 /// What is made with a launch and can have tags from its first moment on.
 const TAGGED: [&str; 3] = ["instance", "volume", "network-interface"];
@@ -17,6 +17,8 @@ pub(super) struct Launch<'a> {
     pub(super) offer: Option<(usize, &'a Offer)>,
     /// The id of the image, if it is not that of a launch template.
     pub(super) image: Option<&'a str>,
+    /// Disks of the image that are to be otherwise than it says.
+    pub(super) image_disks: &'a [BlockDevice],
     /// As the provider wants it; empty for none.
     pub(super) user_data: &'a str,
     /// The highest price of a spot machine, in dollars, if it has one of its own.
@@ -104,7 +106,10 @@ impl Launch<'_> {
     }
 
     fn disks(&self, list: &mut List) {
-        for (number, disk) in (1..).zip(&self.rendered.block_devices) {
+        let chosen = &self.rendered.block_devices;
+        let is_chosen = |device: &str| chosen.iter().any(|disk| disk.device == device);
+        let of_image = self.image_disks.iter().filter(|disk| !is_chosen(&disk.device));
+        for (number, disk) in (1..).zip(chosen.iter().chain(of_image)) {
             let mut add = |name: &str, value: Option<String>| {
                 list.maybe(format!("BlockDeviceMapping.{number}.{name}"), value.as_deref());
             };
@@ -165,7 +170,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::ami::Ami;
-    use super::super::settings::{BlockDevice, Settings};
+    use super::super::settings::Settings;
     use super::*;
     use crate::{Epoch, Properties};
 
@@ -182,6 +187,7 @@ mod tests {
             rendered: &rendered,
             offer: rendered.offers.first().map(|offer| (0, offer)),
             image: Some("ami-1"),
+            image_disks: &image_disks(),
             user_data: "ZGF0YQ==",
             max_price: Some("0.5"),
             at_stop: settings.at_stop,
@@ -190,6 +196,11 @@ mod tests {
         let map: BTreeMap<_, _> = list.iter().cloned().collect();
         assert_eq!(map.len(), list.len(), "every name once");
         map
+    }
+
+    /// Both would outlive their machine.
+    fn image_disks() -> [BlockDevice; 2] {
+        [BlockDevice::new("/dev/xvda").size(8), BlockDevice::new("/dev/sdh").snapshot("snap-2")]
     }
 
     fn has(parameters: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
@@ -214,7 +225,7 @@ mod tests {
                 ("InstanceInitiatedShutdownBehavior", "terminate"),
             ],
         );
-        assert!(plain.keys().all(|name| !name.starts_with("InstanceMarketOptions") && !name.starts_with("Block")));
+        assert!(plain.keys().all(|name| !name.starts_with("InstanceMarketOptions")));
         assert!(plain.values().all(|value| !value.is_empty()));
     }
 
@@ -267,8 +278,12 @@ mod tests {
                 ("BlockDeviceMapping.1.Ebs.KmsKeyId", "a-key"),
                 ("BlockDeviceMapping.2.Ebs.SnapshotId", "snap-1"),
                 ("BlockDeviceMapping.2.Ebs.DeleteOnTermination", "false"),
+                ("BlockDeviceMapping.3.DeviceName", "/dev/sdh"),
+                ("BlockDeviceMapping.3.Ebs.SnapshotId", "snap-2"),
+                ("BlockDeviceMapping.3.Ebs.DeleteOnTermination", "true"),
             ],
         );
+        assert!(!disks.contains_key("BlockDeviceMapping.4.DeviceName"), "a disk that was chosen is as chosen");
     }
 
     #[test]

@@ -157,6 +157,14 @@ struct Attempt<'a> {
     rendered: &'a Rendered,
 }
 
+/// What is on a machine, whichever offer it is of.
+struct Content<'a> {
+    /// The id of the image.
+    image: Option<&'a str>,
+    image_disks: &'a [BlockDevice],
+    user_data: &'a str,
+}
+
 impl Ec2LatentWorker {
     /// Settings to begin with.
     pub fn builder() -> Ec2LatentWorkerBuilder {
@@ -453,7 +461,8 @@ impl Attempt<'_> {
         Ok(machine)
     }
 
-    /// Disks that the image wants to outlive the machine: nobody would ever remove them.
+    /// Disks that a launch template wants to outlive the machine, or an image that could not be looked at: nobody would ever
+    /// remove them.
     fn have_disks_end(&self, machine: &Machine) -> Result<(), StartError> {
         let kept = |device: &str| self.rendered.block_devices.iter().any(|disk| disk.kept && disk.device == device);
         let attached = |device: &str| self.rendered.volumes.contains_key(device);
@@ -527,15 +536,24 @@ impl Attempt<'_> {
         let image = match &rendered.image {
             None => None,
             Some(ami) => match driver.shared.lookups.image(&driver.account, ami, &self.patience()) {
-                Ok(id) => Some(id),
+                Ok(found) => Some(found),
                 Err(NoImage::Failed(error)) if of_the_build => return Err(self.failed(error)),
                 Err(NoImage::Failed(error)) => return Err(self.failed_by_itself(error)),
                 Err(NoImage::None(reason)) if of_the_build => return Err(StartError::cannot(reason)),
                 Err(NoImage::None(reason)) => return Err(StartError::infrastructure(reason)),
             },
         };
+        // A template may have disks of its own in place of the image's: what is said here would undo that.
+        let image_disks = match &image {
+            Some(found) if rendered.launch_template.is_none() => {
+                let disks = driver.shared.lookups.lasting_disks(&driver.account, found, &self.patience());
+                disks.map_err(|error| self.failed_by_itself(error))?
+            }
+            _ => Vec::new(),
+        };
+        let what = Content { image: image.as_ref().map(|found| &*found.id), image_disks: &image_disks, user_data };
         if rendered.offers.is_empty() {
-            return self.launch_one(None, image.as_deref(), user_data).map_err(|unlaunched| match unlaunched {
+            return self.launch_one(None, &what).map_err(|unlaunched| match unlaunched {
                 Unlaunched::Short(cause, reason) => StartError::failed(cause, reason),
                 Unlaunched::Failed(error) => error,
             });
@@ -544,7 +562,7 @@ impl Attempt<'_> {
         let mut short = Vec::new();
         for index in order {
             let offer = &rendered.offers[index];
-            match self.launch_one(Some(index), image.as_deref(), user_data) {
+            match self.launch_one(Some(index), &what) {
                 Ok(machine) => {
                     driver.shared.shortages.lock().forget(offer);
                     return Ok(machine);
@@ -563,7 +581,7 @@ impl Attempt<'_> {
         Err(StartError::failed(cause, format!("no offer is to be had: {}", reasons.join("; "))))
     }
 
-    fn launch_one(&self, index: Option<usize>, image: Option<&str>, user_data: &str) -> Result<Machine, Unlaunched> {
+    fn launch_one(&self, index: Option<usize>, content: &Content<'_>) -> Result<Machine, Unlaunched> {
         let Self { driver, start, identity, rendered } = self;
         let offer = index.map(|index| (index, &rendered.offers[index]));
         let max_price = match offer {
@@ -574,7 +592,9 @@ impl Attempt<'_> {
             }
         };
         let at_stop = driver.settings.at_stop;
-        let launch = Launch { identity, rendered, offer, image, user_data, max_price: max_price.as_deref(), at_stop };
+        let Content { image, image_disks, user_data } = *content;
+        let max_price = max_price.as_deref();
+        let launch = Launch { identity, rendered, offer, image, image_disks, user_data, max_price, at_stop };
         if start.cancelled() {
             return Err(Cancelled.into());
         }

@@ -66,12 +66,12 @@ impl AwsError {
     }
 
     /// Whoever asked has given up, with nothing on its way.
-    pub(super) fn cancelled(doing: &str) -> Self {
+    pub(in crate::drivers::ec2) fn cancelled(doing: &str) -> Self {
         Self::new(Class::Cancelled, doing, "cancelled")
     }
 
     /// There is no time left, with nothing on its way.
-    pub(super) fn timed_out(doing: &str, limit: Duration) -> Self {
+    pub(in crate::drivers::ec2) fn timed_out(doing: &str, limit: Duration) -> Self {
         Self::new(Class::TimedOut, doing, format!("not done within {limit:?}"))
     }
 

@@ -73,12 +73,12 @@ impl<'a> Patience<'a> {
     }
 
     /// Disconnected when whoever asks gives up.
-    pub(super) fn cancel(&self) -> Option<&Receiver<Infallible>> {
+    pub(in crate::drivers::ec2) fn cancel(&self) -> Option<&Receiver<Infallible>> {
         self.waiter.cancel()
     }
 
     /// How long is left; an error when nothing is, or when it was cancelled.
-    pub(super) fn left(&self, doing: &str) -> Result<Duration, AwsError> {
+    pub(in crate::drivers::ec2) fn left(&self, doing: &str) -> Result<Duration, AwsError> {
         if self.cancel().is_some_and(|cancel| matches!(cancel.try_recv(), Err(TryRecvError::Disconnected))) {
             return Err(AwsError::cancelled(doing));
         }
