@@ -147,9 +147,10 @@ fn main() {
     let turns = take_turns(
         &Plan { operations: 100, ..plan },
         [
-            Side::new("a build: make, submit, wait, finish", || {
-                let lease = master.submit(Build::new("build")).wait().expect("a lease");
-                lease.finish(BuildResult::Succeeded);
+            Side::new("a build: submit, wait, finish, drop", || {
+                let ticket = master.submit(Build::new("build"));
+                ticket.wait().expect("a lease").finish(BuildResult::Succeeded);
+                drop(ticket);
             }),
             Side::new("a build: submit, wait, finish, free, C", || {
                 let ticket = c_submit(c_master);

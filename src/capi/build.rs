@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::ptr;
 
-use super::argument::{Growing, LW_FOREVER, items, milliseconds, place, structure, text, texts};
+use super::argument::{Growing, LW_FOREVER, items, milliseconds, place, structure, text};
 use super::boundary::{Failure, Result, boundary};
 use super::code::lw_code;
 use super::handle::{self, Kind};
@@ -56,8 +56,8 @@ pub(super) fn build_from(build: *const lw_build) -> Result<Build> {
     if given.property_count != 0 {
         build = build.with_properties(properties("build.properties", given.properties, given.property_count)?);
     }
-    for label in texts("build.labels", given.labels, given.label_count)? {
-        build = build.with_label(label);
+    for label in items("build.labels", given.labels, given.label_count)? {
+        build = build.with_label(text("build.labels", *label)?);
     }
     if let Some(attempts) = NonZeroU32::new(given.max_attempts) {
         build = build.with_max_attempts(attempts);

@@ -5,7 +5,7 @@
 //! have freed, mistaken or made up: no number is given out twice, so that a handle that was freed is known for ever to
 //! be none, and each entry knows of what kind it is.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::ptr;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::code::lw_code::LW_ERROR_HANDLE;
 
 /// A kind of handle: the type that C sees, which has no values.
 pub(super) trait Kind {
-    /// What is behind it.
+    /// What is behind it: for each kind a type of its own.
     type Value: Send + Sync + 'static;
     /// With its article, as in "a lease".
     const NAME: &'static str;
@@ -49,6 +49,7 @@ const INDEX_MASK: usize = (1 << INDEX_BITS) - 1;
 static TABLE: RwLock<Table> = RwLock::new(Table { slots: Vec::new(), free: Vec::new(), live: 0 });
 
 impl Table {
+    #[inline]
     fn get(&self, number: usize) -> Option<&Entry> {
         let slot = self.slots.get(number & INDEX_MASK)?;
         slot.entry.as_ref().filter(|_| slot.number == number)
@@ -71,11 +72,12 @@ impl Table {
         number
     }
 
-    /// Takes an entry out if it is of this kind. One of another kind stays; what is returned tells which.
-    fn remove(&mut self, number: usize, kind: &'static str) -> Option<Entry> {
+    /// Takes an entry out if this is the type of its value. Any other stays; what is returned tells which.
+    #[inline]
+    fn remove(&mut self, number: usize, value: TypeId) -> Option<Entry> {
         let index = number & INDEX_MASK;
         let slot = self.slots.get_mut(index).filter(|slot| slot.number == number)?;
-        if slot.entry.as_ref()?.kind != kind {
+        if slot.entry.as_ref()?.value.as_ref().type_id() != value {
             return slot.entry.clone();
         }
         let entry = slot.entry.take();
@@ -99,14 +101,16 @@ pub(super) fn insert_shared<K: Kind>(value: Arc<K::Value>) -> *mut K {
 }
 
 /// What is behind the handle. It lives as long as somebody uses it, also when another thread frees the handle.
+#[inline]
 pub(super) fn get<K: Kind>(handle: *mut K) -> Result<Arc<K::Value>> {
     let found = TABLE.read().get(handle.addr()).cloned();
     typed::<K>(handle, found)
 }
 
 /// Takes the handle back: it is none from now on.
+#[inline]
 pub(super) fn remove<K: Kind>(handle: *mut K) -> Result<Arc<K::Value>> {
-    let found = TABLE.write().remove(handle.addr(), K::NAME);
+    let found = TABLE.write().remove(handle.addr(), TypeId::of::<K::Value>());
     typed::<K>(handle, found)
 }
 
@@ -123,6 +127,7 @@ pub(super) fn count() -> usize {
     TABLE.read().live
 }
 
+#[inline]
 fn typed<K: Kind>(handle: *mut K, entry: Option<Entry>) -> Result<Arc<K::Value>> {
     let failure = |what: String| Failure::new(LW_ERROR_HANDLE, format!("this is not {}: {what}", K::NAME));
     if handle.is_null() {
@@ -136,9 +141,12 @@ fn typed<K: Kind>(handle: *mut K, entry: Option<Entry>) -> Result<Arc<K::Value>>
 
 #[cfg(test)]
 mod tests {
+    use std::any::TypeId;
     use std::sync::Arc;
 
     use super::{Entry, INDEX_BITS, Table};
+
+    const OURS: TypeId = TypeId::of::<()>();
 
     fn entry() -> Entry {
         Entry { kind: "a test", value: Arc::new(()) }
@@ -149,9 +157,9 @@ mod tests {
         let mut table = Table::default();
         let (first, second) = (table.insert(entry()), table.insert(entry()));
         assert!(first != 0 && first != second);
-        assert!(table.remove(first, "another kind").is_some() && table.get(first).is_some());
-        assert!(table.remove(first, "a test").is_some());
-        assert!(table.get(first).is_none() && table.remove(first, "a test").is_none());
+        assert!(table.remove(first, TypeId::of::<u8>()).is_some() && table.get(first).is_some());
+        assert!(table.remove(first, OURS).is_some());
+        assert!(table.get(first).is_none() && table.remove(first, OURS).is_none());
         let third = table.insert(entry());
         assert!(third != first && table.get(first).is_none() && table.get(third).is_some());
         assert_eq!((table.live, table.slots.len()), (2, 2), "the slot is used again");
@@ -163,7 +171,7 @@ mod tests {
         table.insert(entry());
         let last = usize::MAX << INDEX_BITS;
         table.slots[0].number = last;
-        assert!(table.remove(last, "a test").is_some());
+        assert!(table.remove(last, OURS).is_some());
         let next = table.insert(entry());
         assert_eq!(next, 1 << INDEX_BITS | 1);
         assert!(table.get(last).is_none());
@@ -174,7 +182,7 @@ mod tests {
         let mut table = Table::default();
         let number = table.insert(entry());
         for other in [0, 1, usize::MAX, number + 1, number + (1 << INDEX_BITS), number - (1 << INDEX_BITS)] {
-            assert!(table.get(other).is_none() && table.remove(other, "a test").is_none(), "{other:#x}");
+            assert!(table.get(other).is_none() && table.remove(other, OURS).is_none(), "{other:#x}");
         }
     }
 }
