@@ -222,10 +222,15 @@ fn a_machine_that_is_kept_goes_on_with_the_next_start() {
         between(&made, "volumeId").unwrap().to_owned()
     };
     let (ours, theirs) = (new_volume(), new_volume());
-    let address = cloud.ec2("AllocateAddress", &[("Domain", "vpc")]);
-    let address = between(&address, "publicIp").unwrap().to_owned();
+    let new_address = || {
+        let made = cloud.ec2("AllocateAddress", &[("Domain", "vpc")]);
+        between(&made, "publicIp").unwrap().to_owned()
+    };
+    let (address, other_address) = (new_address(), new_address());
+    // moto does not give the address of a machine that has ended back.
+    let elastic_ip = Setting::<String>::template(&format!("{{address:-{address}}}")).unwrap();
     let driver =
-        scene.driver().at_stop(AtStop::Stop).tag("team", tagged).volume("/dev/sdf", &*ours).elastic_ip(&*address);
+        scene.driver().at_stop(AtStop::Stop).tag("team", tagged).volume("/dev/sdf", &*ours).elastic_ip(elastic_ip);
     let worker = scene.worker("w", driver.build().unwrap());
     drop(lease(&worker, &Build::new("b")));
     let first = scene.machine();
@@ -251,7 +256,12 @@ fn a_machine_that_is_kept_goes_on_with_the_next_start() {
     stop(&worker);
 
     // One that does not fit makes place for another.
-    drop(lease(&worker, &Build::new("d").with_property("team", "b")));
+    let other = Build::new("d").with_property("team", "b").with_property("address", other_address);
+    drop(lease(&worker, &other));
+    let asked: Vec<_> = scene.front.asked().into_iter().map(|asked| asked.action).collect();
+    let last = |action: &str| asked.iter().rposition(|its| its == action).unwrap();
+    let between = &asked[last("TerminateInstances")..last("RunInstances")];
+    assert!(between.iter().any(|action| action == "DescribeInstances"), "its volume is not free before it has ended");
     let third = scene.machine();
     assert_ne!(third.id, first.id);
     assert_eq!(scene.cloud.machine(&first.id).state, "terminated");

@@ -6,6 +6,7 @@
 
 mod account;
 mod ami;
+mod attempt;
 mod aws;
 mod builder;
 mod launch;
@@ -17,7 +18,6 @@ mod state;
 mod user_data;
 mod watch;
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -28,16 +28,15 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use self::account::Account;
+use self::attempt::Attempt;
 use self::aws::{AwsError, Class, Patience};
-use self::launch::Launch;
-use self::lookups::{Lookups, NoImage};
-use self::names::{Identity, Recorded, Traces};
+use self::lookups::Lookups;
+use self::names::{Identity, Traces};
 use self::offers::Shortages;
-use self::settings::{Rendered, Settings, is_of_one_machine};
-use self::state::{Coming, Machine};
-use self::user_data::Blank;
+use self::settings::{Rendered, Settings};
+use self::state::Machine;
 use self::watch::{Asked, Wait};
-use crate::{BoxError, Cancelled, FailureCause, Health, LatentWorker, Leftover, Properties, Reclaimed};
+use crate::{BoxError, Health, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
 pub use ami::Ami;
@@ -60,8 +59,6 @@ const PLAN_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 const MISSED_CHECKS: u32 = 3;
 /// What is not known to the provider yet is looked for so often before a stop gives up, and leaves it to a reclaim.
 const LATE_LOOKS: u32 = 5;
-/// A machine that goes on may be described as stopped for a while: descriptions lag behind.
-const STALE_LOOKS: u32 = 10;
 
 #[doc = include_str!("guide.md")]
 #[derive(Clone)]
@@ -149,22 +146,6 @@ impl fmt::Debug for Ec2Instance {
     }
 }
 
-/// What a start of one attempt works with.
-struct Attempt<'a> {
-    driver: &'a Ec2LatentWorker,
-    start: &'a StartRequest<'a>,
-    identity: &'a Identity,
-    rendered: &'a Rendered,
-}
-
-/// What is on a machine, whichever offer it is of.
-struct Content<'a> {
-    /// The id of the image.
-    image: Option<&'a str>,
-    image_disks: &'a [BlockDevice],
-    user_data: &'a str,
-}
-
 impl Ec2LatentWorker {
     /// Settings to begin with.
     pub fn builder() -> Ec2LatentWorkerBuilder {
@@ -242,9 +223,7 @@ impl Ec2LatentWorker {
         let never = crossbeam_channel::never();
         let limit = self.limits.call;
         let waiter = Waiter { pause: &pause, cancel: &never, patience: &|| Patience::limit(limit) };
-        let ended = |machine: Option<&Machine>| {
-            machine.is_none_or(|machine| machine.state == state || machine.state == "terminated").then_some(())
-        };
+        let ended = |machine: Option<&Machine>| machine.is_none_or(|machine| machine.rests_as(state)).then_some(());
         self.follow(id, self.limits.stop, &waiter, ended).map_err(|unfollowed| match unfollowed {
             Unfollowed::Refused(error) | Unfollowed::TimedOut(Some(error)) => error.into(),
             Unfollowed::TimedOut(None) | Unfollowed::Cancelled => StopError::new(format!(
@@ -376,344 +355,6 @@ fn may_pass(error: &AwsError) -> bool {
 fn is_for_good(error: &AwsError) -> bool {
     matches!(error.class(), Class::Capacity | Class::Quota | Class::BadParameter | Class::NotFound)
         && !error.outcome_unknown()
-}
-
-/// Whether another offer may do.
-fn is_for_the_next_offer(error: &AwsError) -> bool {
-    matches!(error.class(), Class::Capacity | Class::Quota)
-}
-
-/// A launch that has come to nothing.
-enum Unlaunched {
-    /// For want of machines; another offer may do.
-    Short(FailureCause, BoxError),
-    Failed(StartError),
-}
-
-impl From<StartError> for Unlaunched {
-    fn from(error: StartError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<Cancelled> for Unlaunched {
-    fn from(cancelled: Cancelled) -> Self {
-        Self::Failed(cancelled.into())
-    }
-}
-
-impl Attempt<'_> {
-    fn patience(&self) -> Patience<'_> {
-        Patience::of_start(self.start, self.driver.limits.call)
-    }
-
-    fn failed(&self, error: AwsError) -> StartError {
-        if error.class() == Class::Cancelled {
-            return Cancelled.into();
-        }
-        let blame = self.driver.settings.is_of_the_build(error.code());
-        error.into_start_error(blame)
-    }
-
-    /// Of a call about nothing that a build could have chosen.
-    fn failed_by_itself(&self, error: AwsError) -> StartError {
-        if error.class() == Class::Cancelled { Cancelled.into() } else { error.into_start_error(false) }
-    }
-
-    /// Before it may be there.
-    fn will_make(&self, what: Recorded) -> Result<(), StartError> {
-        self.start.record(&what.to_string())?;
-        self.driver.made(self.identity, |made| made.traces.add(what));
-        Ok(())
-    }
-
-    /// When it is there.
-    fn has_made(&self, what: Recorded) -> Result<(), StartError> {
-        self.driver.made(self.identity, |made| {
-            made.traces.add(what.clone());
-            made.launch = None;
-        });
-        Ok(self.start.record(&what.to_string())?)
-    }
-
-    fn bring_up(&self) -> Result<Machine, StartError> {
-        let Self { driver, rendered, .. } = self;
-        let user_data = self.user_data()?;
-        self.put_secret()?;
-        let machine = match self.kept()? {
-            // What has been attached to it meanwhile is somebody else's.
-            Some(kept) => self.resume(&kept, &user_data)?,
-            None => {
-                let machine = self.launch(&user_data)?;
-                self.have_disks_end(&machine)?;
-                machine
-            }
-        };
-        // A machine that was kept has its volumes still.
-        for (device, volume) in rendered.volumes.iter().filter(|(_, volume)| !machine.volumes.contains(volume)) {
-            let attached = driver.account.attach_volume(&machine.id, volume, device, &self.patience());
-            attached.map_err(|error| self.failed(error))?;
-        }
-        if let Some(address) = &rendered.elastic_ip {
-            let associated = driver.account.associate(&machine.id, address, &self.patience());
-            associated.map_err(|error| self.failed(error))?;
-        }
-        Ok(machine)
-    }
-
-    /// Disks that a launch template wants to outlive the machine, or an image that could not be looked at: nobody would ever
-    /// remove them.
-    fn have_disks_end(&self, machine: &Machine) -> Result<(), StartError> {
-        let kept = |device: &str| self.rendered.block_devices.iter().any(|disk| disk.kept && disk.device == device);
-        let attached = |device: &str| self.rendered.volumes.contains_key(device);
-        let devices = machine.lasting.iter().map(String::as_str).filter(|device| !kept(device) && !attached(device));
-        let devices: Vec<&str> = devices.collect();
-        if devices.is_empty() {
-            return Ok(());
-        }
-        let changed = self.driver.account.delete_with_machine(&machine.id, &devices, &self.patience());
-        changed.map_err(|error| self.failed(error))
-    }
-
-    /// As a launch has it.
-    fn user_data(&self) -> Result<String, StartError> {
-        let Self { driver, start, rendered, .. } = self;
-        if rendered.user_data.is_empty() {
-            return Ok(String::new());
-        }
-        let master = || match (&rendered.master_address, start.agent_address()) {
-            (Some(chosen), _) => Ok(chosen.as_str()),
-            (None, Some(told)) if !is_of_one_machine(told) => Ok(told),
-            (None, Some(told)) => {
-                Err(format!("no other machine can use the address of the master, {told}: set master_address"))
-            }
-            (None, None) => {
-                Err("nobody has said where the master is: set master_address, or the agent_address of the master"
-                    .into())
-            }
-        };
-        let part = |split: fn((&str, &str)) -> String| {
-            let address = master()?;
-            let parts = address.rsplit_once(':').map(split);
-            parts.ok_or_else(|| format!("the address of the master, {address:?}, is not host:port"))
-        };
-        let filled = user_data::fill(&rendered.user_data, |blank| match blank {
-            Blank::Master => part(|(host, port)| format!("{host}:{port}")),
-            Blank::MasterHost => part(|(host, _)| host.trim_matches(['[', ']']).to_owned()),
-            Blank::MasterPort => part(|(_, port)| port.to_owned()),
-            Blank::Name => Ok(start.worker().to_owned()),
-            Blank::Secret => Ok(start.secret().expose().to_owned()),
-            Blank::SecretParameter => Ok(self.parameter().unwrap_or_default()),
-            Blank::Key => Ok(start.key().to_owned()),
-            Blank::Epoch => Ok(start.epoch().to_string()),
-            Blank::Owner => Ok(start.owner().to_owned()),
-            Blank::Region => driver.account.region(&self.patience()).map_err(|error| error.to_string()),
-        });
-        let encoded = filled.and_then(|text| user_data::encode(&text));
-        encoded.map_err(|error| {
-            let reason = format!("the user data: {error}");
-            let blame = driver.settings.is_of_the_build(Some("InvalidUserData"));
-            if blame { StartError::cannot(reason) } else { StartError::infrastructure(reason) }
-        })
-    }
-
-    /// The name of the parameter with the secret, if that is where it is.
-    fn parameter(&self) -> Option<String> {
-        self.driver.settings.parameter_prefix.as_deref().map(|prefix| self.identity.parameter(prefix))
-    }
-
-    fn put_secret(&self) -> Result<(), StartError> {
-        let Some(name) = self.parameter() else { return Ok(()) };
-        self.will_make(Recorded::Parameter(name.clone()))?;
-        let put = self.driver.account.put_secret(&name, self.start.secret().expose(), &self.patience());
-        put.map_err(|error| self.failed_by_itself(error))
-    }
-
-    /// One offer after the other, until one is to be had.
-    fn launch(&self, user_data: &str) -> Result<Machine, StartError> {
-        let Self { driver, start, rendered, .. } = self;
-        let of_the_build = driver.settings.is_of_the_build(Some("InvalidAMIID"));
-        let image = match &rendered.image {
-            None => None,
-            Some(ami) => match driver.shared.lookups.image(&driver.account, ami, &self.patience()) {
-                Ok(found) => Some(found),
-                Err(NoImage::Failed(error)) if of_the_build => return Err(self.failed(error)),
-                Err(NoImage::Failed(error)) => return Err(self.failed_by_itself(error)),
-                Err(NoImage::None(reason)) if of_the_build => return Err(StartError::cannot(reason)),
-                Err(NoImage::None(reason)) => return Err(StartError::infrastructure(reason)),
-            },
-        };
-        // A template may have disks of its own in place of the image's: what is said here would undo that.
-        let image_disks = match &image {
-            Some(found) if rendered.launch_template.is_none() => {
-                let disks = driver.shared.lookups.lasting_disks(&driver.account, found, &self.patience());
-                disks.map_err(|error| self.failed_by_itself(error))?
-            }
-            _ => Vec::new(),
-        };
-        let what = Content { image: image.as_ref().map(|found| &*found.id), image_disks: &image_disks, user_data };
-        if rendered.offers.is_empty() {
-            return self.launch_one(None, &what).map_err(|unlaunched| match unlaunched {
-                Unlaunched::Short(cause, reason) => StartError::failed(cause, reason),
-                Unlaunched::Failed(error) => error,
-            });
-        }
-        let order = driver.shared.shortages.lock().order(&rendered.offers, Instant::now());
-        let mut short = Vec::new();
-        for index in order {
-            let offer = &rendered.offers[index];
-            match self.launch_one(Some(index), &what) {
-                Ok(machine) => {
-                    driver.shared.shortages.lock().forget(offer);
-                    return Ok(machine);
-                }
-                Err(Unlaunched::Short(cause, reason)) => {
-                    driver.shared.shortages.lock().note(offer, Instant::now(), driver.limits.shortage_memory);
-                    start.progress(&format!("{offer} is not to be had: {reason}"));
-                    short.push((cause, format!("{offer}: {reason}")));
-                }
-                Err(Unlaunched::Failed(error)) => return Err(error),
-            }
-        }
-        let capacity = short.iter().any(|(cause, _)| *cause == FailureCause::Capacity);
-        let cause = if capacity { FailureCause::Capacity } else { FailureCause::Quota };
-        let reasons: Vec<_> = short.into_iter().map(|(_, reason)| reason).collect();
-        Err(StartError::failed(cause, format!("no offer is to be had: {}", reasons.join("; "))))
-    }
-
-    fn launch_one(&self, index: Option<usize>, content: &Content<'_>) -> Result<Machine, Unlaunched> {
-        let Self { driver, start, identity, rendered } = self;
-        let offer = index.map(|index| (index, &rendered.offers[index]));
-        let max_price = match offer {
-            None => None,
-            Some((_, offer)) => {
-                let price = driver.shared.lookups.max_price(&driver.account, offer, &self.patience());
-                price.map_err(|error| self.failed(error))?
-            }
-        };
-        let at_stop = driver.settings.at_stop;
-        let Content { image, image_disks, user_data } = *content;
-        let max_price = max_price.as_deref();
-        let launch = Launch { identity, rendered, offer, image, image_disks, user_data, max_price, at_stop };
-        if start.cancelled() {
-            return Err(Cancelled.into());
-        }
-        self.will_make(Recorded::Launch(launch.token()))?;
-        let parameters = launch.parameters();
-        driver.made(identity, |made| made.launch = Some(parameters.clone()));
-        let made = match driver.account.run(parameters, &self.patience()) {
-            Ok(machine) => machine,
-            Err(error) => {
-                if !error.outcome_unknown() {
-                    driver.made(identity, |made| {
-                        made.traces.unanswered = false;
-                        made.launch = None;
-                    });
-                }
-                if is_for_the_next_offer(&error) {
-                    let cause =
-                        if error.class() == Class::Quota { FailureCause::Quota } else { FailureCause::Capacity };
-                    return Err(Unlaunched::Short(cause, error.into()));
-                }
-                return Err(self.failed(error).into());
-            }
-        };
-        self.has_made(Recorded::Machine(made.id.clone()))?;
-        start.progress(&format!("machine {} ({}) comes up in {}", made.id, made.instance_type, made.zone));
-        self.wait_until_it_runs(&made.id, 0)
-    }
-
-    /// A machine that goes on may be said to be stopped for so many looks more, until it is known to be coming.
-    fn wait_until_it_runs(&self, id: &str, stale_looks: u32) -> Result<Machine, Unlaunched> {
-        let Self { driver, start, .. } = self;
-        let pause = |duration| start.sleep(duration).is_ok();
-        let patience = || self.patience();
-        let waiter = Waiter { pause: &pause, cancel: start.cancel_signal(), patience: &patience };
-        let stale = Cell::new(stale_looks);
-        let up = |machine: Option<&Machine>| match machine?.coming() {
-            Coming::Failed(_) if machine?.state == "stopped" && stale.get() > 0 => {
-                stale.set(stale.get() - 1);
-                None
-            }
-            Coming::NotYet => {
-                stale.set(0);
-                None
-            }
-            Coming::Up => Some(Ok(machine?.clone())),
-            Coming::Failed(cause) => Some(Err((cause, machine?.story()))),
-        };
-        match driver.follow(id, driver.limits.start, &waiter, up) {
-            Ok(Ok(machine)) => Ok(machine),
-            Ok(Err((cause @ (FailureCause::Capacity | FailureCause::Quota), story))) => {
-                Err(Unlaunched::Short(cause, story.into()))
-            }
-            Ok(Err((cause, story))) => Err(StartError::failed(cause, story).into()),
-            Err(Unfollowed::Cancelled) => Err(Cancelled.into()),
-            Err(Unfollowed::Refused(error) | Unfollowed::TimedOut(Some(error))) => Err(self.failed(error).into()),
-            Err(Unfollowed::TimedOut(None)) => {
-                let limit = driver.limits.start;
-                Err(StartError::infrastructure(format!("machine {id} does not run {limit:?} after its launch")).into())
-            }
-        }
-    }
-
-    /// The machine that this worker has kept, if it fits. One that does not is ended: a worker has one.
-    fn kept(&self) -> Result<Option<Machine>, StartError> {
-        let Self { driver, identity, rendered, start } = self;
-        if driver.settings.at_stop == AtStop::Terminate {
-            return Ok(None);
-        }
-        let found = driver.account.find(&identity.worker_filters(), &self.patience());
-        let found = found.map_err(|error| self.failed(error))?;
-        let stopped = |machine: &&Machine| matches!(&*machine.state, "stopped" | "stopping");
-        let ours = found.iter().filter(stopped).filter(|machine| identity.is_of_worker(|key| machine.tag(key)));
-        let mut fitting = None;
-        for machine in ours {
-            if fitting.is_none() && machine.tag(names::SETTINGS) == Some(&rendered.fingerprint()) {
-                fitting = Some(machine.clone());
-                continue;
-            }
-            start.progress(&format!("machine {}, which was kept, does not fit, and is terminated", machine.id));
-            let ended = driver.account.terminate(&machine.id, &self.patience());
-            ended.map_err(|error| self.failed(error))?;
-        }
-        Ok(fitting)
-    }
-
-    fn resume(&self, kept: &Machine, user_data: &str) -> Result<Machine, StartError> {
-        let Self { driver, start, identity, .. } = self;
-        let (account, id) = (&driver.account, &kept.id);
-        start.progress(&format!("machine {id}, which was kept, goes on"));
-        if kept.state == "stopping" {
-            let pause = |duration| start.sleep(duration).is_ok();
-            let patience = || self.patience();
-            let waiter = Waiter { pause: &pause, cancel: start.cancel_signal(), patience: &patience };
-            // One that ends is refused when it is to go on.
-            let stopped = |machine: Option<&Machine>| {
-                let machine = machine?;
-                (machine.state == "stopped" || machine.is_ending()).then_some(())
-            };
-            match driver.follow(id, driver.limits.stop, &waiter, stopped) {
-                Ok(()) => {}
-                Err(Unfollowed::Cancelled) => return Err(Cancelled.into()),
-                Err(Unfollowed::Refused(error) | Unfollowed::TimedOut(Some(error))) => return Err(self.failed(error)),
-                Err(Unfollowed::TimedOut(None)) => {
-                    return Err(StartError::infrastructure(format!("machine {id} does not come to its stop")));
-                }
-            }
-        }
-        self.has_made(Recorded::Machine(id.clone()))?;
-        let failed = |error| self.failed(error);
-        account.tag(id, identity, &self.patience()).map_err(failed)?;
-        if !user_data.is_empty() {
-            account.set_user_data(id, user_data, &self.patience()).map_err(failed)?;
-        }
-        account.start(id, &self.patience()).map_err(failed)?;
-        self.wait_until_it_runs(id, STALE_LOOKS).map_err(|unlaunched| match unlaunched {
-            Unlaunched::Short(cause, reason) => StartError::failed(cause, reason),
-            Unlaunched::Failed(error) => error,
-        })
-    }
 }
 
 impl LatentWorker for Ec2LatentWorker {

@@ -69,6 +69,11 @@ impl Machine {
         matches!(&*self.state, "shutting-down" | "terminated")
     }
 
+    /// Whether it is `stopped`, say, or will never be, since it is gone.
+    pub(super) fn rests_as(&self, state: &str) -> bool {
+        self.state == state || self.state == "terminated"
+    }
+
     /// What a start that waits for it makes of it.
     pub(super) fn coming(&self) -> Coming {
         match &*self.state {

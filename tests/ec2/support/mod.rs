@@ -129,6 +129,8 @@ pub(crate) fn lease(worker: &Worker, build: &Build) -> Lease {
     let mut request = worker.substantiate(build);
     let lease = request.wait_timeout(PATIENCE).expect("an answer in time").unwrap_or_else(|error| panic!("{error}"));
     assert!(eventually(|| worker.status().call.is_none_or(|(call, _)| call != DriverCall::Start)), "the start hangs");
+    let status = worker.status();
+    assert!(!status.details.is_empty(), "the start has failed: {status}");
     lease
 }
 
