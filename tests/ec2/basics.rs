@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use data_encoding::BASE64;
-use latent_worker::{
-    Ami, AtStop, BlockDevice, Build, EventKind, MetadataAccess, Offer, Setting, StopCause, WorkerState,
-};
+use latent_worker::{Ami, BlockDevice, Build, EventKind, MetadataAccess, Offer, Setting, StopCause, WorkerState};
 
 use crate::support::cloud::between;
 use crate::support::front::{Asked, Fault};
@@ -207,66 +205,6 @@ fn a1_a_secret_in_a_parameter_is_not_in_the_user_data_and_goes_with_the_machine(
     stop(&worker);
     drop(attached);
     assert_eq!(scene.cloud.parameters(), [""; 0]);
-    scene.finish();
-}
-
-#[test]
-#[ignore = "needs moto (TEST_MOTO_SERVER)"]
-fn a_machine_that_is_kept_goes_on_with_the_next_start() {
-    let scene = Scene::new();
-    let cloud = &scene.cloud;
-    let tagged = Setting::template("{team:-a}").unwrap();
-    let zone = format!("{}a", cloud.region);
-    let new_volume = || {
-        let made = cloud.ec2("CreateVolume", &[("AvailabilityZone", &zone), ("Size", "1")]);
-        between(&made, "volumeId").unwrap().to_owned()
-    };
-    let (ours, theirs) = (new_volume(), new_volume());
-    let new_address = || {
-        let made = cloud.ec2("AllocateAddress", &[("Domain", "vpc")]);
-        between(&made, "publicIp").unwrap().to_owned()
-    };
-    let (address, other_address) = (new_address(), new_address());
-    // moto does not give the address of a machine that has ended back.
-    let elastic_ip = Setting::<String>::template(&format!("{{address:-{address}}}")).unwrap();
-    let driver =
-        scene.driver().at_stop(AtStop::Stop).tag("team", tagged).volume("/dev/sdf", &*ours).elastic_ip(elastic_ip);
-    let worker = scene.worker("w", driver.build().unwrap());
-    drop(lease(&worker, &Build::new("b")));
-    let first = scene.machine();
-    let associated = cloud.ec2("DescribeAddresses", &[("PublicIp.1", &address)]);
-    assert_eq!(between(&associated, "instanceId"), Some(&*first.id));
-    stop(&worker);
-    assert_eq!(scene.machine().state, "stopped");
-    // Somebody puts a disk of theirs to it.
-    cloud.ec2("AttachVolume", &[("InstanceId", &first.id), ("VolumeId", &theirs), ("Device", "/dev/sdz")]);
-
-    let held = lease(&worker, &Build::new("c"));
-    assert_eq!(said(&held, "echo again"), "again\n");
-    let second = scene.machine();
-    assert_eq!((&second.id, &*second.state), (&first.id, "running"));
-    assert_ne!(second.tags["latent-worker.attempt"], first.tags["latent-worker.attempt"]);
-    assert_eq!(
-        (scene.front.count("RunInstances"), scene.front.count("AttachVolume")),
-        (1, 1),
-        "it has its volume still"
-    );
-    assert_eq!(scene.front.count("ModifyInstanceAttribute"), 1, "its user data, and nobody's disk");
-    drop(held);
-    stop(&worker);
-
-    // One that does not fit makes place for another.
-    let other = Build::new("d").with_property("team", "b").with_property("address", other_address);
-    drop(lease(&worker, &other));
-    let asked: Vec<_> = scene.front.asked().into_iter().map(|asked| asked.action).collect();
-    let last = |action: &str| asked.iter().rposition(|its| its == action).unwrap();
-    let between = &asked[last("TerminateInstances")..last("RunInstances")];
-    assert!(between.iter().any(|action| action == "DescribeInstances"), "its volume is not free before it has ended");
-    let third = scene.machine();
-    assert_ne!(third.id, first.id);
-    assert_eq!(scene.cloud.machine(&first.id).state, "terminated");
-    stop(&worker);
-    scene.cloud.terminate(&third.id);
     scene.finish();
 }
 

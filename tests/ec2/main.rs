@@ -2,11 +2,12 @@
 //!
 //! All need `moto_server`, from `pip install 'moto[server,ec2]'`, named by `TEST_MOTO_SERVER`.
 
-mod attached;
 mod basics;
+mod checks;
 mod conformance;
 mod failures;
 mod farm;
+mod kept;
 mod many;
 mod masters;
 mod permissions;

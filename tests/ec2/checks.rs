@@ -1,5 +1,5 @@
-//! The end of a machine that is seen coming while its agent is attached: it takes no new build, and is stopped when those that
-//! it has are done.
+//! What is looked at besides a machine itself: plans of the provider, and requests for spot machines. An end that is seen coming
+//! while the agent is attached: the machine takes no new build, and is stopped when those that it has are done.
 
 use std::time::Duration;
 
@@ -23,15 +23,47 @@ fn told(scene: &Scene) -> String {
     })
 }
 
+// moto does not tell of the requests that launches make.
+const NAMED: &[(&str, &str)] = &[(
+    "<instanceLifecycle>spot</instanceLifecycle>",
+    "<instanceLifecycle>spot</instanceLifecycle><spotInstanceRequestId>sir-1</spotInstanceRequestId>",
+)];
+
+fn two_checks_are_well(scene: &Scene) {
+    for _ in 0..2 {
+        let result = scene.await_event(|kind| match kind {
+            EventKind::CheckReturned { result } => Some(result.clone()),
+            _ => None,
+        });
+        assert_eq!(result, Ok(()));
+    }
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn w10_what_the_account_may_not_look_at_says_nothing_of_a_machine() {
+    let scene = Scene::new();
+    let _named = scene.front.inject(Fault::Replace(NAMED), |asked| asked.is("DescribeInstances"));
+    let denied = Fault::Refuse(403, "UnauthorizedOperation");
+    let requests = scene.front.inject(denied.clone(), |asked| asked.is("DescribeSpotInstanceRequests"));
+    let statuses = scene.front.inject(denied, |asked| asked.is("DescribeInstanceStatus"));
+    let driver = scene.bare_driver().image(latent_worker::Ami::id(&*scene.image)).offer(Offer::new(TYPE).spot());
+    let worker = scene.worker("w", driver.user_data("").build().unwrap());
+    let request = worker.substantiate(&Build::new("b"));
+    two_checks_are_well(&scene);
+    assert!(requests.met() > 0 && statuses.met() > 0, "they were asked for");
+    // What it may look at is seen all the same.
+    scene.cloud.terminate(&scene.machine().id);
+    let reason = told(&scene);
+    assert!(reason.contains("is terminated"), "{reason}");
+    drop((request, requests, statuses));
+    scene.finish();
+}
+
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
 fn w10_a_spot_machine_that_is_going_to_be_interrupted_finishes_its_build_and_takes_no_other() {
     let scene = Scene::new();
-    // moto does not tell of the requests that launches make.
-    const NAMED: &[(&str, &str)] = &[(
-        "<instanceLifecycle>spot</instanceLifecycle>",
-        "<instanceLifecycle>spot</instanceLifecycle><spotInstanceRequestId>sir-1</spotInstanceRequestId>",
-    )];
     let named = Fault::Replace(NAMED);
     let _named = scene.front.inject(named, |asked| asked.is("DescribeInstances"));
     let status = |code: &str| {
@@ -46,13 +78,7 @@ fn w10_a_spot_machine_that_is_going_to_be_interrupted_finishes_its_build_and_tak
     let driver = scene.bare_driver().image(latent_worker::Ami::id(&*scene.image)).offer(Offer::new(TYPE).spot());
     let worker = scene.worker("w", driver.attached_check_interval(Duration::from_secs(1)).build().unwrap());
     let held = lease(&worker, &Build::new("b"));
-    for _ in 0..2 {
-        let result = scene.await_event(|kind| match kind {
-            EventKind::CheckReturned { result } => Some(result.clone()),
-            _ => None,
-        });
-        assert_eq!(result, Ok(()));
-    }
+    two_checks_are_well(&scene);
     assert!(well.met() > 0, "its request is looked at");
     let marked = scene.front.inject(Fault::Say(status("marked-for-termination")), asks);
     drop(well);

@@ -1,0 +1,132 @@
+//! Machines that are kept between builds: stopped rather than terminated, and started again.
+
+use latent_worker::{AtStop, Build, EventKind, FailureCause, Setting, SubstantiateError};
+
+use crate::support::cloud::between;
+use crate::support::front::{Asked, Fault};
+use crate::support::{Scene, eventually, failure, lease, said, started, stop};
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn a_machine_that_is_kept_goes_on_with_the_next_start() {
+    let scene = Scene::new();
+    let cloud = &scene.cloud;
+    let tagged = Setting::template("{team:-a}").unwrap();
+    let zone = format!("{}a", cloud.region);
+    let new_volume = || {
+        let made = cloud.ec2("CreateVolume", &[("AvailabilityZone", &zone), ("Size", "1")]);
+        between(&made, "volumeId").unwrap().to_owned()
+    };
+    let (ours, theirs) = (new_volume(), new_volume());
+    let new_address = || {
+        let made = cloud.ec2("AllocateAddress", &[("Domain", "vpc")]);
+        between(&made, "publicIp").unwrap().to_owned()
+    };
+    let (address, other_address) = (new_address(), new_address());
+    // moto does not give the address of a machine that has ended back.
+    let elastic_ip = Setting::<String>::template(&format!("{{address:-{address}}}")).unwrap();
+    let driver =
+        scene.driver().at_stop(AtStop::Stop).tag("team", tagged).volume("/dev/sdf", &*ours).elastic_ip(elastic_ip);
+    let worker = scene.worker("w", driver.build().unwrap());
+    drop(lease(&worker, &Build::new("b")));
+    let first = scene.machine();
+    let associated = cloud.ec2("DescribeAddresses", &[("PublicIp.1", &address)]);
+    assert_eq!(between(&associated, "instanceId"), Some(&*first.id));
+    stop(&worker);
+    assert_eq!(scene.machine().state, "stopped");
+    // Somebody puts a disk of theirs to it.
+    cloud.ec2("AttachVolume", &[("InstanceId", &first.id), ("VolumeId", &theirs), ("Device", "/dev/sdz")]);
+
+    let held = lease(&worker, &Build::new("c"));
+    assert_eq!(said(&held, "echo again"), "again\n");
+    let second = scene.machine();
+    assert_eq!((&second.id, &*second.state), (&first.id, "running"));
+    assert_ne!(second.tags["latent-worker.attempt"], first.tags["latent-worker.attempt"]);
+    assert_eq!(
+        (scene.front.count("RunInstances"), scene.front.count("AttachVolume")),
+        (1, 1),
+        "it has its volume still"
+    );
+    assert_eq!(scene.front.count("ModifyInstanceAttribute"), 1, "its user data, and nobody's disk");
+    drop(held);
+    stop(&worker);
+
+    // One that does not fit makes place for another.
+    let other = Build::new("d").with_property("team", "b").with_property("address", other_address);
+    drop(lease(&worker, &other));
+    let asked: Vec<_> = scene.front.asked().into_iter().map(|asked| asked.action).collect();
+    let last = |action: &str| asked.iter().rposition(|its| its == action).unwrap();
+    let between = &asked[last("TerminateInstances")..last("RunInstances")];
+    assert!(between.iter().any(|action| action == "DescribeInstances"), "its volume is not free before it has ended");
+    let third = scene.machine();
+    assert_ne!(third.id, first.id);
+    assert_eq!(scene.cloud.machine(&first.id).state, "terminated");
+    stop(&worker);
+    scene.cloud.terminate(&third.id);
+    scene.finish();
+}
+
+/// As a description has it that lags behind.
+const STILL_STOPPED: &[(&str, &str)] =
+    &[("<code>16</code><name>running</name>", "<code>80</code><name>stopped</name>")];
+
+fn looks(asked: &Asked) -> bool {
+    asked.is("DescribeInstances")
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn a_machine_that_goes_on_may_look_stopped_for_a_while_and_not_for_ever() {
+    let scene = Scene::new();
+    let worker = scene.worker("w", scene.driver().user_data("").at_stop(AtStop::Stop).build().unwrap());
+    let request = worker.substantiate(&Build::new("b"));
+    started(&worker);
+    drop(request);
+    stop(&worker);
+    let kept = scene.machine();
+
+    // The first look is for what was kept.
+    let stale = scene.front.inject_times(4, Fault::Replace(STILL_STOPPED), looks);
+    let request = worker.substantiate(&Build::new("c"));
+    started(&worker);
+    assert_eq!((stale.met(), scene.machine().id), (4, kept.id.clone()));
+    drop((request, stale));
+    stop(&worker);
+
+    let stale = scene.front.inject(Fault::Replace(STILL_STOPPED), looks);
+    let SubstantiateError::Failed { cause, reason } = failure(&worker, &Build::new("d")) else { panic!("a failure") };
+    assert_eq!(cause, FailureCause::Infrastructure);
+    assert!(reason.to_string().contains("is stopped"), "{reason}");
+    drop(stale);
+    assert!(eventually(|| scene.cloud.machine(&kept.id).state == "terminated"), "a failed start ends its machine");
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn d3_a_machine_that_cannot_be_kept_is_no_loss_when_it_rests_and_is_left_behind_when_it_runs() {
+    let scene = Scene::new();
+    let refused = Fault::Refuse(400, "IncorrectInstanceState");
+    let refused = scene.front.inject(refused, |asked| asked.is("StopInstances"));
+    let worker = scene.worker("w", scene.driver().user_data("").at_stop(AtStop::Stop).build().unwrap());
+    let request = worker.substantiate(&Build::new("b"));
+    started(&worker);
+    // A person has been faster.
+    let kept = scene.machine().id;
+    scene.cloud.ec2("StopInstances", &[("InstanceId.1", &kept)]);
+    drop(request);
+    stop(&worker);
+    assert_eq!((refused.met(), scene.master.leftovers(), scene.machine().state), (1, vec![], "stopped".into()));
+
+    let request = worker.substantiate(&Build::new("c"));
+    started(&worker);
+    drop(request);
+    stop(&worker);
+    let why = scene.await_event(|kind| match kind {
+        EventKind::LeftBehind { reason } => Some(reason.to_string()),
+        _ => None,
+    });
+    assert!(why.contains("IncorrectInstanceState"), "{why}");
+    assert_eq!(scene.cloud.machine(&kept).id, kept);
+    scene.finish_in_the_end();
+}
