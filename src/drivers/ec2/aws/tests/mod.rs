@@ -4,4 +4,6 @@ mod behaviour;
 pub(super) mod fake;
 #[cfg(feature = "testing")]
 mod moto;
+#[cfg(feature = "testing")]
+mod moto_server;
 pub(super) mod support;

@@ -1,8 +1,6 @@
 //! The client against moto, which knows the provider's API and checks signatures and policies when it is asked to; and the
 //! fault proxy in front of it.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -11,20 +9,17 @@ use ureq::tls::RootCerts;
 
 use super::super::*;
 use super::fake::{Request, said, server};
+use super::moto_server::MotoServer;
 use super::support::Around;
 use crate::Secret;
 use crate::testing::{FaultyHttp, HttpFault, HttpRule};
 
-/// It imports a lot.
-const START_LIMIT: Duration = Duration::from_secs(120);
 /// Longer than any of these calls takes.
 const LONG: Duration = Duration::from_secs(60);
 const IAM_VERSION: &str = "2010-05-08";
 
 struct Moto {
-    address: SocketAddr,
-    /// Ends when its standard input does, also when this process is killed.
-    _process: Child,
+    server: MotoServer,
 }
 
 impl Moto {
@@ -35,25 +30,11 @@ impl Moto {
     }
 
     fn start() -> Self {
-        let program = std::env::var("TEST_MOTO_SERVER").expect("TEST_MOTO_SERVER says where moto_server is");
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let line = "\"$0\" -H 127.0.0.1 -p \"$1\" >/dev/null 2>&1 & moto=$!; read -r _; kill $moto; wait $moto";
-        let process = Command::new("/bin/sh")
-            .args(["-c", line, &program, &address.port().to_string()])
-            .envs([("MOTO_EC2_LOAD_DEFAULT_AMIS", "false"), ("MOTO_ENABLE_AMI_VALIDATION", "1")])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let deadline = Instant::now() + START_LIMIT;
-        while TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < deadline, "moto does not listen");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Self { address, _process: process }
+        Self { server: MotoServer::start() }
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.server.address)
     }
 
     /// A call to IAM, whose answer it returns.
@@ -77,13 +58,6 @@ impl Moto {
         let headers = [("content-type", "text/plain".to_owned())];
         let asking = Asking { method: Method::POST, uri: &uri, headers: &headers, body: b"0" };
         assert_eq!(wire().ask(&asking, LONG, None).unwrap().status, 200);
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        drop(self._process.stdin.take());
-        let _ = self._process.wait();
     }
 }
 
@@ -235,7 +209,7 @@ fn what_is_not_there_and_what_makes_no_sense_are_told_apart() {
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
 fn bursts_of_throttles_and_trouble_are_waited_out() {
-    let proxy = FaultyHttp::to(Moto::shared().address).unwrap();
+    let proxy = FaultyHttp::to(Moto::shared().server.address).unwrap();
     let client = client(&proxy.url(), "eu-west-2");
     for fault in [
         HttpFault::TooManyRequests { retry_after: Duration::from_secs(1) },
@@ -269,7 +243,7 @@ fn bursts_of_throttles_and_trouble_are_waited_out() {
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
 fn d4_a_machine_that_may_have_been_made_is_asked_for_again_only_with_a_token() {
-    let proxy = FaultyHttp::to(Moto::shared().address).unwrap();
+    let proxy = FaultyHttp::to(Moto::shared().server.address).unwrap();
     let client = client(&proxy.url(), "ca-central-1");
     let never = run(&client, Repeat::Never);
     let again = run(&client, Repeat::Harmless).with("ClientToken", "one");
@@ -288,7 +262,7 @@ fn d4_a_machine_that_may_have_been_made_is_asked_for_again_only_with_a_token() {
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
 fn d5_a_cancel_ends_a_call_that_hangs() {
-    let proxy = FaultyHttp::to(Moto::shared().address).unwrap();
+    let proxy = FaultyHttp::to(Moto::shared().server.address).unwrap();
     let client = client(&proxy.url(), "eu-north-1");
     let _fault = proxy.inject(HttpRule::new(HttpFault::Hang));
     let (cancel, cancelled) = bounded(0);
