@@ -6,8 +6,8 @@
  * RULES
  *
  * Codes. Every function returns an lw_code (but lw_last_error_message, which returns a text). What it has to give it
- * stores where its last arguments point to; after an error that is NULL or 0. lw_last_error_message() says more about
- * the last error of the same thread. Codes never change their meaning; take one that you do not know for a failure.
+ * stores where its last arguments point to; after an error (but LW_ERROR_FORKED) that is NULL or 0.
+ * lw_last_error_message() says more about the last error of the same thread. Codes never change their meaning; take one that you do not know for a failure.
  *
  * Handles. What a function makes is a handle, typed as a pointer to a structure that has no fields. It is no address:
  * pass it on and do not look behind it. Each kind has a function to free it. Handles may be used on any thread, also by
@@ -26,17 +26,25 @@
  *
  * Times are in milliseconds; LW_FOREVER is no limit.
  *
- * Callbacks run on threads of the library, each as its documentation says, some at the same time. They may call any
- * function of this header; those that wait for a callback's own end (a shutdown) do not wait then. They must return:
- * no exception, longjmp or pthread_exit may leave them. `release` is called exactly once, on any thread, perhaps within
- * a call of yours.
+ * Callbacks run on threads of the library or within calls of yours, as their documentation says, some at the same
+ * time. They may call any function of this header. lw_master_shutdown, lw_master_free and lw_worker_insubstantiate do
+ * not wait within a callback; whatever else blocks does, so do not wait for what cannot come before the callback
+ * returns. They must return: no exception, longjmp or pthread_exit may leave them. The library's threads have 2 MiB of
+ * stack. A callback may come before the call that it is due to has stored its handle, and one may just begin when
+ * lw_observer_free returns. `release` is called exactly once, on any thread, perhaps within a call of yours.
  *
  * Nothing unwinds out of a function: a panic of the library, which is a defect, is LW_ERROR_PANIC.
  *
  * Interpreters: release the interpreter's lock around calls whose documentation says "blocks". All others return soon.
  *
  * Fork. In a process that was forked after the library had been used, every function returns LW_ERROR_FORKED and does
- * nothing; exec is fine. Do not unload the library (dlclose): its threads run in it.
+ * nothing. Exec or end it: as long as it lives it holds the journal and the port of its parent. One that was forked
+ * within a callback and returns from it is aborted.
+ *
+ * The process. The library starts child processes and waits for them: do not ignore SIGCHLD, and wait for no children
+ * but your own (no waitpid(-1)). Do not change the environment (setenv) while other threads are in the library, do not
+ * call it from a signal handler, cancel no thread that is in a call, and do not unload it (dlclose): its threads run
+ * in it.
  */
 
 
@@ -727,7 +735,8 @@ lw_code lw_attachment_lost(struct lw_attachment *attachment,
 lw_code lw_attachment_free(struct lw_attachment *attachment);
 
 // Hands output of a command to who has started it. stream: LW_STREAM_OUT or LW_STREAM_ERR. Blocks while a lot of output
-// waits to be read. LW_ERROR_CANCELLED: the command was interrupted. LW_ERROR_ENDED: nobody reads any more. In both cases
+// waits to be read; within start_command, where nobody reads yet, it takes 1 MiB in all, and answers
+// LW_ERROR_UNSUPPORTED for more. LW_ERROR_CANCELLED: the command was interrupted. LW_ERROR_ENDED: nobody reads any more. In both cases
 // end it, and tell so.
 lw_code lw_process_write(struct lw_process *process,
                          int stream,
@@ -777,7 +786,8 @@ lw_code lw_master_submit_to(struct lw_master *master,
 // Takes an answer out of the inbox; blocks until there is one, at most for timeout_ms; 0 only looks.
 //
 // When number is not 0 afterwards, the code is the answer for the build of that number, as lw_ticket_wait has it:
-// with LW_OK the lease is the caller's. When it is 0 the code is about this call, LW_ERROR_TIMEOUT above all.
+// with LW_OK the lease is the caller's. When it is 0 the code is about this call: LW_ERROR_TIMEOUT above all;
+// LW_ERROR_ENDED when another thread frees the inbox.
 lw_code lw_inbox_take(struct lw_inbox *inbox, uint64_t timeout_ms, uint64_t *number, struct lw_lease **lease);
 
 // A file descriptor that is readable while the inbox has something to take: for poll, select and event loops.
@@ -787,7 +797,7 @@ lw_code lw_inbox_take(struct lw_inbox *inbox, uint64_t timeout_ms, uint64_t *num
 lw_code lw_inbox_fd(struct lw_inbox *inbox, int *fd);
 
 // Frees an inbox. Leases that lie in it are given back; builds that have not had their turn go on waiting, and theirs
-// is given back then. Does not block. NULL is no error.
+// is given back then. A thread that waits in lw_inbox_take is told. Does not block. NULL is no error.
 lw_code lw_inbox_free(struct lw_inbox *inbox);
 
 // Adds a worker whose driver is a table of callbacks. It costs no thread until work needs it.
@@ -806,8 +816,7 @@ lw_code lw_set_reason(const char *reason);
 lw_code lw_start_cancelled(struct lw_start *start, bool *cancelled);
 
 // Blocks for this time, and ends early with LW_ERROR_CANCELLED when the start is cancelled. Polling a provider goes
-// through this. On
-// the thread of the callback.
+// through this. On the thread of the callback.
 lw_code lw_start_sleep(struct lw_start *start, uint64_t time_ms);
 
 // Records the id of what this start has made, or is going to make, so that it is found whatever happens next; see
@@ -827,8 +836,8 @@ lw_code lw_start_retry_after(struct lw_start *start, uint64_t time_ms);
 // Attaches an agent that lives in this process: from now on builds may use the instance. Does not block.
 //
 // agent may be NULL: then its builds run no commands. attachment may be NULL: then the agent is attached until the
-// instance is stopped. Otherwise free it to say that the agent is gone; at the latest stop does that. When this call
-// fails the agent is not released.
+// instance is stopped. Otherwise free it to say that the agent is gone; it is to be freed also when the instance was
+// stopped. A build may use the agent before attachment is stored. When this call fails the agent is not released.
 lw_code lw_start_attach(struct lw_start *start, const struct lw_agent *agent, struct lw_attachment **attachment);
 
 // Whether the master is shutting down: return soon, with a failure. Does not block.
@@ -844,7 +853,7 @@ lw_code lw_master_events(struct lw_master *master, size_t capacity, struct lw_ev
 // Takes the oldest event; blocks until there is one, at most for timeout_ms; 0 only looks. Free it with lw_free.
 //
 // LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: the master is gone, with its workers, tickets and leases, and no
-// event will come any more.
+// event will come any more; or another thread frees the queue.
 lw_code lw_events_take(struct lw_events *events, uint64_t timeout_ms, const struct lw_event **event);
 
 // A file descriptor that is readable while there are events to take, and for ever when none will come any more.
@@ -853,7 +862,7 @@ lw_code lw_events_take(struct lw_events *events, uint64_t timeout_ms, const stru
 // then it is readable for nothing. The first call starts a thread, which ends when the queue is freed.
 lw_code lw_events_fd(struct lw_events *events, int *fd);
 
-// Frees a queue of events. Does not block. NULL is no error.
+// Frees a queue of events. A thread that waits in lw_events_take is told. Does not block. NULL is no error.
 lw_code lw_events_free(struct lw_events *events);
 
 // Has the callback called with every event from now on, one at a time, on a thread made for it. When the callback is
@@ -937,7 +946,8 @@ lw_code lw_lease_get_info(struct lw_lease *lease, const struct lw_lease_info **i
 // Blocks until the lease has ended before it was given back, at most for timeout_ms; 0 only looks.
 //
 // LW_ERROR_TIMEOUT: it has not. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED say why it has; what
-// ran on it was killed. It must be given back all the same. Never LW_OK.
+// ran on it was killed. It must be given back all the same. LW_ERROR_ENDED: another thread has given it back. Never
+// LW_OK.
 lw_code lw_lease_wait_end(struct lw_lease *lease, uint64_t timeout_ms);
 
 // Runs a command to its end and collects its output. Blocks until the command or the lease has ended. Any exit code is
@@ -1021,9 +1031,10 @@ lw_code lw_master_shutdown(struct lw_master *master,
                            uint64_t limit_ms,
                            const struct lw_report **report);
 
-// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most;
-// within a callback it does not block. Workers, tickets and leases do not keep it from that; they are still to be
-// freed. Call it without an interpreter's lock: it waits for callbacks. NULL is no error.
+// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most,
+// and then for some seconds until the connections of agents have ended; within a callback it does not block. Calls on
+// other threads, workers, tickets and leases do not keep it from that; they are still to be freed. Call it without an
+// interpreter's lock: it waits for callbacks. NULL is no error.
 lw_code lw_master_free(struct lw_master *master);
 
 // Ends a build, wherever it is, as lw_ticket_cancel does. LW_ERROR_ENDED: it has ended already, or never was.
@@ -1049,7 +1060,7 @@ lw_code lw_worker_unpause(struct lw_worker *worker);
 // Stops the instance, if there is one: after its builds, or at once when fast is not 0; leases that are out end then.
 //
 // Blocks until it is gone, at most for timeout_ms: LW_ERROR_TIMEOUT then, and it is stopped all the same; 0 does not
-// wait. Call it without an interpreter's lock: it waits for callbacks.
+// wait, and neither does a call within a callback. Call it without an interpreter's lock: it waits for callbacks.
 lw_code lw_worker_insubstantiate(struct lw_worker *worker, int fast, uint64_t timeout_ms);
 
 // Frees the handle of a worker; the worker stays. NULL is no error.

@@ -1,9 +1,11 @@
 //! Agents in the host language, attached by drivers in the host language.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
@@ -12,7 +14,8 @@ use parking_lot::Mutex;
 use super::argument::{Growing, bytes, choice, optional_text, place, structure};
 use super::boundary::{Failure, Result, boundary};
 use super::build::lw_property;
-use super::code::lw_code::{self, LW_ERROR_CANCELLED, LW_ERROR_ENDED};
+use super::callback::call_out;
+use super::code::lw_code::{self, LW_ERROR_CANCELLED, LW_ERROR_ENDED, LW_ERROR_UNSUPPORTED};
 use super::context::Context;
 use super::driver::{call_back, lw_answer};
 use super::given::{Texts, View};
@@ -70,16 +73,31 @@ impl Kind for lw_process {
 /// Where the output of a command goes. Its queue has room for [`PIECES`] pieces and for the end.
 pub(super) struct ProcessCell {
     output: Sender<Output>,
-    /// As many items as there are pieces in the queue.
+    /// As many items as there are pieces in the queue, but for those that were written while the command was started.
     taken_room: Sender<()>,
+    /// How many pieces, and bytes, were written within `start_command`: nobody reads there yet, so none waits for room.
+    early: Mutex<Early>,
     /// Disconnected when the command was interrupted: nobody waits for room then.
     interrupted: Receiver<Infallible>,
     started: Instant,
 }
 
+#[derive(Default)]
+struct Early {
+    pieces: usize,
+    bytes: usize,
+}
+
+thread_local! {
+    /// The process whose `start_command` this thread is in.
+    static STARTING: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
 /// How much output waits for its reader before who writes it waits: 16 pieces of 64 KiB at most.
 const PIECES: usize = 16;
 const LONGEST_PIECE: usize = 64 << 10;
+/// What may be written within `start_command`.
+const MOST_EARLY: usize = PIECES * LONGEST_PIECE;
 
 /// The callbacks, as an agent.
 #[derive(Clone)]
@@ -100,14 +118,17 @@ impl Agent for CallbackAgent {
         let (output, receiver) = unbounded();
         let (taken_room, room) = bounded(PIECES);
         let (interrupt, interrupted) = bounded::<Infallible>(0);
-        let handle =
-            handle::insert::<lw_process>(ProcessCell { output, taken_room, interrupted, started: Instant::now() });
+        let early = Mutex::default();
+        let cell = Arc::new(ProcessCell { output, taken_room, early, interrupted, started: Instant::now() });
+        let handle = handle::insert_shared::<lw_process>(cell.clone());
         let mut lists = (Vec::new(), Vec::new());
         let view = View::new(|texts| command_view(command, texts, &mut lists));
+        let before = STARTING.replace(Some(handle.addr()));
         let (answer, reason) = call_back(|| {
             // SAFETY: a callback of the table with its context, as the header says; all pointers outlive the call.
             unsafe { callback(self.context.pointer(), view.as_ptr(), handle) }
         });
+        STARTING.set(before);
         if answer != lw_answer::LW_ANSWER_OK {
             let _ = handle::remove(handle);
             return Err(match answer {
@@ -124,16 +145,22 @@ impl Agent for CallbackAgent {
             let process = ptr::without_provenance_mut(number);
             if let (Some(callback), Ok(_)) = (agent.table.interrupt, handle::get::<lw_process>(process)) {
                 // SAFETY: as above.
-                unsafe { callback(agent.context.pointer(), process) };
+                call_out(|| unsafe { callback(agent.context.pointer(), process) });
             }
         });
-        Ok(process.when_taken(move || _ = room.try_recv()))
+        Ok(process.when_taken(move || {
+            let mut early = cell.early.lock();
+            match early.pieces {
+                0 => _ = room.try_recv(),
+                _ => early.pieces -= 1,
+            }
+        }))
     }
 
     fn close(&self) {
         if let Some(close) = self.table.close {
             // SAFETY: a callback of the table with its context, as the header says.
-            unsafe { close(self.context.pointer()) };
+            call_out(|| unsafe { close(self.context.pointer()) });
         }
     }
 }
@@ -175,14 +202,29 @@ fn command_view(
 }
 
 impl ProcessCell {
-    /// Puts output into the queue, piece by piece, as there is room.
-    fn write(&self, stream: lw_stream, bytes: &[u8]) -> Result<()> {
+    /// Puts output into the queue, piece by piece, as there is room; `early` ones without waiting.
+    fn write(&self, stream: lw_stream, bytes: &[u8], early: bool) -> Result<()> {
+        if early {
+            let mut early = self.early.lock();
+            if early.bytes + bytes.len() > MOST_EARLY {
+                return Err(Failure::new(
+                    LW_ERROR_UNSUPPORTED,
+                    format!(
+                        "start_command writes more than {MOST_EARLY} bytes: let it return, and write the rest then"
+                    ),
+                ));
+            }
+            early.bytes += bytes.len();
+            early.pieces += bytes.chunks(LONGEST_PIECE).len();
+        }
         for piece in bytes.chunks(LONGEST_PIECE) {
-            select_biased! {
-                recv(self.interrupted) -> _ => {
-                    return Err(Failure::expected(LW_ERROR_CANCELLED, c"the command was interrupted"));
+            if !early {
+                select_biased! {
+                    recv(self.interrupted) -> _ => {
+                        return Err(Failure::expected(LW_ERROR_CANCELLED, c"the command was interrupted"));
+                    }
+                    send(self.taken_room, ()) -> sent => sent.map_err(|_| unread())?,
                 }
-                send(self.taken_room, ()) -> sent => sent.map_err(|_| unread())?,
             }
             let output = match stream {
                 lw_stream::LW_STREAM_ERR => Output::Stderr(piece.to_vec()),
@@ -247,7 +289,8 @@ pub extern "C" fn lw_attachment_free(attachment: *mut lw_attachment) -> lw_code 
 }
 
 /// Hands output of a command to who has started it. stream: LW_STREAM_OUT or LW_STREAM_ERR. Blocks while a lot of output
-/// waits to be read. LW_ERROR_CANCELLED: the command was interrupted. LW_ERROR_ENDED: nobody reads any more. In both cases
+/// waits to be read; within start_command, where nobody reads yet, it takes 1 MiB in all, and answers
+/// LW_ERROR_UNSUPPORTED for more. LW_ERROR_CANCELLED: the command was interrupted. LW_ERROR_ENDED: nobody reads any more. In both cases
 /// end it, and tell so.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_process_write(process: *mut lw_process, stream: c_int, data: *const u8, length: usize) -> lw_code {
@@ -255,7 +298,7 @@ pub extern "C" fn lw_process_write(process: *mut lw_process, stream: c_int, data
         let streams = [lw_stream::LW_STREAM_OUT, lw_stream::LW_STREAM_ERR];
         let stream = choice("stream", stream, &streams, |stream| stream as i32)?;
         let data = bytes("data", data, length)?;
-        handle::get(process)?.write(stream, data)
+        handle::get(process)?.write(stream, data, STARTING.get() == Some(process.addr()))
     })
 }
 

@@ -137,14 +137,17 @@ pub(super) fn optional_structure<T: Growing>(what: &str, pointer: *const T) -> R
     structure(what, pointer)
 }
 
-/// Fills a structure of C with as much of `value` as it has room for; its `size` stays.
+/// Fills a structure of C with as much of `value` as it has room for; its `size` stays. What is there beyond is cleared:
+/// a caller that knows more finds nothing there, and not what lay there before.
 pub(super) fn fill<T: Growing>(what: &str, pointer: *mut T, value: &T) -> Result<()> {
     let skipped = size_of::<usize>();
-    let known = structure_size(what, pointer)?.min(size_of::<T>());
-    // SAFETY: so many bytes are there, as `size` says; `value` has as many.
+    let size = structure_size(what, pointer)?;
+    let known = size.min(size_of::<T>());
+    // SAFETY: so many bytes are there, as `size` says; `value` has as many as are known.
     unsafe {
         let (from, to) = ((&raw const *value).cast::<u8>(), pointer.cast::<u8>());
         from.add(skipped).copy_to_nonoverlapping(to.add(skipped), known - skipped);
+        to.add(known).write_bytes(0, size - known);
     }
     Ok(())
 }

@@ -5,9 +5,12 @@ use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::ptr;
 
+use crossbeam_channel::RecvTimeoutError;
+
 use super::argument::{Growing, LW_FOREVER, items, milliseconds, place, structure, text};
 use super::boundary::{Failure, Result, boundary};
-use super::code::lw_code;
+use super::closing::Closing;
+use super::code::lw_code::{self, LW_ERROR_ENDED, LW_ERROR_TIMEOUT};
 use super::handle::{self, Kind};
 use super::lease::{self, lw_lease};
 use super::master::lw_master;
@@ -87,6 +90,7 @@ pub struct lw_inbox {
 
 pub(super) struct InboxCell {
     inbox: Inbox,
+    closing: Closing,
     readiness: Readiness,
 }
 
@@ -167,7 +171,11 @@ pub extern "C" fn lw_ticket_free(ticket: *mut lw_ticket) -> lw_code {
 pub extern "C" fn lw_inbox_new(inbox: Option<&mut MaybeUninit<*mut lw_inbox>>) -> lw_code {
     boundary(|| {
         let inbox = place("inbox", inbox, ptr::null_mut())?;
-        *inbox = handle::insert(InboxCell { inbox: Inbox::new(), readiness: Readiness::default() });
+        *inbox = handle::insert(InboxCell {
+            inbox: Inbox::new(),
+            closing: Closing::default(),
+            readiness: Readiness::default(),
+        });
         Ok(())
     })
 }
@@ -192,7 +200,8 @@ pub extern "C" fn lw_master_submit_to(
 /// Takes an answer out of the inbox; blocks until there is one, at most for timeout_ms; 0 only looks.
 ///
 /// When number is not 0 afterwards, the code is the answer for the build of that number, as lw_ticket_wait has it:
-/// with LW_OK the lease is the caller's. When it is 0 the code is about this call, LW_ERROR_TIMEOUT above all.
+/// with LW_OK the lease is the caller's. When it is 0 the code is about this call: LW_ERROR_TIMEOUT above all;
+/// LW_ERROR_ENDED when another thread frees the inbox.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_inbox_take(
     inbox: *mut lw_inbox,
@@ -204,13 +213,12 @@ pub extern "C" fn lw_inbox_take(
         let number = place("number", number, 0)?;
         let lease = place("lease", lease, ptr::null_mut())?;
         let cell = handle::get(inbox)?;
-        let taken = match timeout_ms {
-            0 => cell.inbox.receiver().try_recv().ok(),
-            _ => cell.inbox.recv_timeout(milliseconds(timeout_ms)),
-        };
+        let taken = cell.closing.recv(cell.inbox.receiver(), milliseconds(timeout_ms));
         cell.readiness.after_take(cell.inbox.receiver());
-        let (id, answer): (_, std::result::Result<Lease, BuildError>) =
-            taken.ok_or_else(|| Failure::expected(lw_code::LW_ERROR_TIMEOUT, c"no answer came in time"))?;
+        let (id, answer): (_, std::result::Result<Lease, BuildError>) = taken.map_err(|error| match error {
+            RecvTimeoutError::Timeout => Failure::expected(LW_ERROR_TIMEOUT, c"no answer came in time"),
+            RecvTimeoutError::Disconnected => Failure::expected(LW_ERROR_ENDED, c"the inbox was freed"),
+        })?;
         *number = id.get();
         *lease = lease::hand_out(answer?);
         Ok(())
@@ -232,8 +240,13 @@ pub extern "C" fn lw_inbox_fd(inbox: *mut lw_inbox, fd: Option<&mut MaybeUninit<
 }
 
 /// Frees an inbox. Leases that lie in it are given back; builds that have not had their turn go on waiting, and theirs
-/// is given back then. Does not block. NULL is no error.
+/// is given back then. A thread that waits in lw_inbox_take is told. Does not block. NULL is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_inbox_free(inbox: *mut lw_inbox) -> lw_code {
-    boundary(|| handle::free(inbox))
+    boundary(|| {
+        if !inbox.is_null() {
+            handle::remove(inbox)?.closing.close();
+        }
+        Ok(())
+    })
 }

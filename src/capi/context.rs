@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::argument::Opaque;
+use super::callback::call_out;
 
 pub(super) type Release = Option<unsafe extern "C" fn(context: *mut c_void)>;
 
@@ -37,7 +38,7 @@ impl Drop for Owned {
     fn drop(&mut self) {
         if let Some(release) = self.release.filter(|_| !*self.is_kept.get_mut()) {
             // SAFETY: the caller's promise: it may be called once, on any thread, with the context that came with it.
-            unsafe { release(self.pointer.0) };
+            call_out(|| unsafe { release(self.pointer.0) });
         }
     }
 }

@@ -15,6 +15,7 @@ use super::agent::{self, lw_agent, lw_attachment};
 use super::argument::{Growing, Opaque, choice, milliseconds, optional_text, place, setting_ms, structure, text};
 use super::boundary::{Failure, Result, boundary};
 use super::build::lw_property;
+use super::callback::call_out;
 use super::code::lw_code::{self, LW_ERROR_HANDLE};
 use super::context::Context;
 use super::given::{Texts, View};
@@ -255,7 +256,7 @@ impl lw_answer {
 pub(super) fn call_back(callback: impl FnOnce() -> i32) -> (lw_answer, String) {
     // This may be within another callback, which has its own reason.
     let before = REASON.replace(None);
-    let number = callback();
+    let number = call_out(callback);
     let answer = choice("the callback's answer", number, &lw_answer::ALL, |answer| answer as i32);
     let reason = REASON.replace(before);
     match answer {
@@ -468,15 +469,18 @@ pub extern "C" fn lw_master_add_driver(
     added: Option<&mut MaybeUninit<*mut lw_worker>>,
 ) -> lw_code {
     boundary(|| {
-        let table = structure("driver", driver)?;
-        if table.start.is_none() || table.stop.is_none() {
-            return Err(Failure::argument("driver.start and driver.stop must not be NULL"));
-        }
-        let context = Context::new(table.context, table.release);
-        let kept = context.clone();
-        let outcome = worker::add(master, options, added, || Ok(CallbackDriver { table, context }));
-        if outcome.is_err() {
-            kept.keep();
+        let mut taken = None;
+        let outcome = worker::add(master, options, added, || {
+            let table = structure("driver", driver)?;
+            if table.start.is_none() || table.stop.is_none() {
+                return Err(Failure::argument("driver.start and driver.stop must not be NULL"));
+            }
+            let context = Context::new(table.context, table.release);
+            taken = Some(context.clone());
+            Ok(CallbackDriver { table, context })
+        });
+        if let (Err(_), Some(context)) = (&outcome, taken) {
+            context.keep();
         }
         outcome
     })
@@ -504,8 +508,7 @@ pub extern "C" fn lw_start_cancelled(start: *mut lw_start, cancelled: Option<&mu
 }
 
 /// Blocks for this time, and ends early with LW_ERROR_CANCELLED when the start is cancelled. Polling a provider goes
-/// through this. On
-/// the thread of the callback.
+/// through this. On the thread of the callback.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_start_sleep(start: *mut lw_start, time_ms: u64) -> lw_code {
     boundary(|| with_current(start, |start| Ok(start.sleep(milliseconds(time_ms))?)))
@@ -556,8 +559,8 @@ pub extern "C" fn lw_start_retry_after(start: *mut lw_start, time_ms: u64) -> lw
 /// Attaches an agent that lives in this process: from now on builds may use the instance. Does not block.
 ///
 /// agent may be NULL: then its builds run no commands. attachment may be NULL: then the agent is attached until the
-/// instance is stopped. Otherwise free it to say that the agent is gone; at the latest stop does that. When this call
-/// fails the agent is not released.
+/// instance is stopped. Otherwise free it to say that the agent is gone; it is to be freed also when the instance was
+/// stopped. A build may use the agent before attachment is stored. When this call fails the agent is not released.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_start_attach(
     start: *mut lw_start,
@@ -565,10 +568,11 @@ pub extern "C" fn lw_start_attach(
     attachment: Option<&mut MaybeUninit<*mut lw_attachment>>,
 ) -> lw_code {
     boundary(|| {
+        let attachment = attachment.map(|attachment| attachment.write(ptr::null_mut()));
         let cell = handle::get(start)?;
         let attached = agent::attach(&cell.attacher, agent)?;
         match attachment {
-            Some(place) => _ = place.write(agent::hand_out(attached)),
+            Some(attachment) => *attachment = agent::hand_out(attached),
             None => cell.collected.lock().attachments.push(attached),
         }
         Ok(())

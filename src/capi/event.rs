@@ -6,11 +6,13 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::thread;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select_biased};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select_biased};
 use parking_lot::Mutex;
 
 use super::argument::{milliseconds, place};
 use super::boundary::{Failure, boundary};
+use super::callback::call_out;
+use super::closing::Closing;
 use super::code::lw_code::{self, LW_ERROR_ENDED, LW_ERROR_TIMEOUT};
 use super::context::Context;
 use super::given::{View, give};
@@ -57,6 +59,7 @@ pub struct lw_events {
 pub(super) struct EventsCell {
     events: Receiver<Event>,
     gaps: Mutex<Gaps>,
+    closing: Closing,
     readiness: Readiness,
 }
 
@@ -123,6 +126,7 @@ pub extern "C" fn lw_master_events(
         let master = handle::get(master)?;
         *events = handle::insert(EventsCell {
             events: master.master().events(capacity),
+            closing: Closing::default(),
             gaps: Mutex::default(),
             readiness: Readiness::default(),
         });
@@ -133,7 +137,7 @@ pub extern "C" fn lw_master_events(
 /// Takes the oldest event; blocks until there is one, at most for timeout_ms; 0 only looks. Free it with lw_free.
 ///
 /// LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: the master is gone, with its workers, tickets and leases, and no
-/// event will come any more.
+/// event will come any more; or another thread frees the queue.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_events_take(
     events: *mut lw_events,
@@ -143,13 +147,7 @@ pub extern "C" fn lw_events_take(
     boundary(|| {
         let event = place("event", event, ptr::null())?;
         let cell = handle::get(events)?;
-        let taken = match timeout_ms {
-            0 => cell.events.try_recv().map_err(|error| match error {
-                TryRecvError::Empty => RecvTimeoutError::Timeout,
-                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
-            }),
-            _ => cell.events.recv_timeout(milliseconds(timeout_ms)),
-        };
+        let taken = cell.closing.recv(&cell.events, milliseconds(timeout_ms));
         cell.readiness.after_take(&cell.events);
         let taken = taken.map_err(|error| match error {
             RecvTimeoutError::Timeout => Failure::expected(LW_ERROR_TIMEOUT, c"no event came in time"),
@@ -175,10 +173,15 @@ pub extern "C" fn lw_events_fd(events: *mut lw_events, fd: Option<&mut MaybeUnin
     })
 }
 
-/// Frees a queue of events. Does not block. NULL is no error.
+/// Frees a queue of events. A thread that waits in lw_events_take is told. Does not block. NULL is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_events_free(events: *mut lw_events) -> lw_code {
-    boundary(|| handle::free(events))
+    boundary(|| {
+        if !events.is_null() {
+            handle::remove(events)?.closing.close();
+        }
+        Ok(())
+    })
 }
 
 /// Has the callback called with every event from now on, one at a time, on a thread made for it. When the callback is
@@ -214,7 +217,7 @@ pub extern "C" fn lw_master_observe(
                 let view = view(&event, gaps.before(event.sequence));
                 // SAFETY: the caller's promise: the callback may be called with its context on any thread until that
                 // is released, which is after this.
-                unsafe { callback(observing.pointer(), view.as_ptr()) };
+                call_out(|| unsafe { callback(observing.pointer(), view.as_ptr()) });
             }
         };
         match thread::Builder::new().name("lw observer".to_owned()).spawn(observe) {

@@ -4,6 +4,7 @@
 
 use std::ffi::{c_char, c_int};
 use std::mem::MaybeUninit;
+use std::ptr;
 
 use super::argument::Growing;
 #[allow(unused_imports, reason = "not every build has a kind that needs all of them")]
@@ -134,7 +135,7 @@ pub extern "C" fn lw_master_add_local(
         #[cfg(all(feature = "local", unix))]
         return worker::add(master, options, added, || local_from(local));
         #[cfg(not(all(feature = "local", unix)))]
-        missing("local workers", "local", (master, options, local, added))
+        missing("local workers", "local", added, (master, options, local))
     })
 }
 
@@ -151,7 +152,7 @@ pub extern "C" fn lw_master_add_command(
         #[cfg(all(feature = "command", unix))]
         return worker::add(master, options, added, || command_from(command));
         #[cfg(not(all(feature = "command", unix)))]
-        missing("workers made by programs", "command", (master, options, command, added))
+        missing("workers made by programs", "command", added, (master, options, command))
     })
 }
 
@@ -168,7 +169,7 @@ pub extern "C" fn lw_master_add_process(
         #[cfg(all(feature = "process", unix))]
         return worker::add(master, options, added, || process_from(process));
         #[cfg(not(all(feature = "process", unix)))]
-        missing("workers that are processes", "process", (master, options, process, added))
+        missing("workers that are processes", "process", added, (master, options, process))
     })
 }
 
@@ -195,7 +196,7 @@ pub extern "C" fn lw_master_add_docker(
         #[cfg(all(feature = "docker", unix))]
         return worker::add(master, options, added, || super::docker::driver_from(text("settings", settings)?));
         #[cfg(not(all(feature = "docker", unix)))]
-        missing("containers", "docker", (master, options, settings, added))
+        missing("containers", "docker", added, (master, options, settings))
     })
 }
 
@@ -223,7 +224,7 @@ pub extern "C" fn lw_master_add_ec2(
         #[cfg(feature = "ec2")]
         return worker::add(master, options, added, || super::ec2::driver_from(text("settings", settings)?));
         #[cfg(not(feature = "ec2"))]
-        missing("machines of EC2", "ec2", (master, options, settings, added))
+        missing("machines of EC2", "ec2", added, (master, options, settings))
     })
 }
 
@@ -250,7 +251,8 @@ pub extern "C" fn lw_has_feature(name: *const c_char, has: Option<&mut MaybeUnin
 }
 
 #[allow(dead_code, reason = "a build with all features lacks nothing")]
-fn missing<A>(what: &str, feature: &str, _: A) -> Result<()> {
+fn missing<A>(what: &str, feature: &str, added: Option<&mut MaybeUninit<*mut lw_worker>>, _: A) -> Result<()> {
+    added.map(|added| added.write(ptr::null_mut()));
     Err(Failure::not_built(what, feature))
 }
 

@@ -3,13 +3,15 @@
 //! C may free things in any order and from any thread. So a lease goes when the last call that uses it has returned, and
 //! takes its commands with it.
 
+use std::convert::Infallible;
 use std::ffi::{c_char, c_int, c_void};
 use std::fs::File;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use parking_lot::Mutex;
 
 use super::agent::CallbackAgent;
@@ -197,10 +199,17 @@ pub(super) struct LeaseCell {
 }
 
 enum State {
-    /// The handles of the commands that run on it.
-    Held(Vec<usize>),
+    Held(Held),
     /// Its own handle was taken back.
     Over(Ending),
+}
+
+#[derive(Default)]
+struct Held {
+    /// The handles of the commands that run on it.
+    commands: Vec<usize>,
+    /// Disconnected when it is given back; made for the first who waits for that.
+    given_back: Option<(Sender<Infallible>, Receiver<Infallible>)>,
 }
 
 enum Ending {
@@ -225,17 +234,17 @@ struct Rest {
 }
 
 pub(super) fn hand_out(lease: Lease) -> *mut lw_lease {
-    handle::insert(LeaseCell { lease: ManuallyDrop::new(lease), state: Mutex::new(State::Held(Vec::new())) })
+    handle::insert(LeaseCell { lease: ManuallyDrop::new(lease), state: Mutex::new(State::Held(Held::default())) })
 }
 
 /// Takes the lease's handle back, kills what runs on it, and gives the place back as soon as no call uses it any more.
 fn end(lease: *mut lw_lease, ending: Ending) -> Result<()> {
     let cell = handle::remove(lease)?;
-    let State::Held(commands) = std::mem::replace(&mut *cell.state.lock(), State::Over(ending)) else {
+    let State::Held(held) = std::mem::replace(&mut *cell.state.lock(), State::Over(ending)) else {
         // Only who takes the handle back comes here.
         return Ok(());
     };
-    for command in commands {
+    for command in held.commands {
         // One that was freed meanwhile is no loss.
         if let Ok(command) = handle::remove::<lw_running>(ptr::without_provenance_mut(command)) {
             // A reader on another thread hears of the end.
@@ -243,6 +252,16 @@ fn end(lease: *mut lw_lease, ending: Ending) -> Result<()> {
         }
     }
     Ok(())
+}
+
+impl LeaseCell {
+    /// Disconnected when the lease is given back.
+    fn given_back(&self) -> Receiver<Infallible> {
+        match &mut *self.state.lock() {
+            State::Held(held) => held.given_back.get_or_insert_with(|| bounded(0)).1.clone(),
+            State::Over(_) => bounded(0).1,
+        }
+    }
 }
 
 impl Drop for LeaseCell {
@@ -258,27 +277,29 @@ impl Drop for LeaseCell {
 }
 
 impl RunningCell {
-    fn start(lease: &Arc<LeaseCell>, command: &Command) -> Result<*mut lw_running> {
+    /// Starts a command that ends when the lease is given back.
+    fn start(lease: &Arc<LeaseCell>, command: &Command) -> Result<(*mut lw_running, Arc<Self>)> {
         let running = lease.lease.start(command)?;
         // SAFETY: the lease stays where it is, behind an `Arc` that is kept beside what borrows from it and dropped
         // after it.
         let running = unsafe { std::mem::transmute::<Running<'_>, Running<'static>>(running) };
-        let cell = RunningCell { running, rest: Mutex::default(), lease: lease.clone() };
+        let cell = Arc::new(RunningCell { running, rest: Mutex::default(), lease: lease.clone() });
         let mut state = lease.state.lock();
-        let State::Held(commands) = &mut *state else {
+        let State::Held(Held { commands, .. }) = &mut *state else {
             return Err(Failure::new(LW_ERROR_HANDLE, "the lease was given back meanwhile"));
         };
-        let handle = handle::insert::<lw_running>(cell);
+        let handle = handle::insert_shared::<lw_running>(cell.clone());
         commands.push(handle.addr());
-        Ok(handle)
+        Ok((handle, cell))
     }
 
     /// Copies out what there is, or waits for more.
     fn read(&self, timeout: Duration, buffer: &mut [MaybeUninit<u8>]) -> Result<lw_output> {
         let late = || Failure::expected(LW_ERROR_TIMEOUT, c"no output came in time");
+        let begun = Instant::now();
         let mut rest = self.rest.try_lock_for(timeout).ok_or_else(late)?;
         while rest.taken == rest.bytes.len() {
-            let received = self.running.recv_timeout(timeout);
+            let received = self.running.recv_timeout(timeout.saturating_sub(begun.elapsed()));
             let ended = |error| match error {
                 CommandError::NoEnd => Failure::expected(LW_ERROR_ENDED, c"the command has ended"),
                 error => error.into(),
@@ -384,16 +405,24 @@ pub extern "C" fn lw_lease_get_info(
 /// Blocks until the lease has ended before it was given back, at most for timeout_ms; 0 only looks.
 ///
 /// LW_ERROR_TIMEOUT: it has not. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED say why it has; what
-/// ran on it was killed. It must be given back all the same. Never LW_OK.
+/// ran on it was killed. It must be given back all the same. LW_ERROR_ENDED: another thread has given it back. Never
+/// LW_OK.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_wait_end(lease: *mut lw_lease, timeout_ms: u64) -> lw_code {
     boundary(|| {
         let cell = handle::get(lease)?;
-        let end = match timeout_ms {
-            0 => cell.lease.end(),
-            _ => cell.lease.wait_end(milliseconds(timeout_ms)),
+        let given_back = (timeout_ms != 0).then(|| cell.given_back());
+        let end = match &given_back {
+            None => cell.lease.end(),
+            Some(given_back) => cell.lease.wait_end_unless(given_back, milliseconds(timeout_ms)),
         };
-        Err(end.map_or_else(|| Failure::expected(LW_ERROR_TIMEOUT, c"the lease has not ended"), Failure::from))
+        Err(match end {
+            Some(end) => end.into(),
+            None if given_back.is_some_and(|signal| signal.try_recv() == Err(TryRecvError::Disconnected)) => {
+                Failure::expected(LW_ERROR_ENDED, c"the lease was given back")
+            }
+            None => Failure::expected(LW_ERROR_TIMEOUT, c"the lease has not ended"),
+        })
     })
 }
 
@@ -408,7 +437,11 @@ pub extern "C" fn lw_lease_run(
     boundary(|| {
         let finished = place("finished", finished, ptr::null())?;
         let cell = handle::get(lease)?;
-        let run = cell.lease.run(&command_from(command)?)?;
+        let command = command_from(command)?;
+        let (handle, running) = RunningCell::start(&cell, &command)?;
+        let unnamed = Unnamed(handle);
+        let run = running.running.collect(command.keep_output)?;
+        drop((unnamed, running));
         let (exit, code) = exit_of(&run.end);
         *finished = give(View::new(|texts| lw_finished {
             size: size_of::<lw_finished>(),
@@ -437,7 +470,7 @@ pub extern "C" fn lw_lease_start(
     boundary(|| {
         let running = place("running", running, ptr::null_mut())?;
         let cell = handle::get(lease)?;
-        *running = RunningCell::start(&cell, &command_from(command)?)?;
+        *running = RunningCell::start(&cell, &command_from(command)?)?.0;
         Ok(())
     })
 }
@@ -481,13 +514,28 @@ pub extern "C" fn lw_running_free(running: *mut lw_running) -> lw_code {
         if running.is_null() {
             return Ok(());
         }
-        let cell = handle::remove(running)?;
-        if let State::Held(commands) = &mut *cell.lease.state.lock() {
-            commands.retain(|command| *command != running.addr());
-        }
-        cell.running.interrupt();
+        forget(running)?.running.interrupt();
         Ok(())
     })
+}
+
+/// A command that C does not know of.
+struct Unnamed(*mut lw_running);
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        // When the lease was given back it is gone already.
+        let _ = forget(self.0);
+    }
+}
+
+/// Takes the handle of a command back, of which its lease need not think any more.
+fn forget(running: *mut lw_running) -> Result<Arc<RunningCell>> {
+    let cell = handle::remove(running)?;
+    if let State::Held(Held { commands, .. }) = &mut *cell.lease.state.lock() {
+        commands.retain(|command| *command != running.addr());
+    }
+    Ok(cell)
 }
 
 /// Copies a file of this machine to the instance; a file that is there already is replaced. Blocks until it is done or

@@ -3,14 +3,20 @@
 use std::ffi::{c_char, c_int};
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::thread;
+use std::time::Duration;
 
 use super::argument::{Growing, choice, milliseconds, optional_structure, optional_text, place, setting_ms, text};
 use super::boundary::{Failure, Result, boundary};
+use super::callback;
 use super::code::lw_code::{self, LW_ERROR_ENDED, LW_ERROR_TIMEOUT};
 use super::given::{View, give, give_text};
 use super::handle::{self, Kind};
 use super::status;
 use crate::{BuildId, Master, ShutdownMode};
+
+/// As the header says.
+const DROP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Workers, and the queue of builds that wait for them.
 pub struct lw_master {
@@ -25,6 +31,8 @@ impl Kind for lw_master {
 /// A master and where its agents connect. Dropped in this order: agents are told to end before their connections go.
 pub(super) struct MasterCell {
     master: Master,
+    /// How long `lw_master_free` waits.
+    drop_timeout: Duration,
     #[cfg(feature = "agent")]
     listener: Option<crate::AgentListener>,
 }
@@ -106,10 +114,9 @@ pub extern "C" fn lw_master_new(
 }
 
 fn master_from(options: &lw_master_options) -> Result<MasterCell> {
-    let mut builder = Master::builder();
-    if let Some(timeout) = setting_ms(options.drop_timeout_ms) {
-        builder = builder.drop_timeout(timeout);
-    }
+    // What is waited for is waited for by `lw_master_free`, whoever uses the master last.
+    let mut builder = Master::builder().drop_timeout(Duration::ZERO);
+    let drop_timeout = setting_ms(options.drop_timeout_ms).unwrap_or(DROP_TIMEOUT);
     // Before the journal is opened, which leaves a file.
     let listening = listening::prepare(options)?;
     if let Some(address) = listening.address() {
@@ -122,13 +129,14 @@ fn master_from(options: &lw_master_options) -> Result<MasterCell> {
         builder = builder.journal(path)?;
     }
     let master = builder.build();
-    listening.begin(master)
+    listening.begin(master, drop_timeout)
 }
 
 /// The listener, in a build that has one.
 #[cfg(feature = "agent")]
 mod listening {
     use std::net::{TcpListener, ToSocketAddrs};
+    use std::time::Duration;
 
     use super::{MasterCell, lw_master_options};
     use crate::capi::argument::{optional_text, setting_ms};
@@ -180,16 +188,18 @@ mod listening {
             self.sockets.first()?.local_addr().ok().map(|address| address.to_string())
         }
 
-        pub(super) fn begin(self, master: Master) -> Result<MasterCell> {
+        pub(super) fn begin(self, master: Master, drop_timeout: Duration) -> Result<MasterCell> {
             let Self { builder, sockets } = self;
             let listener = if sockets.is_empty() { None } else { Some(builder.listen_on(&master, sockets)?) };
-            Ok(MasterCell { master, listener })
+            Ok(MasterCell { master, drop_timeout, listener })
         }
     }
 }
 
 #[cfg(not(feature = "agent"))]
 mod listening {
+    use std::time::Duration;
+
     use super::{MasterCell, lw_master_options};
     use crate::Master;
     use crate::capi::boundary::{Failure, Result};
@@ -205,8 +215,8 @@ mod listening {
             None
         }
 
-        pub(super) fn begin(self, master: Master) -> Result<MasterCell> {
-            Ok(MasterCell { master })
+        pub(super) fn begin(self, master: Master, drop_timeout: Duration) -> Result<MasterCell> {
+            Ok(MasterCell { master, drop_timeout })
         }
     }
 }
@@ -279,7 +289,8 @@ pub extern "C" fn lw_master_shutdown(
             lw_shutdown::LW_SHUTDOWN_FAST => ShutdownMode::Fast,
         };
         let cell = handle::get(master)?;
-        let outcome = cell.master.shutdown(mode, milliseconds(limit_ms));
+        let limit = if callback::is_within() { Duration::ZERO } else { milliseconds(limit_ms) };
+        let outcome = cell.master.shutdown(mode, limit);
         let text = outcome.to_string();
         if let Some(report) = report {
             *report = give(View::new(|texts| lw_report {
@@ -293,12 +304,26 @@ pub extern "C" fn lw_master_shutdown(
     })
 }
 
-/// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most;
-/// within a callback it does not block. Workers, tickets and leases do not keep it from that; they are still to be
-/// freed. Call it without an interpreter's lock: it waits for callbacks. NULL is no error.
+/// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most,
+/// and then for some seconds until the connections of agents have ended; within a callback it does not block. Calls on
+/// other threads, workers, tickets and leases do not keep it from that; they are still to be freed. Call it without an
+/// interpreter's lock: it waits for callbacks. NULL is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_free(master: *mut lw_master) -> lw_code {
-    boundary(|| handle::free(master))
+    boundary(|| {
+        if master.is_null() {
+            return Ok(());
+        }
+        let cell = handle::remove(master)?;
+        if !callback::is_within() {
+            cell.master.shutdown(ShutdownMode::Fast, cell.drop_timeout);
+            return Ok(());
+        }
+        cell.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
+        // The listener waits for its threads. Without a thread that is done here.
+        let _ = thread::Builder::new().name("lw free".to_owned()).spawn(move || drop(cell));
+        Ok(())
+    })
 }
 
 /// Ends a build, wherever it is, as lw_ticket_cancel does. LW_ERROR_ENDED: it has ended already, or never was.

@@ -5,7 +5,7 @@
 //! are at the head of `cbindgen.toml`.
 //!
 //! This is the only module with `unsafe` code. Most of it is in `argument` (reads what C passes in), `driver`, `agent`,
-//! `event` and `context` (call back), and `lease` (a command that borrows from its lease). What C holds is looked up in
+//! `event` and `context` (call back, through `callback`), and `lease` (a command that borrows from its lease). What C holds is looked up in
 //! a table, `handle`; what C is given to read lies in another, `given`. Every exported function does its work within
 //! [`boundary::boundary`], which a test checks.
 
@@ -18,6 +18,8 @@ mod agent;
 mod argument;
 mod boundary;
 mod build;
+mod callback;
+mod closing;
 mod code;
 mod context;
 #[cfg(all(feature = "docker", unix))]

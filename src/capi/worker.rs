@@ -4,9 +4,11 @@ use std::ffi::{c_char, c_int};
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::ptr;
+use std::time::Duration;
 
 use super::argument::{Growing, choice, milliseconds, place, setting_ms, structure, text, texts};
 use super::boundary::{Failure, Result, boundary};
+use super::callback;
 use super::code::lw_code::{self, LW_ERROR_ENDED, LW_ERROR_TIMEOUT};
 use super::given::give_text;
 use super::handle::{self, Kind};
@@ -156,12 +158,13 @@ pub extern "C" fn lw_worker_unpause(worker: *mut lw_worker) -> lw_code {
 /// Stops the instance, if there is one: after its builds, or at once when fast is not 0; leases that are out end then.
 ///
 /// Blocks until it is gone, at most for timeout_ms: LW_ERROR_TIMEOUT then, and it is stopped all the same; 0 does not
-/// wait. Call it without an interpreter's lock: it waits for callbacks.
+/// wait, and neither does a call within a callback. Call it without an interpreter's lock: it waits for callbacks.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_worker_insubstantiate(worker: *mut lw_worker, fast: c_int, timeout_ms: u64) -> lw_code {
     boundary(|| {
         let worker = handle::get(worker)?;
-        if worker.insubstantiate(fast != 0).wait_timeout(milliseconds(timeout_ms)) {
+        let timeout = if callback::is_within() { Duration::ZERO } else { milliseconds(timeout_ms) };
+        if worker.insubstantiate(fast != 0).wait_timeout(timeout) {
             return Ok(());
         }
         Err(Failure::new(LW_ERROR_TIMEOUT, format!("the instance of {} is not gone yet", worker.name())))

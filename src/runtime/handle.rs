@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, bounded};
 use super::cell::{Asker, Granted, WorkerCell};
 use super::lease::{Lease, recv_within};
 use super::shared::Shared;
+use super::threads;
 use crate::build::Build;
 use crate::error::SubstantiateError;
 use crate::event::WorkerStatus;
@@ -86,7 +87,7 @@ impl Worker {
             turn.apply(Input::Insubstantiate { fast });
             gone
         });
-        Insubstantiation { gone }
+        Insubstantiation { gone, master: self.shared.number }
     }
 
     /// Takes no new builds until it is unpaused. What runs goes on; the idle policy still holds.
@@ -194,11 +195,14 @@ impl<T> fmt::Debug for Substantiation<T> {
 pub struct Insubstantiation {
     /// Disconnected when it is.
     gone: Receiver<Infallible>,
+    /// On whose threads nobody waits: the stop may be waiting for them.
+    master: u64,
 }
 
 impl Insubstantiation {
-    /// Blocks until the instance is gone, at most for `timeout`; whether it is.
+    /// Blocks until the instance is gone, at most for `timeout`; whether it is. Within a driver's method it does not block.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        let timeout = if threads::belongs_to(self.master) { Duration::ZERO } else { timeout };
         recv_within(&self.gone, timeout).is_err_and(|error| error.is_disconnected())
     }
 }

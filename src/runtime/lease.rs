@@ -3,12 +3,13 @@
 mod files;
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, never, select, select_biased};
+use crossbeam_channel::{Receiver, RecvTimeoutError, never, select, select_biased};
 
 use super::connection::Connection;
 use super::fence::fenced;
@@ -98,11 +99,18 @@ impl Lease {
 
     /// Blocks until the lease has ended, at most for `timeout`.
     pub fn wait_end(&self, timeout: Duration) -> Option<LeaseEnd> {
+        self.wait_end_unless(&never(), timeout)
+    }
+
+    /// As [`wait_end`](Lease::wait_end), for a thread that watches over the work of another one: it waits no longer when
+    /// `over` is disconnected.
+    pub fn wait_end_unless(&self, over: &Receiver<Infallible>, timeout: Duration) -> Option<LeaseEnd> {
         let never = never();
         let cancelled = self.queued.as_ref().map_or(&never, |build| build.cancelled.closed());
         select! {
             recv(cancelled) -> _ => {}
             recv(self.connection.end.closed()) -> _ => {}
+            recv(over) -> _ => {}
             default(timeout) => {}
         }
         self.end()
@@ -130,23 +138,7 @@ impl Lease {
     /// As [`start`](Lease::start), and when the lease ends while the command runs. An exit code other than 0 is not an
     /// error: see [`Finished::success`].
     pub fn run(&self, command: &Command) -> Result<Finished, CommandError> {
-        let running = self.start(command)?;
-        let keep = command.keep_output;
-        let mut stdout = Tail::new(keep);
-        let mut stderr = Tail::new(keep);
-        loop {
-            match running.recv()? {
-                Output::Stdout(bytes) => stdout.push(&bytes),
-                Output::Stderr(bytes) => stderr.push(&bytes),
-                Output::End(end) => {
-                    stdout.cut();
-                    stderr.cut();
-                    let dropped = stdout.dropped + stderr.dropped;
-                    return Ok(Finished { end, stdout: stdout.bytes, stderr: stderr.bytes, dropped });
-                }
-                Output::Failed(reason) => return Err(CommandError::Failed(reason)),
-            }
-        }
+        self.start(command)?.collect(command.keep_output)
     }
 
     /// The files of the instance: to copy them in both directions, and to ask about them.
@@ -259,6 +251,29 @@ impl Running<'_> {
                 self.ended.store(true, Ordering::Relaxed);
                 self.interrupt();
                 Err(self.lease.end().map_or(CommandError::NoEnd, CommandError::LeaseEnded))
+            }
+        }
+    }
+
+    /// Collects what is still to come until the command has ended: of each stream the last `keep` bytes. Blocks until the
+    /// command or the lease has ended.
+    ///
+    /// # Errors
+    /// As [`recv`](Running::recv).
+    pub fn collect(&self, keep: usize) -> Result<Finished, CommandError> {
+        let mut stdout = Tail::new(keep);
+        let mut stderr = Tail::new(keep);
+        loop {
+            match self.recv()? {
+                Output::Stdout(bytes) => stdout.push(&bytes),
+                Output::Stderr(bytes) => stderr.push(&bytes),
+                Output::End(end) => {
+                    stdout.cut();
+                    stderr.cut();
+                    let dropped = stdout.dropped + stderr.dropped;
+                    return Ok(Finished { end, stdout: stdout.bytes, stderr: stderr.bytes, dropped });
+                }
+                Output::Failed(reason) => return Err(CommandError::Failed(reason)),
             }
         }
     }

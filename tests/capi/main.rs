@@ -17,8 +17,14 @@ use shared_library::{FEATURES, library_folder};
 #[path = "../support/shared_library.rs"]
 mod shared_library;
 
-const PROGRAMS: &[&str] =
-    &["tests/capi/life.c", "tests/capi/abuse.c", "tests/capi/callbacks.c", "tests/capi/fork.c", "tests/capi/journal.c"];
+const PROGRAMS: &[&str] = &[
+    "tests/capi/life.c",
+    "tests/capi/abuse.c",
+    "tests/capi/callbacks.c",
+    "tests/capi/fork.c",
+    "tests/capi/journal.c",
+    "tests/capi/waits.c",
+];
 const EXAMPLES: &[&str] = &["examples/c/driver.c"];
 
 /// The languages that the header and all programs are.
