@@ -7,14 +7,25 @@ import io
 import os
 import queue
 import signal
+import sys
 import tempfile
 import threading
+import time
 import unittest
 import weakref
+from unittest import mock
 
 import latent_worker as lw
 from latent_worker import Agent, Build, Exit, Master
+from subprocess_agent import SubprocessAgent
 from support import PATIENCE, Clean, Quick, held
+
+
+# Its child leaves the group and keeps the output open.
+DETACHED = """
+import subprocess
+print(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
+"""
 
 
 class Scripted(Agent):
@@ -327,6 +338,80 @@ class Agents(Clean):
             self.assertEqual(len(made), 1_010)
             self.assertEqual([agent for agent in made if agent() is not None], [])
             self.assertEqual((len(lw.AgentProcess._all), lw._Visit.all), (0, set()))
+
+
+class Subprocesses(Clean):
+    """The agent of the examples."""
+
+    @contextlib.contextmanager
+    def leased(self):
+        with tempfile.TemporaryDirectory() as directory, Master() as master:
+            agent = SubprocessAgent(directory)
+            master.add("w", Attaching(lambda: agent))
+            with master.submit(Build("b")).wait(PATIENCE) as lease:
+                yield lease, directory
+    def test_a_build_runs_commands_and_reads_their_output(self):
+        with self.leased() as (lease, directory):
+            os.mkdir(os.path.join(directory, "sub"))
+            with mock.patch.dict(os.environ, {"GONE": "here"}):
+                script = "read line; echo $line $X ${GONE-gone} $(basename $(pwd)); echo no >&2; exit 3"
+                done = lease.run(script, env={"X": "y", "GONE": None}, input=b"in\n", directory="sub")
+            self.assertEqual((done.out, done.err, done.code), (b"in y gone sub\n", b"no\n", 3))
+            self.assertEqual(lease.run(["printf", "%s", "a b"]).out, b"a b")
+            done = lease.run(["sh", "-c", "kill -9 $$"])
+            self.assertEqual((done.exit, done.code), (Exit.SIGNAL, 9))
+            self.assertEqual(len(lease.run("yes | head -c 5000000", keep_output=10_000_000).out), 5_000_000)
+            self.assertEqual(lease.run("cat", input=b"x" * 1_000_000).out, b"x" * 1_000_000)
+            for command, reason in [(["/no/such/program"], "FileNotFoundError"), ([""], "Error")]:
+                with self.assertRaises(lw.Error) as caught:
+                    lease.run(command)
+                self.assertIn(reason, str(caught.exception))
+            self.assertEqual(lease.agent._running, {})
+
+    def test_output_streams_and_an_interrupt_ends_the_whole_group(self):
+        with self.leased() as (lease, _):
+            running = lease.start("sleep 1000 & echo $!; wait")
+            child = int(running.read(PATIENCE).data)
+            running.interrupt()
+            self.assertEqual(running.read(PATIENCE).end.exit, Exit.INTERRUPTED)
+            self.assert_gone(child)
+
+    def test_limits_end_a_command(self):
+        with self.leased() as (lease, _):
+            done = lease.run("echo so far; exec sleep 1000", time_limit=0.2)
+            self.assertEqual((done.exit, done.out), (Exit.TIME_LIMIT, b"so far\n"))
+            closed = "exec >&- 2>&-; exec sleep 1000"
+            self.assertEqual(lease.run(closed, time_limit=0.1).exit, Exit.TIME_LIMIT)
+            self.assertEqual(lease.run("echo; exec sleep 1000", silence_limit=0.1).exit, Exit.SILENCE_LIMIT)
+            self.assertTrue(lease.run("true", time_limit=1000, silence_limit=1000).success)
+
+    def test_a_command_ends_with_its_process_whatever_that_has_started(self):
+        with self.leased() as (lease, _):
+            done = lease.run("sleep 1000 & echo $!")
+            self.assertTrue(done.success)
+            self.assert_gone(int(done.out))
+            done = lease.run([sys.executable, "-c", DETACHED])
+            self.assertTrue(done.success)
+            os.kill(int(done.out), signal.SIGKILL)
+
+    def test_a_stop_ends_what_runs(self):
+        with self.leased() as (lease, _):
+            running = lease.start("echo $$; exec sleep 1000")
+            child = int(running.read(PATIENCE).data)
+        self.assert_gone(child)
+
+    def assert_gone(self, child):
+        """That a process that was killed is no more, or a zombie at most."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                with open(f"/proc/{child}/stat") as file:
+                    if file.read().rsplit(")", 1)[1].split()[0] == "Z":
+                        return
+            except (FileNotFoundError, ProcessLookupError):
+                return
+            time.sleep(0.01)
+        self.fail(f"process {child} still runs")
 
 
 if __name__ == "__main__":
