@@ -410,7 +410,7 @@ class _Visit:
             if _Visit.is_over:
                 return _Visit._refusal()
             try:
-                threading.Thread(target=self._work, args=(method,), name="latent-worker driver", daemon=True).start()
+                threading.Thread(target=self._work, args=(method,), name="latent-worker call", daemon=True).start()
             except RuntimeError:
                 # There are no more threads; in CPython 3.12.0 and 3.12.1 there are none as soon as the end begins.
                 return method()
@@ -672,7 +672,7 @@ def _command(
     environment = dict(env or {})
     c = _Command(
         directory=_bytes(directory), environment=_pairs(environment), environment_count=len(environment),
-        input=(c_uint8 * len(input)).from_buffer_copy(input), input_length=len(input),
+        input=ctypes.cast(c_char_p(input), POINTER(c_uint8)), input_length=len(input),
         time_limit_ms=_setting_ms(time_limit), silence_limit_ms=_setting_ms(silence_limit), keep_output=keep_output,
     )
     if isinstance(command, str):
@@ -1105,7 +1105,8 @@ class Agent:
     """What makes an instance in Python do something: :meth:`Start.attach` takes one. One may serve many instances.
 
     Its methods are called on threads of their own, several at the same time. They may call anything of this module. All
-    have defaults. An agent is let go of when its instance is stopped and no lease uses it any more.
+    have defaults. An agent is let go of when its instance is stopped and no lease uses it any more. It has no files: a
+    lease can put and get none.
     """
 
     def start_command(self, command: AgentCommand, process: AgentProcess) -> None:

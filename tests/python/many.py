@@ -66,17 +66,31 @@ class Many(Clean):
     def test_garbage_is_collected_anywhere(self):
         """Also in the middle of the binding itself, where it must not wait for a driver or for a lock."""
 
-        class Knot(Quick):
+        class Knot(Quick, lw.Agent):
             def start(self, start):
                 self.self = [self]
-                return super().start(start)
+                start.attach(self)
+
+            def stop(self, stop):
+                self.process.end()
+
+            def start_command(self, command, process):
+                self.process = process
+
+            def interrupt(self, process):
+                self.interrupted = process
 
         def work():
-            for _ in range(30):
+            for number in range(30):
                 master = Master()
                 knot = [master, master.add("w", Knot()), master.submit(Build("b"))]
                 knot.append(knot)
-                knot[2].wait(PATIENCE).succeed()
+                lease = knot[2].wait(PATIENCE)
+                knot.append(lease.start("x"))
+                if number % 2:
+                    lease.succeed()
+                else:
+                    knot.append(lease)
 
         thresholds = gc.get_threshold()
         gc.set_threshold(1, 1, 1)
