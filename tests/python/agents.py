@@ -147,15 +147,23 @@ class Agents(Clean):
                     super().interrupt(process)
 
         agent = Locking()
-        with self.leased(agent) as (lease, _):
-            running, _, process = self.running(agent, lease)
-            knot = [running]
+        with Master() as master:
+            master.add("w", Attaching(lambda: agent), max_builds=2)
+            leases = [master.submit(Build("b")).wait(PATIENCE) for _ in range(2)]
+            running, _, one = self.running(agent, leases[0])
+            _, _, other = self.running(agent, leases[1])
+            knot = [running, leases.pop()]
             knot.append(knot)
-            del running, knot
+            del running, knot, _
             with agent.lock:
                 gc.collect()
-            self.assertIs(agent.interrupted.get(timeout=PATIENCE), process)
-            process.end()
+            interrupted = iter(lambda: agent.interrupted.get(timeout=PATIENCE), None)
+            seen = {next(interrupted), next(interrupted)}
+            while seen != {one, other}:
+                seen.add(next(interrupted))
+            one.end()
+            other.end()
+            leases.pop().succeed()
 
     def test_what_an_agent_raises_or_forgets_is_an_error(self):
         class Bad(Scripted):
@@ -400,23 +408,42 @@ class Subprocesses(Clean):
             os.kill(int(done.out), signal.SIGKILL)
 
     def test_a_stop_ends_what_runs(self):
-        with self.leased() as (lease, _):
+        class Looking(Attaching):
+            def stop(self, stop):
+                self.left = None if is_gone(child) else child
+                super().stop(stop)
+
+        with tempfile.TemporaryDirectory() as directory, Master() as master:
+            driver = Looking(lambda: SubprocessAgent(directory))
+            worker = master.add("w", driver)
+            lease = master.submit(Build("b")).wait(PATIENCE)
             running = lease.start("echo $$; exec sleep 1000")
             child = int(running.read(PATIENCE).data)
-        self.assert_gone(child)
+            agent = lease.agent
+            # One that takes its time to die.
+            kill, first = os.killpg, threading.Lock()
+            with mock.patch("os.killpg") as late:
+                late.side_effect = lambda *it: first.acquire(False) and threading.Timer(0.2, kill, it).start()
+                worker.insubstantiate(fast=True, timeout=PATIENCE)
+            self.assertIsNone(driver.left)
+            with self.assertRaises(RuntimeError):
+                agent.start_command(None, None)
 
     def assert_gone(self, child):
-        """That a process that was killed is no more, or a zombie at most."""
+        """That a process that was killed is no more, soon."""
         deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            try:
-                with open(f"/proc/{child}/stat") as file:
-                    if file.read().rsplit(")", 1)[1].split()[0] == "Z":
-                        return
-            except (FileNotFoundError, ProcessLookupError):
-                return
+        while not is_gone(child):
+            self.assertLess(time.monotonic(), deadline, f"process {child} still runs")
             time.sleep(0.01)
-        self.fail(f"process {child} still runs")
+
+
+def is_gone(child):
+    """Whether a process is no more, or has only not been waited for."""
+    try:
+        with open(f"/proc/{child}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 if __name__ == "__main__":
