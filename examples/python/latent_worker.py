@@ -991,7 +991,10 @@ class Start(Attempt):
         _call("lw_start_detail", self._handle, _bytes(text))
 
     def attach(self, agent: Optional[Agent] = None) -> Attachment:
-        """From now on builds may use the instance, and run commands through the agent; without one they run none."""
+        """From now on builds may use the instance, and run commands through the agent; without one they run none.
+
+        It is attached until the instance is stopped, or the :class:`Attachment` says that the agent is gone.
+        """
         number = next(_Table._numbers)
         c = _Agent(
             context=number, release=_release, close=_close_agent, start_command=_start_command, interrupt=_interrupt

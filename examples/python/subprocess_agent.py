@@ -130,15 +130,31 @@ def _copy_output(command: AgentCommand, process: AgentProcess, child: _Child) ->
         child.wait()
         os.close(ended)
 
+    is_read = True
+
+    def copy(source: selectors.SelectorKey) -> None:
+        """What is there of one stream: all of it, since no pipe holds more."""
+        nonlocal is_read
+        data = os.read(source.fd, 1 << 20)
+        if not data:
+            sources.unregister(source.fileobj)
+        elif is_read:
+            try:
+                process.write(source.data, data)
+            except Error:
+                is_read = False
+                child.kill(Exit.INTERRUPTED)
+
     begun = heard = time.monotonic()
-    has_ended, is_read = False, True
     with selectors.DefaultSelector() as sources, os.fdopen(end, "rb", 0) as end_file:
         sources.register(end_file, selectors.EVENT_READ)
         for pipe, stream in ((child.child.stdout, "out"), (child.child.stderr, "err")):
             assert pipe is not None
             sources.register(pipe, selectors.EVENT_READ, stream)
         threading.Thread(target=wait, daemon=True).start()
-        while True:
+        # When the end is there, so is all that the group has written. Nothing is waited for after that: whoever has left
+        # the group may write for ever.
+        while end_file in sources.get_map():
             at, limit = min(
                 (begun + (command.time_limit or math.inf), Exit.TIME_LIMIT),
                 (heard + (command.silence_limit or math.inf), Exit.SILENCE_LIMIT),
@@ -146,21 +162,6 @@ def _copy_output(command: AgentCommand, process: AgentProcess, child: _Child) ->
             left = at - time.monotonic()
             if left <= 0 and child.killed is None:
                 child.kill(limit)
-            patience = left if left < math.inf and child.killed is None else None
-            # Whoever has left its group may have its output open for ever.
-            ready = sources.select(0 if has_ended else patience)
-            if has_ended and not ready:
-                return
-            for source, _ in ready:
-                data = os.read(source.fd, 64 << 10)
-                if not data:
-                    sources.unregister(source.fileobj)
-                    has_ended = has_ended or source.data is None
-                    continue
+            for source, _ in sources.select(left if left < math.inf and child.killed is None else None):
+                copy(source)
                 heard = time.monotonic()
-                try:
-                    if is_read:
-                        process.write(source.data, data)
-                except Error:
-                    is_read = False
-                    child.kill(Exit.INTERRUPTED)

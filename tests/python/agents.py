@@ -21,10 +21,11 @@ from subprocess_agent import SubprocessAgent
 from support import PATIENCE, Clean, Quick, held
 
 
-# Its child leaves the group and keeps the output open.
+# Its child leaves the group and keeps the output open, in which it writes without end.
 DETACHED = """
-import subprocess
-print(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
+import subprocess, sys
+child = subprocess.Popen(["sh", "-c", "while :; do echo $$; done"], start_new_session=True)
+sys.stderr.write(str(child.pid))
 """
 
 
@@ -405,7 +406,7 @@ class Subprocesses(Clean):
             self.assert_gone(int(done.out))
             done = lease.run([sys.executable, "-c", DETACHED])
             self.assertTrue(done.success)
-            os.kill(int(done.out), signal.SIGKILL)
+            os.kill(int(done.err), signal.SIGKILL)
 
     def test_a_stop_ends_what_runs(self):
         class Looking(Attaching):
