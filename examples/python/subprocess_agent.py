@@ -152,8 +152,8 @@ def _copy_output(command: AgentCommand, process: AgentProcess, child: _Child) ->
             assert pipe is not None
             sources.register(pipe, selectors.EVENT_READ, stream)
         threading.Thread(target=wait, daemon=True).start()
-        # When the end is there, so is all that the group has written. Nothing is waited for after that: whoever has left
-        # the group may write for ever.
+        # When the end is there, so is all that the group has written. Nothing is waited for after that: whoever has
+        # left the group may write for ever.
         while end_file in sources.get_map():
             at, limit = min(
                 (begun + (command.time_limit or math.inf), Exit.TIME_LIMIT),
