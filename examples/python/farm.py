@@ -5,23 +5,23 @@ Run it as `python3 farm.py`; see the README beside it.
 
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
 
 from latent_worker import Build, BuildFailed, Driver, Master
+from subprocess_agent import SubprocessAgent
 
 BUILDS = [Build(f"build {n}", {"n": str(n)}, labels=["sandbox" if n % 3 == 0 else "shell"]) for n in range(1, 10)]
 
 
 class Sandbox(Driver):
-    """Each instance is a directory; its builds need no agent, because this program works on it itself."""
+    """Each instance is a directory, in which an agent runs the commands of builds."""
 
     def start(self, start):
         directory = tempfile.mkdtemp(prefix="sandbox-")
         start.record(directory)  # with a journal it would be found after a crash
-        start.attach()
+        start.attach(SubprocessAgent(directory))
         start.detail(directory)
         return directory
 
@@ -37,10 +37,7 @@ def main():
         begun = time.monotonic()
         try:
             with ticket.wait(timeout=60) as lease:
-                if "sandbox" in build.labels:
-                    said = subprocess.run(["uname", "-s"], capture_output=True, text=True, check=True).stdout
-                else:
-                    said = lease.run("sleep 0.2; echo $N in $(basename $(pwd))", env={"N": build.name}).out.decode()
+                said = lease.run("sleep 0.2; echo $N in $(basename $(pwd))", env={"N": build.name}).out.decode()
                 worker = lease.worker
         except BuildFailed as error:
             worker, said = "-", str(error)

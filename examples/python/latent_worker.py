@@ -11,12 +11,12 @@ One file, no package: put it beside your program. The shared library is the one 
 Everything that is made here is freed by ``close()``, by leaving its ``with``, or by the garbage collector; the order
 does not matter. Methods that block let other threads of Python run. Times are in seconds, and ``None`` is no limit.
 
-Workers can be written in Python: see :class:`Driver`. An exception in one of its methods is a failure with its text,
-and never leaves it.
+Workers can be written in Python: see :class:`Driver`, and :class:`Agent` for how their builds run commands. An
+exception in one of their methods is a failure with its text, and never leaves it.
 
 After a fork every call raises :class:`Forked`. When the interpreter ends, masters that are still open are shut down,
-for ``EXIT_PATIENCE`` seconds (5) at most; a driver in Python is not called any more after that, and what it is in the
-middle of counts as failed.
+for ``EXIT_PATIENCE`` seconds (5) at most; a driver or an agent in Python is not called any more after that, and what it
+is in the middle of counts as failed.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from ctypes import c_void_p
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union
 
 __all__ = [
-    "Attempt", "Build", "BuildFailed", "Cancelled", "CannotSubstantiate", "Driver", "Ended", "Error", "Event", "Events",
-    "Exit", "FailedToSubstantiate", "Finished", "Forked", "Inbox", "Lease", "LeaseEnded", "Leftover", "LocalKind",
-    "Master", "Output", "Pending", "Process", "ShutDown", "Start", "Stop", "Ticket", "TimedOut", "Unsupported",
-    "Worker", "has_feature",
+    "Agent", "AgentCommand", "AgentProcess", "Attachment", "Attempt", "Build", "BuildFailed", "Cancelled",
+    "CannotSubstantiate", "Driver", "Ended", "Error", "Event", "Events", "Exit", "FailedToSubstantiate", "Finished",
+    "Forked", "Inbox", "Lease", "LeaseEnded", "Leftover", "LocalKind", "Master", "Output", "Pending", "Process",
+    "ShutDown", "Start", "Stop", "Ticket", "TimedOut", "Unsupported", "Worker", "has_feature",
 ]
 
 ABI_VERSION = 1
@@ -236,8 +236,20 @@ class _Command(_Sized):
     _fields_ = [
         ("size", c_size_t), ("shell", c_char_p), ("arguments", POINTER(c_char_p)), ("argument_count", c_size_t),
         ("directory", c_char_p), ("environment", POINTER(_Property)), ("environment_count", c_size_t),
-        ("input", c_char_p), ("input_length", c_size_t), ("time_limit_ms", c_uint64), ("silence_limit_ms", c_uint64),
-        ("keep_output", c_size_t),
+        ("input", POINTER(c_uint8)), ("input_length", c_size_t), ("time_limit_ms", c_uint64),
+        ("silence_limit_ms", c_uint64), ("keep_output", c_size_t),
+    ]
+
+
+_CloseCall = ctypes.CFUNCTYPE(None, c_void_p)
+_StartCommandCall = ctypes.CFUNCTYPE(c_int32, c_void_p, POINTER(_Command), c_void_p)
+_InterruptCall = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
+
+
+class _Agent(_Sized):
+    _fields_ = [
+        ("size", c_size_t), ("context", c_void_p), ("release", _Release), ("close", _CloseCall),
+        ("start_command", _StartCommandCall), ("interrupt", _InterruptCall),
     ]
 
 
@@ -310,6 +322,7 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "lw_inbox_fd": [_P, POINTER(c_int)],
     "lw_inbox_free": [_P],
     "lw_lease_get_info": [_P, POINTER(_P)],
+    "lw_lease_agent": [_P, POINTER(_P)],
     "lw_lease_wait_end": [_P, c_uint64],
     "lw_lease_run": [_P, POINTER(_Command), POINTER(_P)],
     "lw_lease_start": [_P, POINTER(_Command), POINTER(_P)],
@@ -327,7 +340,12 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "lw_start_progress": [_P, c_char_p],
     "lw_start_detail": [_P, c_char_p],
     "lw_start_retry_after": [_P, c_uint64],
-    "lw_start_attach": [_P, _P, POINTER(_P)],
+    "lw_start_attach": [_P, POINTER(_Agent), POINTER(_P)],
+    "lw_attachment_lost": [_P, c_char_p],
+    "lw_attachment_free": [_P],
+    "lw_process_write": [_P, c_int, c_char_p, c_size_t],
+    "lw_process_end": [_P, c_int, c_int32],
+    "lw_process_fail": [_P, c_char_p],
     "lw_reclaim_cancelled": [_P, POINTER(c_bool)],
     "lw_reclaim_sleep": [_P, c_uint64],
 }
@@ -372,7 +390,7 @@ _here = threading.local()
 
 
 class _Visit:
-    """A call of the library to a driver. The library's thread stays here, while a thread of Python runs the method.
+    """A call of the library to a driver or an agent. Its thread stays here, while a thread of Python runs the method.
 
     So that it can be sent away at the end of the interpreter, whatever the method is doing: Python ends threads that
     come back to it then, and one of the library must not be ended so. And what the method calls of the library is
@@ -392,7 +410,7 @@ class _Visit:
             if _Visit.is_over:
                 return _Visit._refusal()
             try:
-                threading.Thread(target=self._work, args=(method,), name="latent-worker driver", daemon=True).start()
+                threading.Thread(target=self._work, args=(method,), name="latent-worker call", daemon=True).start()
             except RuntimeError:
                 # There are no more threads; in CPython 3.12.0 and 3.12.1 there are none as soon as the end begins.
                 return method()
@@ -438,6 +456,9 @@ def _error_of(name: str, *arguments: Any) -> Optional[Error]:
 
     def call() -> Optional[Error]:
         code = getattr(_library, name)(*arguments)
+        raised: Optional[BaseException] = _here.__dict__.pop("raised", None)  # see answered
+        if raised is not None:
+            raise raised
         return None if code == 0 else _error(code)
 
     visit: Optional[_Visit] = getattr(_here, "visit", None)
@@ -472,6 +493,11 @@ def _bytes(text: Optional[str]) -> Optional[bytes]:
     if "\0" in text:
         raise ValueError("there is a NUL in the text")
     return text.encode("utf-8")
+
+
+def _reason(text: str) -> bytes:
+    """Why something failed, whatever is in that."""
+    return text.replace("\0", " ").encode("utf-8", "replace")
 
 
 def _str(text: Optional[bytes]) -> Optional[str]:
@@ -530,8 +556,11 @@ class _Handle:
 
     def close(self) -> None:
         """Frees it. May be called again."""
+        self._end(self._free)
+
+    def _end(self, function: str, *arguments: Any) -> None:
         if self._finalizer.detach() is not None:
-            _error_of(self._free, self._handle)
+            _error_of(function, self._handle, *arguments)
             _Handle._live.pop(self._handle, None)
 
     def _gone(self) -> None:
@@ -643,8 +672,8 @@ def _command(
     environment = dict(env or {})
     c = _Command(
         directory=_bytes(directory), environment=_pairs(environment), environment_count=len(environment),
-        input=input or None, input_length=len(input), time_limit_ms=_setting_ms(time_limit),
-        silence_limit_ms=_setting_ms(silence_limit), keep_output=keep_output,
+        input=ctypes.cast(c_char_p(input), POINTER(c_uint8)), input_length=len(input),
+        time_limit_ms=_setting_ms(time_limit), silence_limit_ms=_setting_ms(silence_limit), keep_output=keep_output,
     )
     if isinstance(command, str):
         c.shell = _bytes(command)
@@ -755,6 +784,15 @@ class Lease(_Handle):
     def worker(self) -> str:
         """The name of its worker."""
         return self._info()[2]
+
+    @property
+    def agent(self) -> Optional[Agent]:
+        """The agent that a driver in Python has attached its instance with, if it has one."""
+        try:
+            agent: Optional[Agent] = _Table._kept.get(_new("lw_lease_agent", self._handle))
+            return agent
+        except Unsupported:
+            return None
 
     def succeed(self) -> None:
         """The work succeeded; the place is given back."""
@@ -920,9 +958,9 @@ class Attempt:
 class Start(Attempt):
     """What a start is told. It is good until :meth:`Driver.start` returns."""
 
-    def __init__(self, handle: int, it: _StartRequest) -> None:
+    def __init__(self, handle: int, it: _StartRequest, attachments: List[Attachment]) -> None:
         super().__init__(it)
-        self._handle = handle
+        self._handle, self._attachments = handle, attachments
         self.secret, self.agent_address = _str(it.secret) or "", _str(it.agent_address)
         self.build_name, self.properties = _str(it.build_name), _dict(it.properties, it.property_count)
 
@@ -952,9 +990,24 @@ class Start(Attempt):
         """A short text about the instance for people."""
         _call("lw_start_detail", self._handle, _bytes(text))
 
-    def attach(self) -> None:
-        """The instance needs no agent: its builds run no commands. It is attached until it is stopped."""
-        _call("lw_start_attach", self._handle, None, None)
+    def attach(self, agent: Optional[Agent] = None) -> Attachment:
+        """From now on builds may use the instance, and run commands through the agent; without one they run none.
+
+        It is attached until the instance is stopped, or the :class:`Attachment` says that the agent is gone.
+        """
+        number = next(_Table._numbers)
+        c = _Agent(
+            context=number, release=_release, close=_close_agent, start_command=_start_command, interrupt=_interrupt
+        )
+        if agent is not None:
+            _Table._kept[number] = agent
+        try:
+            it = Attachment(_new("lw_start_attach", self._handle, None if agent is None else byref(c)))
+        except BaseException:
+            _Table.forget(number)
+            raise
+        self._attachments.append(it)
+        return it
 
 
 class Stop(Attempt):
@@ -984,6 +1037,96 @@ class Leftover(Attempt):
     def sleep(self, seconds: float) -> None:
         """Waits; raises :class:`Cancelled` when the master shuts down."""
         _call("lw_reclaim_sleep", self._handle, _ms(seconds))
+
+
+class Attachment(_Handle):
+    """That an agent is attached: until its instance is stopped, whether or not anybody keeps this.
+
+    Closing it says that the agent is gone, as :meth:`lost` does.
+    """
+
+    _free = "lw_attachment_free"
+
+    def lost(self, reason: str) -> None:
+        """The agent is gone: the lease that uses it ends as lost, and the instance is stopped. Does not block."""
+        self._end("lw_attachment_lost", _bytes(reason))
+
+
+class AgentCommand:
+    """What an agent is to run; see ``lw_command``. A ``program`` that is a text is a line for the shell."""
+
+    def __init__(self, it: _Command) -> None:
+        arguments = [_str(it.arguments[index]) or "" for index in range(it.argument_count)]
+        self.program: Union[str, List[str]] = arguments if it.shell is None else _str(it.shell) or ""
+        self.directory = _str(it.directory)
+        variables = [it.environment[index] for index in range(it.environment_count)]
+        #: Changes to the environment; ``None`` removes a variable.
+        self.env = {_str(variable.name) or "": _str(variable.value) for variable in variables}
+        self.input = ctypes.string_at(it.input, it.input_length)
+        self.time_limit, self.silence_limit = _limit(it.time_limit_ms), _limit(it.silence_limit_ms)
+
+    def __repr__(self) -> str:
+        return f"AgentCommand({self.program!r})"
+
+
+def _limit(time_ms: int) -> Optional[float]:
+    return time_ms / 1000 if time_ms else None
+
+
+class AgentProcess:
+    """A command that an agent runs: the other side of :class:`Process`. Its methods may be called on any thread.
+
+    The agent must tell its end, once. One that is forgotten without that has failed.
+    """
+
+    # By their handles, for interrupts.
+    _all: weakref.WeakValueDictionary[int, AgentProcess] = weakref.WeakValueDictionary()
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        AgentProcess._all[handle] = self
+        forgotten = b"the agent has forgotten the command"
+        weakref.finalize(self, _library.lw_process_fail, handle, forgotten).atexit = False
+
+    def write(self, stream: str, data: bytes) -> None:
+        """Hands over ``"out"`` or ``"err"``. Blocks while a lot of it waits to be read: not for within start_command.
+
+        :class:`Cancelled`: it was interrupted. :class:`Ended`: nobody reads any more. In both cases end it.
+        """
+        _call("lw_process_write", self._handle, ("out", "err").index(stream) + 1, data, len(data))
+
+    def end(self, code: int = 0, exit: Exit = Exit.CODE) -> None:
+        """It has ended; ``code`` is its exit code, or the number of the signal. The first end counts."""
+        _error_of("lw_process_end", self._handle, exit, code)
+
+    def fail(self, reason: str) -> None:
+        """It could not be run, or it is not known how it has ended. The first end counts."""
+        _error_of("lw_process_fail", self._handle, _reason(reason))
+
+
+class Agent:
+    """What makes an instance in Python do something: :meth:`Start.attach` takes one. One may serve many instances.
+
+    Its methods are called on threads of their own, several at the same time. They may call anything of this module. All
+    have defaults. An agent is let go of when its instance is stopped and no lease uses it any more. It has no files: a
+    lease can put and get none.
+    """
+
+    def start_command(self, command: AgentCommand, process: AgentProcess) -> None:
+        """Starts a command, which is to keep to its limits, and returns without waiting for its end.
+
+        An exception: it could not be started; then nothing more is to be told about it.
+        """
+        raise Unsupported("this agent runs no commands")
+
+    def interrupt(self, process: AgentProcess) -> None:
+        """Kills a command, whose end must be told all the same. Perhaps more than once, and perhaps just when it has
+        ended. After an exception the command counts as failed."""
+
+    def close(self) -> None:
+        """The instance is about to be stopped: end what runs. Called at most once, before :meth:`Driver.stop`.
+
+        An exception is printed, and the stop goes on."""
 
 
 class Driver:
@@ -1024,19 +1167,21 @@ _ANSWERS = {"infrastructure": 1, "capacity": 3, "quota": 4, "throttled": 5, "cre
 
 
 class _Table:
-    """The callbacks of one driver, kept until the library releases them.
+    """The callbacks of one driver, kept until the library releases them, as agents are.
 
     There is no lock here: the garbage collector may have the library release a driver at any point of this.
     """
 
-    _kept: Dict[int, "_Table"] = {}
+    # What the library may call, by its number: tables and agents.
+    _kept: Dict[int, Any] = {}
     _numbers = itertools.count(1)
-    # Something for each driver that is released.
+    # Something for each that is released.
     _released: "queue.SimpleQueue[None]" = queue.SimpleQueue()
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.instances: Dict[int, Any] = {}
+        self.attachments: List[Attachment] = []
         self.number = next(_Table._numbers)
         self.table = _Driver(
             context=self.number, release=_release, start=_StartCall(self.start), stop=_StopCall(self.stop),
@@ -1054,7 +1199,7 @@ class _Table:
             _Table._released.put(None)
 
     @staticmethod
-    def outcome(method: Callable[[], Optional[_Answer]], start: int) -> _Answer:
+    def outcome(method: Callable[[], Optional[_Answer]], start: int = 0) -> _Answer:
         """What a method comes to, with its exceptions."""
         try:
             return method() or _OK
@@ -1071,18 +1216,22 @@ class _Table:
         except BaseException as error:  # also KeyboardInterrupt and SystemExit stay within
             return 1, "".join(traceback.format_exception_only(type(error), error)).strip()
 
-    def answered(self, given: Callable[[], T], method: Callable[[T], Optional[_Answer]], start: int = 0) -> int:
+    @staticmethod
+    def answered(given: Callable[[], T], method: Callable[[T], Optional[_Answer]], start: int = 0) -> int:
         """Has the method run with a copy of what the library has given. Nothing leaves this but a number.
 
         A copy, because at the end of the interpreter the method may go on after the library has taken that back.
         """
         try:
             copy = given()
-            answer, reason = _Visit().run(lambda: self.outcome(lambda: method(copy), start))
+            answer, reason = _Visit().run(lambda: _Table.outcome(lambda: method(copy), start))
             if answer != 0:
-                _library.lw_set_reason(reason.replace("\0", " ").encode("utf-8", "replace"))
+                _library.lw_set_reason(_reason(reason))
             return answer
-        except BaseException:  # no memory, no thread: ctypes would make a success of it
+        except BaseException as error:  # no memory, no thread: ctypes would make a success of it
+            if threading.current_thread() is threading.main_thread():
+                # A signal, while this waits within a call of the main thread to the library: that one raises it.
+                _here.raised = error
             return 1
 
     def start(self, _context: Any, handle: int, request: Any, instance: Any) -> int:
@@ -1091,10 +1240,12 @@ class _Table:
         def method(start: Start) -> None:
             self.instances[number] = self.driver.start(start)
 
-        return self.answered(lambda: Start(handle, request.contents), method, handle)
+        return self.answered(lambda: Start(handle, request.contents, self.attachments), method, handle)
 
     def stop(self, _context: Any, request: Any) -> int:
         def given() -> Stop:
+            while self.attachments:
+                self.attachments.pop().close()
             return Stop(request.contents, self.instances.pop(request.contents.instance or 0, None))
 
         return self.answered(given, self.driver.stop)
@@ -1116,8 +1267,49 @@ class _Table:
         return self.answered(lambda: Leftover(handle, leftover.contents), self.driver.reclaim)
 
 
-# One for all drivers: it is not freed while it runs.
+def _start_command_of(number: int, command: Any, handle: int) -> int:
+    def given() -> Tuple[Agent, AgentCommand, AgentProcess]:
+        return _Table._kept[number], AgentCommand(command.contents), AgentProcess(handle)
+
+    def method(it: Tuple[Agent, AgentCommand, AgentProcess]) -> None:
+        agent, command, process = it
+        agent.start_command(command, process)
+
+    return _Table.answered(given, method)
+
+
+def _interrupt_of(number: int, handle: int) -> None:
+    """Waits for nothing: the garbage collector comes here with what it frees."""
+    agent, process = _Table._kept.get(number), AgentProcess._all.get(handle)
+    if agent is None or process is None:
+        return
+
+    def method() -> None:
+        answer, reason = _Table.outcome(lambda: agent.interrupt(process))
+        if answer != 0:
+            process.fail(reason)
+
+    try:
+        _thread.start_new_thread(method, ())
+    except RuntimeError:  # as in a visit
+        method()
+
+
+def _close_agent_of(number: int) -> None:
+    def method(agent: Agent) -> None:
+        try:
+            agent.close()
+        except BaseException:  # nobody waits for an answer
+            traceback.print_exc()
+
+    _Table.answered(lambda: _Table._kept[number], method)
+
+
+# One for all drivers and agents: they are not freed while they run.
 _release = _Release(_Table.forget)
+_close_agent = _CloseCall(_close_agent_of)
+_start_command = _StartCommandCall(_start_command_of)
+_interrupt = _InterruptCall(_interrupt_of)
 
 
 # Masters and workers.

@@ -56,6 +56,12 @@ fn drivers_are_classes_whose_exceptions_are_failures() {
 
 #[test]
 #[ignore = "needs python3, as TEST_PYTHON"]
+fn agents_are_classes_that_run_the_commands_of_builds() {
+    passes("agents.py");
+}
+
+#[test]
+#[ignore = "needs python3, as TEST_PYTHON"]
 fn many_threads_and_builds_lose_nothing_and_grow_nothing() {
     passes("many.py");
 }

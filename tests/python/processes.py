@@ -88,6 +88,46 @@ process = lease.start('sleep 1000')
         self.assertEqual(done, (0, "", ""))
         self.assertLess(took, 30)
 
+    def test_an_interpreter_ends_while_agents_run_commands_and_start_some(self):
+        program = """
+from subprocess_agent import SubprocessAgent
+class Slow(SubprocessAgent):
+    def start_command(self, command, process):
+        if command.program == 'slow':
+            begun.set()
+            while True:
+                time.sleep(0.0002)
+        super().start_command(command, process)
+class Running(Loud):
+    def start(self, start):
+        start.attach(Slow('.'))
+def run(command):
+    try:
+        with master.submit(Build('b')).wait(60) as lease:
+            while True:
+                lease.run(command)
+    except latent_worker.Error:
+        pass
+begun = threading.Event()
+master.add('w', Running(), max_builds=4)
+lease = master.submit(Build('b')).wait(60)
+process = lease.start(['sh', '-c', 'echo $$; exec sleep 1000'])
+print(int(process.read(60).data), flush=True)
+"""
+        busy = """
+for command in ['slow', ['true'], ['true']]:
+    threading.Thread(target=run, args=(command,), daemon=True).start()
+begun.wait(60)
+sys.exit(7)
+"""
+        for more, exit in [("", 0)] + [(busy, 7)] * 5:
+            (code, out, err), took = self.interpreter(program + more)
+            child, *rest = out.split()
+            self.assertEqual((code, rest, err), (exit, ["stopped"], ""))
+            self.assertLess(took, 30)
+            with self.assertRaises(ProcessLookupError):
+                os.kill(int(child), 0)
+
     def test_an_interpreter_ends_with_its_own_exit_code_and_other_threads(self):
         program = """
 master.add('w', Loud())
