@@ -3,11 +3,10 @@
 Run it as `python3 farm.py`; see the README beside it.
 """
 
-import os
 import shutil
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from latent_worker import Build, BuildFailed, Driver, Master
 from subprocess_agent import SubprocessAgent
@@ -30,34 +29,26 @@ class Sandbox(Driver):
             shutil.rmtree(stop.instance)
 
 
+def run(ticket, build):
+    begun = time.monotonic()
+    try:
+        with ticket.wait(timeout=60) as lease:
+            worker = lease.worker
+            said = lease.run("sleep 0.2; echo $N in $(basename $(pwd))", env={"N": build.name}).out.decode()
+    except BuildFailed as error:
+        worker, said = "-", str(error)
+    return build.name, worker, f"{time.monotonic() - begun:.2f} s", said.strip()
+
+
 def main():
-    rows, lock = [], threading.Lock()
-
-    def run(ticket, build):
-        begun = time.monotonic()
-        try:
-            with ticket.wait(timeout=60) as lease:
-                said = lease.run("sleep 0.2; echo $N in $(basename $(pwd))", env={"N": build.name}).out.decode()
-                worker = lease.worker
-        except BuildFailed as error:
-            worker, said = "-", str(error)
-        with lock:
-            rows.append((build.name, worker, f"{time.monotonic() - begun:.2f} s", said.strip()))
-
-    with Master() as master:
+    with Master() as master, ThreadPoolExecutor(len(BUILDS)) as pool:
         for number in range(1, 3):
             master.add_local(f"local-{number}", labels=["shell"])
         master.add("sandbox-1", Sandbox(), labels=["sandbox"], idle="after_build")
-        threads = [threading.Thread(target=run, args=(master.submit(build), build)) for build in BUILDS]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
+        rows = list(pool.map(run, [master.submit(build) for build in BUILDS], BUILDS))
     for row in [("BUILD", "WORKER", "TIME", "OUTPUT"), *sorted(rows)]:
         print("{:10} {:10} {:8} {}".format(*row))
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("LC_ALL", "C")
     main()

@@ -763,7 +763,7 @@ class Lease(_Handle):
     def wait_end(self, timeout: Optional[float] = None) -> None:
         """Raises :class:`LeaseEnded` or :class:`Cancelled` as soon as the lease has ended.
 
-        :class:`TimedOut`: it has not.
+        :class:`TimedOut`: it has not. :class:`Ended`: another thread has given it back.
         """
         _call("lw_lease_wait_end", self._handle, _ms(timeout))
 
@@ -1089,8 +1089,9 @@ class AgentProcess:
         weakref.finalize(self, _library.lw_process_fail, handle, forgotten).atexit = False
 
     def write(self, stream: str, data: bytes) -> None:
-        """Hands over ``"out"`` or ``"err"``. Blocks while a lot of it waits to be read: not for within start_command.
+        """Hands over ``"out"`` or ``"err"``. Blocks while a lot of it waits to be read.
 
+        Within ``start_command`` nobody reads yet: it takes 1 MiB there, and raises :class:`Unsupported` for more.
         :class:`Cancelled`: it was interrupted. :class:`Ended`: nobody reads any more. In both cases end it.
         """
         _call("lw_process_write", self._handle, ("out", "err").index(stream) + 1, data, len(data))
@@ -1334,7 +1335,7 @@ class Worker(_Handle):
         _call("lw_worker_unpause", self._handle)
 
     def insubstantiate(self, fast: bool = False, timeout: Optional[float] = None) -> None:
-        """Stops the instance, if there is one, and blocks until it is gone."""
+        """Stops the instance, if there is one, and blocks until it is gone. Within a driver's method it does not block."""
         _call("lw_worker_insubstantiate", self._handle, int(fast), _ms(timeout))
 
 
