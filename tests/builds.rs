@@ -323,6 +323,9 @@ fn b4_cancelled_while_running_the_lease_ends() {
     let ticket = world.master.submit(Build::new("running"));
     script.expect_start().succeed_attached();
     let lease = lease_of(&ticket);
+    let (work, over) = crossbeam_channel::bounded(0);
+    drop(work);
+    assert_eq!(lease.wait_end_unless(&over, Duration::MAX), None, "who works on it is done");
     ticket.cancel();
     ends_as_cancelled(&world, &ticket);
     assert_eq!(lease.end(), Some(LeaseEnd::Cancelled));

@@ -601,6 +601,12 @@ fn w14_a_driver_may_call_the_library_in_every_call() {
         let world = World::new();
         let (worker, script) = world.add_choosy(WorkerConfig::new("w"));
         let (hook, returned) = calls_back(&world, &worker);
+        let own = worker.clone();
+        let hook = move || {
+            // The stop comes after this call: it is not waited for.
+            assert!(!own.insubstantiate(false).wait_timeout(Duration::MAX));
+            hook();
+        };
         let mut request = worker.substantiate(&Build::new("b"));
         if call == DriverCall::Start {
             script.expect_start().answer(move |_| {

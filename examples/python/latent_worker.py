@@ -1335,7 +1335,7 @@ class Worker(_Handle):
         _call("lw_worker_unpause", self._handle)
 
     def insubstantiate(self, fast: bool = False, timeout: Optional[float] = None) -> None:
-        """Stops the instance, if there is one, and blocks until it is gone. Within a driver's method it does not block."""
+        """Stops the instance, if there is one, and blocks until it is gone; not within a driver's method."""
         _call("lw_worker_insubstantiate", self._handle, int(fast), _ms(timeout))
 
 
