@@ -505,7 +505,8 @@ typedef struct lw_event {
   size_t size;
   // 0, 1, 2 and so on: the order in which things happened in one master.
   uint64_t sequence;
-  // How many events this observer has missed just before this one, because it was too slow.
+  // How many events this observer has missed just before this one, because it was too slow. Of a queue from which
+  // several threads take, only their sum says something.
   uint64_t missed;
   // When, in nanoseconds since the master was made.
   uint64_t at_ns;
@@ -715,8 +716,8 @@ lw_code lw_abi_version(uint32_t *version);
 // such call on this thread. Do not free it.
 const char *lw_last_error_message(void);
 
-// Frees a text or a structure that the library has given out through a pointer to const. LW_ERROR_HANDLE: it was freed
-// already, or is not from this library. NULL is no error.
+// Frees a text or a structure that the library has given out through a pointer to const. LW_ERROR_HANDLE: it is not from
+// this library, or was freed already; unlike a handle it is an address, which may be given out again. NULL is no error.
 lw_code lw_free(const void *given);
 
 // How many handles, and how many texts and structures to be freed with lw_free, are out in this process: to find leaks.
@@ -820,9 +821,10 @@ lw_code lw_start_cancelled(struct lw_start *start, bool *cancelled);
 lw_code lw_start_sleep(struct lw_start *start, uint64_t time_ms);
 
 // Records the id of what this start has made, or is going to make, so that it is found whatever happens next; see
-// lw_leftover. With a journal it blocks until the id is durable; so use it after that. When it fails remove what was
+// lw_leftover. An id has 1 to 4096 bytes; LW_ERROR_JOURNAL says of another one as well that it is not recorded. With a journal it blocks until the id is durable; so use it after that. When it fails remove what was
 // made, and let the start fail. On the thread of the callback.
-lw_code lw_start_record(struct lw_start *start, const char *id);
+lw_code lw_start_record(struct lw_start *start,
+                        const char *id);
 
 // Tells observers what the start is doing ("pulling image, 40 %"). Does not block. On the thread of the callback.
 lw_code lw_start_progress(struct lw_start *start, const char *progress);

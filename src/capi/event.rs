@@ -28,7 +28,8 @@ pub struct lw_event {
     pub size: usize,
     /// 0, 1, 2 and so on: the order in which things happened in one master.
     pub sequence: u64,
-    /// How many events this observer has missed just before this one, because it was too slow.
+    /// How many events this observer has missed just before this one, because it was too slow. Of a queue from which
+    /// several threads take, only their sum says something.
     pub missed: u64,
     /// When, in nanoseconds since the master was made.
     pub at_ns: u64,

@@ -75,8 +75,8 @@ pub extern "C" fn lw_last_error_message() -> *const c_char {
     if code == lw_code::LW_OK { message } else { boundary::last_message() }
 }
 
-/// Frees a text or a structure that the library has given out through a pointer to const. LW_ERROR_HANDLE: it was freed
-/// already, or is not from this library. NULL is no error.
+/// Frees a text or a structure that the library has given out through a pointer to const. LW_ERROR_HANDLE: it is not from
+/// this library, or was freed already; unlike a handle it is an address, which may be given out again. NULL is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_free(given: *const c_void) -> lw_code {
     boundary(|| given::take_back(given))
