@@ -194,13 +194,57 @@ fn every_exported_function_goes_through_the_boundary() {
     for (path, code) in sources {
         assert_eq!(code.matches("no_mangle").count(), exported(code).len(), "{}", path.display());
         for (name, body) in exported(code) {
-            let before = body.split("boundary(").next().unwrap().trim();
-            let prepares_only = before == "let mut message = c\"\".as_ptr();\n    let code =";
-            assert!(before.is_empty() || prepares_only, "{name}: {body}");
+            assert!(goes_through_the_boundary(&name, &body), "{name}: {body}");
             functions.push(name);
         }
     }
     assert!(functions.len() > 50, "the functions were not found: {functions:?}");
+}
+
+/// Its body is a call of `boundary` and nothing else; but the one function that returns no code does more, word for word.
+fn goes_through_the_boundary(name: &str, body: &str) -> bool {
+    let returns_a_text = "let mut message = c\"\".as_ptr();\n    let code = boundary(|| {\n        \
+        message = boundary::last_message();\n        Ok(())\n    });\n    \
+        if code == lw_code::LW_OK { message } else { boundary::last_message() }";
+    if name == "lw_last_error_message" {
+        return body.trim() == returns_a_text;
+    }
+    let Some(rest) = body.trim().strip_prefix("boundary(") else { return false };
+    let mut depth = 1;
+    let end = rest.find(|character| {
+        depth += match character {
+            '(' => 1,
+            ')' => -1,
+            _ => 0,
+        };
+        depth == 0
+    });
+    end == Some(rest.len() - 1)
+}
+
+/// The checks themselves can fail.
+#[test]
+fn what_goes_past_the_boundary_is_seen() {
+    let is_fine = |body| goes_through_the_boundary("lw_name", body);
+    assert!(is_fine("    boundary(|| Ok(f()))"));
+    assert!(is_fine("    boundary(|| {\n        f(g());\n        Ok(())\n    })"));
+    assert!(!is_fine("    f();\n    boundary(|| Ok(()))"));
+    assert!(!is_fine("    boundary(|| Ok(()));\n    f()"));
+    assert!(!is_fine("    boundary(|| Ok(())).and(f())"));
+    assert!(!is_fine("    boundary(|| Ok(()));\n    boundary(|| Ok(()))"));
+    assert!(!is_fine("    f()"));
+    assert!(!goes_through_the_boundary("lw_last_error_message", "    boundary(|| Ok(()))"));
+}
+
+/// The version of the shared library begins with that of its ABI: the loader goes by the one, programs by the other.
+#[test]
+fn the_shared_library_has_the_version_of_its_abi() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let table = manifest.split("\n[").find_map(|table| table.strip_prefix("package.metadata.capi.library]")).unwrap();
+    let version = table.lines().find_map(|line| line.strip_prefix("version = \"")).unwrap();
+    let root = fs::read_to_string(source_folder().join("capi/mod.rs")).unwrap();
+    let abi = root.split("pub const LW_ABI_VERSION: u32 = ").nth(1).unwrap().split(';').next().unwrap();
+    assert_eq!(version.split('.').next().unwrap(), abi);
 }
 
 /// The functions that C can see, and what is in them: from the brace that opens at the end of a line to the one that
@@ -228,7 +272,8 @@ fn the_root_only_declares_and_re_exports() {
 #[test]
 fn the_scanner_sees_imports() {
     let code = code_of(
-        "// crate::comment\nuse crate::runtime::{A, B};\nuse crate::{Master, error::X};\nfn f() { crate::event::g() }\n\
+        "// crate::comment\nuse crate::runtime::{A, B};\nuse crate::{Master, error::X};\n\
+         fn f() {\n    #[cfg(test)]\n    crate::hook::hook();\n    crate::event::g()\n}\n\
          #[cfg(test)]\nuse crate::testing::T;",
     );
     let expected: BTreeSet<String> = ["runtime", "Master", "error", "event"].map(String::from).into();
@@ -276,8 +321,11 @@ fn code_of(text: &str) -> String {
     while let Some(line) = lines.next() {
         if line.trim() == "#[cfg(test)]" {
             match lines.peek() {
-                // A module in a file of its own; the next line is its declaration.
-                Some(next) if next.trim_start().starts_with("mod ") && next.trim_end().ends_with(';') => {
+                // A module in a file of its own, the next line is its declaration; or one statement within a function.
+                Some(next)
+                    if next.trim_end().ends_with(';')
+                        && (next.trim_start().starts_with("mod ") || line.starts_with(' ')) =>
+                {
                     lines.next();
                     continue;
                 }

@@ -69,7 +69,7 @@ pub(super) fn boundary(work: impl FnOnce() -> Result<()>) -> lw_code {
     }
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         #[cfg(test)]
-        super::tests::panic_if_wanted();
+        super::tests::passage();
         work()
     }));
     let failure = match outcome {

@@ -77,6 +77,8 @@ pub(super) fn give_text(text: &str) -> *const c_char {
 }
 
 fn keep(address: usize, what: Box<dyn Any + Send>) {
+    #[cfg(test)]
+    super::tests::passage();
     let before = GIVEN.lock().insert(address, what);
     debug_assert!(before.is_none(), "memory that is in use was given out again");
 }
@@ -86,6 +88,8 @@ pub(super) fn take_back(pointer: *const c_void) -> Result<()> {
     if pointer.is_null() {
         return Ok(());
     }
+    #[cfg(test)]
+    super::tests::passage();
     let taken = GIVEN.lock().remove(&pointer.addr());
     match taken {
         Some(_) => Ok(()),
@@ -97,5 +101,7 @@ pub(super) fn take_back(pointer: *const c_void) -> Result<()> {
 }
 
 pub(super) fn count() -> usize {
+    #[cfg(test)]
+    super::tests::passage();
     GIVEN.lock().len()
 }

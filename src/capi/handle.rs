@@ -58,8 +58,8 @@ impl Table {
     /// # Panics
     /// When there is no number left that was not given out yet.
     fn insert(&mut self, entry: Entry) -> usize {
-        self.live += 1;
         if let Some(index) = self.free.pop() {
+            self.live += 1;
             let slot = &mut self.slots[index];
             slot.number += 1 << INDEX_BITS;
             slot.entry = Some(entry);
@@ -68,6 +68,7 @@ impl Table {
         let index = self.slots.len();
         assert!(index <= INDEX_MASK, "no handle is left");
         let number = 1 << INDEX_BITS | index;
+        self.live += 1;
         self.slots.push(Slot { number, entry: Some(entry) });
         number
     }
@@ -96,6 +97,8 @@ pub(super) fn insert<K: Kind>(value: K::Value) -> *mut K {
 }
 
 pub(super) fn insert_shared<K: Kind>(value: Arc<K::Value>) -> *mut K {
+    #[cfg(test)]
+    super::tests::passage();
     let entry = Entry { kind: K::NAME, value };
     ptr::without_provenance_mut(TABLE.write().insert(entry))
 }
@@ -103,6 +106,8 @@ pub(super) fn insert_shared<K: Kind>(value: Arc<K::Value>) -> *mut K {
 /// What is behind the handle. It lives as long as somebody uses it, also when another thread frees the handle.
 #[inline]
 pub(super) fn get<K: Kind>(handle: *mut K) -> Result<Arc<K::Value>> {
+    #[cfg(test)]
+    super::tests::passage();
     let found = TABLE.read().get(handle.addr()).cloned();
     typed::<K>(handle, found)
 }
@@ -110,6 +115,8 @@ pub(super) fn get<K: Kind>(handle: *mut K) -> Result<Arc<K::Value>> {
 /// Takes the handle back: it is none from now on.
 #[inline]
 pub(super) fn remove<K: Kind>(handle: *mut K) -> Result<Arc<K::Value>> {
+    #[cfg(test)]
+    super::tests::passage();
     let found = TABLE.write().remove(handle.addr(), TypeId::of::<K::Value>());
     typed::<K>(handle, found)
 }
@@ -124,6 +131,8 @@ pub(super) fn free<K: Kind>(handle: *mut K) -> Result<()> {
 }
 
 pub(super) fn count() -> usize {
+    #[cfg(test)]
+    super::tests::passage();
     TABLE.read().live
 }
 

@@ -86,8 +86,10 @@ pub extern "C" fn lw_free(given: *const c_void) -> lw_code {
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_live(handles: Option<&mut MaybeUninit<usize>>, given: Option<&mut MaybeUninit<usize>>) -> lw_code {
     boundary(|| {
-        *place("handles", handles, 0)? = handle::count();
-        *place("given", given, 0)? = given::count();
+        // Both are cleared, whatever comes after that.
+        let (handles, given) = (place("handles", handles, 0), place("given", given, 0));
+        let (handles, given) = (handles?, given?);
+        (*handles, *given) = (handle::count(), given::count());
         Ok(())
     })
 }
