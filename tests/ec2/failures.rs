@@ -318,6 +318,13 @@ fn b3_what_does_not_exist_is_the_builds_fault_only_when_the_build_has_asked_for_
     assert!(cannot(Build::new("d")).contains("no property \"image\""));
     assert!(asked.status().quarantine.is_none());
     drop(lease(&asked, &good()));
+
+    // What one setting has wrong is not the build's because it has chosen another one.
+    let why = Setting::template("{why:-tests}").unwrap();
+    let addressed = scene.driver().user_data("").tag("why", why).elastic_ip("203.0.113.9").build().unwrap();
+    let (cause, reason) = failed(&scene.worker("addressed", addressed), &Build::new("e"));
+    assert_eq!(cause, FailureCause::Infrastructure);
+    assert!(reason.contains("no address 203.0.113.9"), "{reason}");
     scene.finish();
 }
 

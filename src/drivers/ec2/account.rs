@@ -289,7 +289,10 @@ impl Account {
         let query = Query::new("DescribeAddresses", Repeat::Harmless).with_filter("public-ip", [address]);
         let answer = self.client.ec2(&query, patience)?;
         let id = answer.items("addressesSet").find_map(|item| item.text("allocationId")).map(str::to_owned);
-        id.ok_or_else(|| AwsError::not_found("DescribeAddresses", format!("the account has no address {address}")))
+        id.ok_or_else(|| {
+            let what = format!("the account has no address {address}");
+            AwsError::not_found("DescribeAddresses", "InvalidAddress.NotFound", what)
+        })
     }
 
     fn spot_requests(&self, ids: &[String], patience: &Patience<'_>) -> Result<HashMap<String, SpotRequest>, AwsError> {

@@ -9,7 +9,7 @@ use super::aws::{AwsError, Class, Patience};
 use super::launch::Launch;
 use super::lookups::NoImage;
 use super::names::{self, Identity, Recorded};
-use super::settings::{AtStop, BlockDevice, Rendered, is_of_one_machine};
+use super::settings::{AtStop, BlockDevice, Rendered, is_computed, is_of_one_machine};
 use super::state::{Coming, Machine};
 use super::user_data::{self, Blank};
 use super::{Ec2LatentWorker, Unfollowed, Waiter};
@@ -67,7 +67,7 @@ impl Attempt<'_> {
         if error.class() == Class::Cancelled {
             return Cancelled.into();
         }
-        let blame = self.driver.settings.is_of_the_build(error.code());
+        let blame = self.driver.settings.is_of_the_build(error.code(), error.message());
         error.into_start_error(blame)
     }
 
@@ -165,11 +165,12 @@ impl Attempt<'_> {
             Blank::Owner => Ok(start.owner().to_owned()),
             Blank::Region => driver.account.region(&self.patience()).map_err(|error| error.to_string()),
         });
-        let encoded = filled.and_then(|text| user_data::encode(&text));
-        encoded.map_err(|error| {
-            let reason = format!("the user data: {error}");
-            let blame = driver.settings.is_of_the_build(Some("InvalidUserData"));
-            if blame { StartError::cannot(reason) } else { StartError::infrastructure(reason) }
+        let wrong = |error: String| format!("the user data: {error}");
+        // Where the master and the region are is for the farm to say.
+        let filled = filled.map_err(|error| StartError::infrastructure(wrong(error)))?;
+        user_data::encode(&filled).map_err(|error| match is_computed(&driver.settings.user_data) {
+            true => StartError::cannot(wrong(error)),
+            false => StartError::infrastructure(wrong(error)),
         })
     }
 
@@ -188,7 +189,7 @@ impl Attempt<'_> {
     /// One offer after the other, until one is to be had.
     fn launch(&self, user_data: &str) -> Result<Machine, StartError> {
         let Self { driver, start, rendered, .. } = self;
-        let of_the_build = driver.settings.is_of_the_build(Some("InvalidAMIID"));
+        let of_the_build = driver.settings.image.as_ref().is_some_and(is_computed);
         let image = match &rendered.image {
             None => None,
             Some(ami) => match driver.shared.lookups.image(&driver.account, ami, &self.patience()) {

@@ -75,9 +75,9 @@ impl AwsError {
         Self::new(Class::TimedOut, doing, format!("not done within {limit:?}"))
     }
 
-    /// What was looked for is not there.
-    pub(in crate::drivers::ec2) fn not_found(doing: &str, message: impl Into<String>) -> Self {
-        Self::new(Class::NotFound, doing, message)
+    /// What was looked for is not there: the code is that which the provider has where it is named.
+    pub(in crate::drivers::ec2) fn not_found(doing: &str, code: &str, message: impl Into<String>) -> Self {
+        Self { code: Some(code.into()), ..Self::new(Class::NotFound, doing, message) }
     }
 
     /// What an answer with an error in it says.
@@ -121,6 +121,11 @@ impl AwsError {
     /// The provider's code, such as `InvalidAMIID.NotFound`.
     pub(in crate::drivers::ec2) fn code(&self) -> Option<&str> {
         self.code.as_deref()
+    }
+
+    /// In the provider's words, if it has answered.
+    pub(in crate::drivers::ec2) fn message(&self) -> &str {
+        &self.message
     }
 
     /// Whether what was asked for may have been done, or may yet be.
