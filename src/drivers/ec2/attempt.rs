@@ -60,7 +60,8 @@ fn is_for_the_next_offer(error: &AwsError) -> bool {
 
 impl Attempt<'_> {
     fn patience(&self) -> Patience<'_> {
-        Patience::of_start(self.start, self.driver.limits.call)
+        let limits = &self.driver.limits;
+        Patience::of_start(self.start, limits.call).with_turns_within(limits.start)
     }
 
     fn failed(&self, error: AwsError) -> StartError {

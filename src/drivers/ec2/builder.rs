@@ -183,12 +183,16 @@ impl Ec2LatentWorkerBuilder {
     }
 
     /// How long one call may go on, with all that is tried again and waited for; 60 s by default. A check has 10 s at most.
+    /// When many start or stop at the same time they take turns, so that the provider need not refuse them, and wait for
+    /// these besides: for as long as the start or the stop has.
     pub fn call_limit(mut self, limit: Duration) -> Self {
         self.limits.call = limit;
         self
     }
 
-    /// How long a machine may take from its launch until it runs; 10 minutes by default.
+    /// How long a machine may take from its launch until it runs; 10 minutes by default. Before that a launch waits for its turn
+    /// as long as that: five machines come at once, and two in each second then, of all workers in this process that use the
+    /// account in the region.
     pub fn start_limit(mut self, limit: Duration) -> Self {
         self.limits.start = limit;
         self

@@ -156,8 +156,9 @@ impl Ec2LatentWorker {
         change(self.shared.made.lock().entry(identity.key.clone()).or_default());
     }
 
+    /// For a stop, which nobody ends.
     fn call(&self) -> Patience<'static> {
-        Patience::limit(self.limits.call)
+        Patience::limit(self.limits.call).with_turns_within(self.limits.stop)
     }
 
     /// Looks at a machine in each round until `done` says something. What the provider does not say now it may say later.
@@ -221,8 +222,7 @@ impl Ec2LatentWorker {
     /// Waits until a machine is `stopped` or `terminated`; one that nobody knows is gone.
     fn wait_for_end(&self, id: &str, state: &'static str) -> Result<(), StopError> {
         let never = crossbeam_channel::never();
-        let limit = self.limits.call;
-        let waiter = Waiter { pause: &pause, cancel: &never, patience: &|| Patience::limit(limit) };
+        let waiter = Waiter { pause: &pause, cancel: &never, patience: &|| self.call() };
         let ended = |machine: Option<&Machine>| machine.is_none_or(|machine| machine.rests_as(state)).then_some(());
         self.follow(id, self.limits.stop, &waiter, ended).map_err(|unfollowed| match unfollowed {
             Unfollowed::Refused(error) | Unfollowed::TimedOut(Some(error)) => error.into(),
@@ -446,7 +446,7 @@ impl LatentWorker for Ec2LatentWorker {
         if traces.is_empty() {
             return Ok(Reclaimed::Gone);
         }
-        let patience = || Patience::of_leftover(leftover, self.limits.call);
+        let patience = || Patience::of_leftover(leftover, self.limits.call).with_turns_within(self.limits.stop);
         let mut found = self.find(&identity, &patience())?;
         let unknown = |machines: &[Machine]| -> Vec<String> {
             let known = |id: &&String| machines.iter().any(|machine| machine.id == **id);
