@@ -298,10 +298,13 @@ fn b3_what_does_not_exist_is_the_builds_fault_only_when_the_build_has_asked_for_
     let scene = Scene::new();
     let missing = "ami-00000000000000000";
     let constant = scene.bare_driver().image(Ami::id(missing)).offer(Offer::new(TYPE)).build().unwrap();
-    let worker = scene.worker("constant", constant);
-    let (cause, reason) = failed(&worker, &Build::new("a"));
-    assert_eq!(cause, FailureCause::Infrastructure);
-    assert!(reason.contains("InvalidAMIID.NotFound"), "{reason}");
+    for name in ["constant", "another"] {
+        let worker = scene.worker(name, constant.clone());
+        let (cause, reason) = failed(&worker, &Build::new("a"));
+        assert_eq!(cause, FailureCause::Infrastructure);
+        assert!(reason.contains("RunInstances") && reason.contains("InvalidAMIID.NotFound"), "{reason}");
+    }
+    assert_eq!(scene.front.count("DescribeImages"), 1, "that it has no disks which are known is known then");
 
     let image = Setting::template("{image}").unwrap();
     let kind = Setting::template("{type:-t3.micro}").unwrap();

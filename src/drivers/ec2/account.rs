@@ -22,6 +22,8 @@ use crate::Health;
 const MOST_FILTERED: usize = 200;
 /// "You can specify a maximum of 100 explicitly specified instance IDs" (`DescribeInstanceStatus`).
 const MOST_STATUSES: usize = 100;
+/// The largest page ("MaxResults" of `DescribeImages`); without one, all images come in one answer, however long that takes.
+const MOST_IMAGES: &str = "1000";
 /// No list that is asked for here comes to more pages than that.
 const MOST_PAGES: usize = 50;
 /// The provider's own checks and plans change slowly.
@@ -274,25 +276,19 @@ impl Account {
         self.client.ec2(&query, patience).map(drop)
     }
 
-    pub(super) fn associate(&self, id: &str, address: &str, patience: &Patience<'_>) -> Result<(), AwsError> {
-        let allocation = match address.starts_with("eipalloc-") {
-            true => address.to_owned(),
-            false => self.allocation(address, patience)?,
-        };
+    /// Gives a machine an address, by the id of its allocation.
+    pub(super) fn associate(&self, id: &str, allocation: &str, patience: &Patience<'_>) -> Result<(), AwsError> {
         let query = Query::new("AssociateAddress", Repeat::Harmless).with("InstanceId", id);
         let query = query.with("AllocationId", allocation).with("AllowReassociation", "false");
         self.client.ec2(&query, patience).map(drop)
     }
 
-    /// The id of the allocation of an address: in a network of one's own an address is only known by that.
-    fn allocation(&self, address: &str, patience: &Patience<'_>) -> Result<String, AwsError> {
+    /// The id of the allocation of an address, if the account has it: in a network of one's own an address is only known by
+    /// that.
+    pub(super) fn allocation(&self, address: &str, patience: &Patience<'_>) -> Result<Option<String>, AwsError> {
         let query = Query::new("DescribeAddresses", Repeat::Harmless).with_filter("public-ip", [address]);
         let answer = self.client.ec2(&query, patience)?;
-        let id = answer.items("addressesSet").find_map(|item| item.text("allocationId")).map(str::to_owned);
-        id.ok_or_else(|| {
-            let what = format!("the account has no address {address}");
-            AwsError::not_found("DescribeAddresses", "InvalidAddress.NotFound", what)
-        })
+        Ok(answer.items("addressesSet").find_map(|item| item.text("allocationId")).map(str::to_owned))
     }
 
     fn spot_requests(&self, ids: &[String], patience: &Patience<'_>) -> Result<HashMap<String, SpotRequest>, AwsError> {
@@ -344,14 +340,19 @@ impl Account {
 
     /// The image of this id, if the account may see it.
     pub(super) fn image(&self, id: &str, patience: &Patience<'_>) -> Result<Option<Image>, AwsError> {
-        // A filter and no id: that of an image that is not there would be an error, and the launch says that better.
-        let query = Query::new("DescribeImages", Repeat::Harmless).with_filter("image-id", [id]);
-        Ok(self.described_images(&query, patience)?.pop())
+        // By its id and no filter: only so is an image of somebody else told of that is deprecated.
+        let query = Query::new("DescribeImages", Repeat::Harmless).with_list("ImageId", [id]);
+        match self.described_images(&query, patience) {
+            Ok(mut images) => Ok(images.pop()),
+            // The launch says that better.
+            Err(error) if error.code().is_some_and(|code| code.starts_with("InvalidAMIID")) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn images(&self, newest: &Newest, patience: &Patience<'_>) -> Result<Vec<Image>, AwsError> {
         let query = Query::new("DescribeImages", Repeat::Harmless).with_list("Owner", newest.owners.iter().cloned());
-        let query = query.with_filter("state", ["available"]);
+        let query = query.with("MaxResults", MOST_IMAGES).with_filter("state", ["available"]);
         let query = newest
             .filters
             .iter()

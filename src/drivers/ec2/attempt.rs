@@ -111,8 +111,10 @@ impl Attempt<'_> {
             let attached = driver.account.attach_volume(&machine.id, volume, device, &self.patience());
             attached.map_err(|error| self.failed(error))?;
         }
-        if let Some(address) = &rendered.elastic_ip {
-            let associated = driver.account.associate(&machine.id, address, &self.patience());
+        if let Some(elastic_ip) = &rendered.elastic_ip {
+            let allocation = driver.shared.lookups.allocation(&driver.account, elastic_ip, &self.patience());
+            let allocation = allocation.map_err(|error| self.failed(error))?;
+            let associated = driver.account.associate(&machine.id, &allocation, &self.patience());
             associated.map_err(|error| self.failed(error))?;
         }
         Ok(machine)
