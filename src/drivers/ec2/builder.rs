@@ -219,7 +219,8 @@ impl Ec2LatentWorkerBuilder {
     }
 
     /// How often a machine whose agent has attached is looked at; at least 1 s. By default 20 s when it may be a spot machine,
-    /// for the notice of an interruption comes two minutes before it, and 5 minutes otherwise.
+    /// by an offer or a [launch template](Self::launch_template), for the notice of an interruption comes two minutes before it,
+    /// and 5 minutes otherwise.
     pub fn attached_check_interval(mut self, interval: Duration) -> Self {
         self.limits.attached_check_interval = Some(interval);
         self

@@ -269,10 +269,7 @@ impl Ec2LatentWorker {
             }
         }
         // What is there is ended first, also when this is refused.
-        let cancelled = match self.settings.may_be_spot() {
-            true => self.account.cancel_spot_requests(identity, &self.call()),
-            false => Ok(()),
-        };
+        let cancelled = self.cancel_spot_requests(identity, &self.call());
         for look in 0..=LATE_LOOKS {
             if look > 0 {
                 pause(self.limits.poll_interval);
@@ -290,6 +287,23 @@ impl Ec2LatentWorker {
             "the launch of attempt {} was not answered, and there is no machine of it yet; it is looked for again for {:?}",
             identity.key, self.limits.listing_lag
         )))
+    }
+
+    /// Ends the requests for spot machines that an attempt may have made and that wait for one.
+    fn cancel_spot_requests(&self, identity: &Identity, patience: &Patience<'_>) -> Result<(), AwsError> {
+        if !self.settings.may_be_spot() {
+            return Ok(());
+        }
+        match self.account.open_spot_requests(identity, patience) {
+            Ok(open) if open.is_empty() => Ok(()),
+            Ok(open) => self.account.cancel_spot_requests(open, patience),
+            // Most launch templates ask for none, and the account need not allow the question then.
+            Err(error) if error.class() == Class::Denied && !self.settings.offers_may_be_spot() => {
+                log::debug!("whether attempt {} has a request for a spot machine is not known: {error}", identity.key);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn remove_parameters(&self, names: &[String], patience: &Patience<'_>) -> Result<(), StopError> {
@@ -461,6 +475,11 @@ impl LatentWorker for Ec2LatentWorker {
         // A machine that this attempt has had go on may have the tags of the one before still, in a description that lags behind.
         let kept = self.settings.at_stop != AtStop::Terminate;
         let not_yet_ours = kept && found.iter().any(|machine| !identity.is_ours(|key| machine.tag(key)));
+        let of_nobody = |machine: &&Machine| {
+            let tag = |key: &str| machine.tag(key);
+            !machine.is_ending() && !identity.is_ours(tag) && !identity.is_of_another_attempt(tag)
+        };
+        let of_nobody: Vec<_> = found.iter().filter(of_nobody).map(|machine| machine.id.clone()).collect();
         found.retain(|machine| identity.is_ours(|key| machine.tag(key)));
         for machine in found.iter().filter(|machine| !machine.is_ending()) {
             match self.account.terminate(&machine.id, &patience()) {
@@ -468,10 +487,18 @@ impl LatentWorker for Ec2LatentWorker {
                 _ => {}
             }
         }
-        if traces.unanswered && self.settings.may_be_spot() {
-            self.account.cancel_spot_requests(&identity, &patience())?;
+        if traces.unanswered {
+            self.cancel_spot_requests(&identity, &patience())?;
         }
         self.remove_parameters(&traces.parameters, &patience())?;
+        if !of_nobody.is_empty() {
+            // It was made by this attempt, and nothing proves that it is not somebody else's by now.
+            return Err(StopError::new(format!(
+                "machine {} has lost its tags ({}): end it yourself, or give them back",
+                of_nobody.join(", "),
+                identity.proof()
+            )));
+        }
         let answered = || found.iter().any(|machine| !traces.machines.contains(&machine.id));
         let may_come = (traces.unanswered && !answered()) || !missing.is_empty() || not_yet_ours;
         if may_come && leftover.age() < self.may_appear_for() {

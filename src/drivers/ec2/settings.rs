@@ -311,8 +311,13 @@ impl Settings {
             || is_computed(&self.metadata)
     }
 
-    /// Whether a machine may be a spot machine.
+    /// Whether a machine may be a spot machine: also a launch template can ask for one.
     pub(super) fn may_be_spot(&self) -> bool {
+        self.offers_may_be_spot() || self.launch_template.as_constant().is_none_or(|name| !name.is_empty())
+    }
+
+    /// Whether one of the offers may be for a spot machine.
+    pub(super) fn offers_may_be_spot(&self) -> bool {
         self.offers.iter().any(|offer| offer.as_constant().is_none_or(Offer::is_spot))
     }
 
@@ -634,6 +639,20 @@ mod tests {
         settings.check_constants().unwrap();
         let rendered = settings.render(&Properties::new()).ok().unwrap();
         assert_eq!((rendered.launch_template.as_deref(), rendered.offers.len()), (Some("lt-1:3"), 0));
+    }
+
+    #[test]
+    fn an_offer_and_a_launch_template_may_be_for_a_spot_machine() {
+        let may = |change: fn(&mut Settings)| {
+            let mut settings = settings();
+            change(&mut settings);
+            (settings.may_be_spot(), settings.offers_may_be_spot())
+        };
+        assert_eq!(may(|_| {}), (false, false));
+        assert_eq!(may(|settings| settings.offers.push(Offer::new("a").spot().into())), (true, true));
+        assert_eq!(may(|settings| settings.offers.push(template("{type}"))), (true, true));
+        assert_eq!(may(|settings| settings.launch_template = "a-template".into()), (true, false));
+        assert_eq!(may(|settings| settings.launch_template = template("{template}")), (true, false));
     }
 
     #[test]
