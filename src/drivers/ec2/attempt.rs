@@ -53,11 +53,6 @@ impl From<Cancelled> for Unlaunched {
     }
 }
 
-/// Whether another offer may do.
-fn is_for_the_next_offer(error: &AwsError) -> bool {
-    matches!(error.class(), Class::Capacity | Class::Quota)
-}
-
 impl Attempt<'_> {
     fn patience(&self) -> Patience<'_> {
         let limits = &self.driver.limits;
@@ -70,6 +65,15 @@ impl Attempt<'_> {
         }
         let blame = self.driver.settings.is_of_the_build(error.code(), error.message());
         error.into_start_error(blame)
+    }
+
+    /// Of a call that asks for a machine.
+    fn unlaunched(&self, error: AwsError) -> Unlaunched {
+        match error.class() {
+            Class::Capacity => Unlaunched::Short(FailureCause::Capacity, error.into()),
+            Class::Quota => Unlaunched::Short(FailureCause::Quota, error.into()),
+            _ => self.failed(error).into(),
+        }
     }
 
     /// Of a call about nothing that a build could have chosen.
@@ -99,12 +103,15 @@ impl Attempt<'_> {
         self.put_secret()?;
         let machine = match self.kept()? {
             // What has been attached to it meanwhile is somebody else's.
-            Some(kept) => self.resume(&kept, &user_data)?,
-            None => {
-                let machine = self.launch(&user_data)?;
-                self.have_disks_end(&machine)?;
-                machine
-            }
+            Some(kept) => match self.resume(&kept, &user_data) {
+                Ok(machine) => machine,
+                Err(Unlaunched::Failed(error)) => return Err(error),
+                Err(Unlaunched::Short(_, reason)) => {
+                    self.discard(&kept.id, &format!("is not to be had again: {reason}"))?;
+                    self.launch_anew(&user_data)?
+                }
+            },
+            None => self.launch_anew(&user_data)?,
         };
         // A machine that was kept has its volumes still.
         for (device, volume) in rendered.volumes.iter().filter(|(_, volume)| !machine.volumes.contains(volume)) {
@@ -117,6 +124,12 @@ impl Attempt<'_> {
             let associated = driver.account.associate(&machine.id, &allocation, &self.patience());
             associated.map_err(|error| self.failed(error))?;
         }
+        Ok(machine)
+    }
+
+    fn launch_anew(&self, user_data: &str) -> Result<Machine, StartError> {
+        let machine = self.launch(user_data)?;
+        self.have_disks_end(&machine)?;
         Ok(machine)
     }
 
@@ -270,12 +283,7 @@ impl Attempt<'_> {
                         made.launch = None;
                     });
                 }
-                if is_for_the_next_offer(&error) {
-                    let cause =
-                        if error.class() == Class::Quota { FailureCause::Quota } else { FailureCause::Capacity };
-                    return Err(Unlaunched::Short(cause, error.into()));
-                }
-                return Err(self.failed(error).into());
+                return Err(self.unlaunched(error));
             }
         };
         self.has_made(Recorded::Machine(made.id.clone()))?;
@@ -319,7 +327,7 @@ impl Attempt<'_> {
 
     /// The machine that this worker has kept, if it fits. One that does not is ended: a worker has one.
     fn kept(&self) -> Result<Option<Machine>, StartError> {
-        let Self { driver, identity, rendered, start } = self;
+        let Self { driver, identity, rendered, .. } = self;
         if driver.settings.at_stop == AtStop::Terminate {
             return Ok(None);
         }
@@ -333,15 +341,24 @@ impl Attempt<'_> {
                 fitting = Some(machine.clone());
                 continue;
             }
-            start.progress(&format!("machine {}, which was kept, does not fit, and is terminated", machine.id));
-            let ended = driver.account.terminate(&machine.id, &self.patience());
-            ended.map_err(|error| self.failed(error))?;
-            if !rendered.volumes.is_empty() || rendered.elastic_ip.is_some() {
-                // It has them until it is gone, and another machine cannot have them before.
-                self.wait_until_rests(&machine.id, "terminated")?;
-            }
+            self.discard(&machine.id, "does not fit")?;
         }
         Ok(fitting)
+    }
+
+    /// Ends a machine that was kept.
+    fn discard(&self, id: &str, why: &str) -> Result<(), StartError> {
+        let Self { driver, rendered, start, .. } = self;
+        start.progress(&format!("machine {id}, which was kept, {why}; it is terminated"));
+        match driver.account.terminate(id, &self.patience()) {
+            Err(error) if !error.already_gone() => return Err(self.failed(error)),
+            _ => {}
+        }
+        if !rendered.volumes.is_empty() || rendered.elastic_ip.is_some() {
+            // It has them until it is gone, and another machine cannot have them before.
+            self.wait_until_rests(id, "terminated")?;
+        }
+        Ok(())
     }
 
     /// Waits until a machine that has been told to is `stopped` or `terminated`.
@@ -367,7 +384,8 @@ impl Attempt<'_> {
         }
     }
 
-    fn resume(&self, kept: &Machine, user_data: &str) -> Result<Machine, StartError> {
+    /// Has a machine that was kept go on.
+    fn resume(&self, kept: &Machine, user_data: &str) -> Result<Machine, Unlaunched> {
         let Self { driver, start, identity, .. } = self;
         let (account, id) = (&driver.account, &kept.id);
         start.progress(&format!("machine {id}, which was kept, goes on"));
@@ -381,10 +399,7 @@ impl Attempt<'_> {
         if !user_data.is_empty() {
             account.set_user_data(id, user_data, &self.patience()).map_err(failed)?;
         }
-        account.start(id, &self.patience()).map_err(failed)?;
-        self.wait_until_it_runs(id, STALE_LOOKS).map_err(|unlaunched| match unlaunched {
-            Unlaunched::Short(cause, reason) => StartError::failed(cause, reason),
-            Unlaunched::Failed(error) => error,
-        })
+        account.start(id, &self.patience()).map_err(|error| self.unlaunched(error))?;
+        self.wait_until_it_runs(id, STALE_LOOKS)
     }
 }

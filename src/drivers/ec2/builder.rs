@@ -49,7 +49,9 @@ impl Ec2LatentWorkerBuilder {
         self
     }
 
-    /// The subnet (`subnet-…`) of offers that do not name a place themselves.
+    /// The subnet (`subnet-…`) of offers that do not name a place themselves. An offer in a zone is not in it, but in the
+    /// default network of the account, whose security groups are others: one that is to be in another subnet of the same
+    /// network [names that](Offer::in_subnet).
     pub fn subnet(mut self, subnet: impl Into<Setting<String>>) -> Self {
         self.settings.subnet = subnet.into();
         self

@@ -60,6 +60,9 @@ const MISSED_CHECKS: u32 = 3;
 /// What is not known to the provider yet is looked for so often before a stop gives up, and leaves it to a reclaim.
 const LATE_LOOKS: u32 = 5;
 
+/// That a machine is not to hibernate, and may well be stopped.
+const NO_HIBERNATION: [&str; 2] = ["UnsupportedOperation", "UnsupportedHibernationConfiguration"];
+
 #[doc = include_str!("guide.md")]
 #[derive(Clone)]
 pub struct Ec2LatentWorker {
@@ -313,7 +316,16 @@ impl Ec2LatentWorker {
 
     /// The machine is to be there for the next start.
     fn keep(&self, id: &str, fast: bool) -> Result<(), StopError> {
-        match self.account.stop(id, self.settings.at_stop == AtStop::Hibernate, &self.call()) {
+        let hibernate = self.settings.at_stop == AtStop::Hibernate;
+        let stopped = match self.account.stop(id, hibernate, &self.call()) {
+            // It is not ready for that yet, say, or of a type or an image that cannot.
+            Err(error) if hibernate && error.code().is_some_and(|code| NO_HIBERNATION.contains(&code)) => {
+                log::warn!("machine {id} is stopped and does not hibernate: {error}");
+                self.account.stop(id, false, &self.call())
+            }
+            stopped => stopped,
+        };
+        match stopped {
             Ok(()) if fast => Ok(()),
             Ok(()) => self.wait_for_end(id, "stopped"),
             Err(error) if error.already_gone() => Ok(()),

@@ -45,7 +45,8 @@ pub enum AtStop {
     Terminate,
     /// It is stopped, and the worker's next start has it go on. Its disks stay, and cost.
     Stop,
-    /// The same, with its memory kept on its root volume, which must be encrypted and large enough.
+    /// The same, with its memory kept on its root volume, which must be encrypted and large enough. A machine that the provider
+    /// does not have hibernate, because it is not ready for that yet, say, is stopped.
     Hibernate,
 }
 
