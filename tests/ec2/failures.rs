@@ -353,6 +353,10 @@ fn b3_what_does_not_exist_is_the_builds_fault_only_when_the_build_has_asked_for_
     let (cause, reason) = failed(&scene.worker("addressed", addressed), &Build::new("e"));
     assert_eq!(cause, FailureCause::Infrastructure);
     assert!(reason.contains("no address 203.0.113.9"), "{reason}");
+    let address = Setting::<String>::template("{address}").unwrap();
+    let addressed = scene.worker("chosen", scene.driver().user_data("").elastic_ip(address).build().unwrap());
+    let error = failure(&addressed, &Build::new("f").with_property("address", "203.0.113.9"));
+    assert!(matches!(error, SubstantiateError::Cannot { .. }), "{error:?}");
     scene.finish();
 }
 
