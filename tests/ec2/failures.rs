@@ -357,6 +357,13 @@ fn b3_what_does_not_exist_is_the_builds_fault_only_when_the_build_has_asked_for_
     let addressed = scene.worker("chosen", scene.driver().user_data("").elastic_ip(address).build().unwrap());
     let error = failure(&addressed, &Build::new("f").with_property("address", "203.0.113.9"));
     assert!(matches!(error, SubstantiateError::Cannot { .. }), "{error:?}");
+
+    // Where the master is, is for the farm to say, also when the text that has it in it is the build's.
+    let text = Setting::<String>::template("{why:-tests} @LATENT_WORKER_MASTER@").unwrap();
+    let told = scene.worker("told", scene.driver().master_address("").user_data(text).build().unwrap());
+    let (cause, reason) = failed(&told, &Build::new("g"));
+    assert_eq!(cause, FailureCause::Infrastructure);
+    assert!(reason.contains("set master_address"), "{reason}");
     scene.finish();
 }
 
