@@ -1,10 +1,10 @@
 //! Machines that are kept between builds: stopped rather than terminated, and started again.
 
-use latent_worker::{AtStop, Build, EventKind, FailureCause, Setting, SubstantiateError};
+use latent_worker::{AtStop, Build, EventKind, FailureCause, Offer, Setting, SubstantiateError};
 
 use crate::support::cloud::between;
 use crate::support::front::{Asked, Fault};
-use crate::support::{Scene, eventually, failure, lease, said, started, stop};
+use crate::support::{Scene, TYPE, eventually, failure, lease, said, started, stop};
 
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
@@ -129,4 +129,60 @@ fn d3_a_machine_that_cannot_be_kept_is_no_loss_when_it_rests_and_is_left_behind_
     assert!(why.contains("IncorrectInstanceState"), "{why}");
     assert_eq!(scene.cloud.machine(&kept).id, kept);
     scene.finish_in_the_end();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn a_machine_that_was_kept_and_is_not_to_be_had_again_makes_place_for_one_of_the_next_offer() {
+    let scene = Scene::new();
+    for code in ["InsufficientInstanceCapacity", "VcpuLimitExceeded"] {
+        let driver = scene.driver().offer(Offer::new("t3.small")).user_data("").at_stop(AtStop::Stop);
+        let worker = scene.worker(code, driver.build().unwrap());
+        let request = worker.substantiate(&Build::new("b"));
+        started(&worker);
+        drop(request);
+        stop(&worker);
+        let kept = scene.machine();
+        assert_eq!(kept.state, "stopped");
+
+        let refused = Fault::Refuse(400, code);
+        let again = scene.front.inject(refused.clone(), |asked| asked.is("StartInstances"));
+        let same = move |asked: &Asked| asked.is("RunInstances") && asked.parameter("InstanceType") == TYPE;
+        let same = scene.front.inject(refused, same);
+        let request = worker.substantiate(&Build::new("c"));
+        started(&worker);
+        let told = scene.await_event(|kind| match kind {
+            EventKind::Progress { text } if text.contains("not to be had again") => Some(text.to_string()),
+            _ => None,
+        });
+        assert!(told.contains(&kept.id) && told.contains(code), "{told}");
+        assert_eq!((again.met(), same.met()), (1, 1));
+        let machine = scene.machine();
+        assert_ne!(machine.id, kept.id);
+        assert_eq!(between(&machine.xml, "instanceType"), Some("t3.small"));
+        drop((request, again, same));
+        stop(&worker);
+        scene.cloud.terminate(&machine.id);
+    }
+    assert_eq!(scene.master.leftovers(), []);
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn a_machine_that_cannot_hibernate_is_stopped() {
+    let scene = Scene::new();
+    let worker = scene.worker("w", scene.driver().user_data("").at_stop(AtStop::Hibernate).build().unwrap());
+    for code in ["UnsupportedOperation", "UnsupportedHibernationConfiguration"] {
+        let sleeps = |asked: &Asked| asked.is("StopInstances") && asked.parameter("Hibernate") == "true";
+        let refused = scene.front.inject(Fault::Refuse(400, code), sleeps);
+        let request = worker.substantiate(&Build::new("b"));
+        started(&worker);
+        drop(request);
+        stop(&worker);
+        assert_eq!((refused.met(), scene.master.leftovers()), (1, vec![]), "{code}");
+        assert_eq!(scene.machine().state, "stopped");
+    }
+    scene.cloud.terminate(&scene.machine().id);
+    scene.finish();
 }
