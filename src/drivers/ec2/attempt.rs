@@ -12,7 +12,7 @@ use super::names::{self, Identity, Recorded};
 use super::settings::{AtStop, BlockDevice, Rendered, is_computed, is_of_one_machine};
 use super::state::{Coming, Machine};
 use super::user_data::{self, Blank};
-use super::{Ec2LatentWorker, Unfollowed, Waiter};
+use super::{Ec2LatentWorker, Kept, Unfollowed, Waiter};
 use crate::{BoxError, Cancelled, FailureCause, StartError, StartRequest};
 
 /// A machine that goes on may be described as stopped for a while: descriptions lag behind.
@@ -36,7 +36,7 @@ struct Content<'a> {
 
 /// A launch that has come to nothing.
 enum Unlaunched {
-    /// For want of machines; another offer may do.
+    /// For want of machines, or of this one; another may do.
     Short(FailureCause, BoxError),
     Failed(StartError),
 }
@@ -326,10 +326,15 @@ impl Attempt<'_> {
     }
 
     /// The machine that this worker has kept, if it fits. One that does not is ended: a worker has one.
-    fn kept(&self) -> Result<Option<Machine>, StartError> {
+    fn kept(&self) -> Result<Option<Kept>, StartError> {
         let Self { driver, identity, rendered, .. } = self;
         if driver.settings.at_stop == AtStop::Terminate {
             return Ok(None);
+        }
+        let settings = rendered.fingerprint();
+        let remembered = driver.shared.kept.lock().remove(&(identity.owner.clone(), identity.worker.clone()));
+        if let Some(kept) = remembered.filter(|kept| kept.settings == settings) {
+            return Ok(Some(kept));
         }
         let found = driver.account.find(&identity.worker_filters(), &self.patience());
         let found = found.map_err(|error| self.failed(error))?;
@@ -337,8 +342,9 @@ impl Attempt<'_> {
         let ours = found.iter().filter(stopped).filter(|machine| identity.is_of_worker(|key| machine.tag(key)));
         let mut fitting = None;
         for machine in ours {
-            if fitting.is_none() && machine.tag(names::SETTINGS) == Some(&rendered.fingerprint()) {
-                fitting = Some(machine.clone());
+            if fitting.is_none() && machine.tag(names::SETTINGS) == Some(&settings) {
+                let (id, is_stopping) = (machine.id.clone(), machine.state == "stopping");
+                fitting = Some(Kept { id, is_stopping, settings: settings.clone() });
                 continue;
             }
             self.discard(&machine.id, "does not fit")?;
@@ -385,21 +391,25 @@ impl Attempt<'_> {
     }
 
     /// Has a machine that was kept go on.
-    fn resume(&self, kept: &Machine, user_data: &str) -> Result<Machine, Unlaunched> {
+    fn resume(&self, kept: &Kept, user_data: &str) -> Result<Machine, Unlaunched> {
         let Self { driver, start, identity, .. } = self;
         let (account, id) = (&driver.account, &kept.id);
         start.progress(&format!("machine {id}, which was kept, goes on"));
-        if kept.state == "stopping" {
+        if kept.is_stopping {
             // One that ends is refused when it is to go on.
             self.wait_until_rests(id, "stopped")?;
         }
         self.has_made(Recorded::Machine(id.clone()))?;
-        let failed = |error| self.failed(error);
-        account.tag(id, identity, &self.patience()).map_err(failed)?;
+        // Somebody may have ended it, or started it, since it was kept.
+        let unresumed = |error: AwsError| match error.already_gone() || error.code() == Some("IncorrectInstanceState") {
+            true => Unlaunched::Short(FailureCause::Infrastructure, error.into()),
+            false => self.unlaunched(error),
+        };
+        account.tag(id, identity, &self.patience()).map_err(unresumed)?;
         if !user_data.is_empty() {
-            account.set_user_data(id, user_data, &self.patience()).map_err(failed)?;
+            account.set_user_data(id, user_data, &self.patience()).map_err(unresumed)?;
         }
-        account.start(id, &self.patience()).map_err(|error| self.unlaunched(error))?;
+        account.start(id, &self.patience()).map_err(unresumed)?;
         self.wait_until_it_runs(id, STALE_LOOKS)
     }
 }

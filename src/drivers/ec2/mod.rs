@@ -103,6 +103,8 @@ impl Default for Limits {
 struct Shared {
     /// What the attempts that are not stopped yet have made, by their keys.
     made: Mutex<HashMap<String, Made>>,
+    /// The machines that were kept last, by owner and worker, so that the next start need not look for them.
+    kept: Mutex<HashMap<(String, String), Kept>>,
     shortages: Mutex<Shortages>,
     lookups: Lookups,
     /// Whether the provider has not answered the last check, so that this is told once.
@@ -115,6 +117,15 @@ struct Made {
     traces: Traces,
     /// The launch that was asked for last, secret included, as long as it is not answered.
     launch: Option<Vec<(String, String)>>,
+}
+
+/// A machine that was kept.
+struct Kept {
+    id: String,
+    /// Whether it is only just coming to its stop.
+    is_stopping: bool,
+    /// What it was made with.
+    settings: String,
 }
 
 /// A machine that was started.
@@ -411,7 +422,11 @@ impl LatentWorker for Ec2LatentWorker {
                 let stopped = if self.settings.at_stop == AtStop::Terminate {
                     self.terminate(&instance.id, true, stop.fast())
                 } else {
-                    self.keep(&instance.id, stop.fast())
+                    self.keep(&instance.id, stop.fast()).inspect(|()| {
+                        let settings = instance.rendered.fingerprint();
+                        let kept = Kept { id: instance.id.clone(), is_stopping: stop.fast(), settings };
+                        self.shared.kept.lock().insert((identity.owner.clone(), identity.worker.clone()), kept);
+                    })
                 };
                 // Of offers that were tried before this one. They have ended by themselves, if the provider is right.
                 let others = made.traces.machines.iter().filter(|id| **id != instance.id);
