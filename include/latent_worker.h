@@ -821,10 +821,10 @@ lw_code lw_start_cancelled(struct lw_start *start, bool *cancelled);
 lw_code lw_start_sleep(struct lw_start *start, uint64_t time_ms);
 
 // Records the id of what this start has made, or is going to make, so that it is found whatever happens next; see
-// lw_leftover. An id has 1 to 4096 bytes; LW_ERROR_JOURNAL says of another one as well that it is not recorded. With a journal it blocks until the id is durable; so use it after that. When it fails remove what was
-// made, and let the start fail. On the thread of the callback.
-lw_code lw_start_record(struct lw_start *start,
-                        const char *id);
+// lw_leftover. An id has 1 to 4096 bytes; of another one LW_ERROR_JOURNAL says as well that it is not recorded. With a
+// journal it blocks until the id is durable; so use it after that. When it fails remove what was made, and let the
+// start fail. On the thread of the callback.
+lw_code lw_start_record(struct lw_start *start, const char *id);
 
 // Tells observers what the start is doing ("pulling image, 40 %"). Does not block. On the thread of the callback.
 lw_code lw_start_progress(struct lw_start *start, const char *progress);

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select_biased};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select_biased};
 use parking_lot::Mutex;
 
 /// Open until it is closed.
@@ -27,6 +27,12 @@ impl Closing {
 
     /// What comes within `timeout`; disconnected when nothing will come, or this is closed.
     pub(super) fn recv<T>(&self, source: &Receiver<T>, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        match source.try_recv() {
+            Ok(item) => return Ok(item),
+            Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+            Err(TryRecvError::Empty) if timeout.is_zero() => return Err(RecvTimeoutError::Timeout),
+            Err(TryRecvError::Empty) => {}
+        }
         let timer = Instant::now().checked_add(timeout).map_or_else(crossbeam_channel::never, crossbeam_channel::at);
         select_biased! {
             recv(source) -> item => item.map_err(|_| RecvTimeoutError::Disconnected),

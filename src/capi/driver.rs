@@ -515,8 +515,9 @@ pub extern "C" fn lw_start_sleep(start: *mut lw_start, time_ms: u64) -> lw_code 
 }
 
 /// Records the id of what this start has made, or is going to make, so that it is found whatever happens next; see
-/// lw_leftover. An id has 1 to 4096 bytes; LW_ERROR_JOURNAL says of another one as well that it is not recorded. With a journal it blocks until the id is durable; so use it after that. When it fails remove what was
-/// made, and let the start fail. On the thread of the callback.
+/// lw_leftover. An id has 1 to 4096 bytes; of another one LW_ERROR_JOURNAL says as well that it is not recorded. With a
+/// journal it blocks until the id is durable; so use it after that. When it fails remove what was made, and let the
+/// start fail. On the thread of the callback.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_start_record(start: *mut lw_start, id: *const c_char) -> lw_code {
     boundary(|| {

@@ -199,13 +199,14 @@ pub(super) struct LeaseCell {
 }
 
 enum State {
-    Held(Held),
+    /// Nothing, until it is used.
+    Held(Option<Box<Uses>>),
     /// Its own handle was taken back.
     Over(Ending),
 }
 
 #[derive(Default)]
-struct Held {
+struct Uses {
     /// The handles of the commands that run on it.
     commands: Vec<usize>,
     /// Disconnected when it is given back; made for the first who waits for that.
@@ -234,17 +235,20 @@ struct Rest {
 }
 
 pub(super) fn hand_out(lease: Lease) -> *mut lw_lease {
-    handle::insert(LeaseCell { lease: ManuallyDrop::new(lease), state: Mutex::new(State::Held(Held::default())) })
+    handle::insert(LeaseCell { lease: ManuallyDrop::new(lease), state: Mutex::new(State::Held(None)) })
 }
 
 /// Takes the lease's handle back, kills what runs on it, and gives the place back as soon as no call uses it any more.
 fn end(lease: *mut lw_lease, ending: Ending) -> Result<()> {
-    let cell = handle::remove(lease)?;
-    let State::Held(held) = std::mem::replace(&mut *cell.state.lock(), State::Over(ending)) else {
-        // Only who takes the handle back comes here.
-        return Ok(());
+    let mut cell = handle::remove(lease)?;
+    let before = match Arc::get_mut(&mut cell) {
+        Some(cell) => std::mem::replace(cell.state.get_mut(), State::Over(ending)),
+        // Other calls use it.
+        None => std::mem::replace(&mut *cell.state.lock(), State::Over(ending)),
     };
-    for command in held.commands {
+    // Only who takes the handle back comes here.
+    let State::Held(Some(uses)) = before else { return Ok(()) };
+    for command in uses.commands {
         // One that was freed meanwhile is no loss.
         if let Ok(command) = handle::remove::<lw_running>(ptr::without_provenance_mut(command)) {
             // A reader on another thread hears of the end.
@@ -258,7 +262,10 @@ impl LeaseCell {
     /// Disconnected when the lease is given back.
     fn given_back(&self) -> Receiver<Infallible> {
         match &mut *self.state.lock() {
-            State::Held(held) => held.given_back.get_or_insert_with(|| bounded(0)).1.clone(),
+            State::Held(uses) => {
+                let uses = uses.get_or_insert_default();
+                uses.given_back.get_or_insert_with(|| bounded(0)).1.clone()
+            }
             State::Over(_) => bounded(0).1,
         }
     }
@@ -285,11 +292,11 @@ impl RunningCell {
         let running = unsafe { std::mem::transmute::<Running<'_>, Running<'static>>(running) };
         let cell = Arc::new(RunningCell { running, rest: Mutex::default(), lease: lease.clone() });
         let mut state = lease.state.lock();
-        let State::Held(Held { commands, .. }) = &mut *state else {
+        let State::Held(uses) = &mut *state else {
             return Err(Failure::new(LW_ERROR_HANDLE, "the lease was given back meanwhile"));
         };
         let handle = handle::insert_shared::<lw_running>(cell.clone());
-        commands.push(handle.addr());
+        uses.get_or_insert_default().commands.push(handle.addr());
         Ok((handle, cell))
     }
 
@@ -532,8 +539,8 @@ impl Drop for Unnamed {
 /// Takes the handle of a command back, of which its lease need not think any more.
 fn forget(running: *mut lw_running) -> Result<Arc<RunningCell>> {
     let cell = handle::remove(running)?;
-    if let State::Held(Held { commands, .. }) = &mut *cell.lease.state.lock() {
-        commands.retain(|command| *command != running.addr());
+    if let State::Held(Some(uses)) = &mut *cell.lease.state.lock() {
+        uses.commands.retain(|command| *command != running.addr());
     }
     Ok(cell)
 }

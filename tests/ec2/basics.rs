@@ -30,7 +30,10 @@ fn a_build_runs_on_a_machine_that_is_gone_afterwards() {
     let shutdown = [("InstanceId", &*machine.id), ("Attribute", "instanceInitiatedShutdownBehavior")];
     assert!(scene.cloud.ec2("DescribeInstanceAttribute", &shutdown).contains("terminate"));
     assert_eq!(scene.front.count("RunInstances"), 1);
-    assert_eq!(scene.front.count("DescribeImages"), 1, "for the disks that it has; its id is known");
+    let images: Vec<_> = scene.front.asked().into_iter().filter(|asked| asked.is("DescribeImages")).collect();
+    let [image] = &images[..] else { panic!("for the disks that it has, once; its id is known: {images:?}") };
+    // One of somebody else that is deprecated is not told of otherwise.
+    assert_eq!(image.parameter("ImageId.1"), scene.image);
 
     drop(held);
     stop(&worker);
@@ -99,8 +102,7 @@ fn every_option_that_the_provider_knows_reaches_it() {
         between(&volumes, "status").map(str::to_owned)
     };
     assert_eq!(state(&volume).as_deref(), Some("available"), "somebody else's volume stays");
-    let associated = cloud.ec2("DescribeAddresses", &[("AllocationId.1", &allocation)]);
-    assert_ne!(between(&associated, "associationId").unwrap_or_default(), &*machine.id);
+    // moto does not give the address of a machine that has ended back.
     scene.finish();
 }
 
@@ -128,7 +130,8 @@ fn the_newest_image_is_found_by_its_name_and_another_by_a_parameter() {
     drop(lease(&worker, &Build::new("b")));
     assert_eq!(between(&scene.machine().xml, "imageId"), Some(&*newest));
     let pages = scene.front.asked().into_iter().filter(|asked| asked.is("DescribeImages"));
-    assert_eq!(pages.map(|asked| asked.parameter("NextToken").to_owned()).collect::<Vec<_>>(), ["", "more"]);
+    let pages = pages.map(|asked| ["NextToken", "MaxResults"].map(|name| asked.parameter(name).to_owned()));
+    assert_eq!(pages.collect::<Vec<_>>(), [["", "1000"], ["more", "1000"]]);
     drop(lease(&worker, &Build::new("c").with_property("image", "ssm:/images/runner")));
     assert_eq!(between(&scene.machine().xml, "imageId"), Some(&*scene.image));
     scene.finish();
@@ -322,5 +325,30 @@ fn a_fast_stop_does_not_wait_until_the_machine_has_ended() {
     assert_eq!(scene.front.count("DescribeInstances"), looks);
     assert_eq!(scene.front.count("TerminateInstances"), 1);
     assert!(eventually(|| worker.status().state == WorkerState::NotSubstantiated));
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn which_allocation_an_address_is_of_is_looked_up_once_in_a_while() {
+    let scene = Scene::new();
+    let address = scene.cloud.ec2("AllocateAddress", &[("Domain", "vpc")]);
+    let (address, allocation) = ["publicIp", "allocationId"].map(|name| between(&address, name).unwrap()).into();
+    let driver = scene.driver().user_data("").elastic_ip(address).build().unwrap();
+    let worker = scene.worker("w", driver);
+    let taken = scene
+        .front
+        .inject(Fault::Say("<AssociateAddressResponse/>".into()), |asked: &Asked| asked.is("AssociateAddress"));
+    for build in ["b", "c"] {
+        let request = worker.substantiate(&Build::new(build));
+        started(&worker);
+        drop(request);
+        stop(&worker);
+    }
+    let asked = scene.front.asked().into_iter().filter(|asked| asked.is("AssociateAddress"));
+    let allocations: Vec<_> = asked.map(|asked| asked.parameter("AllocationId").to_owned()).collect();
+    assert_eq!(allocations, [allocation; 2]);
+    assert_eq!((taken.met(), scene.front.count("DescribeAddresses")), (2, 1));
+    drop(taken);
     scene.finish();
 }

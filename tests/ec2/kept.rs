@@ -1,10 +1,10 @@
 //! Machines that are kept between builds: stopped rather than terminated, and started again.
 
-use latent_worker::{AtStop, Build, EventKind, FailureCause, Setting, SubstantiateError};
+use latent_worker::{AtStop, Build, EventKind, FailureCause, Offer, Setting, SubstantiateError};
 
 use crate::support::cloud::between;
 use crate::support::front::{Asked, Fault};
-use crate::support::{Scene, eventually, failure, lease, said, started, stop};
+use crate::support::{Scene, TYPE, eventually, failure, lease, said, started, stop};
 
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
@@ -37,8 +37,12 @@ fn a_machine_that_is_kept_goes_on_with_the_next_start() {
     // Somebody puts a disk of theirs to it.
     cloud.ec2("AttachVolume", &[("InstanceId", &first.id), ("VolumeId", &theirs), ("Device", "/dev/sdz")]);
 
+    let before = scene.front.asked().len();
     let held = lease(&worker, &Build::new("c"));
     assert_eq!(said(&held, "echo again"), "again\n");
+    let asked: Vec<_> = scene.front.asked().drain(before..).map(|asked| asked.action).collect();
+    assert_eq!(asked[..3], ["CreateTags", "ModifyInstanceAttribute", "StartInstances"], "its own calls");
+    assert!(asked[3..].iter().all(|action| action == "DescribeInstances" || action == "AssociateAddress"), "{asked:?}");
     let second = scene.machine();
     assert_eq!((&second.id, &*second.state), (&first.id, "running"));
     assert_ne!(second.tags["latent-worker.attempt"], first.tags["latent-worker.attempt"]);
@@ -85,11 +89,10 @@ fn a_machine_that_goes_on_may_look_stopped_for_a_while_and_not_for_ever() {
     stop(&worker);
     let kept = scene.machine();
 
-    // The first look is for what was kept.
-    let stale = scene.front.inject_times(4, Fault::Replace(STILL_STOPPED), looks);
+    let stale = scene.front.inject_times(3, Fault::Replace(STILL_STOPPED), looks);
     let request = worker.substantiate(&Build::new("c"));
     started(&worker);
-    assert_eq!((stale.met(), scene.machine().id), (4, kept.id.clone()));
+    assert_eq!((stale.met(), scene.machine().id), (3, kept.id.clone()));
     drop((request, stale));
     stop(&worker);
 
@@ -129,4 +132,83 @@ fn d3_a_machine_that_cannot_be_kept_is_no_loss_when_it_rests_and_is_left_behind_
     assert!(why.contains("IncorrectInstanceState"), "{why}");
     assert_eq!(scene.cloud.machine(&kept).id, kept);
     scene.finish_in_the_end();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn a_machine_that_was_kept_and_is_not_to_be_had_again_makes_place_for_one_of_the_next_offer() {
+    let scene = Scene::new();
+    for code in ["InsufficientInstanceCapacity", "VcpuLimitExceeded"] {
+        let driver = scene.driver().offer(Offer::new("t3.small")).user_data("").at_stop(AtStop::Stop);
+        let worker = scene.worker(code, driver.build().unwrap());
+        let request = worker.substantiate(&Build::new("b"));
+        started(&worker);
+        drop(request);
+        stop(&worker);
+        let kept = scene.machine();
+        assert_eq!(kept.state, "stopped");
+
+        let refused = Fault::Refuse(400, code);
+        let again = scene.front.inject(refused.clone(), |asked| asked.is("StartInstances"));
+        let same = move |asked: &Asked| asked.is("RunInstances") && asked.parameter("InstanceType") == TYPE;
+        let same = scene.front.inject(refused, same);
+        let request = worker.substantiate(&Build::new("c"));
+        started(&worker);
+        let told = scene.await_event(|kind| match kind {
+            EventKind::Progress { text } if text.contains("not to be had again") => Some(text.to_string()),
+            _ => None,
+        });
+        assert!(told.contains(&kept.id) && told.contains(code), "{told}");
+        assert_eq!((again.met(), same.met()), (1, 1));
+        let machine = scene.machine();
+        assert_ne!(machine.id, kept.id);
+        assert_eq!(between(&machine.xml, "instanceType"), Some("t3.small"));
+        drop((request, again, same));
+        stop(&worker);
+        scene.cloud.terminate(&machine.id);
+    }
+    assert_eq!(scene.master.leftovers(), []);
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn a_machine_that_cannot_hibernate_is_stopped() {
+    let scene = Scene::new();
+    let worker = scene.worker("w", scene.driver().user_data("").at_stop(AtStop::Hibernate).build().unwrap());
+    for code in ["UnsupportedOperation", "UnsupportedHibernationConfiguration"] {
+        let sleeps = |asked: &Asked| asked.is("StopInstances") && asked.parameter("Hibernate") == "true";
+        let refused = scene.front.inject(Fault::Refuse(400, code), sleeps);
+        let request = worker.substantiate(&Build::new("b"));
+        started(&worker);
+        drop(request);
+        stop(&worker);
+        assert_eq!((refused.met(), scene.master.leftovers()), (1, vec![]), "{code}");
+        assert_eq!(scene.machine().state, "stopped");
+    }
+    scene.cloud.terminate(&scene.machine().id);
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn a_kept_machine_that_somebody_has_ended_makes_place_for_another() {
+    let scene = Scene::new();
+    // moto starts machines that have ended.
+    for (action, code) in [("CreateTags", "InvalidInstanceID.NotFound"), ("StartInstances", "IncorrectInstanceState")] {
+        let worker = scene.worker(action, scene.driver().at_stop(AtStop::Stop).build().unwrap());
+        drop(lease(&worker, &Build::new("b")));
+        stop(&worker);
+        let kept = scene.machine().id;
+        scene.cloud.terminate(&kept);
+        let refused = scene.front.inject(Fault::Refuse(400, code), move |asked| asked.is(action));
+        drop(lease(&worker, &Build::new("c")));
+        assert_eq!(refused.met(), 1);
+        let next = scene.machine();
+        assert_ne!(next.id, kept);
+        drop(refused);
+        stop(&worker);
+        scene.cloud.terminate(&next.id);
+    }
+    scene.finish();
 }

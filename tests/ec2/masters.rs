@@ -113,3 +113,37 @@ fn j2_a_crash_between_the_launch_and_its_answer_is_found_by_the_tags() {
     end(&master);
     scene.finish();
 }
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn j3_a_machine_that_has_lost_its_tags_is_not_touched_and_stays_on_the_list() {
+    let scene = Scene::new();
+    let journal = Journal::new();
+    let master = journal.master();
+    let first = worker(&master, "w", driver(&scene));
+    let request = start(&first);
+    let machine = scene.machine();
+    let tags = ["latent-worker.owner", "latent-worker.attempt"].map(|key| (key, &*machine.tags[key]));
+    let change = |action: &str| {
+        let [(owner, its_owner), (attempt, its_attempt)] = tags;
+        let both = [("ResourceId.1", &*machine.id), ("Tag.1.Key", owner), ("Tag.2.Key", attempt)];
+        let values = [("Tag.1.Value", its_owner), ("Tag.2.Value", its_attempt)];
+        scene.cloud.ec2(action, &[&both[..], if action == "CreateTags" { &values } else { &[] }].concat());
+    };
+    change("DeleteTags");
+
+    let found = journal.after_a_crash();
+    let next = found.master();
+    worker(&next, "w", driver(&scene));
+    let told = || next.leftovers().into_iter().find_map(|left| left.reason).unwrap_or_default();
+    assert!(eventually(|| told().contains("has lost its tags")), "{:?}", next.leftovers());
+    assert!(tags.iter().all(|(key, value)| told().contains(&format!("{key}={value}"))), "{}", told());
+    assert_eq!(scene.machine().state, "running");
+    change("CreateTags");
+    assert!(eventually(|| next.leftovers().is_empty()), "{:?}", next.leftovers());
+    assert_eq!(scene.cloud.machines(), []);
+    drop(request);
+    end(&next);
+    end(&master);
+    scene.finish();
+}

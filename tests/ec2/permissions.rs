@@ -70,10 +70,10 @@ fn the_documented_policy_is_enough_and_what_is_not_allowed_is_told() {
     let without = |action: &str| documented.iter().filter(|its| *its != action).cloned().collect::<Vec<_>>();
     let no_launch = user(&cloud, "no-launch", &without("ec2:RunInstances"));
     let no_end = user(&cloud, "no-end", &without("ec2:TerminateInstances"));
-    let driver = |credentials: Option<AwsCredentials>| -> Ec2LatentWorker {
+    let driver = |credentials: AwsCredentials| -> Ec2LatentWorker {
         let builder = quick(Ec2LatentWorker::builder()).region(cloud.region).endpoint(scene.front.url());
         let builder = builder.image(Ami::id(&*scene.image)).offer(Offer::new(TYPE));
-        credentials.map_or(builder.clone(), |credentials| builder.credentials(credentials)).build().unwrap()
+        builder.credentials(credentials).build().unwrap()
     };
     let cause = |worker: &Worker| match failure(worker, &Build::new("b")) {
         SubstantiateError::Failed { cause, reason } => (cause, reason.to_string()),
@@ -81,23 +81,23 @@ fn the_documented_policy_is_enough_and_what_is_not_allowed_is_told() {
     };
     unchecked(&moto, 0);
 
-    let worker = scene.worker("enough", driver(Some(enough.clone())));
+    let worker = scene.worker("enough", driver(enough));
     let request = worker.substantiate(&Build::new("b"));
     started(&worker);
     drop(request);
     stop(&worker);
     assert_eq!(scene.master.leftovers(), []);
 
-    let (its, reason) = cause(&scene.worker("no-launch", driver(Some(no_launch))));
+    let (its, reason) = cause(&scene.worker("no-launch", driver(no_launch)));
     assert_eq!(its, FailureCause::Credentials);
     assert!(reason.contains("RunInstances") && reason.contains("the policy must allow"), "{reason}");
 
     let wrong = AwsCredentials::new("AKIAWRONG", Secret::new("wrong"));
-    let (its, reason) = cause(&scene.worker("wrong", driver(Some(wrong))));
+    let (its, reason) = cause(&scene.worker("wrong", driver(wrong)));
     assert_eq!(its, FailureCause::Credentials, "{reason}");
 
     // What could not be ended is on a list, and is ended when it is allowed.
-    let worker = scene.worker("no-end", driver(Some(no_end)));
+    let worker = scene.worker("no-end", driver(no_end));
     let request = worker.substantiate(&Build::new("b"));
     started(&worker);
     drop(request);

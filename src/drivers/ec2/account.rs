@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -22,6 +23,8 @@ use crate::Health;
 const MOST_FILTERED: usize = 200;
 /// "You can specify a maximum of 100 explicitly specified instance IDs" (`DescribeInstanceStatus`).
 const MOST_STATUSES: usize = 100;
+/// The largest page ("MaxResults" of `DescribeImages`); without one, all images come in one answer, however long that takes.
+const MOST_IMAGES: &str = "1000";
 /// No list that is asked for here comes to more pages than that.
 const MOST_PAGES: usize = 50;
 /// The provider's own checks and plans change slowly.
@@ -53,6 +56,21 @@ struct Together {
     /// Machines that should be well.
     checks: Watch<Observation, AwsError>,
     checked: Mutex<Checked>,
+    /// Whether the account does not allow the question for the requests of spot machines.
+    no_notices: FirstDenial,
+    /// Whether it does not allow the one for the status of machines.
+    no_statuses: FirstDenial,
+}
+
+/// That something may not be looked at is told once: what it would have told is never seen then.
+#[derive(Default)]
+struct FirstDenial(AtomicBool);
+
+impl FirstDenial {
+    fn level(&self, error: &AwsError) -> log::Level {
+        let first = error.class() == Class::Denied && !self.0.swap(true, Ordering::Relaxed);
+        if first { log::Level::Warn } else { log::Level::Debug }
+    }
 }
 
 /// The last round of checks, and who is in the next one.
@@ -76,8 +94,13 @@ impl Account {
     pub(super) fn new(settings: AwsSettings) -> Result<Self, Ec2SettingsError> {
         let scope = settings.scope();
         let client = AwsClient::new(settings).map_err(Ec2SettingsError::Account)?;
-        let together =
-            TOGETHER.get(&scope, || Together { moving: Watch::new(), checks: Watch::new(), checked: Mutex::default() });
+        let together = TOGETHER.get(&scope, || Together {
+            moving: Watch::new(),
+            checks: Watch::new(),
+            checked: Mutex::default(),
+            no_notices: FirstDenial::default(),
+            no_statuses: FirstDenial::default(),
+        });
         Ok(Self { client, together })
     }
 
@@ -173,7 +196,8 @@ impl Account {
         let spots = match requests.is_empty() {
             true => HashMap::new(),
             false => self.spot_requests(&requests, patience).unwrap_or_else(|error| {
-                log::debug!("the requests of spot machines are not known: {error}");
+                let level = self.together.no_notices.level(&error);
+                log::log!(level, "that a spot machine is going to be interrupted is not seen in time: {error}");
                 HashMap::new()
             }),
         };
@@ -202,7 +226,10 @@ impl Account {
             let query = Query::new("DescribeInstanceStatus", Repeat::Harmless);
             match self.client.ec2(&query.with_list("InstanceId", some.iter().copied()), patience) {
                 Ok(answer) => statuses.extend(by_id(Status::all_of(&answer), |status| &status.id)),
-                Err(error) => log::debug!("the status of machines is not known: {error}"),
+                Err(error) => {
+                    let level = self.together.no_statuses.level(&error);
+                    log::log!(level, "that a machine fails its checks, or is to be retired, is not seen: {error}");
+                }
             }
         }
         self.together.checked.lock().statuses = Some((Instant::now(), statuses.clone()));
@@ -274,22 +301,19 @@ impl Account {
         self.client.ec2(&query, patience).map(drop)
     }
 
-    pub(super) fn associate(&self, id: &str, address: &str, patience: &Patience<'_>) -> Result<(), AwsError> {
-        let allocation = match address.starts_with("eipalloc-") {
-            true => address.to_owned(),
-            false => self.allocation(address, patience)?,
-        };
+    /// Gives a machine an address, by the id of its allocation.
+    pub(super) fn associate(&self, id: &str, allocation: &str, patience: &Patience<'_>) -> Result<(), AwsError> {
         let query = Query::new("AssociateAddress", Repeat::Harmless).with("InstanceId", id);
         let query = query.with("AllocationId", allocation).with("AllowReassociation", "false");
         self.client.ec2(&query, patience).map(drop)
     }
 
-    /// The id of the allocation of an address: in a network of one's own an address is only known by that.
-    fn allocation(&self, address: &str, patience: &Patience<'_>) -> Result<String, AwsError> {
+    /// The id of the allocation of an address, if the account has it: in a network of one's own an address is only known by
+    /// that.
+    pub(super) fn allocation(&self, address: &str, patience: &Patience<'_>) -> Result<Option<String>, AwsError> {
         let query = Query::new("DescribeAddresses", Repeat::Harmless).with_filter("public-ip", [address]);
         let answer = self.client.ec2(&query, patience)?;
-        let id = answer.items("addressesSet").find_map(|item| item.text("allocationId")).map(str::to_owned);
-        id.ok_or_else(|| AwsError::not_found("DescribeAddresses", format!("the account has no address {address}")))
+        Ok(answer.items("addressesSet").find_map(|item| item.text("allocationId")).map(str::to_owned))
     }
 
     fn spot_requests(&self, ids: &[String], patience: &Patience<'_>) -> Result<HashMap<String, SpotRequest>, AwsError> {
@@ -302,19 +326,24 @@ impl Account {
         Ok(found)
     }
 
-    /// Ends the requests for spot machines that an attempt has made and that wait for one.
-    pub(super) fn cancel_spot_requests(&self, identity: &Identity, patience: &Patience<'_>) -> Result<(), AwsError> {
+    /// The requests for spot machines that an attempt has made and that wait for one.
+    pub(super) fn open_spot_requests(
+        &self,
+        identity: &Identity,
+        patience: &Patience<'_>,
+    ) -> Result<Vec<String>, AwsError> {
         let query = Query::new("DescribeSpotInstanceRequests", Repeat::Harmless);
         let query = identity.filters().into_iter().fold(query, |query, (name, value)| query.with_filter(name, [value]));
         let mut open = Vec::new();
         self.pages(&query.with_filter("state", ["open", "active"]), patience, |page| {
             open.extend(SpotRequest::all_of(page).map(|request| request.id));
         })?;
-        if open.is_empty() {
-            return Ok(());
-        }
+        Ok(open)
+    }
+
+    pub(super) fn cancel_spot_requests(&self, ids: Vec<String>, patience: &Patience<'_>) -> Result<(), AwsError> {
         let query = Query::new("CancelSpotInstanceRequests", Repeat::Harmless);
-        self.client.ec2(&query.with_list("SpotInstanceRequestId", open), patience).map(drop)
+        self.client.ec2(&query.with_list("SpotInstanceRequestId", ids), patience).map(drop)
     }
 
     pub(super) fn put_secret(&self, name: &str, secret: &str, patience: &Patience<'_>) -> Result<(), AwsError> {
@@ -341,14 +370,19 @@ impl Account {
 
     /// The image of this id, if the account may see it.
     pub(super) fn image(&self, id: &str, patience: &Patience<'_>) -> Result<Option<Image>, AwsError> {
-        // A filter and no id: that of an image that is not there would be an error, and the launch says that better.
-        let query = Query::new("DescribeImages", Repeat::Harmless).with_filter("image-id", [id]);
-        Ok(self.described_images(&query, patience)?.pop())
+        // By its id and no filter: only so is an image of somebody else told of that is deprecated.
+        let query = Query::new("DescribeImages", Repeat::Harmless).with_list("ImageId", [id]);
+        match self.described_images(&query, patience) {
+            Ok(mut images) => Ok(images.pop()),
+            // The launch says that better.
+            Err(error) if error.code().is_some_and(|code| code.starts_with("InvalidAMIID")) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn images(&self, newest: &Newest, patience: &Patience<'_>) -> Result<Vec<Image>, AwsError> {
         let query = Query::new("DescribeImages", Repeat::Harmless).with_list("Owner", newest.owners.iter().cloned());
-        let query = query.with_filter("state", ["available"]);
+        let query = query.with("MaxResults", MOST_IMAGES).with_filter("state", ["available"]);
         let query = newest
             .filters
             .iter()
@@ -414,4 +448,19 @@ fn not_given_up<T>(result: Result<T, AwsError>) -> Option<Result<T, AwsError>> {
 
 fn by_id<T>(items: impl IntoIterator<Item = T>, id: impl Fn(&T) -> &String) -> HashMap<String, T> {
     items.into_iter().map(|item| (id(&item).clone(), item)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_looked_at_is_told_once_and_what_fails_is_not() {
+        let denial = FirstDenial::default();
+        let levels = [Class::Server, Class::Denied, Class::Denied, Class::Server].map(|class| {
+            let error = AwsError::of(class, "DescribeInstanceStatus", "words");
+            denial.level(&error)
+        });
+        assert_eq!(levels, [log::Level::Debug, log::Level::Warn, log::Level::Debug, log::Level::Debug]);
+    }
 }

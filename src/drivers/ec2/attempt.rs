@@ -9,10 +9,10 @@ use super::aws::{AwsError, Class, Patience};
 use super::launch::Launch;
 use super::lookups::NoImage;
 use super::names::{self, Identity, Recorded};
-use super::settings::{AtStop, BlockDevice, Rendered, is_of_one_machine};
+use super::settings::{AtStop, BlockDevice, Rendered, is_computed, is_of_one_machine};
 use super::state::{Coming, Machine};
 use super::user_data::{self, Blank};
-use super::{Ec2LatentWorker, Unfollowed, Waiter};
+use super::{Ec2LatentWorker, Kept, Unfollowed, Waiter};
 use crate::{BoxError, Cancelled, FailureCause, StartError, StartRequest};
 
 /// A machine that goes on may be described as stopped for a while: descriptions lag behind.
@@ -36,7 +36,7 @@ struct Content<'a> {
 
 /// A launch that has come to nothing.
 enum Unlaunched {
-    /// For want of machines; another offer may do.
+    /// For want of machines, or of this one; another may do.
     Short(FailureCause, BoxError),
     Failed(StartError),
 }
@@ -53,22 +53,27 @@ impl From<Cancelled> for Unlaunched {
     }
 }
 
-/// Whether another offer may do.
-fn is_for_the_next_offer(error: &AwsError) -> bool {
-    matches!(error.class(), Class::Capacity | Class::Quota)
-}
-
 impl Attempt<'_> {
     fn patience(&self) -> Patience<'_> {
-        Patience::of_start(self.start, self.driver.limits.call)
+        let limits = &self.driver.limits;
+        Patience::of_start(self.start, limits.call).with_turns_within(limits.start)
     }
 
     fn failed(&self, error: AwsError) -> StartError {
         if error.class() == Class::Cancelled {
             return Cancelled.into();
         }
-        let blame = self.driver.settings.is_of_the_build(error.code());
+        let blame = self.driver.settings.is_of_the_build(error.code(), error.message());
         error.into_start_error(blame)
+    }
+
+    /// Of a call that asks for a machine.
+    fn unlaunched(&self, error: AwsError) -> Unlaunched {
+        match error.class() {
+            Class::Capacity => Unlaunched::Short(FailureCause::Capacity, error.into()),
+            Class::Quota => Unlaunched::Short(FailureCause::Quota, error.into()),
+            _ => self.failed(error).into(),
+        }
     }
 
     /// Of a call about nothing that a build could have chosen.
@@ -98,22 +103,33 @@ impl Attempt<'_> {
         self.put_secret()?;
         let machine = match self.kept()? {
             // What has been attached to it meanwhile is somebody else's.
-            Some(kept) => self.resume(&kept, &user_data)?,
-            None => {
-                let machine = self.launch(&user_data)?;
-                self.have_disks_end(&machine)?;
-                machine
-            }
+            Some(kept) => match self.resume(&kept, &user_data) {
+                Ok(machine) => machine,
+                Err(Unlaunched::Failed(error)) => return Err(error),
+                Err(Unlaunched::Short(_, reason)) => {
+                    self.discard(&kept.id, &format!("is not to be had again: {reason}"))?;
+                    self.launch_anew(&user_data)?
+                }
+            },
+            None => self.launch_anew(&user_data)?,
         };
         // A machine that was kept has its volumes still.
         for (device, volume) in rendered.volumes.iter().filter(|(_, volume)| !machine.volumes.contains(volume)) {
             let attached = driver.account.attach_volume(&machine.id, volume, device, &self.patience());
             attached.map_err(|error| self.failed(error))?;
         }
-        if let Some(address) = &rendered.elastic_ip {
-            let associated = driver.account.associate(&machine.id, address, &self.patience());
+        if let Some(elastic_ip) = &rendered.elastic_ip {
+            let allocation = driver.shared.lookups.allocation(&driver.account, elastic_ip, &self.patience());
+            let allocation = allocation.map_err(|error| self.failed(error))?;
+            let associated = driver.account.associate(&machine.id, &allocation, &self.patience());
             associated.map_err(|error| self.failed(error))?;
         }
+        Ok(machine)
+    }
+
+    fn launch_anew(&self, user_data: &str) -> Result<Machine, StartError> {
+        let machine = self.launch(user_data)?;
+        self.have_disks_end(&machine)?;
         Ok(machine)
     }
 
@@ -165,11 +181,12 @@ impl Attempt<'_> {
             Blank::Owner => Ok(start.owner().to_owned()),
             Blank::Region => driver.account.region(&self.patience()).map_err(|error| error.to_string()),
         });
-        let encoded = filled.and_then(|text| user_data::encode(&text));
-        encoded.map_err(|error| {
-            let reason = format!("the user data: {error}");
-            let blame = driver.settings.is_of_the_build(Some("InvalidUserData"));
-            if blame { StartError::cannot(reason) } else { StartError::infrastructure(reason) }
+        let wrong = |error: String| format!("the user data: {error}");
+        // Where the master and the region are is for the farm to say.
+        let filled = filled.map_err(|error| StartError::infrastructure(wrong(error)))?;
+        user_data::encode(&filled).map_err(|error| match is_computed(&driver.settings.user_data) {
+            true => StartError::cannot(wrong(error)),
+            false => StartError::infrastructure(wrong(error)),
         })
     }
 
@@ -188,7 +205,7 @@ impl Attempt<'_> {
     /// One offer after the other, until one is to be had.
     fn launch(&self, user_data: &str) -> Result<Machine, StartError> {
         let Self { driver, start, rendered, .. } = self;
-        let of_the_build = driver.settings.is_of_the_build(Some("InvalidAMIID"));
+        let of_the_build = driver.settings.image.as_ref().is_some_and(is_computed);
         let image = match &rendered.image {
             None => None,
             Some(ami) => match driver.shared.lookups.image(&driver.account, ami, &self.patience()) {
@@ -266,12 +283,7 @@ impl Attempt<'_> {
                         made.launch = None;
                     });
                 }
-                if is_for_the_next_offer(&error) {
-                    let cause =
-                        if error.class() == Class::Quota { FailureCause::Quota } else { FailureCause::Capacity };
-                    return Err(Unlaunched::Short(cause, error.into()));
-                }
-                return Err(self.failed(error).into());
+                return Err(self.unlaunched(error));
             }
         };
         self.has_made(Recorded::Machine(made.id.clone()))?;
@@ -314,10 +326,15 @@ impl Attempt<'_> {
     }
 
     /// The machine that this worker has kept, if it fits. One that does not is ended: a worker has one.
-    fn kept(&self) -> Result<Option<Machine>, StartError> {
-        let Self { driver, identity, rendered, start } = self;
+    fn kept(&self) -> Result<Option<Kept>, StartError> {
+        let Self { driver, identity, rendered, .. } = self;
         if driver.settings.at_stop == AtStop::Terminate {
             return Ok(None);
+        }
+        let settings = rendered.fingerprint();
+        let remembered = driver.shared.kept.lock().remove(&(identity.owner.clone(), identity.worker.clone()));
+        if let Some(kept) = remembered.filter(|kept| kept.settings == settings) {
+            return Ok(Some(kept));
         }
         let found = driver.account.find(&identity.worker_filters(), &self.patience());
         let found = found.map_err(|error| self.failed(error))?;
@@ -325,19 +342,29 @@ impl Attempt<'_> {
         let ours = found.iter().filter(stopped).filter(|machine| identity.is_of_worker(|key| machine.tag(key)));
         let mut fitting = None;
         for machine in ours {
-            if fitting.is_none() && machine.tag(names::SETTINGS) == Some(&rendered.fingerprint()) {
-                fitting = Some(machine.clone());
+            if fitting.is_none() && machine.tag(names::SETTINGS) == Some(&settings) {
+                let (id, is_stopping) = (machine.id.clone(), machine.state == "stopping");
+                fitting = Some(Kept { id, is_stopping, settings: settings.clone() });
                 continue;
             }
-            start.progress(&format!("machine {}, which was kept, does not fit, and is terminated", machine.id));
-            let ended = driver.account.terminate(&machine.id, &self.patience());
-            ended.map_err(|error| self.failed(error))?;
-            if !rendered.volumes.is_empty() || rendered.elastic_ip.is_some() {
-                // It has them until it is gone, and another machine cannot have them before.
-                self.wait_until_rests(&machine.id, "terminated")?;
-            }
+            self.discard(&machine.id, "does not fit")?;
         }
         Ok(fitting)
+    }
+
+    /// Ends a machine that was kept.
+    fn discard(&self, id: &str, why: &str) -> Result<(), StartError> {
+        let Self { driver, rendered, start, .. } = self;
+        start.progress(&format!("machine {id}, which was kept, {why}; it is terminated"));
+        match driver.account.terminate(id, &self.patience()) {
+            Err(error) if !error.already_gone() => return Err(self.failed(error)),
+            _ => {}
+        }
+        if !rendered.volumes.is_empty() || rendered.elastic_ip.is_some() {
+            // It has them until it is gone, and another machine cannot have them before.
+            self.wait_until_rests(id, "terminated")?;
+        }
+        Ok(())
     }
 
     /// Waits until a machine that has been told to is `stopped` or `terminated`.
@@ -363,24 +390,26 @@ impl Attempt<'_> {
         }
     }
 
-    fn resume(&self, kept: &Machine, user_data: &str) -> Result<Machine, StartError> {
+    /// Has a machine that was kept go on.
+    fn resume(&self, kept: &Kept, user_data: &str) -> Result<Machine, Unlaunched> {
         let Self { driver, start, identity, .. } = self;
         let (account, id) = (&driver.account, &kept.id);
         start.progress(&format!("machine {id}, which was kept, goes on"));
-        if kept.state == "stopping" {
+        if kept.is_stopping {
             // One that ends is refused when it is to go on.
             self.wait_until_rests(id, "stopped")?;
         }
         self.has_made(Recorded::Machine(id.clone()))?;
-        let failed = |error| self.failed(error);
-        account.tag(id, identity, &self.patience()).map_err(failed)?;
+        // Somebody may have ended it, or started it, since it was kept.
+        let unresumed = |error: AwsError| match error.already_gone() || error.code() == Some("IncorrectInstanceState") {
+            true => Unlaunched::Short(FailureCause::Infrastructure, error.into()),
+            false => self.unlaunched(error),
+        };
+        account.tag(id, identity, &self.patience()).map_err(unresumed)?;
         if !user_data.is_empty() {
-            account.set_user_data(id, user_data, &self.patience()).map_err(failed)?;
+            account.set_user_data(id, user_data, &self.patience()).map_err(unresumed)?;
         }
-        account.start(id, &self.patience()).map_err(failed)?;
-        self.wait_until_it_runs(id, STALE_LOOKS).map_err(|unlaunched| match unlaunched {
-            Unlaunched::Short(cause, reason) => StartError::failed(cause, reason),
-            Unlaunched::Failed(error) => error,
-        })
+        account.start(id, &self.patience()).map_err(unresumed)?;
+        self.wait_until_it_runs(id, STALE_LOOKS)
     }
 }

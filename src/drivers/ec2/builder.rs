@@ -49,7 +49,9 @@ impl Ec2LatentWorkerBuilder {
         self
     }
 
-    /// The subnet (`subnet-…`) of offers that do not name a place themselves.
+    /// The subnet (`subnet-…`) of offers that do not name a place themselves. An offer in a zone is not in it, but in the
+    /// default network of the account, whose security groups are others: one that is to be in another subnet of the same
+    /// network [names that](Offer::in_subnet).
     pub fn subnet(mut self, subnet: impl Into<Setting<String>>) -> Self {
         self.settings.subnet = subnet.into();
         self
@@ -183,12 +185,16 @@ impl Ec2LatentWorkerBuilder {
     }
 
     /// How long one call may go on, with all that is tried again and waited for; 60 s by default. A check has 10 s at most.
+    /// When many start or stop at the same time they take turns, so that the provider need not refuse them, and wait for
+    /// these besides: for as long as the start or the stop has.
     pub fn call_limit(mut self, limit: Duration) -> Self {
         self.limits.call = limit;
         self
     }
 
-    /// How long a machine may take from its launch until it runs; 10 minutes by default.
+    /// How long a machine may take from its launch until it runs; 10 minutes by default. Before that a launch waits for its turn
+    /// as long as that: five machines come at once, and two in each second then, of all workers in this process that use the
+    /// account in the region.
     pub fn start_limit(mut self, limit: Duration) -> Self {
         self.limits.start = limit;
         self
@@ -215,7 +221,8 @@ impl Ec2LatentWorkerBuilder {
     }
 
     /// How often a machine whose agent has attached is looked at; at least 1 s. By default 20 s when it may be a spot machine,
-    /// for the notice of an interruption comes two minutes before it, and 5 minutes otherwise.
+    /// by an offer or a [launch template](Self::launch_template), for the notice of an interruption comes two minutes before it,
+    /// and 5 minutes otherwise.
     pub fn attached_check_interval(mut self, interval: Duration) -> Self {
         self.limits.attached_check_interval = Some(interval);
         self

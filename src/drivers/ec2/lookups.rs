@@ -1,5 +1,5 @@
-//! What must be known before a launch and changes slowly: which image it is, and what spot machines cost. It is looked up
-//! once in a while, so that starts in a row do not ask again.
+//! What a start must know and changes slowly: which image it is, what spot machines cost, which allocation an address is of.
+//! It is looked up once in a while, so that starts in a row do not ask again.
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,8 @@ pub(super) struct Lookups {
     /// Disks by the id of their image.
     disks: Memory<Vec<BlockDevice>>,
     prices: Memory<String>,
+    /// Ids of allocations by their addresses.
+    allocations: Memory<String>,
 }
 
 /// The image to use.
@@ -82,7 +84,8 @@ impl Lookups {
             return Ok(lasting.clone());
         }
         let disks = self.disks.remembered(&image.id, patience, || match account.image(&image.id, patience) {
-            Ok(image) => Ok(image.map(|image| image.lasting)),
+            // One that is not there, or not to be seen, has none that are known: the launch says what is wrong with it.
+            Ok(image) => Ok(Some(image.map(|image| image.lasting).unwrap_or_default())),
             Err(error) if error.class() == Class::Denied => {
                 let image = &image.id;
                 log::warn!("whether disks of image {image} outlive their machines is seen when these run: {error}");
@@ -91,6 +94,24 @@ impl Lookups {
             Err(error) => Err(error),
         });
         Ok(disks?.unwrap_or_default())
+    }
+
+    /// The id of the allocation of an elastic IP, which is that already or an address.
+    pub(super) fn allocation(
+        &self,
+        account: &Account,
+        elastic_ip: &str,
+        patience: &Patience<'_>,
+    ) -> Result<String, AwsError> {
+        if elastic_ip.starts_with("eipalloc-") {
+            return Ok(elastic_ip.to_owned());
+        }
+        let what = format!("address {elastic_ip}");
+        let found = self.allocations.remembered(&what, patience, || account.allocation(elastic_ip, patience))?;
+        found.ok_or_else(|| {
+            let what = format!("the account has no address {elastic_ip}");
+            AwsError::not_found("DescribeAddresses", "InvalidAddress.NotFound", what)
+        })
     }
 
     /// The highest price of an offer, as a launch has it; none when it has none of its own.

@@ -60,6 +60,9 @@ const MISSED_CHECKS: u32 = 3;
 /// What is not known to the provider yet is looked for so often before a stop gives up, and leaves it to a reclaim.
 const LATE_LOOKS: u32 = 5;
 
+/// That a machine is not to hibernate, and may well be stopped.
+const NO_HIBERNATION: [&str; 2] = ["UnsupportedOperation", "UnsupportedHibernationConfiguration"];
+
 #[doc = include_str!("guide.md")]
 #[derive(Clone)]
 pub struct Ec2LatentWorker {
@@ -100,6 +103,8 @@ impl Default for Limits {
 struct Shared {
     /// What the attempts that are not stopped yet have made, by their keys.
     made: Mutex<HashMap<String, Made>>,
+    /// The machines that were kept last, by owner and worker, so that the next start need not look for them.
+    kept: Mutex<HashMap<(String, String), Kept>>,
     shortages: Mutex<Shortages>,
     lookups: Lookups,
     /// Whether the provider has not answered the last check, so that this is told once.
@@ -112,6 +117,15 @@ struct Made {
     traces: Traces,
     /// The launch that was asked for last, secret included, as long as it is not answered.
     launch: Option<Vec<(String, String)>>,
+}
+
+/// A machine that was kept.
+struct Kept {
+    id: String,
+    /// Whether it is only just coming to its stop.
+    is_stopping: bool,
+    /// What it was made with.
+    settings: String,
 }
 
 /// A machine that was started.
@@ -156,8 +170,9 @@ impl Ec2LatentWorker {
         change(self.shared.made.lock().entry(identity.key.clone()).or_default());
     }
 
+    /// For a stop, which nobody ends.
     fn call(&self) -> Patience<'static> {
-        Patience::limit(self.limits.call)
+        Patience::limit(self.limits.call).with_turns_within(self.limits.stop)
     }
 
     /// Looks at a machine in each round until `done` says something. What the provider does not say now it may say later.
@@ -221,8 +236,7 @@ impl Ec2LatentWorker {
     /// Waits until a machine is `stopped` or `terminated`; one that nobody knows is gone.
     fn wait_for_end(&self, id: &str, state: &'static str) -> Result<(), StopError> {
         let never = crossbeam_channel::never();
-        let limit = self.limits.call;
-        let waiter = Waiter { pause: &pause, cancel: &never, patience: &|| Patience::limit(limit) };
+        let waiter = Waiter { pause: &pause, cancel: &never, patience: &|| self.call() };
         let ended = |machine: Option<&Machine>| machine.is_none_or(|machine| machine.rests_as(state)).then_some(());
         self.follow(id, self.limits.stop, &waiter, ended).map_err(|unfollowed| match unfollowed {
             Unfollowed::Refused(error) | Unfollowed::TimedOut(Some(error)) => error.into(),
@@ -269,10 +283,7 @@ impl Ec2LatentWorker {
             }
         }
         // What is there is ended first, also when this is refused.
-        let cancelled = match self.settings.may_be_spot() {
-            true => self.account.cancel_spot_requests(identity, &self.call()),
-            false => Ok(()),
-        };
+        let cancelled = self.cancel_spot_requests(identity, &self.call());
         for look in 0..=LATE_LOOKS {
             if look > 0 {
                 pause(self.limits.poll_interval);
@@ -292,6 +303,23 @@ impl Ec2LatentWorker {
         )))
     }
 
+    /// Ends the requests for spot machines that an attempt may have made and that wait for one.
+    fn cancel_spot_requests(&self, identity: &Identity, patience: &Patience<'_>) -> Result<(), AwsError> {
+        if !self.settings.may_be_spot() {
+            return Ok(());
+        }
+        match self.account.open_spot_requests(identity, patience) {
+            Ok(open) if open.is_empty() => Ok(()),
+            Ok(open) => self.account.cancel_spot_requests(open, patience),
+            // Most launch templates ask for none, and the account need not allow the question then.
+            Err(error) if error.class() == Class::Denied && !self.settings.offers_may_be_spot() => {
+                log::debug!("whether attempt {} has a request for a spot machine is not known: {error}", identity.key);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn remove_parameters(&self, names: &[String], patience: &Patience<'_>) -> Result<(), StopError> {
         let removed: Vec<_> = names.iter().map(|name| self.account.delete_parameter(name, patience)).collect();
         removed.into_iter().collect::<Result<_, _>>().map_err(Into::into)
@@ -299,7 +327,16 @@ impl Ec2LatentWorker {
 
     /// The machine is to be there for the next start.
     fn keep(&self, id: &str, fast: bool) -> Result<(), StopError> {
-        match self.account.stop(id, self.settings.at_stop == AtStop::Hibernate, &self.call()) {
+        let hibernate = self.settings.at_stop == AtStop::Hibernate;
+        let stopped = match self.account.stop(id, hibernate, &self.call()) {
+            // It is not ready for that yet, say, or of a type or an image that cannot.
+            Err(error) if hibernate && error.code().is_some_and(|code| NO_HIBERNATION.contains(&code)) => {
+                log::warn!("machine {id} is stopped and does not hibernate: {error}");
+                self.account.stop(id, false, &self.call())
+            }
+            stopped => stopped,
+        };
+        match stopped {
             Ok(()) if fast => Ok(()),
             Ok(()) => self.wait_for_end(id, "stopped"),
             Err(error) if error.already_gone() => Ok(()),
@@ -385,7 +422,11 @@ impl LatentWorker for Ec2LatentWorker {
                 let stopped = if self.settings.at_stop == AtStop::Terminate {
                     self.terminate(&instance.id, true, stop.fast())
                 } else {
-                    self.keep(&instance.id, stop.fast())
+                    self.keep(&instance.id, stop.fast()).inspect(|()| {
+                        let settings = instance.rendered.fingerprint();
+                        let kept = Kept { id: instance.id.clone(), is_stopping: stop.fast(), settings };
+                        self.shared.kept.lock().insert((identity.owner.clone(), identity.worker.clone()), kept);
+                    })
                 };
                 // Of offers that were tried before this one. They have ended by themselves, if the provider is right.
                 let others = made.traces.machines.iter().filter(|id| **id != instance.id);
@@ -446,7 +487,7 @@ impl LatentWorker for Ec2LatentWorker {
         if traces.is_empty() {
             return Ok(Reclaimed::Gone);
         }
-        let patience = || Patience::of_leftover(leftover, self.limits.call);
+        let patience = || Patience::of_leftover(leftover, self.limits.call).with_turns_within(self.limits.stop);
         let mut found = self.find(&identity, &patience())?;
         let unknown = |machines: &[Machine]| -> Vec<String> {
             let known = |id: &&String| machines.iter().any(|machine| machine.id == **id);
@@ -461,6 +502,11 @@ impl LatentWorker for Ec2LatentWorker {
         // A machine that this attempt has had go on may have the tags of the one before still, in a description that lags behind.
         let kept = self.settings.at_stop != AtStop::Terminate;
         let not_yet_ours = kept && found.iter().any(|machine| !identity.is_ours(|key| machine.tag(key)));
+        let of_nobody = |machine: &&Machine| {
+            let tag = |key: &str| machine.tag(key);
+            !machine.is_ending() && !identity.is_ours(tag) && !identity.is_of_another_attempt(tag)
+        };
+        let of_nobody: Vec<_> = found.iter().filter(of_nobody).map(|machine| machine.id.clone()).collect();
         found.retain(|machine| identity.is_ours(|key| machine.tag(key)));
         for machine in found.iter().filter(|machine| !machine.is_ending()) {
             match self.account.terminate(&machine.id, &patience()) {
@@ -468,10 +514,18 @@ impl LatentWorker for Ec2LatentWorker {
                 _ => {}
             }
         }
-        if traces.unanswered && self.settings.may_be_spot() {
-            self.account.cancel_spot_requests(&identity, &patience())?;
+        if traces.unanswered {
+            self.cancel_spot_requests(&identity, &patience())?;
         }
         self.remove_parameters(&traces.parameters, &patience())?;
+        if !of_nobody.is_empty() {
+            // It was made by this attempt, and nothing proves that it is not somebody else's by now.
+            return Err(StopError::new(format!(
+                "machine {} has lost its tags ({}): end it yourself, or give them back",
+                of_nobody.join(", "),
+                identity.proof()
+            )));
+        }
         let answered = || found.iter().any(|machine| !traces.machines.contains(&machine.id));
         let may_come = (traces.unanswered && !answered()) || !missing.is_empty() || not_yet_ours;
         if may_come && leftover.age() < self.may_appear_for() {

@@ -61,6 +61,16 @@ impl Identity {
         tag(OWNER) == Some(&self.owner) && tag(WORKER) == Some(&value(&self.worker))
     }
 
+    /// Whether what has these tags has gone over to another attempt of this owner.
+    pub(super) fn is_of_another_attempt<'a>(&self, tag: impl Fn(&str) -> Option<&'a str>) -> bool {
+        tag(OWNER) == Some(&self.owner) && tag(ATTEMPT).is_some_and(|attempt| attempt != self.key)
+    }
+
+    /// The tags that prove that something is this attempt's, for people.
+    pub(super) fn proof(&self) -> String {
+        format!("{OWNER}={}, {ATTEMPT}={}", self.owner, self.key)
+    }
+
     /// What makes the launch of one offer happen once, however often it is asked for; at most 64 ASCII characters.
     pub(super) fn token(&self, offer: usize) -> String {
         format!("{TOKEN}{}-{offer}", self.key)

@@ -66,7 +66,9 @@ impl Offer {
         Self { instance_type: instance_type.into(), ..Self::default() }
     }
 
-    /// In this availability zone (`eu-west-1a`), in the default subnet there.
+    /// In this availability zone (`eu-west-1a`), in the default subnet there, whatever
+    /// [subnet](crate::Ec2LatentWorkerBuilder::subnet) other offers have: a subnet is in one zone. In a network other than the
+    /// account's default one, name a [subnet](Self::in_subnet) of the zone instead.
     #[must_use]
     pub fn in_zone(self, zone: impl Into<String>) -> Self {
         Self { place: Place::Zone(zone.into()), ..self }

@@ -18,6 +18,24 @@ use crate::{Properties, Setting};
 /// "Each instance can have at most 50 tags" (Amazon EC2 User Guide); six are the driver's own, of a machine that is kept.
 const MOST_TAGS: usize = 44;
 
+/// Beginnings of codes of what is no fault of what was asked for.
+const NEVER_OF_THE_BUILD: [&str; 10] = [
+    // Somebody else has it, or it is not ready: that passes.
+    "Resource.AlreadyAssociated",
+    "VolumeInUse",
+    "IncorrectState",
+    "IncorrectInstanceState",
+    // Of the token that is the attempt's.
+    "IdempotentInstanceTerminated",
+    "IdempotentParameterMismatch",
+    // Of the machine that the attempt has made.
+    "InvalidInstanceID",
+    // Of the account and its network.
+    "VPCIdNotSpecified",
+    "Gateway.NotAttached",
+    "OperationNotPermitted",
+];
+
 /// What a stop does with the machine; see [`Ec2LatentWorkerBuilder::at_stop`](crate::Ec2LatentWorkerBuilder::at_stop).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
@@ -27,7 +45,8 @@ pub enum AtStop {
     Terminate,
     /// It is stopped, and the worker's next start has it go on. Its disks stay, and cost.
     Stop,
-    /// The same, with its memory kept on its root volume, which must be encrypted and large enough.
+    /// The same, with its memory kept on its root volume, which must be encrypted and large enough. A machine that the provider
+    /// does not have hibernate, because it is not ready for that yet, say, is stopped.
     Hibernate,
 }
 
@@ -293,40 +312,50 @@ impl Settings {
             || is_computed(&self.metadata)
     }
 
-    /// Whether a machine may be a spot machine.
+    /// Whether a machine may be a spot machine: also a launch template can ask for one.
     pub(super) fn may_be_spot(&self) -> bool {
+        self.offers_may_be_spot() || self.launch_template.as_constant().is_none_or(|name| !name.is_empty())
+    }
+
+    /// Whether one of the offers may be for a spot machine.
+    pub(super) fn offers_may_be_spot(&self) -> bool {
         self.offers.iter().any(|offer| offer.as_constant().is_none_or(Offer::is_spot))
     }
 
-    /// Whether it comes from the build's properties when the provider refuses a launch with this code. Where the code does
-    /// not tell which setting is wrong, any may be.
-    pub(super) fn is_of_the_build(&self, code: Option<&str>) -> bool {
-        let code = code.unwrap_or_default();
-        // Somebody else has it, or it is not ready: that passes.
-        let passing = ["Resource.AlreadyAssociated", "VolumeInUse", "IncorrectState", "IncorrectInstanceState"];
-        // Of the token that is the attempt's.
-        let of_the_token = ["IdempotentInstanceTerminated", "IdempotentParameterMismatch"];
-        if passing.contains(&code) || of_the_token.contains(&code) {
+    /// Whether it comes from the build's properties when the provider refuses a launch with this code and these words. Where
+    /// they do not tell which setting is wrong, any that is computed may be; what no setting can mend is never the build's.
+    pub(super) fn is_of_the_build(&self, code: Option<&str>, message: &str) -> bool {
+        // Without a code it is not the provider that has refused.
+        let Some(code) = code else { return false };
+        if NEVER_OF_THE_BUILD.iter().any(|never| code.starts_with(never)) {
             return false;
         }
-        let places = || is_computed(&self.subnet) || self.offers.iter().any(is_computed);
-        if code.starts_with("InvalidAMIID") {
-            self.image.as_ref().is_some_and(is_computed)
-        } else if code.starts_with("InvalidInstanceType") {
-            self.offers.iter().any(is_computed)
-        } else if code.starts_with("InvalidKeyPair") {
+        let begins = |words: &[&str]| words.iter().any(|word| code.starts_with(word));
+        let offers = || self.offers.iter().any(is_computed);
+        let image = || self.image.as_ref().is_some_and(is_computed);
+        if begins(&["InvalidAMIID"]) {
+            image()
+        } else if begins(&["InvalidInstanceType"]) {
+            offers()
+        } else if begins(&["InvalidKeyPair"]) {
             is_computed(&self.key_pair)
-        } else if code.starts_with("InvalidGroup") || code.starts_with("InvalidSecurityGroup") {
+        } else if begins(&["InvalidGroup", "InvalidSecurityGroup"]) {
             is_computed(&self.security_groups)
-        } else if code.starts_with("InvalidSubnet") {
-            places()
-        } else if code.starts_with("InvalidUserData") {
+        } else if begins(&["InvalidSubnet"]) {
+            is_computed(&self.subnet) || offers()
+        } else if begins(&["InvalidBlockDevice", "InvalidSnapshot"]) {
+            image() || self.block_devices.iter().any(is_computed)
+        } else if begins(&["InvalidIamInstanceProfile"])
+            || (code == "InvalidParameterValue" && message.contains("iamInstanceProfile"))
+        {
+            is_computed(&self.profile)
+        } else if begins(&["InvalidUserData"]) {
             is_computed(&self.user_data)
-        } else if code.starts_with("InvalidVolume") {
+        } else if begins(&["InvalidVolume"]) {
             self.volumes.values().any(is_computed)
-        } else if code.starts_with("InvalidAllocationID") || code.starts_with("InvalidAddress") {
+        } else if begins(&["InvalidAllocationID", "InvalidAddress"]) {
             is_computed(&self.elastic_ip)
-        } else if code.starts_with("InvalidLaunchTemplate") {
+        } else if begins(&["InvalidLaunchTemplate"]) {
             is_computed(&self.launch_template)
         } else {
             self.depend_on_the_build()
@@ -448,7 +477,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-fn is_computed<T>(setting: &Setting<T>) -> bool {
+pub(super) fn is_computed<T>(setting: &Setting<T>) -> bool {
     setting.as_constant().is_none()
 }
 
@@ -614,6 +643,20 @@ mod tests {
     }
 
     #[test]
+    fn an_offer_and_a_launch_template_may_be_for_a_spot_machine() {
+        let may = |change: fn(&mut Settings)| {
+            let mut settings = settings();
+            change(&mut settings);
+            (settings.may_be_spot(), settings.offers_may_be_spot())
+        };
+        assert_eq!(may(|_| {}), (false, false));
+        assert_eq!(may(|settings| settings.offers.push(Offer::new("a").spot().into())), (true, true));
+        assert_eq!(may(|settings| settings.offers.push(template("{type}"))), (true, true));
+        assert_eq!(may(|settings| settings.launch_template = "a-template".into()), (true, false));
+        assert_eq!(may(|settings| settings.launch_template = template("{template}")), (true, false));
+    }
+
+    #[test]
     fn what_is_computed_is_checked_when_it_is_known() {
         let mut settings = settings();
         settings.image = Some(template("{image}"));
@@ -691,7 +734,8 @@ mod tests {
         let mut settings = settings();
         let codes =
             ["InvalidAMIID.NotFound", "InvalidInstanceType.NotFound", "InvalidParameterValue", "InvalidGroup.NotFound"];
-        let blamed = |settings: &Settings| codes.map(|code| settings.is_of_the_build(Some(code)));
+        let of = |settings: &Settings, code: &str| settings.is_of_the_build(Some(code), "words");
+        let blamed = |settings: &Settings| codes.map(|code| of(settings, code));
         assert_eq!(blamed(&settings), [false; 4]);
         settings.image = Some(template("{image}"));
         assert_eq!(blamed(&settings), [true, false, true, false]);
@@ -699,7 +743,58 @@ mod tests {
         assert_eq!(blamed(&settings), [true, false, true, true]);
         settings.offers = vec![template("{type}")];
         assert_eq!(blamed(&settings), [true; 4]);
-        assert!(!settings.is_of_the_build(Some("VolumeInUse")), "somebody else has it");
+    }
+
+    #[test]
+    fn b3_what_is_wrong_with_the_farm_is_never_the_builds_fault() {
+        let mut farm = settings();
+        farm.tags.insert("why".into(), template("{why}"));
+        let of = |settings: &Settings, code: &str, words: &str| settings.is_of_the_build(Some(code), words);
+        assert!(of(&farm, "InvalidParameterValue", "words"), "nobody knows of which setting");
+        assert!(!farm.is_of_the_build(None, "nobody says which region"), "the provider has refused nothing");
+        for code in [
+            "VolumeInUse",
+            "InvalidInstanceID.NotFound",
+            "InvalidInstanceID.Malformed",
+            "VPCIdNotSpecified",
+            "Gateway.NotAttached",
+            "OperationNotPermitted",
+        ] {
+            assert!(!of(&farm, code, "words"), "{code}");
+        }
+        let no_profile =
+            "Value (x) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name";
+        type Compute = fn(&mut Settings);
+        let computed: [(&str, &str, &[Compute]); 6] = [
+            (
+                "InvalidBlockDeviceMapping",
+                "",
+                &[
+                    |settings| settings.block_devices.push(Setting::computed(|_| Err("no".into()))),
+                    |settings| settings.image = Some(template("{image}")),
+                ],
+            ),
+            (
+                "InvalidSnapshot.NotFound",
+                "",
+                &[
+                    |settings| settings.block_devices.push(Setting::computed(|_| Err("no".into()))),
+                    |settings| settings.image = Some(template("{image}")),
+                ],
+            ),
+            ("InvalidIamInstanceProfileArn.Malformed", "", &[|settings| settings.profile = template("{profile}")]),
+            ("InvalidParameterValue", no_profile, &[|settings| settings.profile = template("{profile}")]),
+            ("InvalidAddress.NotFound", "", &[|settings| settings.elastic_ip = template("{address}")]),
+            ("InvalidSubnetID.NotFound", "", &[|settings| settings.subnet = template("{subnet}")]),
+        ];
+        for (code, words, changes) in computed {
+            assert!(!of(&farm, code, words), "{code}");
+            for change in changes {
+                let mut chosen = farm.clone();
+                change(&mut chosen);
+                assert!(of(&chosen, code, words), "{code}");
+            }
+        }
     }
 
     #[test]

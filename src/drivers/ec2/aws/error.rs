@@ -53,6 +53,11 @@ pub(in crate::drivers::ec2) struct AwsError {
 }
 
 impl AwsError {
+    #[cfg(test)]
+    pub(in crate::drivers::ec2) fn of(class: Class, doing: &str, message: &str) -> Self {
+        Self::new(class, doing, message)
+    }
+
     /// One that nobody has answered.
     pub(super) fn new(class: Class, doing: &str, message: impl Into<String>) -> Self {
         let outcome_unknown = matches!(class, Class::Lost | Class::Server);
@@ -75,9 +80,9 @@ impl AwsError {
         Self::new(Class::TimedOut, doing, format!("not done within {limit:?}"))
     }
 
-    /// What was looked for is not there.
-    pub(in crate::drivers::ec2) fn not_found(doing: &str, message: impl Into<String>) -> Self {
-        Self::new(Class::NotFound, doing, message)
+    /// What was looked for is not there: the code is that which the provider has where it is named.
+    pub(in crate::drivers::ec2) fn not_found(doing: &str, code: &str, message: impl Into<String>) -> Self {
+        Self { code: Some(code.into()), ..Self::new(Class::NotFound, doing, message) }
     }
 
     /// What an answer with an error in it says.
@@ -123,6 +128,11 @@ impl AwsError {
         self.code.as_deref()
     }
 
+    /// In the provider's words, if it has answered.
+    pub(in crate::drivers::ec2) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Whether what was asked for may have been done, or may yet be.
     pub(in crate::drivers::ec2) fn outcome_unknown(&self) -> bool {
         self.outcome_unknown
@@ -164,6 +174,21 @@ impl AwsError {
 
     /// What a person can do about it.
     fn advice(&self) -> Option<&'static str> {
+        match self.code() {
+            Some("OptInRequired") => {
+                return Some(
+                    "somebody must accept the terms of this image in the provider's marketplace, or sign the account up \
+                     for the service, once",
+                );
+            }
+            Some("AuthFailure") if self.class == Class::Credentials => {
+                return Some(
+                    "are they those of this account, in force, is the clock of this machine right, and is the region \
+                     enabled for the account?",
+                );
+            }
+            _ => {}
+        }
         Some(match self.class {
             Class::Capacity => {
                 "offer other types, zones or a market, or wait; where it is not supported at all, waiting does not help"
@@ -349,6 +374,10 @@ mod tests {
         let text = answered("VcpuLimitExceeded", 400).to_string();
         assert!(text.starts_with("RunInstances: the words (VcpuLimitExceeded, request r-1); "), "{text}");
         assert!(text.contains("quota"), "{text}");
+        let text = answered("OptInRequired", 401).to_string();
+        assert!(text.contains("accept the terms of this image") && !text.contains("policy"), "{text}");
+        let text = answered("AuthFailure", 401).to_string();
+        assert!(text.contains("in force") && text.contains("is the region enabled for the account?"), "{text}");
         let denied =
             "You are not authorized. Encoded authorization failure message: AAAA".to_owned() + &"x".repeat(5000);
         let text = AwsError::answered("x", 403, Some("UnauthorizedOperation"), &denied, None, None).to_string();

@@ -231,12 +231,14 @@ impl AwsClient {
         let shared = &*self.shared;
         let region = self.region(patience)?;
         let endpoint = self.endpoint(call.service, &region)?;
-        let credentials = self.credentials(&region, patience)?;
+        let identity = self.credentials(&region, patience)?.identity;
 
         let kind = Kind::of(call.action);
-        let pace = shared.paces.of(call.service, [&endpoint.uri, &region, &credentials.identity], patience.now());
+        let pace = shared.paces.of(call.service, [&endpoint.uri, &region, &identity], patience.now());
         pace.wait(kind, call.action, patience)?;
 
+        // Those that there were may not have lasted until its turn.
+        let credentials = self.credentials(&region, patience)?;
         let now = shared.skew.corrected(patience.wall());
         let headers = [&[("host", endpoint.host)], &*call.headers].concat();
         let headers = signed(&credentials, call.service, &region, now, headers, call.body);

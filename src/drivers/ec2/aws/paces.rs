@@ -61,7 +61,7 @@ impl SharedPace {
             return Ok(());
         }
         log::debug!("{doing}: its turn comes in {wait:.1?}");
-        patience.wait(wait, doing).map_err(|end| {
+        patience.wait_for_turn(wait, doing).map_err(|end| {
             self.0.lock().give_back(kind, patience.now());
             match end.class() {
                 Class::TimedOut => {

@@ -1,5 +1,6 @@
-//! How long a call may go on, tries and pauses included, and who can end it.
+//! How long a call may go on, tries and pauses included, how long it may wait for its turn besides, and who can end it.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,8 +13,10 @@ use crate::{Leftover, StartRequest};
 /// The end of a call.
 pub(in crate::drivers::ec2) struct Patience<'a> {
     /// None: so far away that no clock has it.
-    deadline: Option<Instant>,
+    deadline: Cell<Option<Instant>>,
     limit: Duration,
+    /// How much longer turns may be waited for. That moves the deadline.
+    turns: Cell<Duration>,
     waiter: Waiter<'a>,
 }
 
@@ -59,8 +62,14 @@ impl<'a> Patience<'a> {
     }
 
     fn of(waiter: Waiter<'a>, limit: Duration) -> Self {
-        let deadline = waiter.now().checked_add(limit);
-        Self { deadline, limit, waiter }
+        let deadline = Cell::new(waiter.now().checked_add(limit));
+        Self { deadline, limit, turns: Cell::default(), waiter }
+    }
+
+    /// The same, and besides so long for turns: that too many of this process ask at once is no trouble of the provider's.
+    pub(in crate::drivers::ec2) fn with_turns_within(self, limit: Duration) -> Self {
+        self.turns.set(limit);
+        self
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -82,7 +91,7 @@ impl<'a> Patience<'a> {
         if self.cancel().is_some_and(|cancel| matches!(cancel.try_recv(), Err(TryRecvError::Disconnected))) {
             return Err(AwsError::cancelled(doing));
         }
-        match self.deadline.map(|deadline| deadline.saturating_duration_since(self.now())) {
+        match self.deadline.get().map(|deadline| deadline.saturating_duration_since(self.now())) {
             None => Ok(self.limit),
             Some(left) if left.is_zero() => Err(AwsError::timed_out(doing, self.limit)),
             Some(left) => Ok(left),
@@ -95,6 +104,20 @@ impl<'a> Patience<'a> {
             return Err(AwsError::timed_out(doing, self.limit));
         }
         if self.waiter.sleep(duration) { Ok(()) } else { Err(AwsError::cancelled(doing)) }
+    }
+
+    /// Waits for a turn; what is there for turns is used up first.
+    pub(super) fn wait_for_turn(&self, duration: Duration, doing: &str) -> Result<(), AwsError> {
+        let besides = self.turns.get().min(duration);
+        if duration - besides > self.left(doing)? {
+            return Err(AwsError::timed_out(doing, self.limit));
+        }
+        if !self.waiter.sleep(duration) {
+            return Err(AwsError::cancelled(doing));
+        }
+        self.turns.set(self.turns.get() - besides);
+        self.deadline.set(self.deadline.get().and_then(|deadline| deadline.checked_add(besides)));
+        Ok(())
     }
 
     /// In 0..1, for pauses: it need not be unpredictable, only different from that of others.

@@ -86,6 +86,8 @@ impl Region {
             region if region.starts_with("cn-") => "amazonaws.com.cn",
             region if region.starts_with("us-isob-") => "sc2s.sgov.gov",
             region if region.starts_with("us-iso-") => "c2s.ic.gov",
+            region if region.starts_with("us-isof-") => "csp.hci.ic.gov",
+            region if region.starts_with("eu-isoe-") => "cloud.adc-e.uk",
             region if region.starts_with("eusc-") => "amazonaws.eu",
             _ => "amazonaws.com",
         }
@@ -103,7 +105,9 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// Of `https://host[:port]`. There is nothing behind it, because what is signed is a request for `/`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let none = || format!("{text:?} is no address of a service; write https://host[:port]");
+        // Before an @ there may be a password.
+        let shown = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("…@{rest}"));
+        let none = || format!("{shown:?} is no address of a service; write https://host[:port]");
         let uri: Uri = text.parse().map_err(|_| none())?;
         let (Some(scheme @ ("https" | "http")), Some(host)) = (uri.scheme_str(), uri.authority()) else {
             return Err(none());
@@ -130,6 +134,15 @@ mod tests {
         let own = |name: &str, service| region(name).endpoint(service, None, &none).unwrap().uri;
         assert_eq!(own("eu-central-1", Service::Ec2), "https://ec2.eu-central-1.amazonaws.com/");
         assert_eq!(own("cn-north-1", Service::Sts), "https://sts.cn-north-1.amazonaws.com.cn/");
+        for (name, suffix) in [
+            ("us-iso-east-1", "c2s.ic.gov"),
+            ("us-isob-east-1", "sc2s.sgov.gov"),
+            ("us-isof-south-1", "csp.hci.ic.gov"),
+            ("eu-isoe-west-1", "cloud.adc-e.uk"),
+            ("eusc-de-east-1", "amazonaws.eu"),
+        ] {
+            assert_eq!(own(name, Service::Ec2), format!("https://ec2.{name}.{suffix}/"));
+        }
         assert_eq!(own("us-gov-west-1", Service::Ssm), "https://ssm.us-gov-west-1.amazonaws.com/");
         let around = Around::default()
             .variable("AWS_ENDPOINT_URL", "http://all/")
@@ -149,6 +162,10 @@ mod tests {
         assert_eq!(Endpoint::parse("http://[::1]:80").unwrap().host, "[::1]:80");
         for bad in ["", "one", "one:1", "ftp://one", "https://", "http://a/b", "http://a/?b", "http://user:pass@a"] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
+        }
+        for bad in ["http://user:hush@one", "user:hush@one", "http://user:hu@sh@one/ x"] {
+            let error = Endpoint::parse(bad).unwrap_err();
+            assert!(error.contains("@one") && !error.contains("user") && !error.contains("sh@"), "{error}");
         }
     }
 

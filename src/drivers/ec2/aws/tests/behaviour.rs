@@ -316,6 +316,34 @@ fn a_turn_that_comes_too_late_is_not_waited_for() {
 }
 
 #[test]
+fn hundreds_of_launches_at_once_each_have_their_turn() {
+    let bench = Bench::new("eu-many-1", [answer(200, "<RunInstancesResponse/>")]);
+    let identity = ["https://ec2.eu-many-1.amazonaws.com/", "eu-many-1", "key AKIDEXPLICIT"];
+    let pace = bench.client.shared.paces.of(Service::Ec2, identity, Patience::on(&bench.clock, HOUR).now());
+    let (call, start) = (Duration::from_secs(60), Duration::from_secs(600));
+    for number in 0..299_u32 {
+        let clock = bench.clock.of_another();
+        let patience = Patience::on(&clock, call).with_turns_within(start);
+        pace.wait(Kind::Launch, "x", &patience).unwrap();
+        assert_eq!(clock.passed(), Duration::from_millis(500) * number.saturating_sub(4));
+        assert_eq!(patience.left("x").unwrap(), call, "its call has as long as any other");
+    }
+    // Who has no time for that is told; its turn is the next one's.
+    let clock = bench.clock.of_another();
+    let error = pace.wait(Kind::Launch, "x", &Patience::on(&clock, call)).unwrap_err();
+    assert_eq!(error.class(), Class::Throttled { retry_after: Some(Duration::from_millis(147_500)) });
+    let patience = Patience::on(&bench.clock, call).with_turns_within(start);
+    bench.client.ec2(&Query::new("RunInstances", Repeat::Harmless), &patience).unwrap();
+    assert_eq!(bench.times(), [Duration::from_millis(147_500)]);
+    // What was waited for is gone; what is left of the call's own time is there as well.
+    let patience = Patience::on(&bench.clock, call).with_turns_within(call);
+    assert!(patience.wait_for_turn(call * 3, "x").is_err());
+    patience.wait_for_turn(call * 3 / 2, "x").unwrap();
+    assert_eq!(patience.left("x").unwrap(), call / 2);
+    assert!(patience.wait_for_turn(call, "x").is_err());
+}
+
+#[test]
 fn a_throttle_holds_all_of_them_back() {
     let answers = std::iter::once(refusal(503, "RequestLimitExceeded"));
     let bench = Bench::new("eu-drain-1", answers.chain(std::iter::repeat_n(answer(200, GOOD), 7)));

@@ -132,6 +132,11 @@ impl Clock {
         Self { cancel: Some(cancel), ..self.clone() }
     }
 
+    /// Of somebody else who begins now.
+    pub(in super::super) fn of_another(&self) -> Self {
+        Self { passed: Arc::new(Mutex::new(self.passed())), ..self.clone() }
+    }
+
     pub(in super::super) fn passed(&self) -> Duration {
         *self.passed.lock()
     }
