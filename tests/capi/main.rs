@@ -10,7 +10,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use shared_library::{FEATURES, library_folder};
 
@@ -21,10 +21,13 @@ const PROGRAMS: &[&str] = &[
     "tests/capi/life.c",
     "tests/capi/abuse.c",
     "tests/capi/callbacks.c",
+    "tests/capi/reentry.c",
     "tests/capi/fork.c",
     "tests/capi/journal.c",
     "tests/capi/waits.c",
+    AGENTS,
 ];
+const AGENTS: &str = "tests/capi/agents.c";
 const EXAMPLES: &[&str] = &["examples/c/driver.c"];
 
 /// The languages that the header and all programs are.
@@ -88,12 +91,33 @@ fn all() -> impl Iterator<Item = &'static str> {
     PROGRAMS.iter().chain(EXAMPLES).copied()
 }
 
+/// What a program is told: one of them where the agent is.
+fn arguments(source: &str) -> Vec<&'static str> {
+    if source == AGENTS { vec![agent()] } else { vec![] }
+}
+
+/// An agent that is a program of its own. Built once.
+fn agent() -> &'static str {
+    static AGENT: OnceLock<String> = OnceLock::new();
+    AGENT.get_or_init(|| {
+        run(Command::new(env!("CARGO"))
+            .args(["build", "--example", "agent", "--no-default-features", "--features", FEATURES])
+            .arg("--target-dir")
+            .arg(library_folder().parent().unwrap()));
+        library_folder().join("examples/agent").to_str().unwrap().to_owned()
+    })
+}
+
 #[test]
 #[ignore = "needs a C and a C++ compiler"]
 fn the_programs_run() {
     for source in all() {
         for language in [Language::C, Language::Cpp] {
-            execute(&[], &compile(source, language, &[]), if source.ends_with("fork.c") { &["exit"] } else { &[] });
+            let mut arguments = arguments(source);
+            if source.ends_with("fork.c") {
+                arguments.push("exit");
+            }
+            execute(&[], &compile(source, language, &[]), &arguments);
         }
     }
 }
@@ -113,7 +137,7 @@ fn valgrind_finds_no_error_and_no_leak() {
         "--fair-sched=yes",
     ];
     for source in all() {
-        execute(&valgrind, &compile(source, Language::C, &[]), &[]);
+        execute(&valgrind, &compile(source, Language::C, &[]), &arguments(source));
     }
 }
 
@@ -121,7 +145,7 @@ fn valgrind_finds_no_error_and_no_leak() {
 #[ignore = "needs a C compiler with an address sanitizer"]
 fn the_address_sanitizer_finds_no_error_and_no_leak() {
     for source in all() {
-        execute(&[], &compile(source, Language::C, &["-fsanitize=address"]), &[]);
+        execute(&[], &compile(source, Language::C, &["-fsanitize=address"]), &arguments(source));
     }
 }
 
@@ -137,18 +161,6 @@ fn the_static_library_links() {
     command.args(["-std=c99", "-Iinclude", EXAMPLES[0]]).arg(&library).args(["-pthread", "-ldl", "-lm", "-o"]);
     run(command.arg(&program));
     execute(&[], &program, &[]);
-}
-
-#[test]
-#[ignore = "needs a C compiler"]
-fn agents_attach_over_loopback() {
-    let program = compile("tests/capi/agents.c", Language::C, &[]);
-    compile("tests/capi/agents.c", Language::Cpp, &[]);
-    run(Command::new(env!("CARGO"))
-        .args(["build", "--example", "agent", "--no-default-features", "--features", FEATURES])
-        .arg("--target-dir")
-        .arg(library_folder().parent().unwrap()));
-    execute(&[], &program, &[library_folder().join("examples/agent").to_str().unwrap()]);
 }
 
 #[test]
@@ -206,4 +218,15 @@ fn the_header_declares_what_is_on_the_list() {
         .collect();
     let listed = fs::read_to_string(root().join("tests/capi/symbols.txt")).unwrap();
     assert_eq!(declared, listed.lines().collect());
+}
+
+/// A new function is called back too.
+#[test]
+fn callbacks_call_what_is_on_the_list() {
+    let program = fs::read_to_string(root().join("tests/capi/reentry.c")).unwrap();
+    let called = program.lines().filter_map(|line| line.trim().strip_prefix("ENTRY(")?.strip_suffix("),"));
+    let called: Vec<_> = called.collect();
+    let listed = fs::read_to_string(root().join("tests/capi/symbols.txt")).unwrap();
+    assert_eq!(called.iter().copied().collect::<BTreeSet<_>>(), listed.lines().collect());
+    assert_eq!(called.len(), listed.lines().count(), "one is there twice");
 }
