@@ -11,7 +11,7 @@ use std::ptr;
 use parking_lot::Mutex;
 
 use super::agent::*;
-use super::argument::{LW_FOREVER, fill, milliseconds, structure};
+use super::argument::{LW_FOREVER, fill, milliseconds, optional_structure, structure};
 use super::boundary::boundary;
 use super::build::*;
 use super::code::lw_code::{self, *};
@@ -166,6 +166,39 @@ fn nothing_is_refused_by_all_functions_and_freed_by_those_that_free() {
             assert!(says_why || code == LW_ERROR_UNSUPPORTED, "{name}: {}", last_message());
         }
     }
+}
+
+/// The programs in C are about a library without containers and machines of EC2.
+#[test]
+fn settings_that_are_no_text_are_refused() {
+    let _alone = ALONE.lock();
+    let mut master = MaybeUninit::uninit();
+    assert_eq!(lw_master_new(ptr::null(), Some(&mut master)), LW_OK);
+    // SAFETY: the call has stored it.
+    let master = unsafe { master.assume_init() };
+    let options = lw_worker_options {
+        size: size_of::<lw_worker_options>(),
+        name: c"worker".as_ptr(),
+        ..optional_structure("zeros", ptr::null()).unwrap()
+    };
+    type Add = extern "C" fn(
+        *mut lw_master,
+        *const lw_worker_options,
+        *const c_char,
+        Option<&mut MaybeUninit<*mut lw_worker>>,
+    ) -> lw_code;
+    let functions: [(Add, bool); 2] =
+        [(lw_master_add_docker, cfg!(all(feature = "docker", unix))), (lw_master_add_ec2, cfg!(feature = "ec2"))];
+    for (function, is_built) in functions {
+        for settings in [ptr::null(), c"caf\xe9 \xff\xfe".as_ptr(), c"".as_ptr(), c"[]".as_ptr()] {
+            let mut place = MaybeUninit::new(ptr::without_provenance_mut::<lw_worker>(7));
+            let code = function(master, &raw const options, settings, Some(&mut place));
+            assert_eq!(code, if is_built { LW_ERROR_ARGUMENT } else { LW_ERROR_UNSUPPORTED });
+            // SAFETY: it is initialised.
+            assert!(unsafe { place.assume_init() }.is_null());
+        }
+    }
+    assert_eq!(lw_master_free(master), LW_OK);
 }
 
 #[test]

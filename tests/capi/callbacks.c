@@ -704,6 +704,7 @@ static int32_t start_command(void *context, const lw_command *command, lw_proces
         return LW_ANSWER_UNSUPPORTED;
     }
     if (strcmp(command->shell, "fail") == 0) {
+        EXPECT(LW_ERROR_ARGUMENT, lw_process_fail(process, "caf\xe9 \xff"));
         OK(lw_process_fail(process, "lost track"));
         EXPECT(LW_ERROR_HANDLE, lw_process_fail(process, NULL));
         return LW_ANSWER_OK;

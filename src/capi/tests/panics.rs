@@ -17,7 +17,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-use super::super::argument::{Growing, optional_structure};
+use super::super::argument::Growing;
 use super::super::{given, handle};
 use super::*;
 
@@ -123,12 +123,15 @@ impl Probe {
     }
 }
 
+/// What a callback does with its handle, once.
+type Work<K> = Mutex<Option<Box<dyn FnOnce(*mut K) + Send>>>;
+
 /// What the callbacks of the driver and of its agent share.
 struct Host {
     /// What the next start does instead of attaching an agent.
-    in_start: Mutex<Option<Box<dyn FnOnce(*mut lw_start) + Send>>>,
+    in_start: Work<lw_start>,
     /// What the next reclaim does; the stop fails when there is something.
-    in_reclaim: Mutex<Option<Box<dyn FnOnce(*mut lw_reclaim) + Send>>>,
+    in_reclaim: Work<lw_reclaim>,
     attachments: (Sender<usize>, Receiver<usize>),
     processes: (Sender<usize>, Receiver<usize>),
 }
@@ -696,7 +699,7 @@ fn a_panic_at_any_passage_of_any_function_comes_back_as_a_code() {
             passages += 1;
         }
         assert_eq!(live(), before, "{name}: something is left over");
-        if passages < 2 {
+        if passages < 2 && good(name) != LW_ERROR_UNSUPPORTED {
             shallow.push(name);
         }
     }
