@@ -414,8 +414,8 @@ fn call(name: &str, probe: &Probe, scene: &Handles) -> Answer {
         "lw_master_forget_leftover" => probe.call(|| lw_master_forget_leftover(scene.master, c"key".as_ptr())),
         "lw_master_cancel" => probe.call(|| lw_master_cancel(scene.master, 2)),
         "lw_master_shutdown" => {
-            let fast = lw_shutdown::LW_SHUTDOWN_FAST as i32;
-            probe.gives(|report| lw_master_shutdown(scene.master, fast, 0, report))
+            let graceful = lw_shutdown::LW_SHUTDOWN_GRACEFUL as i32;
+            probe.gives(|report| lw_master_shutdown(scene.master, graceful, 0, report))
         }
         "lw_master_free" => probe.call(|| lw_master_free(scene.master)),
 
@@ -590,7 +590,7 @@ fn good(name: &str) -> lw_code {
     match name {
         "lw_master_forget_leftover" => LW_ERROR_ENDED,
         "lw_master_address" if !cfg!(feature = "agent") => LW_ERROR_ENDED,
-        // It goes on, for its lease is out.
+        // Both wait for what only this test can end.
         "lw_master_shutdown" | "lw_lease_wait_end" => LW_ERROR_TIMEOUT,
         "lw_master_add_local" => is_built(cfg!(all(feature = "local", unix))),
         "lw_master_add_command" => is_built(cfg!(all(feature = "command", unix))),
