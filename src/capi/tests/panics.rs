@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 use super::super::argument::Growing;
@@ -156,7 +156,10 @@ unsafe extern "C" fn start(
         return lw_answer::LW_ANSWER_FAILED as i32;
     }
     let mut attachment = MaybeUninit::uninit();
-    assert_eq!(lw_start_attach(call, &agent(context), Some(&mut attachment)), LW_OK);
+    if lw_start_attach(call, &agent(context), Some(&mut attachment)) != LW_OK {
+        // The scene is over.
+        return lw_answer::LW_ANSWER_FAILED as i32;
+    }
     // SAFETY: the call has stored it.
     host.attachments.0.send(unsafe { attachment.assume_init() }.addr()).unwrap();
     lw_answer::LW_ANSWER_OK as i32
@@ -663,28 +666,29 @@ fn provoke(name: &str, position: usize, scene: &Handles) -> bool {
 
 /// The same, where such a call can be made.
 fn provoke_in_a_scene(name: &'static str, position: usize) -> bool {
-    let scene = Scene::new(name);
-    let (tell, told) = unbounded();
+    let mut scene = Scene::new(name);
+    // The callback begins when nothing else happens any more.
+    let (begin, begun) = bounded::<()>(1);
+    let (tell, told) = bounded(1);
+    let within = move |handles: Handles| {
+        begun.recv().unwrap();
+        tell.send(catch_unwind(AssertUnwindSafe(|| provoke(name, position, &handles)))).unwrap();
+    };
     if name.starts_with("lw_start_") {
-        scene.host.in_start.lock().replace(Box::new(move |start| {
-            let handles = Handles { start, ..Handles::NONE };
-            tell.send(catch_unwind(AssertUnwindSafe(|| provoke(name, position, &handles)))).unwrap();
-        }));
-        let mut scene = scene;
+        let work = move |start| within(Handles { start, ..Handles::NONE });
+        scene.host.in_start.lock().replace(Box::new(work));
         scene.handles.ticket = submit(scene.handles.master, c"starts");
-        told.recv_timeout(Duration::from_millis(MINUTE)).unwrap().unwrap_or_else(|payload| resume_unwind(payload))
     } else if name.starts_with("lw_reclaim_") {
-        scene.host.in_reclaim.lock().replace(Box::new(move |reclaim| {
-            let handles = Handles { reclaim, ..Handles::NONE };
-            tell.send(catch_unwind(AssertUnwindSafe(|| provoke(name, position, &handles)))).unwrap();
-        }));
-        let scene = scene.with_lease();
-        assert_eq!(lw_worker_insubstantiate(scene.handles.worker, 1, 0), LW_ERROR_TIMEOUT);
+        let work = move |reclaim| within(Handles { reclaim, ..Handles::NONE });
+        scene.host.in_reclaim.lock().replace(Box::new(work));
+        scene = scene.with_lease();
         assert_eq!(lw_lease_free(scene.handles.lease), LW_OK);
-        told.recv_timeout(Duration::from_millis(MINUTE)).unwrap().unwrap_or_else(|payload| resume_unwind(payload))
+        lw_worker_insubstantiate(scene.handles.worker, 1, MINUTE);
     } else {
-        provoke(name, position, &scene.with_everything(name).handles)
+        return provoke(name, position, &scene.with_everything(name).handles);
     }
+    begin.send(()).unwrap();
+    told.recv_timeout(Duration::from_millis(MINUTE)).unwrap().unwrap_or_else(|payload| resume_unwind(payload))
 }
 
 #[test]
