@@ -445,7 +445,8 @@ static void lengths(lw_master *master, lw_lease *lease)
             process.compatible_by_count = j == 1 ? huge[i] : 1;
             REFUSED_OR_LACKING(LW_ERROR_ARGUMENT, worker, lw_master_add_process(master, &options, &process, &worker));
         }
-        EXPECT(LW_ERROR_ARGUMENT, lw_process_write(NULL, LW_STREAM_OUT, &byte, i == HUGE_COUNT - 1 ? SIZE_MAX : huge[i]));
+        size_t too_long = i == HUGE_COUNT - 1 ? ((size_t)1 << 30) + 1 : huge[i];
+        EXPECT(LW_ERROR_ARGUMENT, lw_process_write(NULL, LW_STREAM_OUT, &byte, too_long));
         GROWING(lw_command, command);
         command.arguments = texts_;
         command.argument_count = huge[i];
@@ -456,7 +457,7 @@ static void lengths(lw_master *master, lw_lease *lease)
         REFUSED(LW_ERROR_ARGUMENT, finished, lw_lease_run(lease, &command, &finished));
         command.environment_count = 0;
         command.input = &byte;
-        command.input_length = i == HUGE_COUNT - 1 ? ((size_t)1 << 30) + 1 : huge[i];
+        command.input_length = too_long;
         REFUSED(LW_ERROR_ARGUMENT, finished, lw_lease_run(lease, &command, &finished));
     }
 

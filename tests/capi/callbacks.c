@@ -935,8 +935,8 @@ static void *wait_for_a_lease(void *wait_)
     return NULL;
 }
 
-/* A ticket that is cancelled and freed while another thread waits on it: that goes on to its end, and says so. Whether the
- * thread waits already cannot be seen, but afterwards: the handle was none for one that came too late. */
+/* A ticket that is cancelled and freed while another thread waits on it: that goes on to its end, and says so. Whether
+ * the thread waits already cannot be seen, but afterwards: the handle was none for one that came too late. */
 static void a_ticket_that_is_freed_while_it_is_waited_for(lw_master *master)
 {
     wait self;

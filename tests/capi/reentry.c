@@ -1064,7 +1064,8 @@ static lw_lease *take_lease(scene *self, const char *label)
     lw_lease *lease = NULL;
     OWN(LW_OK, lw_master_submit(self->master, &build, &ticket));
     if (ticket != NULL) {
-        OWN(strcmp(label, "own") == 0 ? LW_OK : LW_ERROR_ATTEMPTS_EXHAUSTED, lw_ticket_wait(ticket, 5 * MINUTE, &lease));
+        int expected = strcmp(label, "own") == 0 ? LW_OK : LW_ERROR_ATTEMPTS_EXHAUSTED;
+        OWN(expected, lw_ticket_wait(ticket, 5 * MINUTE, &lease));
         OK(lw_ticket_free(ticket));
     }
     return lease;
