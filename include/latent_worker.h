@@ -428,8 +428,8 @@ typedef struct lw_driver {
   size_t size;
   // Passed to every callback.
   void *context;
-  // Called once when the driver will not be called any more, on any thread; not called when adding the worker
-  // failed. May be NULL.
+  // Called once when the driver will not be called any more, on any thread: when the master is gone, and every handle
+  // of the worker was freed. Not called when adding the worker failed. May be NULL.
   void (*release)(void *context);
   // Brings an instance up and returns when it runs; the agent may attach before or after that. instance is where to
   // put what the other callbacks get; NULL is as good as any. When lw_start_cancelled turns true return soon, with
@@ -772,7 +772,8 @@ lw_code lw_ticket_wait(struct lw_ticket *ticket, uint64_t timeout_ms, struct lw_
 // ends. Does not block. Nothing happens when the build has ended already.
 lw_code lw_ticket_cancel(struct lw_ticket *ticket);
 
-// Frees a ticket, and cancels its build unless the lease was taken. Does not block. NULL is no error.
+// Frees a ticket, and cancels its build unless the lease was taken. Does not block. NULL is no error. While another
+// thread waits in lw_ticket_wait neither its wait nor the build ends by this: lw_ticket_cancel ends both.
 lw_code lw_ticket_free(struct lw_ticket *ticket);
 
 // Makes an inbox. It holds at most one lease and one last answer for each build that was submitted to it.

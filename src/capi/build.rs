@@ -160,7 +160,8 @@ pub extern "C" fn lw_ticket_cancel(ticket: *mut lw_ticket) -> lw_code {
     })
 }
 
-/// Frees a ticket, and cancels its build unless the lease was taken. Does not block. NULL is no error.
+/// Frees a ticket, and cancels its build unless the lease was taken. Does not block. NULL is no error. While another
+/// thread waits in lw_ticket_wait neither its wait nor the build ends by this: lw_ticket_cancel ends both.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_ticket_free(ticket: *mut lw_ticket) -> lw_code {
     boundary(|| handle::free(ticket))
@@ -210,8 +211,8 @@ pub extern "C" fn lw_inbox_take(
     lease: Option<&mut MaybeUninit<*mut lw_lease>>,
 ) -> lw_code {
     boundary(|| {
-        let number = place("number", number, 0)?;
-        let lease = place("lease", lease, ptr::null_mut())?;
+        let (number, lease) = (place("number", number, 0), place("lease", lease, ptr::null_mut()));
+        let (number, lease) = (number?, lease?);
         let cell = handle::get(inbox)?;
         let taken = cell.closing.recv(cell.inbox.receiver(), milliseconds(timeout_ms));
         cell.readiness.after_take(cell.inbox.receiver());

@@ -157,8 +157,8 @@ pub struct lw_driver {
     pub size: usize,
     /// Passed to every callback.
     pub context: *mut c_void,
-    /// Called once when the driver will not be called any more, on any thread; not called when adding the worker
-    /// failed. May be NULL.
+    /// Called once when the driver will not be called any more, on any thread: when the master is gone, and every handle
+    /// of the worker was freed. Not called when adding the worker failed. May be NULL.
     pub release: Option<unsafe extern "C" fn(context: *mut c_void)>,
     /// Brings an instance up and returns when it runs; the agent may attach before or after that. instance is where to
     /// put what the other callbacks get; NULL is as good as any. When lw_start_cancelled turns true return soon, with
