@@ -5,9 +5,9 @@
 //! are at the head of `cbindgen.toml`.
 //!
 //! This is the only module with `unsafe` code. Most of it is in `argument` (reads what C passes in), `driver`, `agent`,
-//! `event` and `context` (call back, through `callback`), and `lease` (a command that borrows from its lease). What C holds is looked up in
-//! a table, `handle`; what C is given to read lies in another, `given`. Every exported function does its work within
-//! [`boundary::boundary`], which a test checks.
+//! `event` and `context` (call back, through `callback`), and `lease` (a command that borrows from its lease). What C
+//! holds is looked up in a table, `handle`; what C is given to read lies in another, `given`. Every exported function
+//! does its work within [`boundary::boundary`], which a test checks.
 
 #![allow(unsafe_code, reason = "C has nothing else; nowhere else is it allowed")]
 #![allow(non_camel_case_types, reason = "the names are those of C")]
