@@ -478,6 +478,13 @@ def _new(name: str, *arguments: Any) -> int:
     return place.value or 0
 
 
+def _is(name: str, *arguments: Any) -> bool:
+    """A function whose last argument is where a yes or no is put."""
+    place = c_bool()
+    _call(name, *arguments, byref(place))
+    return place.value
+
+
 def _text_of(name: str, *arguments: Any) -> str:
     given = _new(name, *arguments)
     try:
@@ -970,9 +977,7 @@ class Start(Attempt):
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits for the instance any more."""
-        cancelled = c_bool()
-        _call("lw_start_cancelled", self._handle, byref(cancelled))
-        return cancelled.value
+        return _is("lw_start_cancelled", self._handle)
 
     def sleep(self, seconds: float) -> None:
         """Waits; raises :class:`Cancelled` as soon as the start is cancelled."""
@@ -1030,9 +1035,7 @@ class Leftover(Attempt):
     @property
     def cancelled(self) -> bool:
         """Whether the master is shutting down."""
-        cancelled = c_bool()
-        _call("lw_reclaim_cancelled", self._handle, byref(cancelled))
-        return cancelled.value
+        return _is("lw_reclaim_cancelled", self._handle)
 
     def sleep(self, seconds: float) -> None:
         """Waits; raises :class:`Cancelled` when the master shuts down."""

@@ -6,35 +6,7 @@
 #include <unistd.h>
 
 #include "common.h"
-
-/* Counts that callbacks change on threads of the library. */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-
-static void add(int *count)
-{
-    pthread_mutex_lock(&lock);
-    ++*count;
-    pthread_cond_broadcast(&changed);
-    pthread_mutex_unlock(&lock);
-}
-
-static int look(const int *count)
-{
-    pthread_mutex_lock(&lock);
-    int value = *count;
-    pthread_mutex_unlock(&lock);
-    return value;
-}
-
-static void await(const int *count, int value)
-{
-    pthread_mutex_lock(&lock);
-    while (*count < value) {
-        pthread_cond_wait(&changed, &lock);
-    }
-    pthread_mutex_unlock(&lock);
-}
+#include "counting.h"
 
 /* What a driver of these tests is to do, and what was done. */
 typedef struct script {

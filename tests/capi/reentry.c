@@ -5,40 +5,7 @@
 #include <pthread.h>
 
 #include "common.h"
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-
-static void add(int *count)
-{
-    pthread_mutex_lock(&lock);
-    ++*count;
-    pthread_cond_broadcast(&changed);
-    pthread_mutex_unlock(&lock);
-}
-
-static int look(const int *count)
-{
-    pthread_mutex_lock(&lock);
-    int value = *count;
-    pthread_mutex_unlock(&lock);
-    return value;
-}
-
-/* Until one of both is as large. */
-static void await_either(const int *count, int value, const int *other, int other_value)
-{
-    pthread_mutex_lock(&lock);
-    while (*count < value && *other < other_value) {
-        pthread_cond_wait(&changed, &lock);
-    }
-    pthread_mutex_unlock(&lock);
-}
-
-static void await(const int *count, int value)
-{
-    await_either(count, value, count, value);
-}
+#include "counting.h"
 
 typedef enum callback {
     START,

@@ -9,7 +9,7 @@ use latent_worker::{Build, EventKind, FailureCause, PullPolicy, RegistryCredenti
 
 use crate::support::engine::Engine;
 use crate::support::registry::Registry;
-use crate::support::{PATIENCE, Scene, eventually, failure, lease, said, stop};
+use crate::support::{PATIENCE, Scene, eventually, failed, lease, said, stop};
 
 /// Removes the image that a test has pulled.
 struct Pulled<'a>(&'a Engine, String);
@@ -70,9 +70,8 @@ fn a_registry_that_wants_to_know_who_asks_is_told() {
     let wrong = RegistryCredentials::new("user", Secret::new("wrong word"));
     let wrong = scene.worker("wrong", driver().registry_credentials(wrong).build().unwrap());
     for worker in [&nobody, &wrong] {
-        let error = failure(worker, &Build::new("a build"));
-        let SubstantiateError::Failed { cause, reason } = &error else { panic!("{error:?}") };
-        assert_eq!(*cause, FailureCause::Credentials, "{reason}");
+        let (cause, reason) = failed(worker, &Build::new("a build"));
+        assert_eq!(cause, FailureCause::Credentials, "{reason}");
         assert!(!reason.contains("wrong word"), "{reason}");
     }
     let right = RegistryCredentials::new("user", Secret::new("pass word"));

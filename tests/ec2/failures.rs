@@ -8,15 +8,7 @@ use latent_worker::{
 
 use crate::support::cloud::between;
 use crate::support::front::{Asked, Fault};
-use crate::support::{PATIENCE, Scene, TYPE, eventually, failure, lease, started, stop};
-
-/// The cause and the words of a failure.
-fn failed(worker: &Worker, build: &Build) -> (FailureCause, String) {
-    match failure(worker, build) {
-        SubstantiateError::Failed { cause, reason } => (cause, reason.to_string()),
-        other => panic!("{other:?}"),
-    }
-}
+use crate::support::{PATIENCE, Scene, TYPE, eventually, failed, failure, lease, started, stop};
 
 fn launches(asked: &Asked) -> bool {
     asked.is("RunInstances")

@@ -1,10 +1,10 @@
 //! Machines that are kept between builds: stopped rather than terminated, and started again.
 
-use latent_worker::{AtStop, Build, EventKind, FailureCause, Offer, Setting, SubstantiateError};
+use latent_worker::{AtStop, Build, EventKind, FailureCause, Offer, Setting};
 
 use crate::support::cloud::between;
 use crate::support::front::{Asked, Fault};
-use crate::support::{Scene, TYPE, eventually, failure, lease, said, started, stop};
+use crate::support::{Scene, TYPE, eventually, failed, lease, said, started, stop};
 
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
@@ -97,9 +97,9 @@ fn a_machine_that_goes_on_may_look_stopped_for_a_while_and_not_for_ever() {
     stop(&worker);
 
     let stale = scene.front.inject(Fault::Replace(STILL_STOPPED), looks);
-    let SubstantiateError::Failed { cause, reason } = failure(&worker, &Build::new("d")) else { panic!("a failure") };
+    let (cause, reason) = failed(&worker, &Build::new("d"));
     assert_eq!(cause, FailureCause::Infrastructure);
-    assert!(reason.to_string().contains("is stopped"), "{reason}");
+    assert!(reason.contains("is stopped"), "{reason}");
     drop(stale);
     assert!(eventually(|| scene.cloud.machine(&kept.id).state == "terminated"), "a failed start ends its machine");
     scene.finish();

@@ -3,13 +3,11 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 
-use latent_worker::{
-    Ami, AwsCredentials, Build, Ec2LatentWorker, FailureCause, Offer, Secret, SubstantiateError, Worker,
-};
+use latent_worker::{Ami, AwsCredentials, Build, Ec2LatentWorker, FailureCause, Offer, Secret, Worker};
 
 use crate::support::cloud::{Cloud, between};
 use crate::support::moto::{Moto, rest};
-use crate::support::{Scene, TYPE, failure, quick, started, stop};
+use crate::support::{Scene, TYPE, failed, quick, started, stop};
 
 /// The account that moto has by default: keys of others are not known to what checks them.
 const ACCOUNT: u64 = 123_456_789_012;
@@ -75,10 +73,7 @@ fn the_documented_policy_is_enough_and_what_is_not_allowed_is_told() {
         let builder = builder.image(Ami::id(&*scene.image)).offer(Offer::new(TYPE));
         builder.credentials(credentials).build().unwrap()
     };
-    let cause = |worker: &Worker| match failure(worker, &Build::new("b")) {
-        SubstantiateError::Failed { cause, reason } => (cause, reason.to_string()),
-        other => panic!("{other:?}"),
-    };
+    let cause = |worker: &Worker| failed(worker, &Build::new("b"));
     unchecked(&moto, 0);
 
     let worker = scene.worker("enough", driver(enough));

@@ -120,11 +120,7 @@ fn w7_the_late_result_of_a_cancelled_start_does_not_touch_the_next_attempt() {
 fn w7_a_bad_check_after_the_attach_is_dropped() {
     let world = World::new();
     let (worker, script) = world.worker("w");
-    let mut request = worker.substantiate(&Build::new("b"));
-    let start = script.expect_start();
-    let attacher = start.attacher();
-    start.succeed();
-    world.await_event("start_returned");
+    let (mut request, attacher) = world.unattached(&worker, &script);
     world.advance(10);
     let check = script.expect_check();
     let connection = attacher.attach(()).unwrap();

@@ -138,11 +138,7 @@ fn w10_an_attached_instance_that_goes_bad_finishes_its_build_and_takes_no_other_
 fn w10_an_agent_that_attaches_after_the_start_has_returned_is_checked_from_that_on() {
     let world = World::new();
     let (worker, script) = checked(&world);
-    let mut request = worker.substantiate(&Build::new("b"));
-    let start = script.expect_start();
-    let attacher = start.attacher();
-    start.succeed();
-    world.await_event("start_returned");
+    let (mut request, attacher) = world.unattached(&worker, &script);
     world.advance(5);
     let connection = attacher.attach(()).unwrap();
     let lease = answer(&mut request).unwrap();
@@ -183,11 +179,7 @@ fn w10_an_idle_instance_that_goes_bad_is_stopped_at_once() {
 fn w7_a_bad_check_that_was_called_before_the_attach_does_not_end_an_attached_instance() {
     let world = World::new();
     let (worker, script) = checked(&world);
-    let mut request = worker.substantiate(&Build::new("b"));
-    let start = script.expect_start();
-    let attacher = start.attacher();
-    start.succeed();
-    world.await_event("start_returned");
+    let (mut request, attacher) = world.unattached(&worker, &script);
     world.advance(10);
     let early = script.expect_check();
     let connection = attacher.attach(()).unwrap();

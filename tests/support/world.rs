@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded as channel};
 use latent_worker::testing::{ManualClock, PATIENCE, Script, ScriptedWorker};
 use latent_worker::{
-    Attachment, Build, Clock, Event, EventKind, Lease, Master, ShutdownMode, ShutdownReport, SubstantiateError,
-    Substantiation, Worker, WorkerConfig, WorkerState,
+    Attacher, Attachment, Build, Clock, Event, EventKind, Lease, Master, ShutdownMode, ShutdownReport,
+    SubstantiateError, Substantiation, Worker, WorkerConfig, WorkerState,
 };
 
 use super::checker;
@@ -65,6 +65,16 @@ impl World {
         let lease = answer(&mut request).expect("it attaches");
         self.await_event_of("start_returned", Some(worker.name()));
         lease
+    }
+
+    /// Brings an instance up whose agent is still to come: who waits for it, and how it attaches.
+    pub fn unattached(&self, worker: &Worker, script: &Script) -> (Substantiation<Lease>, Attacher) {
+        let request = worker.substantiate(&Build::new("a build"));
+        let start = script.expect_start();
+        let attacher = start.attacher();
+        start.succeed();
+        self.await_event_of("start_returned", Some(worker.name()));
+        (request, attacher)
     }
 
     /// As [`World::lease`], but the connection of the agent is in the hand of the test.

@@ -195,7 +195,9 @@ mod tests {
         Wait { pause, cancel, limit: LONG }
     }
 
-    fn knowing(ids: &[String]) -> Option<Result<HashMap<String, String>, String>> {
+    type Known = Option<Result<HashMap<String, String>, String>>;
+
+    fn knowing(ids: &[String]) -> Known {
         Some(Ok(ids.iter().filter(|id| *id != "unknown").map(|id| (id.clone(), format!("about {id}"))).collect()))
     }
 
@@ -243,73 +245,58 @@ mod tests {
         assert_eq!(watch.ask("i-1", LONG, &wait, knowing), Asked::Answered(Some("about i-1".into())));
     }
 
-    #[test]
-    fn one_who_leads_and_gives_up_hands_that_over() {
+    /// What becomes of who leads and asks about i-1, and goes on or gives up when another has come, who asks about i-2.
+    fn two(
+        goes_on: bool,
+        first: impl Fn(&[String]) -> Known + Send,
+        second: impl Fn(&[String]) -> Known + Send,
+    ) -> (thread::Result<Asked<String, String>>, Asked<String, String>) {
         let watch = Watch::<String, String>::new();
         let never = crossbeam_channel::never();
-        thread::scope(|scope| {
+        let told = thread::scope(|scope| {
             let (watch, never) = (&watch, &never);
             let leader = scope.spawn(move || {
                 let pause = |_| {
                     waiting(watch, 2);
-                    false
+                    goes_on
                 };
-                watch.ask("i-1", LONG, &patient(&pause, never), |_| panic!("it has given up"))
+                watch.ask("i-1", LONG, &patient(&pause, never), first)
             });
             waiting(watch, 1);
-            let follower = scope.spawn(move || {
-                watch.ask("i-2", LONG, &patient(&|_| true, never), |ids| {
-                    assert_eq!(ids, ["i-2"]);
-                    knowing(ids)
-                })
-            });
-            assert_eq!(leader.join().unwrap(), Asked::Cancelled);
-            assert_eq!(follower.join().unwrap(), Asked::Answered(Some("about i-2".into())));
+            let follower = scope.spawn(move || watch.ask("i-2", LONG, &patient(&|_| true, never), second));
+            (leader.join(), follower.join().unwrap())
         });
         assert!(!watch.inner.lock().led);
+        told
+    }
+
+    #[test]
+    fn one_who_leads_and_gives_up_hands_that_over() {
+        let second = |ids: &[String]| {
+            assert_eq!(ids, ["i-2"]);
+            knowing(ids)
+        };
+        let (leader, follower) = two(false, |_| panic!("it has given up"), second);
+        assert_eq!(leader.unwrap(), Asked::Cancelled);
+        assert_eq!(follower, Asked::Answered(Some("about i-2".into())));
     }
 
     #[test]
     fn one_who_gives_up_within_the_call_takes_nobody_along() {
-        let watch = Watch::<String, String>::new();
-        let never = crossbeam_channel::never();
-        thread::scope(|scope| {
-            let (watch, never) = (&watch, &never);
-            let leader = scope.spawn(move || {
-                let pause = |_| {
-                    waiting(watch, 2);
-                    true
-                };
-                watch.ask("i-1", LONG, &patient(&pause, never), |ids| {
-                    assert_eq!(ids, ["i-1", "i-2"]);
-                    None
-                })
-            });
-            waiting(watch, 1);
-            let follower = scope.spawn(move || watch.ask("i-2", LONG, &patient(&|_| true, never), knowing));
-            assert_eq!(leader.join().unwrap(), Asked::Cancelled);
-            assert_eq!(follower.join().unwrap(), Asked::Answered(Some("about i-2".into())));
-        });
+        let first = |ids: &[String]| {
+            assert_eq!(ids, ["i-1", "i-2"]);
+            None
+        };
+        let (leader, follower) = two(true, first, knowing);
+        assert_eq!(leader.unwrap(), Asked::Cancelled);
+        assert_eq!(follower, Asked::Answered(Some("about i-2".into())));
     }
 
     #[test]
     fn one_whose_call_panics_hands_over_too_and_loses_no_question() {
-        let watch = Watch::<String, String>::new();
-        let never = crossbeam_channel::never();
-        thread::scope(|scope| {
-            let (watch, never) = (&watch, &never);
-            let leader = scope.spawn(move || {
-                let pause = |_| {
-                    waiting(watch, 2);
-                    true
-                };
-                watch.ask("i-1", LONG, &patient(&pause, never), |_| panic!("a test"))
-            });
-            waiting(watch, 1);
-            let follower = scope.spawn(move || watch.ask("i-2", LONG, &patient(&|_| true, never), knowing));
-            assert!(leader.join().is_err());
-            assert_eq!(follower.join().unwrap(), Asked::Answered(Some("about i-2".into())));
-        });
+        let (leader, follower) = two(true, |_| panic!("a test"), knowing);
+        assert!(leader.is_err());
+        assert_eq!(follower, Asked::Answered(Some("about i-2".into())));
     }
 
     #[test]

@@ -10,17 +10,16 @@ mod instances;
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use latent_worker::{
-    AgentListener, Build, DockerLatentWorker, DockerLatentWorkerBuilder, Event, EventKind, IdlePolicy, LatentWorker,
-    Lease, Master, Setting, ShutdownMode, Worker, WorkerConfig,
+    AgentListener, Build, DockerLatentWorker, DockerLatentWorkerBuilder, Event, EventKind, LatentWorker, Lease, Master,
+    Setting, ShutdownMode, Worker,
 };
 
 use engine::{Engine, Listed};
 
-pub(crate) use instances::{PATIENCE, eventually, failure, said, stop};
+pub(crate) use instances::{PATIENCE, eventually, failed, failure, said, stop};
 
 /// A master with a listener, and containers that are known by a label of this test alone.
 pub(crate) struct Scene {
@@ -63,19 +62,11 @@ impl Scene {
 
     /// A worker that keeps its instance, and notices soon that it will not come up.
     pub(crate) fn worker(&self, name: &str, driver: impl LatentWorker) -> Worker {
-        let config = WorkerConfig::new(name).with_idle(IdlePolicy::After(Duration::from_secs(600)));
-        let config = config.with_check_instance_interval(Duration::from_millis(100));
-        self.master.add_worker(config, driver).unwrap()
+        instances::add_worker(&self.master, name, driver)
     }
 
     pub(crate) fn await_event<T>(&self, pick: impl Fn(&EventKind) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let event = self.events.recv_deadline(deadline).expect("the event comes in time");
-            if let Some(found) = pick(&event.kind) {
-                return found;
-            }
-        }
+        instances::await_event(&self.events, pick)
     }
 
     /// Ends everything; nothing may be left.

@@ -9,19 +9,19 @@ pub(crate) mod room;
 mod instances;
 
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use latent_worker::{
     AgentListener, Ami, AwsCredentials, Build, DriverCall, Ec2LatentWorker, Ec2LatentWorkerBuilder, Event, EventKind,
-    IdlePolicy, LatentWorker, Lease, Master, Offer, Secret, ShutdownMode, Worker, WorkerConfig,
+    LatentWorker, Lease, Master, Offer, Secret, ShutdownMode, Worker,
 };
 
 use cloud::{Cloud, Machine};
 use front::Front;
 use room::{Room, USER_DATA};
 
-pub(crate) use instances::{PATIENCE, eventually, failure, said, stop};
+pub(crate) use instances::{PATIENCE, eventually, failed, failure, said, stop};
 
 pub(crate) const TYPE: &str = "t3.micro";
 
@@ -78,9 +78,7 @@ impl Scene {
 
     /// A worker that keeps its instance, and notices soon that it will not come up.
     pub(crate) fn worker(&self, name: &str, driver: impl LatentWorker) -> Worker {
-        let config = WorkerConfig::new(name).with_idle(IdlePolicy::After(Duration::from_secs(600)));
-        let config = config.with_check_instance_interval(Duration::from_millis(100));
-        self.master.add_worker(config, driver).unwrap()
+        instances::add_worker(&self.master, name, driver)
     }
 
     /// The only machine that costs something.
@@ -91,13 +89,7 @@ impl Scene {
     }
 
     pub(crate) fn await_event<T>(&self, pick: impl Fn(&EventKind) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let event = self.events.recv_deadline(deadline).expect("the event comes in time");
-            if let Some(found) = pick(&event.kind) {
-                return found;
-            }
-        }
+        instances::await_event(&self.events, pick)
     }
 
     /// The same as [`finish`](Self::finish), after all that was left behind was reclaimed.
