@@ -13,6 +13,8 @@ mod dispatch;
 mod journal;
 mod lifecycle;
 
+#[cfg(all(unix, feature = "local"))]
+mod removal;
 mod runtime;
 
 #[cfg(feature = "agent")]

@@ -12,6 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("build", &["error"]),
     ("error", &["build"]),
     ("clock", &[]),
+    ("removal", &[]),
     ("files", &["error"]),
     ("command", &["error", "build", "files"]),
     ("journal", &["error", "build"]),
@@ -24,7 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["build", "clock", "command", "dispatch", "error", "event", "files", "journal", "lifecycle", "worker"],
     ),
     ("agent", &["root", "error", "build", "command", "worker"]),
-    ("drivers", &["root"]),
+    ("drivers", &["root", "removal"]),
     ("capi", &["root"]),
     ("testing", &["root"]),
 ];

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use latent_worker::{AgentClient, LocalAgent, Secret};
+use latent_worker::{AgentClient, Files, Interrupt, LocalAgent, Secret};
 use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::raise;
 
@@ -106,7 +106,8 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
+        let files = LocalAgent::in_directory(&self.0);
+        if let Err(error) = files.remove_directory(Path::new("."), &Interrupt::never()) {
             complain(format!("cannot remove {}: {error}", self.0.display()));
         }
     }

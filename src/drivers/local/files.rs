@@ -13,7 +13,7 @@ use rustix::fs::{Access, OFlags, access};
 use rustix::io::Errno;
 
 use super::agent::LocalAgent;
-use super::make_writable;
+use crate::removal::remove_tree;
 use crate::{FileError, FileStatus, Files, Interrupt};
 
 /// How much is copied between two looks at the interrupt.
@@ -31,7 +31,7 @@ const MAX_LINKS: usize = 40;
 ///   group are not kept, as with any other way of writing to it.
 /// - A file or directory that this user may not write to is not replaced.
 /// - `list` fails when a name is not UTF-8.
-/// - `remove_directory` makes directories writable if it has to, and does not look at the interrupt while it removes.
+/// - `remove_directory` makes directories writable if it has to. It does not enter what is mounted in the directory.
 impl Files for LocalAgent {
     fn read(&self, path: &Path, to: &mut dyn Write, interrupt: &Interrupt) -> Result<u64, FileError> {
         self.go_on(interrupt)?;
@@ -83,17 +83,11 @@ impl Files for LocalAgent {
         self.go_on(interrupt)?;
         // Without a last `.`, by which the system removes nothing.
         let directory: PathBuf = self.locate(path).components().collect();
-        let removed = fs::remove_dir_all(&directory).or_else(|error| match error.kind() {
-            ErrorKind::PermissionDenied => {
-                make_writable(&directory);
-                fs::remove_dir_all(&directory)
-            }
-            _ => Err(error),
-        });
-        match removed {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(instance_error(path, error)),
-            _ => Ok(()),
-        }
+        let mut go_on = || self.go_on(interrupt).is_ok();
+        remove_tree(&directory, &mut go_on).map_err(|error| {
+            // Why it was told to end is another error.
+            self.go_on(interrupt).err().unwrap_or_else(|| instance_error(path, error.into()))
+        })
     }
 
     fn status(&self, path: &Path, interrupt: &Interrupt) -> Result<FileStatus, FileError> {

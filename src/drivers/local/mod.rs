@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::orphans::{kill_marked, nothing_found};
+use crate::removal::remove_tree;
 use crate::{Attachment, BoxError, Cancelled, Health, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
@@ -34,9 +35,10 @@ const DEFAULT_KIND: &str = "default";
 const INSTANCE_VARIABLE: &str = "LATENT_WORKER_INSTANCE";
 /// How long a stop waits for commands that were killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// How long, and how often, a stop tries to remove the directory.
+/// How long a stop tries to remove a directory of which nothing can be removed, how often, and how often at most.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(1);
 const REMOVE_PAUSE: Duration = Duration::from_millis(10);
+const REMOVE_ROUNDS: u32 = 1000;
 
 /// A driver whose instances are directories on this machine. Unix only.
 ///
@@ -164,8 +166,7 @@ impl LatentWorker for LocalLatentWorker {
         // Kept to the end: dropping it detaches the agent.
         let instance = stop.into_instance();
         let ended = instance.as_ref().is_none_or(|instance| instance.agent.close_and_wait(KILL_PATIENCE));
-        remove(&directory)
-            .map_err(|error| StopError::new(format!("cannot remove {}: {error}", directory.display())))?;
+        remove(&directory, &mut || true).map_err(|error| StopError::new(format!("cannot remove {error}")))?;
         if !ended {
             let reason = format!("a command in {} still runs after it was killed", directory.display());
             return Err(StopError::new(reason));
@@ -193,8 +194,8 @@ impl LatentWorker for LocalLatentWorker {
         }
         for directory in directories {
             let ended = kill_marked(INSTANCE_VARIABLE, directory.as_os_str(), KILL_PATIENCE)?;
-            remove(&directory)
-                .map_err(|error| StopError::new(format!("cannot remove {}: {error}", directory.display())))?;
+            let mut go_on = || !leftover.cancelled();
+            remove(&directory, &mut go_on).map_err(|error| StopError::new(format!("cannot remove {error}")))?;
             if !ended {
                 let reason = format!("a process of {} still runs after it was killed", directory.display());
                 return Err(StopError::new(reason));
@@ -316,10 +317,28 @@ fn copy_template(template: &Path, directory: &Path, cancelled: &dyn Fn() -> bool
         let error = io::Error::new(ErrorKind::InvalidInput, "the directories of instances are inside it");
         return Err(failure("cannot copy the template", template, &error));
     }
-    copy_entries(template, directory, cancelled)
+    let mut below = vec![(template.to_owned(), directory.to_owned())];
+    // What is to be done when all is copied: a directory may be one that nobody may write to.
+    let mut copied = Vec::new();
+    while let Some((from, to)) = below.pop() {
+        copy_entries(&from, &to, &mut below, &mut copied, cancelled)?;
+    }
+    for (from, to, metadata) in copied.into_iter().rev() {
+        let copy_failed = |error: io::Error| failure("cannot copy", &from, &error);
+        fs::set_permissions(&to, metadata.permissions()).map_err(copy_failed)?;
+        keep_times(&to, &metadata).map_err(copy_failed)?;
+    }
+    Ok(())
 }
 
-fn copy_entries(from: &Path, to: &Path, cancelled: &dyn Fn() -> bool) -> Result<(), StartError> {
+/// Copies what is in one directory. Its subdirectories are made, and put on the list of those to be copied.
+fn copy_entries(
+    from: &Path,
+    to: &Path,
+    below: &mut Vec<(PathBuf, PathBuf)>,
+    copied: &mut Vec<(PathBuf, PathBuf, fs::Metadata)>,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(), StartError> {
     for entry in fs::read_dir(from).map_err(|error| failure("cannot read", from, &error))? {
         if cancelled() {
             return Err(Cancelled.into());
@@ -330,16 +349,18 @@ fn copy_entries(from: &Path, to: &Path, cancelled: &dyn Fn() -> bool) -> Result<
         let metadata = fs::symlink_metadata(&from).map_err(copy_failed)?;
         if metadata.is_dir() {
             fs::DirBuilder::new().mode(0o700).create(&to).map_err(copy_failed)?;
-            copy_entries(&from, &to, cancelled)?;
-            // Only now: it may be a directory that nobody may write to.
-            fs::set_permissions(&to, metadata.permissions()).map_err(copy_failed)?;
-        } else if metadata.is_symlink() {
+            below.push((from.clone(), to.clone()));
+            copied.push((from, to, metadata));
+            continue;
+        }
+        if metadata.is_symlink() {
             fs::read_link(&from).and_then(|target| std::os::unix::fs::symlink(target, &to)).map_err(copy_failed)?;
         } else if metadata.is_file() {
             fs::copy(&from, &to).map_err(copy_failed)?;
         } else {
             // Opening it could block for ever.
-            return Err(copy_failed(io::Error::new(ErrorKind::InvalidInput, "it is no file, directory or link")));
+            let what = "it is not a file, a directory or a symbolic link";
+            return Err(copy_failed(io::Error::new(ErrorKind::InvalidInput, what)));
         }
         keep_times(&to, &metadata).map_err(copy_failed)?;
     }
@@ -355,40 +376,24 @@ fn keep_times(path: &Path, metadata: &fs::Metadata) -> io::Result<()> {
     Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Removes a directory with all that is in it; one that is not there counts as removed.
+/// Removes a directory with all that is in it; one that is not there counts as removed. Ends with the last error when
+/// `go_on` returns false.
 ///
 /// It tries for a while: a process that was killed may be in the middle of creating a file, and nobody tells when it is
-/// gone, because it is not our child. Only after a first failure are directories made writable.
-fn remove(directory: &Path) -> io::Result<()> {
-    let begin = Instant::now();
-    loop {
-        match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                if begin.elapsed() > REMOVE_PATIENCE {
-                    return Err(error);
-                }
-                make_writable(directory);
-                thread::sleep(REMOVE_PAUSE);
-            }
-            _ => return Ok(()),
+/// gone, because it is not our child. As long as something is removed the tree is just large.
+fn remove(directory: &Path, go_on: &mut dyn FnMut() -> bool) -> io::Result<()> {
+    let mut begin = Instant::now();
+    for _ in 0..REMOVE_ROUNDS {
+        let Err(error) = remove_tree(directory, go_on) else { return Ok(()) };
+        if error.progress > 0 {
+            begin = Instant::now();
         }
+        if error.source.kind() == ErrorKind::Interrupted || begin.elapsed() > REMOVE_PATIENCE {
+            return Err(error.into());
+        }
+        thread::sleep(REMOVE_PAUSE);
     }
-}
-
-/// Does what it can; whether it was enough shows when the removal is tried again.
-fn make_writable(directory: &Path) {
-    // Never through a link: it may lead out of the instance.
-    let Ok(metadata) = fs::symlink_metadata(directory) else { return };
-    if !metadata.is_dir() {
-        return;
-    }
-    let mode = metadata.permissions().mode();
-    if mode & 0o700 != 0o700 {
-        let _ = fs::set_permissions(directory, fs::Permissions::from_mode(mode | 0o700));
-    }
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        make_writable(&entry.path());
-    }
+    Err(io::Error::new(ErrorKind::DirectoryNotEmpty, "new entries keep appearing in it"))
 }
 
 /// What the tests of this folder share.
@@ -407,7 +412,7 @@ mod testing {
     impl Place {
         pub(super) fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("latent-worker-test-{name}-{}", std::process::id()));
-            remove(&path).unwrap();
+            remove(&path, &mut || true).unwrap();
             create(&path).unwrap();
             // What a shell calls its directory has no links in it.
             Self(fs::canonicalize(path).unwrap())
@@ -420,7 +425,7 @@ mod testing {
 
     impl Drop for Place {
         fn drop(&mut self) {
-            let _ = remove(&self.0);
+            let _ = remove(&self.0, &mut || true);
         }
     }
 
@@ -449,6 +454,8 @@ mod testing {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::testing::Place;
     use super::*;
 
@@ -493,7 +500,7 @@ mod tests {
         assert_eq!(fs::metadata(copy.join("old")).unwrap().modified().unwrap(), old);
         assert_eq!(fs::read_link(copy.join("dangling")).unwrap(), Path::new("/nowhere/at/all"));
         assert_eq!(fs::read_link(copy.join("loop")).unwrap(), Path::new(".."));
-        remove(&copy).unwrap();
+        remove(&copy, &mut || true).unwrap();
         assert!(!copy.exists());
     }
 
@@ -522,7 +529,7 @@ mod tests {
         assert!(error(&copy).contains(&format!("cannot read the template {}: No such", template.display())));
         fs::create_dir(&template).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(template.join("socket")).unwrap();
-        assert!(error(&copy).contains("template/socket: it is no file"));
+        assert!(error(&copy).contains("template/socket: it is not a file"));
         let inside = template.join("root/instance");
         create(&inside).unwrap();
         assert!(error(&inside).ends_with("the directories of instances are inside it"));
@@ -532,7 +539,7 @@ mod tests {
     fn removing_what_is_gone_succeeds_and_never_follows_links() {
         let place = Place::new("remove");
         let directory = place.path().join("instance");
-        remove(&directory).unwrap();
+        remove(&directory, &mut || true).unwrap();
         create(&directory).unwrap();
         fs::create_dir(place.path().join("outside")).unwrap();
         fs::write(place.path().join("outside/kept"), "").unwrap();
@@ -542,7 +549,7 @@ mod tests {
         fs::write(directory.join("locked/deep/file"), "").unwrap();
         set_mode(&directory.join("locked/deep"), 0o000);
         set_mode(&directory.join("locked"), 0o500);
-        remove(&directory).unwrap();
+        remove(&directory, &mut || true).unwrap();
         assert!(!directory.exists());
         assert!(place.path().join("outside/kept").exists());
         assert_eq!(mode(&place.path().join("outside")), 0o500);
