@@ -231,3 +231,62 @@ fn w11_b3_an_unknown_kind_does_not_run_on_a_warm_instance() {
     let answer = master.submit(Build::new("typo").with_property("kind", "typo")).wait_timeout(LONG);
     assert!(matches!(answer, Err(BuildError::Cannot { .. })), "{answer:?}");
 }
+
+const DEEP_LIFE: &str = "LW_TEST_DEEP_LIFE";
+
+/// One life of a master with a journal, as a process of its own: the first one nests directories and dies; the second
+/// one takes away what is left. Does nothing when nobody asks for it.
+#[test]
+fn a_life_with_a_deep_directory() {
+    let Ok(life) = std::env::var(DEEP_LIFE) else { return };
+    let root = PathBuf::from(std::env::var_os("LW_TEST_ROOT").unwrap());
+    let master = Master::builder().journal(root.join("journal")).unwrap().build();
+    let worker = master.add_worker(WorkerConfig::new("local"), LocalLatentWorker::new().root(root.join("instances")));
+    let worker = worker.unwrap();
+    if life == "first" {
+        let lease = lease(&worker);
+        nest(lease.agent::<LocalAgent>().unwrap().directory(), 100_000);
+        std::process::abort();
+    }
+    let mut leftovers = master.leftovers();
+    let events = master.events(10_000);
+    while !leftovers.is_empty() {
+        events.recv_timeout(Duration::from_secs(300)).expect("the reclaim ends");
+        leftovers = master.leftovers();
+    }
+    assert_eq!(fs::read_dir(root.join("instances")).unwrap().count(), 0);
+    // And what a build leaves is removed by the stop as well.
+    let lease = lease(&worker);
+    nest(lease.agent::<LocalAgent>().unwrap().directory(), 20_000);
+    drop(lease);
+    assert!(master.shutdown(ShutdownMode::Graceful, Duration::from_secs(300)).complete);
+    assert_eq!(master.leftovers(), []);
+    assert_eq!(fs::read_dir(root.join("instances")).unwrap().count(), 0);
+}
+
+/// Makes directories one within the other, deeper than any path.
+fn nest(directory: &Path, levels: usize) {
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut current = openat(rustix::fs::CWD, directory, flags, Mode::empty()).unwrap();
+    for _ in 0..levels {
+        mkdirat(&current, c"d", Mode::RWXU).unwrap();
+        current = openat(&current, c"d", flags, Mode::empty()).unwrap();
+    }
+}
+
+#[test]
+fn j2_a_deep_directory_is_removed_by_a_stop_and_by_the_next_master() {
+    let root = Root::new();
+    for life in ["first", "second"] {
+        // Few descriptors, and little stack for the threads of the library.
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", "ulimit -n 1024 && exec \"$0\" --exact a_life_with_a_deep_directory --test-threads=1"]);
+        command.arg(std::env::current_exe().unwrap());
+        command.env(DEEP_LIFE, life).env("LW_TEST_ROOT", &root.0).env("RUST_MIN_STACK", (256 << 10).to_string());
+        let output = command.output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.success(), life == "second", "{life}: {}\n{said}", output.status);
+        assert!(!said.contains("panicked"), "{life}: {said}");
+    }
+}
