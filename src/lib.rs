@@ -13,7 +13,7 @@ mod dispatch;
 mod journal;
 mod lifecycle;
 
-#[cfg(all(unix, feature = "local"))]
+#[cfg(all(any(feature = "local", feature = "process"), unix))]
 mod removal;
 mod runtime;
 

@@ -132,6 +132,21 @@ fn a1_the_secret_can_be_in_a_private_file_that_goes_with_the_instance() {
 }
 
 #[test]
+fn d2_the_directory_of_an_instance_is_private_and_goes_with_it_also_when_its_agent_was_killed() {
+    let place = Place::new();
+    let at = place.told("at");
+    let agent = "mkdir -p $LATENT_WORKER_DIRECTORY/a/b; touch $LATENT_WORKER_DIRECTORY/a/b/file
+        chmod 500 $LATENT_WORKER_DIRECTORY/a; echo $LATENT_WORKER_DIRECTORY >at; kill -9 $$";
+    let farm = Farm::with(driver(&place, agent).private_directory(), checked);
+    let request = farm.worker.substantiate(&Build::new("test"));
+    let directory = PathBuf::from(at.wait().trim());
+    assert_eq!(fs::metadata(&directory).map(|metadata| metadata.permissions().mode() & 0o777).unwrap_or(0o700), 0o700);
+    assert!(matches!(request.wait(), Err(SubstantiateError::Failed { .. })), "the agent is dead");
+    assert_eq!(farm.stopped(), Ok(()));
+    assert!(directory.is_absolute() && !directory.exists());
+}
+
+#[test]
 fn w10_an_agent_that_ends_before_it_attaches_is_a_failure_with_its_last_words() {
     let place = Place::new();
     let reason = |agent: &str| match Farm::with(driver(&place, agent), checked).failure() {

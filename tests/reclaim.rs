@@ -262,25 +262,23 @@ mod process {
         ProcessLatentWorker::new(["/bin/sh", "-c", &lines]).grace(Duration::from_millis(100))
     }
 
-    fn killed(agent: &str, secret_in_file: bool) {
+    /// What the agent has noted as `note` is the path of something that must be removed.
+    fn killed(agent: &str, note: Option<&str>, settings: fn(ProcessLatentWorker) -> ProcessLatentWorker) {
         let place = Place::new();
         let alive = place.lifeline("alive");
-        let driver = || match secret_in_file {
-            true => driver(&place, agent).secret_in_file(),
-            false => driver(&place, agent),
-        };
+        let driver = || settings(driver(&place, agent));
         let (master, worker) = place.life("journal", driver());
         let events = master.events(1000);
         let request = worker.warm_up();
         told(&alive);
         while !matches!(events.recv_timeout(LONG).unwrap().kind, EventKind::StartReturned { .. }) {}
         place.kill_master();
-        let secret_file = fs::read_to_string(place.path("secret-file")).ok();
-        assert_eq!(secret_file.is_some(), secret_in_file);
+        let made = note.map(|note| fs::read_to_string(place.path(note)).unwrap().trim().to_owned());
+        assert!(made.as_ref().is_none_or(|path| Path::new(path).exists()));
         let (next, _) = place.life("killed", driver());
         assert_eq!(reclaimed(&next), Ok(()));
         told(&alive);
-        assert!(secret_file.is_none_or(|file| !Path::new(file.trim()).exists()));
+        assert!(made.is_none_or(|path| !Path::new(&path).exists()));
         drop(request);
     }
 
@@ -288,12 +286,23 @@ mod process {
     fn j3_process_an_agent_is_ended_with_what_it_has_started_elsewhere() {
         let agent =
             "trap '' TERM; echo $LATENT_WORKER_SECRET_FILE >secret-file; exec 3>alive; setsid sleep 1000 & sleep 1000";
-        killed(agent, true);
+        killed(agent, Some("secret-file"), ProcessLatentWorker::secret_in_file);
+    }
+
+    #[test]
+    fn j3_process_the_directory_of_an_agent_is_removed_with_what_is_locked_in_it() {
+        let agent = "mkdir -p $LATENT_WORKER_DIRECTORY/a/b; chmod 555 $LATENT_WORKER_DIRECTORY/a
+            echo $LATENT_WORKER_DIRECTORY >directory; exec 3>alive; sleep 1000";
+        killed(agent, Some("directory"), ProcessLatentWorker::private_directory);
     }
 
     #[test]
     fn j3_process_an_agent_with_another_environment_is_known_by_its_number_and_start_time() {
-        killed("exec env -i /bin/sh -c 'exec 3>alive; trap \"\" TERM; /bin/sleep 1000 & /bin/sleep 1000'", false);
+        killed(
+            "exec env -i /bin/sh -c 'exec 3>alive; trap \"\" TERM; /bin/sleep 1000 & /bin/sleep 1000'",
+            None,
+            |driver| driver,
+        );
     }
 
     #[test]

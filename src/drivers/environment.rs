@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::variables::{KEY_VARIABLE, MASTER, PROPERTY, SECRET, SECRET_FILE, attempt, properties};
+use super::variables::{DIRECTORY, KEY_VARIABLE, MASTER, PROPERTY, SECRET, SECRET_FILE, attempt, properties};
 use crate::{Secret, StartError, StartRequest, StopError};
 
 /// The other variables. A program sees those that it is told about, never those of the master's own environment: that
@@ -20,6 +20,7 @@ const OTHERS: &[&str] = &[
     SECRET,
     SECRET_FILE,
     MASTER,
+    DIRECTORY,
     KEY_VARIABLE,
     "LATENT_WORKER_EPOCH",
     "LATENT_WORKER_OWNER",

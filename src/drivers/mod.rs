@@ -39,6 +39,10 @@ mod program_log;
 #[cfg(all(any(feature = "command", feature = "process"), unix))]
 mod program_output;
 
+// What those have in common that make a directory for each instance.
+#[cfg(all(any(feature = "local", feature = "process"), unix))]
+mod directory;
+
 // What those have in common that run anything on this machine.
 #[cfg(all(any(feature = "command", feature = "local", feature = "process"), unix))]
 mod orphans;

@@ -3,19 +3,21 @@
 //! [`ProcessLatentWorker`] decides when it is started and ended; `program` does that, `environment` is what it is told.
 //! How the agent attaches is its own affair.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::directory;
 use super::environment::{Environment, SecretFile, secret_files};
 use super::orphans::{ProcessId, end_programs, kill_marked, nothing_found};
 use super::program::{Running, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::Source;
-use super::variables::KEY_VARIABLE;
+use super::variables::{DIRECTORY, KEY_VARIABLE};
 use crate::{BoxError, Health, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
@@ -52,6 +54,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// | `LATENT_WORKER_KEY` | 32 hexadecimal digits that belong to this attempt alone: for the name of a directory, say |
 /// | `LATENT_WORKER_EPOCH` | the number of the attempt of this worker |
 /// | `LATENT_WORKER_OWNER` | 32 hexadecimal digits that all attempts of one master, or of one [journal](crate::MasterBuilder::journal), have in common |
+/// | `LATENT_WORKER_DIRECTORY` | only with [`private_directory`](Self::private_directory): the path of a directory for this instance alone |
 /// | `LATENT_WORKER_PROPERTY_<name>` | a property of the build that the instance is started for |
 ///
 /// In the name of a property every character that is not an ASCII letter, a digit or `_` becomes `_`. A build with two
@@ -94,6 +97,8 @@ pub struct ProcessLatentWorker {
     grace: Duration,
     /// Where files with secrets are made.
     secret_files: Option<PathBuf>,
+    /// Where directories of instances are made.
+    directories: Option<PathBuf>,
     compatible_by: Vec<String>,
     log: Arc<ProgramLog>,
 }
@@ -108,6 +113,7 @@ impl ProcessLatentWorker {
             agent: UserProgram::new(agent),
             grace: DEFAULT_GRACE,
             secret_files: None,
+            directories: None,
             compatible_by: Vec::new(),
             log: Arc::default(),
         }
@@ -131,6 +137,20 @@ impl ProcessLatentWorker {
         self
     }
 
+    /// Makes a directory for each instance, `LATENT_WORKER_DIRECTORY`, in [`std::env::temp_dir`]: empty, and only for
+    /// this user (mode 0700). It is removed, with everything in it, when the instance is stopped or reclaimed, also when
+    /// its agent has died. Without a journal it stays when this process is killed. There is none by default.
+    #[must_use]
+    pub fn private_directory(mut self) -> Self {
+        self.directories = Some(secret_files());
+        self
+    }
+
+    /// The directory of the instance of one attempt, in which the agent may leave what it likes.
+    fn directory(&self, key: &str) -> Option<PathBuf> {
+        self.directories.as_ref().map(|parent| parent.join(directory_name(key)))
+    }
+
     /// The names of properties that make a difference: a running instance is only used for builds whose values of all
     /// of these are the same as those of the build that it was started for (to have none is a value, too). None by
     /// default: every instance fits every build.
@@ -141,6 +161,14 @@ impl ProcessLatentWorker {
     }
 }
 
+fn directory_name(key: &str) -> String {
+    format!("latent-worker-{key}.instance")
+}
+
+fn remove_directory(directory: &Path, go_on: &mut dyn FnMut() -> bool) -> Result<(), StopError> {
+    directory::remove(directory, go_on).map_err(|error| StopError::new(format!("cannot remove {error}")))
+}
+
 impl LatentWorker for ProcessLatentWorker {
     type Instance = ProcessInstance;
 
@@ -149,8 +177,18 @@ impl LatentWorker for ProcessLatentWorker {
     /// # Errors
     ///
     /// `CannotSubstantiate` when the properties of the build cannot be variables; an infrastructure failure when the
-    /// program cannot be run. Nothing is left behind then.
+    /// program cannot be run. What was made by then is left to [`stop_instance`](LatentWorker::stop_instance).
     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<ProcessInstance>, StartError> {
+        let directory = self.directory(start.key());
+        if let Some(directory) = &directory {
+            // Before it is there, so that it is known whatever happens. A path that is not text is found by the key.
+            if let Some(path) = directory.to_str() {
+                start.record(path)?;
+            }
+            directory::create(directory).map_err(|error| {
+                StartError::infrastructure(format!("cannot create {}: {error}", directory.display()))
+            })?;
+        }
         let (environment, secret_file) = Environment::new(start, self.secret_files.as_deref())?;
         let source = Source {
             name: format!("{} (attempt {}): agent", start.worker(), start.epoch()),
@@ -158,7 +196,8 @@ impl LatentWorker for ProcessLatentWorker {
             progress: false,
             log: self.log.sender(),
         };
-        let spawned = self.agent.spawn(Stdio::piped(), &environment, &[]);
+        let more = directory.iter().map(|path| (DIRECTORY, path.as_os_str())).collect::<Vec<_>>();
+        let spawned = self.agent.spawn(Stdio::piped(), &environment, &more);
         let running = spawned.map_err(|error| self.agent.not_started(&error))?.follow(source)?;
         // Found by this when it has another environment by then; until then, by its environment. When it cannot be
         // recorded, dropping it kills it.
@@ -179,12 +218,17 @@ impl LatentWorker for ProcessLatentWorker {
     /// be ended then, for its number may be a stranger's.
     fn stop_instance(&self, stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
         let grace = if stop.fast() { self.grace.min(FAST_GRACE) } else { self.grace };
-        // Without an instance nothing was started.
-        let Some(ProcessInstance { running, secret_file, .. }) = stop.into_instance() else { return Ok(()) };
-        let ended = running.end(grace);
-        let removed = secret_file.map_or(Ok(()), SecretFile::remove);
+        let directory = self.directory(stop.key());
+        // Without an instance no agent was started, or it was killed when it could not be recorded.
+        let (ended, removed) = match stop.into_instance() {
+            Some(ProcessInstance { running, secret_file, .. }) => {
+                (running.end(grace).map(drop), secret_file.map_or(Ok(()), SecretFile::remove))
+            }
+            None => (Ok(()), Ok(())),
+        };
+        let emptied = directory.map_or(Ok(()), |directory| remove_directory(&directory, &mut || true));
         ended.map_err(|error| StopError::new(self.agent.unknown_end(&error)))?;
-        removed
+        removed.and(emptied)
     }
 
     /// Ends what is left of the agent of a dead master (on Linux), and removes the file with the secret; see
@@ -196,8 +240,20 @@ impl LatentWorker for ProcessLatentWorker {
     /// When a process outlives its kill for 10 s, when the file cannot be removed, and when what is recorded is not the
     /// id of a process.
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
-        let parse = |id: &str| id.parse::<ProcessId>().map_err(|()| StopError::new(format!("{id:?} is no process")));
-        let recorded = leftover.ids().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let mut recorded = Vec::new();
+        let mut directories: BTreeSet<PathBuf> = self.directory(leftover.key()).into_iter().collect();
+        for id in leftover.ids() {
+            let path = Path::new(id);
+            if let Ok(process) = id.parse::<ProcessId>() {
+                recorded.push(process);
+            } else if path.is_absolute() && path.file_name() == Some(OsStr::new(&directory_name(leftover.key()))) {
+                directories.insert(path.to_owned());
+            } else {
+                let what =
+                    format!("{id:?} is neither a process nor the directory of this instance; nothing was touched");
+                return Err(StopError::new(what));
+            }
+        }
         let key = OsStr::new(leftover.key());
         // Asked first, because it is the agent that knows what it runs elsewhere.
         let grace = self.grace.min(FAST_GRACE);
@@ -209,6 +265,9 @@ impl LatentWorker for ProcessLatentWorker {
         }
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
+        }
+        for directory in directories {
+            remove_directory(&directory, &mut || !leftover.cancelled())?;
         }
         if ended { Ok(nothing_found()) } else { Err(StopError::new("a process still runs after it was killed")) }
     }
@@ -243,6 +302,7 @@ impl fmt::Debug for ProcessLatentWorker {
             .field("agent", &self.agent)
             .field("grace", &self.grace)
             .field("secret_in_file", &self.secret_files.is_some())
+            .field("private_directory", &self.directories.is_some())
             .field("compatible_by", &self.compatible_by)
             .finish_non_exhaustive()
     }

@@ -10,6 +10,8 @@ pub(super) const PROPERTY: &str = "LATENT_WORKER_PROPERTY_";
 pub(super) const SECRET: &str = "LATENT_WORKER_SECRET";
 pub(super) const SECRET_FILE: &str = "LATENT_WORKER_SECRET_FILE";
 pub(super) const MASTER: &str = "LATENT_WORKER_MASTER";
+#[cfg(any(feature = "command", feature = "process"))]
+pub(super) const DIRECTORY: &str = "LATENT_WORKER_DIRECTORY";
 
 /// What names an attempt.
 pub(super) fn attempt(worker: &str, epoch: Epoch, key: &str, owner: &str) -> [(String, String); 4] {

@@ -1,19 +1,18 @@
 //! The farm as the agent of an instance: what `--driver process` starts. It learns from its environment where to connect
-//! and as whom, and runs builds in a directory of its own, which goes with it.
+//! and as whom, and in which directory to run builds. The driver removes that directory.
 //!
 //! It ends when the master says so, on a signal, and when its standard input ends: then the farm itself is gone.
 
 use std::env;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use latent_worker::{AgentClient, Files, Interrupt, LocalAgent, Secret};
+use latent_worker::{AgentClient, LocalAgent, Secret};
 use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::raise;
 
@@ -37,16 +36,13 @@ pub(crate) fn main() -> ExitCode {
 fn run() -> Result<(), String> {
     let told = Told::read()?;
     let end = end().map_err(|error| format!("cannot listen to signals: {error}"))?;
-    let directory = Directory::create(&told.key)?;
-    let served = serve(told, &directory.0, end);
-    drop(directory);
-    served
+    serve(told, end)
 }
 
 /// Runs the commands of the master in the directory, until it says that this is the end, or somebody else does.
-fn serve(told: Told, directory: &Path, end: Receiver<()>) -> Result<(), String> {
-    let agent = LocalAgent::in_directory(directory);
-    let client = AgentClient::builder(told.master, told.name, told.secret).build(directory, agent.clone());
+fn serve(told: Told, end: Receiver<()>) -> Result<(), String> {
+    let agent = LocalAgent::in_directory(&told.directory);
+    let client = AgentClient::builder(told.master, told.name, told.secret).build(&told.directory, agent.clone());
     let stopper = client.stopper();
     let stop = move || _ = end.recv().map(|()| stopper.stop());
     let watching = thread::Builder::new().name("farm-agent-end".into()).spawn(stop);
@@ -62,7 +58,7 @@ struct Told {
     name: String,
     secret: Secret,
     master: String,
-    key: String,
+    directory: PathBuf,
 }
 
 impl Told {
@@ -75,7 +71,7 @@ impl Told {
                 .map(Secret::new)
                 .map_err(|error| format!("cannot read {file}: {error}"))?,
             master: variable("LATENT_WORKER_MASTER")?,
-            key: variable("LATENT_WORKER_KEY")?,
+            directory: variable("LATENT_WORKER_DIRECTORY")?.into(),
         })
     }
 }
@@ -89,26 +85,4 @@ fn end() -> io::Result<Receiver<()>> {
         let _ = raise(SIGTERM);
     })?;
     Ok(signals)
-}
-
-/// The directory of the instance. Removed when dropped.
-struct Directory(PathBuf);
-
-impl Directory {
-    /// The key is unique, so that nobody has made it before.
-    fn create(key: &str) -> Result<Self, String> {
-        let path = env::temp_dir().join(format!("farm-{key}"));
-        let created = fs::DirBuilder::new().mode(0o700).create(&path);
-        created.map_err(|error| format!("cannot create {}: {error}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let files = LocalAgent::in_directory(&self.0);
-        if let Err(error) = files.remove_directory(Path::new("."), &Interrupt::never()) {
-            complain(format!("cannot remove {}: {error}", self.0.display()));
-        }
-    }
 }

@@ -55,7 +55,7 @@ pub(crate) fn process(listen: &str) -> Result<Remote<ProcessLatentWorker>, Strin
     let farm = std::env::current_exe().map_err(|error| format!("cannot tell where farm itself is: {error}"))?;
     let driver = ProcessLatentWorker::new([farm.into_os_string(), agent::ARGUMENT.into()]);
     // To look at a process costs nothing.
-    Remote::new(driver.compatible_by([jobs::KIND]).secret_in_file(), Duration::from_secs(1), listen)
+    Remote::new(driver.compatible_by([jobs::KIND]).secret_in_file().private_directory(), Duration::from_secs(1), listen)
 }
 
 /// The engine is the one that `docker` would use. Containers are not used for builds of another image, nor of another

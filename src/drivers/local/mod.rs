@@ -16,13 +16,12 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
+use super::directory::{create, remove};
 use super::orphans::{kill_marked, nothing_found};
-use crate::removal::remove_tree;
 use crate::{Attachment, BoxError, Cancelled, Health, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
@@ -35,11 +34,6 @@ const DEFAULT_KIND: &str = "default";
 const INSTANCE_VARIABLE: &str = "LATENT_WORKER_INSTANCE";
 /// How long a stop waits for commands that were killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a stop tries to remove a directory of which nothing can be removed, how often, and how often at most.
-const REMOVE_PATIENCE: Duration = Duration::from_secs(1);
-const REMOVE_PAUSE: Duration = Duration::from_millis(10);
-const REMOVE_ROUNDS: u32 = 1000;
-
 /// A driver whose instances are directories on this machine. Unix only.
 ///
 /// A start creates a directory that only this user can enter, fills it when its [kind](LocalKind) has a template, and
@@ -301,14 +295,6 @@ fn failure(what: &str, path: &Path, error: &io::Error) -> StartError {
     StartError::infrastructure(format!("{what} {}: {error}", path.display()))
 }
 
-/// Creates a directory that nobody else can enter, and that was not there before.
-fn create(directory: &Path) -> io::Result<()> {
-    if let Some(root) = directory.parent() {
-        fs::create_dir_all(root)?;
-    }
-    fs::DirBuilder::new().mode(0o700).create(directory)
-}
-
 fn copy_template(template: &Path, directory: &Path, cancelled: &dyn Fn() -> bool) -> Result<(), StartError> {
     let inside = fs::canonicalize(directory)
         .and_then(|directory| Ok(directory.starts_with(fs::canonicalize(template)?)))
@@ -376,26 +362,6 @@ fn keep_times(path: &Path, metadata: &fs::Metadata) -> io::Result<()> {
     Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Removes a directory with all that is in it; one that is not there counts as removed. Ends with the last error when
-/// `go_on` returns false.
-///
-/// It tries for a while: a process that was killed may be in the middle of creating a file, and nobody tells when it is
-/// gone, because it is not our child. As long as something is removed the tree is just large.
-fn remove(directory: &Path, go_on: &mut dyn FnMut() -> bool) -> io::Result<()> {
-    let mut begin = Instant::now();
-    for _ in 0..REMOVE_ROUNDS {
-        let Err(error) = remove_tree(directory, go_on) else { return Ok(()) };
-        if error.progress > 0 {
-            begin = Instant::now();
-        }
-        if error.source.kind() == ErrorKind::Interrupted || begin.elapsed() > REMOVE_PATIENCE {
-            return Err(error.into());
-        }
-        thread::sleep(REMOVE_PAUSE);
-    }
-    Err(io::Error::new(ErrorKind::DirectoryNotEmpty, "new entries keep appearing in it"))
-}
-
 /// What the tests of this folder share.
 #[cfg(test)]
 mod testing {
@@ -432,7 +398,7 @@ mod testing {
     /// Does something that blocks on a thread of its own, so that a test need not wait for ever.
     pub(super) fn tell<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
         let (sender, receiver) = bounded(1);
-        thread::spawn(move || sender.send(work()));
+        std::thread::spawn(move || sender.send(work()));
         receiver
     }
 
