@@ -798,8 +798,8 @@ lw_code lw_inbox_take(struct lw_inbox *inbox, uint64_t timeout_ms, uint64_t *num
 // then it is readable for nothing. The first call starts a thread, which ends when the inbox is freed.
 lw_code lw_inbox_fd(struct lw_inbox *inbox, int *fd);
 
-// Frees an inbox. Leases that lie in it are given back; builds that have not had their turn go on waiting, and theirs
-// is given back then. A thread that waits in lw_inbox_take is told. Does not block. NULL is no error.
+// Frees an inbox and cancels its builds: builds that wait end, and leases that lie in it are given back. A build whose
+// lease was taken goes on. A thread that waits in lw_inbox_take is told. Does not block. NULL is allowed.
 lw_code lw_inbox_free(struct lw_inbox *inbox);
 
 // Adds a worker whose driver is a table of callbacks. It costs no thread until work needs it.

@@ -240,8 +240,8 @@ pub extern "C" fn lw_inbox_fd(inbox: *mut lw_inbox, fd: Option<&mut MaybeUninit<
     })
 }
 
-/// Frees an inbox. Leases that lie in it are given back; builds that have not had their turn go on waiting, and theirs
-/// is given back then. A thread that waits in lw_inbox_take is told. Does not block. NULL is no error.
+/// Frees an inbox and cancels its builds: builds that wait end, and leases that lie in it are given back. A build whose
+/// lease was taken goes on. A thread that waits in lw_inbox_take is told. Does not block. NULL is allowed.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_inbox_free(inbox: *mut lw_inbox) -> lw_code {
     boundary(|| {

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, never, select, select_biased
 use super::connection::Connection;
 use super::fence::fenced;
 use super::queue::BuildCell;
+use super::shared::Agenda;
 use crate::build::{Build, BuildId, Epoch};
 use crate::command::{Agent, Command, CommandEnd, Output, Process};
 use crate::error::{Attempt, CommandError, LeaseEnd};
@@ -45,13 +46,24 @@ pub struct Lease {
     history: Vec<Attempt>,
     /// Its build is not finished, but wants another lease.
     retried: bool,
+    /// The place was given back.
+    released: bool,
 }
 
 impl Lease {
     /// A lease that no build of the queue knows of.
     pub(super) fn new((grant, connection): (Grant, Arc<Connection>), build: Build) -> Self {
         let id = grant.lease.expect("a lease was asked for");
-        Self { connection, id, epoch: grant.epoch, build, queued: None, history: Vec::new(), retried: false }
+        Self {
+            connection,
+            id,
+            epoch: grant.epoch,
+            build,
+            queued: None,
+            history: Vec::new(),
+            retried: false,
+            released: false,
+        }
     }
 
     /// The lease was given for a build of the queue.
@@ -151,8 +163,26 @@ impl Lease {
     /// meanwhile; one whose lease was ended by a fast stop may be finished as [`BuildResult::Cancelled`].
     pub fn finish(mut self, result: BuildResult) {
         if let Some(build) = self.queued.take() {
-            self.connection.shared.finish_build(build.id, result);
+            let mut agenda = Agenda::default();
+            self.connection.shared.finish_build(build.id, result, &mut agenda);
+            self.connection.shared.perform(agenda);
         }
+    }
+
+    /// Gives the place back; what follows goes on the agenda.
+    pub(super) fn give_back(mut self, agenda: &mut Agenda) {
+        self.release(agenda);
+        self.released = true;
+    }
+
+    fn release(&mut self, agenda: &mut Agenda) {
+        let Connection { shared, worker, .. } = &*self.connection;
+        if let Some(build) = self.queued.take() {
+            shared.finish_build(build.id, BuildResult::Dropped, agenda);
+        }
+        worker.transition(shared, agenda, |turn| {
+            turn.apply(Input::Release { lease: self.id, finished: !self.retried });
+        });
     }
 
     /// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same
@@ -171,11 +201,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Connection { shared, worker, .. } = &*self.connection;
-        if let Some(build) = self.queued.take() {
-            shared.finish_build(build.id, BuildResult::Dropped);
+        if !self.released {
+            let shared = self.connection.shared.clone();
+            let mut agenda = Agenda::default();
+            self.release(&mut agenda);
+            shared.perform(agenda);
         }
-        worker.turn(shared, |turn| turn.apply(Input::Release { lease: self.id, finished: !self.retried }));
     }
 }
 

@@ -341,7 +341,7 @@ impl Master {
 
     /// As [`submit`](Master::submit), with the answers in a place shared with other builds.
     pub fn submit_to(&self, build: Build, inbox: &Inbox) -> BuildId {
-        self.shared().submit(build, inbox.submitter())
+        self.shared().submit(build, inbox.submitter(self.shared()))
     }
 
     /// Submits a build, blocks until it has its turn, does the work on this thread, and again elsewhere when it fails

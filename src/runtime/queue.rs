@@ -37,6 +37,8 @@ pub(super) struct BuildCell {
     pub(super) build: Build,
     /// Taken with the last answer: nothing can follow, and the channel closes though the lease may still be out.
     submitter: Mutex<Option<Submitter>>,
+    /// The inbox that its answers go to, if it is one.
+    inbox: Option<InboxNumber>,
     /// Set when the build is cancelled while its lease is out.
     pub(super) cancelled: EndSignal,
     /// The ticket was dropped while the lease is out. Changed under the queue's lock.
@@ -47,28 +49,34 @@ pub(super) struct BuildCell {
 /// always room.
 pub(super) enum Submitter {
     Ticket(Sender<Result<Lease, BuildError>>),
-    Inbox(Sender<(BuildId, Result<Lease, BuildError>)>),
+    Inbox(InboxNumber, Sender<(BuildId, Result<Lease, BuildError>)>),
 }
 
+/// Tells the inboxes of one process apart.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct InboxNumber(pub(super) u64);
+
 impl BuildCell {
-    /// A lease that nobody is there to take is given back by being dropped.
-    fn deliver(&self, answer: Result<Lease, BuildError>) {
+    /// Returns what could not be delivered: nobody is there to take it. A lease must be given back.
+    fn deliver(&self, answer: Result<Lease, BuildError>) -> Option<Result<Lease, BuildError>> {
         let mut submitter = self.submitter.lock();
         let is_last = answer.is_err();
         let undelivered = match &*submitter {
             Some(Submitter::Ticket(sender)) => sender.try_send(answer).err().map(TrySendError::into_inner),
-            Some(Submitter::Inbox(sender)) => sender.try_send((self.id, answer)).err().map(|full| full.into_inner().1),
+            Some(Submitter::Inbox(_, sender)) => {
+                sender.try_send((self.id, answer)).err().map(|full| full.into_inner().1)
+            }
             None => Some(answer),
         };
         if is_last {
             *submitter = None;
         }
-        drop(submitter);
-        drop(undelivered);
+        undelivered
     }
 
     pub(super) fn finish(&self, error: BuildError) {
-        self.deliver(Err(error));
+        // An error that nobody takes is lost.
+        let _ = self.deliver(Err(error));
     }
 }
 
@@ -112,11 +120,9 @@ impl Shared {
         for task in tasks {
             agenda.push(task);
         }
-        if let Some((build, lease)) = delivery {
-            build.deliver(Ok(lease));
-        }
-        // One that was not delivered is given back.
-        drop(lease);
+        let undelivered = delivery.and_then(|(build, lease)| build.deliver(Ok(lease))).and_then(Result::ok);
+        // On the agenda: the next build may get the place, and its lease may not be delivered either.
+        undelivered.into_iter().chain(lease).for_each(|lease| agenda.push(Task::GiveBack(lease)));
         result
     }
 
@@ -126,9 +132,14 @@ impl Shared {
             turn.queue.last_id += 1;
             let id = BuildId(turn.queue.last_id);
             turn.tell(id, EventKind::BuildQueued { name: build.name().clone(), retry: None });
+            let inbox = match &submitter {
+                Submitter::Inbox(number, _) => Some(*number),
+                Submitter::Ticket(_) => None,
+            };
             let cell = BuildCell {
                 id,
                 build: build.clone(),
+                inbox,
                 submitter: Mutex::new(Some(submitter)),
                 cancelled: EndSignal::new(),
                 abandoned: AtomicBool::new(false),
@@ -209,11 +220,28 @@ impl Shared {
 
     /// Nobody waits for the build any more: ends it, but if its lease is out, only when that is to be retried.
     pub(super) fn abandon_build(self: &Arc<Self>, id: BuildId) {
+        self.abandon(|_| vec![id]);
+    }
+
+    /// Nobody waits for any build of this inbox any more.
+    pub(super) fn abandon_inbox(self: &Arc<Self>, inbox: InboxNumber) {
+        self.abandon(|queue| {
+            let of_inbox = queue.builds.values().filter(|build| build.inbox == Some(inbox));
+            let mut ids: Vec<BuildId> = of_inbox.map(|build| build.id).collect();
+            ids.sort_unstable();
+            ids
+        });
+    }
+
+    /// In one turn, so that none of the builds gets the place of another one of them.
+    fn abandon(self: &Arc<Self>, which: impl FnOnce(&Queue) -> Vec<BuildId>) {
         let mut agenda = Agenda::default();
-        self.queue_turn(&mut agenda, None, |turn| match turn.queue.builds.get(&id) {
-            Some(build) if turn.queue.dispatch.runs(id) => build.abandoned.store(true, Ordering::Relaxed),
-            _ => {
-                turn.queue.dispatch.cancel(id, &mut turn.orders);
+        self.queue_turn(&mut agenda, None, |turn| {
+            for id in which(&turn.queue) {
+                match turn.queue.builds.get(&id) {
+                    Some(build) if turn.queue.dispatch.runs(id) => build.abandoned.store(true, Ordering::Relaxed),
+                    _ => _ = turn.queue.dispatch.cancel(id, &mut turn.orders),
+                }
             }
         });
         self.look_if_waiting(&mut agenda);
@@ -221,16 +249,14 @@ impl Shared {
     }
 
     /// Whoever holds the lease of a build says how it ended.
-    pub(super) fn finish_build(self: &Arc<Self>, id: BuildId, result: BuildResult) {
-        let mut agenda = Agenda::default();
-        let ended = self.queue_turn(&mut agenda, None, |turn| {
+    pub(super) fn finish_build(self: &Arc<Self>, id: BuildId, result: BuildResult, agenda: &mut Agenda) {
+        let ended = self.queue_turn(agenda, None, |turn| {
             if !turn.queue.dispatch.finished(id) {
                 return None; // it was cancelled meanwhile
             }
             turn.tell(id, EventKind::BuildFinished { result });
             turn.queue.builds.remove(&id)
         });
-        self.perform(agenda);
         // Its channel closes, and who waits for another answer learns that there is none.
         drop(ended);
     }

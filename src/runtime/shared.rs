@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::{Mutex, RwLock};
 
 use super::cell::{Asker, Granted, WorkerCell};
@@ -100,6 +100,8 @@ pub(super) enum Task {
         error: BuildError,
     },
     CancelLease(Arc<BuildCell>),
+    /// Nobody is there to take the lease.
+    GiveBack(Lease),
 }
 
 /// What one thread still has to do. Tasks lead to more tasks; a list instead of recursion keeps the stack small however
@@ -207,9 +209,12 @@ impl Shared {
             Task::Answer { worker, asker, granted } => match asker {
                 Asker::Queue(id, build) => self.queue_answered(id, build, &worker, granted, agenda),
                 Asker::Direct(sender, build) => {
-                    // When nobody waits any more, the lease comes back with the error and is given back.
                     let lease = granted.map(|granted| Lease::new(granted, build));
-                    let _ = sender.try_send(lease.map_err(|(error, _)| error));
+                    let sent = sender.try_send(lease.map_err(|(error, _)| error));
+                    // When nobody waits any more, the lease comes back with the error.
+                    if let Some(Ok(lease)) = sent.err().map(TrySendError::into_inner) {
+                        agenda.push(Task::GiveBack(lease));
+                    }
                 }
                 Asker::WarmUp(sender) => {
                     let _ = sender.try_send(granted.map(|_| ()).map_err(|(error, _)| error));
@@ -220,6 +225,7 @@ impl Shared {
             Task::Withdraw { build, worker } => self.withdraw(build, worker, agenda),
             Task::Finish { build, error } => build.finish(error),
             Task::CancelLease(build) => build.cancelled.set(LeaseEnd::Cancelled),
+            Task::GiveBack(lease) => lease.give_back(agenda),
         }
     }
 

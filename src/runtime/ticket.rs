@@ -1,13 +1,15 @@
 //! Where the answers for a submitted build come out: a [`Ticket`] for one, an [`Inbox`] for many.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
+use parking_lot::Mutex;
 
 use super::lease::{Lease, recv_within};
-use super::queue::Submitter;
+use super::queue::{InboxNumber, Submitter};
 use super::shared::Shared;
 use crate::build::{Build, BuildId};
 use crate::error::BuildError;
@@ -95,8 +97,10 @@ impl fmt::Debug for Ticket {
 
 /// One place for the answers to many builds: see [`Master::submit_to`](crate::Master::submit_to).
 ///
-/// It holds at most one lease and one last answer for each build that was submitted to it. Leases that still lie in it
-/// when it is dropped are given back; builds that have not had their turn go on waiting, and theirs is given back then.
+/// It holds at most one lease and one last answer for each build that was submitted to it.
+///
+/// Dropping the inbox cancels its builds, as dropping a [`Ticket`] does: builds that wait end, and leases that still lie
+/// in it are given back. A build whose lease was taken goes on.
 ///
 /// ```
 /// use latent_worker::{Build, BuildError, Inbox, Master};
@@ -107,20 +111,32 @@ impl fmt::Debug for Ticket {
 /// assert_eq!(answered, id);
 /// assert!(matches!(answer, Err(BuildError::NoWorkerFits { .. })));
 /// ```
+#[must_use = "dropping the inbox cancels its builds"]
 pub struct Inbox {
+    number: InboxNumber,
     sender: Sender<(BuildId, Result<Lease, BuildError>)>,
     answers: Receiver<(BuildId, Result<Lease, BuildError>)>,
+    /// The masters that its builds were submitted to.
+    masters: Mutex<Vec<Weak<Shared>>>,
 }
 
 impl Inbox {
     /// An empty one.
     pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let (sender, answers) = unbounded();
-        Self { sender, answers }
+        let number = InboxNumber(NEXT.fetch_add(1, Ordering::Relaxed));
+        Self { number, sender, answers, masters: Mutex::default() }
     }
 
-    pub(super) fn submitter(&self) -> Submitter {
-        Submitter::Inbox(self.sender.clone())
+    /// Where the answers of a build go that is being submitted to this master.
+    pub(super) fn submitter(&self, shared: &Arc<Shared>) -> Submitter {
+        let mut masters = self.masters.lock();
+        if !masters.iter().any(|master| master.as_ptr() == Arc::as_ptr(shared)) {
+            masters.retain(|master| master.strong_count() > 0);
+            masters.push(Arc::downgrade(shared));
+        }
+        Submitter::Inbox(self.number, self.sender.clone())
     }
 
     /// The channel that the answers come through.
@@ -131,6 +147,18 @@ impl Inbox {
     /// Blocks until there is an answer, at most for `timeout`.
     pub fn recv_timeout(&self, timeout: Duration) -> Option<(BuildId, Result<Lease, BuildError>)> {
         recv_within(&self.answers, timeout).ok()
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        for master in std::mem::take(self.masters.get_mut()) {
+            if let Some(shared) = master.upgrade() {
+                shared.abandon_inbox(self.number);
+            }
+        }
+        // Its builds have ended or had their lease, so that no place that is given back goes to one of them.
+        while self.answers.try_recv().is_ok() {}
     }
 }
 
