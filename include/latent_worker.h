@@ -701,7 +701,8 @@ typedef struct lw_report {
   bool complete;
   // What is still in flight, for people.
   const char *text;
-  // The same as a JSON object: complete, in_flight (workers), reclaiming (leftovers), text.
+  // The same as a JSON object: complete, in_flight (workers), reclaiming and left_behind
+    // (leftovers), text.
   const char *json;
 } lw_report;
 

@@ -481,6 +481,33 @@ fn j5_a_failed_stop_stays_in_the_journal_with_its_reason() {
 }
 
 #[test]
+fn j3_a_graceful_shutdown_waits_for_reclaims_that_are_due_and_tells_what_is_left() {
+    for fails in [false, true] {
+        let (place, _) = killed_after_start(&[]);
+        let life = place.open();
+        let (_worker, script) = life.worker("w");
+        let reclaim = script.expect_reclaim();
+        let leftover = reclaim.leftover().clone();
+        let (events, master) = (life.master.events(100), life.master.clone());
+        let shutdown = std::thread::spawn(move || master.shutdown(ShutdownMode::Graceful, PATIENCE));
+        let begins = |event: latent_worker::Event| matches!(event.kind, EventKind::Shutdown { .. });
+        while !begins(events.recv_timeout(PATIENCE).unwrap()) {}
+        assert!(!leftover.cancelled());
+        if fails {
+            reclaim.fail("not now");
+        } else {
+            reclaim.gone();
+        }
+        let report = shutdown.join().unwrap();
+        assert!(report.complete && report.reclaiming.is_empty());
+        assert_eq!(report.left_behind.len(), usize::from(fails), "it is not tried again");
+        assert_eq!(report.to_string().contains("left behind: w"), fails, "{report}");
+        life.end();
+        assert_eq!(place.says().len(), usize::from(fails));
+    }
+}
+
+#[test]
 fn j3_a_shutdown_cancels_a_reclaim_waits_for_it_and_names_it() {
     let (place, _) = killed_after_start(&[]);
     let life = place.open();

@@ -144,7 +144,7 @@ fn s2_when_the_deadline_passes_the_report_names_what_is_in_flight() {
     assert_eq!((&*status.name, status.call), ("slow", Some((DriverCall::Start, 3 * SECOND))));
     assert_eq!(
         report.to_string(),
-        "not shut down yet, 1 worker(s) in flight\n  slow: stopping for 0.0 s; in start_instance for 3.0 s"
+        "not shut down yet, 1 worker in flight\n  slow: stopping for 0.0 s; in start_instance for 3.0 s"
     );
     start.fail("cancelled");
     let stop = script.expect_stop();

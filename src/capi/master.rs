@@ -93,7 +93,8 @@ pub struct lw_report {
     pub complete: bool,
     /// What is still in flight, for people.
     pub text: *const c_char,
-    /// The same as a JSON object: complete, in_flight (workers), reclaiming (leftovers), text.
+    /// The same as a JSON object: complete, in_flight (workers), reclaiming and left_behind
+    /// (leftovers), text.
     pub json: *const c_char,
 }
 

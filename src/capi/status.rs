@@ -29,6 +29,7 @@ pub(super) fn report(report: &ShutdownReport) -> String {
         json.plain("complete", report.complete);
         json.objects("in_flight", &report.in_flight, worker_members);
         json.objects("reclaiming", &report.reclaiming, leftover_members);
+        json.objects("left_behind", &report.left_behind, leftover_members);
         json.text("text", &report.to_string());
     })
 }

@@ -1,11 +1,14 @@
 //! One record of a journal as a line of text. Pure.
 //!
-//! A line is the name of the record, its fields and a checksum, separated by single spaces:
+//! A line is the name of the record, its fields, its number and a checksum, separated by single spaces:
 //!
 //! ```text
-//! latent-worker-journal 1 6f1c… 0b5e7d21
-//! intended builder-1 7 4a09… 6f1c… 1790000000 9c3f02aa
+//! latent-worker-journal 2 6f1c… 1 0b5e7d21
+//! intended builder-1 7 4a09… 6f1c… 1790000000 2 9c3f02aa
 //! ```
+//!
+//! Lines are numbered from 1, so that lines that have vanished are noticed. Version 1 of the format has no numbers; it is
+//! read, and never written.
 //!
 //! The checksum is CRC-32 (ISO-HDLC, that of zip and PNG) of all that stands before the last space, as 8 hexadecimal
 //! digits. A line counts only if it is, byte for byte, what would be written today: nothing in it can be changed and
@@ -18,7 +21,9 @@ use std::sync::Arc;
 use crate::build::Epoch;
 
 /// The version of the format, in the first line of every journal.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+/// The first version, whose lines have no numbers.
+pub(super) const WITHOUT_NUMBERS: u32 = 1;
 /// How every journal begins.
 pub(crate) const MAGIC: &str = "latent-worker-journal ";
 
@@ -53,8 +58,13 @@ pub(crate) enum Record {
 }
 
 impl Record {
-    /// Appends the line, its end included.
-    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
+    /// Appends the line of this number, its end included.
+    pub(crate) fn encode(&self, number: u64, bytes: &mut Vec<u8>) {
+        self.encode_line(Some(number), bytes);
+    }
+
+    /// Without a number, as version 1 had it.
+    fn encode_line(&self, number: Option<u64>, bytes: &mut Vec<u8>) {
         let mut line = Line(String::new());
         match self {
             // The name is the magic without its space.
@@ -67,13 +77,17 @@ impl Record {
             Self::Gone { key } => line.word("gone").text(key),
             Self::Attempts { worker, epoch } => line.word("attempts").text(worker).number(epoch.0),
         };
+        if let Some(number) = number {
+            line.number(number);
+        }
         let checksum = crc32(line.0.as_bytes());
         let _ = writeln!(line.0, " {checksum:08x}");
         bytes.extend_from_slice(line.0.as_bytes());
     }
 
-    /// Reads a line, without its end. `None` when it is not one that [`encode`](Record::encode) writes.
-    pub(crate) fn decode(line: &[u8]) -> Option<Self> {
+    /// Reads a line, without its end, and its number if it has one. `None` when it is not one that
+    /// [`encode`](Record::encode) writes, or has written.
+    pub(crate) fn decode(line: &[u8]) -> Option<(Self, Option<u64>)> {
         let text = std::str::from_utf8(line).ok()?;
         let mut words = text.split(' ');
         let record = match words.next()? {
@@ -95,10 +109,13 @@ impl Record {
             }
             _ => return None,
         };
+        // Between the fields and the checksum there is the number.
+        let rest = [words.next()?, words.next().unwrap_or_default()];
+        let number = if rest[1].is_empty() { None } else { Some(rest[0].parse().ok()?) };
         // Compared as text, the checksum included: another spelling of the same numbers is damage too.
         let mut again = Vec::with_capacity(line.len() + 1);
-        record.encode(&mut again);
-        (again.strip_suffix(b"\n") == Some(line)).then_some(record)
+        record.encode_line(number, &mut again);
+        (again.strip_suffix(b"\n") == Some(line)).then_some((record, number))
     }
 }
 
@@ -220,7 +237,7 @@ mod tests {
 
     fn line(record: &Record) -> Vec<u8> {
         let mut line = Vec::new();
-        record.encode(&mut line);
+        record.encode(17, &mut line);
         assert_eq!(line.pop(), Some(b'\n'));
         line
     }
@@ -234,17 +251,27 @@ mod tests {
     #[test]
     fn the_format_is_as_it_is_described() {
         let lines: Vec<_> = samples().iter().map(|record| String::from_utf8(line(record)).unwrap()).collect();
-        assert!(lines[0].starts_with("latent-worker-journal 1 feedfacecafebeef "), "{}", lines[0]);
-        let intended = "intended builder%201 7 0123456789abcdef0123456789abcdef feedfacecafebeef 1790000001 ";
+        assert!(lines[0].starts_with("latent-worker-journal 2 feedfacecafebeef 17 "), "{}", lines[0]);
+        let intended = "intended builder%201 7 0123456789abcdef0123456789abcdef feedfacecafebeef 1790000001 17 ";
         assert!(lines[2].starts_with(intended), "{}", lines[2]);
         assert!(lines[3].contains(" 50%20%25%20of%0a%09all%00%20%e2%80%a8ünïcode%0d "), "{}", lines[3]);
-        assert!(lines[6].contains(" 0 % "), "{}", lines[6]);
+        assert!(lines[6].contains(" 0 % 17 "), "{}", lines[6]);
     }
 
     #[test]
     fn what_was_written_is_read() {
         for record in samples() {
-            assert_eq!(Record::decode(&line(&record)), Some(record));
+            assert_eq!(Record::decode(&line(&record)), Some((record, Some(17))));
+        }
+    }
+
+    #[test]
+    fn j6_lines_of_version_1_are_read() {
+        for record in samples() {
+            let mut line = Vec::new();
+            record.encode_line(None, &mut line);
+            assert_eq!(line.pop(), Some(b'\n'));
+            assert_eq!(Record::decode(&line), Some((record, None)));
         }
     }
 
@@ -266,9 +293,18 @@ mod tests {
     fn j6_another_spelling_is_no_record() {
         let respelled = |body: &str| format!("{body} {:08x}", crc32(body.as_bytes()));
         assert!(Record::decode(respelled("gone abc").as_bytes()).is_some());
-        for body in
-            ["gone %61bc", "gone  abc", "gone abc ", "gone abc def", "gone", "unheard abc", "opened 01 2", "gone %"]
-        {
+        assert!(Record::decode(respelled("gone abc 17").as_bytes()).is_some());
+        for body in [
+            "gone %61bc",
+            "gone  abc",
+            "gone abc ",
+            "gone abc def",
+            "gone abc 017",
+            "gone",
+            "unheard abc",
+            "opened 01 2",
+            "gone %",
+        ] {
             let read = Record::decode(respelled(body).as_bytes());
             assert_eq!(read.is_some(), body == "gone %", "{body}: {read:?}");
         }

@@ -1,14 +1,14 @@
 //! What the records of a journal come to: which attempts may have left something behind. Pure.
 //!
 //! A journal is read line by line. A line that is damaged is reported and left out; what stands before it and after it
-//! counts all the same, because every line speaks for itself.
+//! counts all the same, because every line speaks for itself. Lines that are missing are reported: their numbers tell.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::{self, Attempt, MAGIC, Record, VERSION};
+use super::record::{self, Attempt, MAGIC, Record, VERSION, WITHOUT_NUMBERS};
 use crate::build::Epoch;
 
 /// How far an attempt had come when it was last heard of.
@@ -154,10 +154,13 @@ impl State {
         *highest = epoch.max(*highest);
     }
 
-    /// The shortest journal that comes to the same.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut put = |record: Record| record.encode(&mut bytes);
+    /// The shortest journal that comes to the same, and how many lines it has.
+    pub(crate) fn encode(&self) -> (Vec<u8>, u64) {
+        let (mut bytes, mut lines) = (Vec::new(), 0);
+        let mut put = |record: Record| {
+            lines += 1;
+            record.encode(lines, &mut bytes);
+        };
         if let Some(owner) = self.owner.clone() {
             put(Record::Journal { version: VERSION, owner });
         }
@@ -179,7 +182,7 @@ impl State {
                 put(Record::Failed { key, tries: *tries, reason });
             }
         }
-        bytes
+        (bytes, lines)
     }
 }
 
@@ -188,6 +191,10 @@ impl State {
 pub(crate) struct Recovered {
     pub(crate) state: State,
     pub(crate) damage: Option<Damage>,
+    /// How many lines were read.
+    pub(crate) lines: u64,
+    /// It was written by an earlier version of this library.
+    pub(crate) old: bool,
 }
 
 /// What could not be read.
@@ -201,10 +208,25 @@ pub(crate) struct Damage {
     pub(crate) lines: usize,
     /// The last line has no end: it was cut off, or never written completely.
     pub(crate) torn: bool,
+    /// How many more lines there have been, as far as the numbers of those that are left tell.
+    pub(crate) missing: u64,
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missing = match self.missing {
+            0 => String::new(),
+            1 => format!("1 line is missing before line {}", self.line),
+            lines => format!("{lines} lines are missing, the first of them before line {}", self.line),
+        };
+        if self.missing > 0 {
+            f.write_str(&missing)?;
+            return match self.lines {
+                0 => Ok(()),
+                1 => f.write_str(", and 1 line is damaged"),
+                lines => write!(f, ", and {lines} lines are damaged"),
+            };
+        }
         match (self.lines, self.torn) {
             (1, true) => write!(f, "the last line ({}) is not complete", self.line),
             (1, false) => write!(f, "line {} is damaged", self.line),
@@ -226,24 +248,40 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, Unreadable> {
         return Err(Unreadable::Version(version));
     }
     let mut recovered = Recovered::default();
-    let (mut offset, mut number, mut understood) = (0, 0, 0);
+    let (mut offset, mut understood) = (0, 0);
+    // The number that the next line has if nothing is missing; a damaged line may have any.
+    let (mut expected, mut unknown) = (1_u64, 0_u64);
     while offset < bytes.len() {
         let rest = &bytes[offset..];
         let end = rest.iter().position(|byte| *byte == b'\n');
-        number += 1;
+        recovered.lines += 1;
+        let intact = Damage { offset, line: recovered.lines as usize, lines: 0, torn: false, missing: 0 };
         match end.and_then(|end| Record::decode(&rest[..end])) {
-            Some(record) => {
+            Some((record, number)) => {
                 understood += 1;
+                recovered.old |= number.is_none();
+                // A number that comes again, or out of its order, is as wrong as one that is left out.
+                if let Some(number) = number
+                    && number != expected + unknown
+                {
+                    let missing = number.saturating_sub(expected + unknown).max(1);
+                    recovered.damage.get_or_insert(intact).missing += missing;
+                }
+                (expected, unknown) = (number.map_or(expected + unknown, |number| number) + 1, 0);
                 recovered.state.apply(record);
             }
             None => {
-                let damage = Damage { offset, line: number, lines: 0, torn: false };
-                let damage = recovered.damage.get_or_insert(damage);
+                unknown += 1;
+                let damage = recovered.damage.get_or_insert(intact);
                 damage.lines += 1;
                 damage.torn = end.is_none();
             }
         }
         offset += end.map_or(rest.len(), |end| end + 1);
+    }
+    // Whose instances they are is what the first line says: without it, it is missing whatever the numbers tell.
+    if understood > 0 && recovered.state.owner.is_none() && recovered.damage.is_none() {
+        recovered.damage = Some(Damage { offset: 0, line: 1, lines: 0, torn: false, missing: 1 });
     }
     // The beginning of a first line is a journal that was cut. Anything else may be somebody's letters.
     let begins_like_one = bytes.starts_with(MAGIC.as_bytes()) || MAGIC.as_bytes().starts_with(bytes);
@@ -259,7 +297,7 @@ fn other_version(bytes: &[u8]) -> Option<u32> {
     let line = &bytes[..bytes.iter().position(|byte| *byte == b'\n')?];
     let word = line.strip_prefix(MAGIC.as_bytes())?.split(|byte| *byte == b' ').next()?;
     let version = std::str::from_utf8(word).ok()?.parse().ok()?;
-    (version != VERSION && record::is_intact(line)).then_some(version)
+    (version != VERSION && version != WITHOUT_NUMBERS && record::is_intact(line)).then_some(version)
 }
 
 #[cfg(test)]
@@ -307,7 +345,7 @@ mod tests {
 
     fn encode(records: &[Record]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        records.iter().for_each(|record| record.encode(&mut bytes));
+        (1..).zip(records).for_each(|(number, record)| record.encode(number, &mut bytes));
         bytes
     }
 
@@ -335,11 +373,12 @@ mod tests {
     #[test]
     fn the_short_form_comes_to_the_same_and_gets_no_shorter() {
         let state = fold(&history());
-        let short = state.encode();
+        let (short, lines) = state.encode();
+        assert_eq!(lines as usize, whole_lines(&short));
         assert!(short.len() < encode(&history()).len());
         let again = read(&short).unwrap();
         assert_eq!((&again.state, &again.damage), (&state, &None));
-        assert_eq!(again.state.encode(), short);
+        assert_eq!(again.state.encode().0, short);
     }
 
     /// J6 says which records there are up to a place: those of the whole lines before it.
@@ -393,7 +432,7 @@ mod tests {
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             let at = begin;
             begin += line.len();
-            let Some(Record::Intended { attempt, .. }) = Record::decode(&line[..line.len() - 1]) else { continue };
+            let Some((Record::Intended { attempt, .. }, _)) = Record::decode(&line[..line.len() - 1]) else { continue };
             let Some(open) = whole.get(&attempt.key).filter(|open| open.remains.stage > LeftoverStage::Intended) else {
                 continue;
             };
@@ -407,7 +446,7 @@ mod tests {
             assert_eq!(found.age(2_000), Duration::ZERO, "not one of decades");
             assert_eq!(*found, Remains { at: None, ..open.remains.clone() });
             assert!(recovered.state.epochs[&open.remains.worker] >= open.remains.epoch);
-            assert_eq!(read(&recovered.state.encode()).unwrap().state, recovered.state, "also when it is rewritten");
+            assert_eq!(read(&recovered.state.encode().0).unwrap().state, recovered.state, "also when it is rewritten");
         }
     }
 
@@ -416,13 +455,44 @@ mod tests {
         for text in ["hello", "\n", "latent worker journal\n", "latent-worker-journa!\n"] {
             assert_eq!(read(text.as_bytes()), Err(Unreadable::NotAJournal), "{text:?}");
         }
-        let newer = encode(&[Record::Journal { version: 2, owner: "owner".into() }, intended("a", 1)]);
-        assert_eq!(read(&newer), Err(Unreadable::Version(2)));
-        // With a first line that says other things: "latent-worker-journal 3" and whatever follows.
-        let other_shape = b"latent-worker-journal 3 new words  in=it ";
+        let newer = encode(&[Record::Journal { version: 3, owner: "owner".into() }, intended("a", 1)]);
+        assert_eq!(read(&newer), Err(Unreadable::Version(3)));
+        // With a first line that says other things: "latent-worker-journal 4" and whatever follows.
+        let other_shape = b"latent-worker-journal 4 new words  in=it ";
         let checksum = format!("{:08x}\nnothing of ours\n", record::crc32(&other_shape[..other_shape.len() - 1]));
-        assert_eq!(read(&[other_shape, checksum.as_bytes()].concat()), Err(Unreadable::Version(3)));
+        assert_eq!(read(&[other_shape, checksum.as_bytes()].concat()), Err(Unreadable::Version(4)));
         assert_eq!(read(b""), Ok(Recovered::default()));
+    }
+
+    #[test]
+    fn j6_lines_that_vanished_are_reported_wherever_they_were() {
+        let history = history();
+        let bytes = encode(&history);
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        for first in 0..lines.len() {
+            for after in first + 1..lines.len() {
+                let left = [&lines[..first], &lines[after..]].concat().concat();
+                let recovered = read(&left).unwrap();
+                let damage = recovered.damage.expect("reported");
+                assert_eq!((damage.missing, damage.lines, damage.line), ((after - first) as u64, 0, first + 1));
+                assert!(damage.to_string().contains("missing"), "{damage}");
+                let records: Vec<Record> = [&history[..first], &history[after..]].concat();
+                assert_eq!(recovered.state, fold(&records));
+            }
+        }
+    }
+
+    #[test]
+    fn j6_lines_that_were_repeated_or_moved_are_reported() {
+        let bytes = encode(&history());
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        for at in 1..lines.len() {
+            let twice = [&lines[..at], &lines[at - 1..]].concat().concat();
+            assert!(read(&twice).unwrap().damage.is_some(), "line {at} twice");
+            let mut swapped = lines.clone();
+            swapped.swap(at - 1, at);
+            assert!(read(&swapped.concat()).unwrap().damage.is_some(), "line {at} moved");
+        }
     }
 
     #[test]

@@ -100,7 +100,17 @@ pub(crate) struct Leftovers {
     due: BTreeSet<(Instant, Arc<str>)>,
     /// Since when.
     running: BTreeMap<Arc<str>, Instant>,
-    closed: bool,
+    closing: Closing,
+}
+
+/// Which tries begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Closing {
+    #[default]
+    Open,
+    /// Those that were due then.
+    OnlyDueAt(Instant),
+    Closed,
 }
 
 impl Leftovers {
@@ -144,10 +154,10 @@ impl Leftovers {
 
     /// When a try can begin, if none ends before that.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        if self.closed || self.running.len() >= MOST_THREADS {
+        let (due, _) = self.due.first().filter(|(due, _)| self.may_begin(*due))?;
+        if self.running.len() >= MOST_THREADS {
             return None;
         }
-        let (due, _) = self.due.first()?;
         let mut latest: Vec<_> = self.running.values().collect();
         latest.sort_unstable_by(|a, b| b.cmp(a));
         match latest.get(MOST_AT_ONCE - 1) {
@@ -217,9 +227,24 @@ impl Leftovers {
         self.entries.get(key).map(|entry| entry.since)
     }
 
+    /// Only tries that are due by now still begin.
+    pub(crate) fn close_soon(&mut self, now: Instant) {
+        if self.closing == Closing::Open {
+            self.closing = Closing::OnlyDueAt(now);
+        }
+    }
+
     /// No try begins any more.
     pub(crate) fn close(&mut self) {
-        self.closed = true;
+        self.closing = Closing::Closed;
+    }
+
+    fn may_begin(&self, due: Instant) -> bool {
+        match self.closing {
+            Closing::Open => true,
+            Closing::OnlyDueAt(last) => due <= last,
+            Closing::Closed => false,
+        }
     }
 
     /// All of them, by worker and attempt.

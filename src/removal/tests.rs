@@ -63,7 +63,7 @@ fn d2_a_tree_of_100_000_levels_is_removed_on_a_small_stack_with_few_descriptors(
             let mut asked = 0_u64;
             let mut look = || {
                 asked += 1;
-                if asked % 1000 == 0 {
+                if asked.is_multiple_of(1000) {
                     most = most.max(open_descriptors().saturating_sub(before));
                 }
                 true

@@ -72,6 +72,11 @@ impl LeftoverList {
         inner.list.list().into_iter().map(|entry| status(entry, now)).collect()
     }
 
+    /// What is due is still reclaimed, and nothing is tried again.
+    pub(super) fn close_soon(&self, now: Instant) {
+        self.inner.lock().list.close_soon(now);
+    }
+
     /// Nothing is begun any more, and what runs is asked to end.
     pub(super) fn close(&self) {
         let mut inner = self.inner.lock();
@@ -120,10 +125,19 @@ impl Shared {
     /// must not keep a running instance from being stopped.
     pub(super) fn tell_journal(&self, record: Record, until: Until) {
         if let Some(journal) = &self.journal
-            && let Err(what) = journal.append(record, until)
+            && let Err(what) = self.with_journal(journal, || journal.append(record, until))
         {
             self.publish(About::default(), EventKind::JournalTrouble { what });
         }
+    }
+
+    /// Writes to the journal, and tells what was wrong with its file.
+    pub(super) fn with_journal<R>(&self, journal: &Journal, write: impl FnOnce() -> R) -> R {
+        let result = write();
+        if let Some(what) = journal.take_trouble() {
+            self.publish(About::default(), EventKind::JournalTrouble { what });
+        }
+        result
     }
 
     pub(super) fn publish(&self, about: About, kind: EventKind) {

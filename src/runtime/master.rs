@@ -74,7 +74,8 @@ struct OwnThreads {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum ShutdownMode {
-    /// They are waited for, and instances stop with grace.
+    /// They are waited for, and instances stop with grace. What earlier attempts have left behind is reclaimed, as far as
+    /// that is due.
     Graceful,
     /// They end, and `fast` reaches the drivers.
     Fast,
@@ -91,16 +92,20 @@ pub struct ShutdownReport {
     pub in_flight: Vec<WorkerStatus>,
     /// What is still being reclaimed.
     pub reclaiming: Vec<LeftoverStatus>,
+    /// What may be left behind, whatever is done about it: all that [`Master::leftovers`] lists. With a journal, the next
+    /// master on it goes on with these.
+    pub left_behind: Vec<LeftoverStatus>,
 }
 
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.complete {
-            return f.write_str("shut down");
+        match (self.complete, self.in_flight.len()) {
+            (true, _) => f.write_str("shut down")?,
+            (false, 1) => f.write_str("not shut down yet, 1 worker in flight")?,
+            (false, workers) => write!(f, "not shut down yet, {workers} workers in flight")?,
         }
-        write!(f, "not shut down yet, {} worker(s) in flight", self.in_flight.len())?;
         self.in_flight.iter().try_for_each(|status| write!(f, "\n  {status}"))?;
-        self.reclaiming.iter().try_for_each(|leftover| write!(f, "\n  {leftover}"))
+        self.left_behind.iter().try_for_each(|leftover| write!(f, "\n  left behind: {leftover}"))
     }
 }
 
@@ -477,7 +482,12 @@ impl Handle {
             workers.list.clone()
         };
         shared.close_queue(fast);
-        shared.leftovers.close();
+        if fast {
+            shared.leftovers.close();
+        } else {
+            shared.leftovers.close_soon(shared.clock.now());
+            shared.reclaim_what_is_due();
+        }
         for worker in &workers {
             worker.turn(shared, |turn| {
                 if turn.inner.life.state() != WorkerState::ShutDown {
@@ -492,6 +502,8 @@ impl Handle {
         } else {
             shared.threads.wait(Instant::now().checked_add(limit))
         };
+        // Whatever is still being reclaimed has had its time.
+        shared.leftovers.close();
         if complete && !on_own_thread {
             self.end_own_threads(limit);
         }
@@ -500,8 +512,9 @@ impl Handle {
         let is_in_flight = |status: &WorkerStatus| status.state != WorkerState::ShutDown || status.in_journal;
         let in_flight = statuses.filter(is_in_flight).collect();
         let is_running = |leftover: &LeftoverStatus| matches!(leftover.next, LeftoverStep::Reclaiming(_));
-        let reclaiming = shared.leftovers.status(now).into_iter().filter(is_running).collect();
-        ShutdownReport { complete, in_flight, reclaiming }
+        let left_behind = shared.leftovers.status(now);
+        let reclaiming = left_behind.iter().filter(|leftover| is_running(leftover)).cloned().collect();
+        ShutdownReport { complete, in_flight, reclaiming, left_behind }
     }
 
     /// Nothing is in flight any more, or nobody cares.
