@@ -32,6 +32,15 @@ impl Quarantine {
         Some(length)
     }
 
+    /// A failure that is not the worker's own: begins a short quarantine, and the next one is no longer for it.
+    pub(crate) fn begin_short(&mut self, now: Instant) -> Option<Duration> {
+        if self.remaining(now).is_some() {
+            return None;
+        }
+        self.until = now.checked_add(SHORTEST);
+        Some(SHORTEST)
+    }
+
     /// A build has finished: the next quarantine is a short one again.
     pub(crate) fn reset_length(&mut self) {
         self.next_length = SHORTEST;
@@ -76,6 +85,18 @@ mod tests {
         }
         quarantine.reset_length();
         assert_eq!(quarantine.begin(now, Duration::ZERO), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn w12_what_is_not_the_workers_own_failure_does_not_double_its_quarantine() {
+        let mut now = Instant::now();
+        let mut quarantine = Quarantine::none();
+        for _ in 0..10 {
+            assert_eq!(quarantine.begin_short(now), Some(SHORTEST));
+            assert_eq!(quarantine.begin_short(now), None);
+            now += SHORTEST;
+        }
+        assert_eq!(quarantine.begin(now, Duration::ZERO), Some(SHORTEST));
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl<W: LatentWorker> Driver for W {
         let (begun, key) = (journal::seconds_since_1970(), identity.key.clone());
         if let Some(journal) = &shared.journal
             && let Err(reason) =
-                worker.in_journal(|| shared.with_journal(journal, || journal.intend(&worker.name, epoch, &key)))
+                worker.in_journal(|| shared.write_journal(journal, || journal.intend(&worker.name, epoch, &key)))
         {
             // It may have got into the file all the same.
             worker.in_journal(|| shared.tell_journal(Record::Gone { key }, Until::Written));
@@ -257,7 +257,7 @@ impl StartControls for Controls<'_> {
         match &self.shared.journal {
             Some(journal) => {
                 let known = Record::Known { attempt: attempt_of(self.identity), id: id.clone() };
-                let written = self.shared.with_journal(journal, || journal.append(known, Until::Synced));
+                let written = self.shared.write_journal(journal, || journal.append(known, Until::Synced));
                 written.map_err(|reason| RecordError { id, reason })
             }
             None => Ok(()),

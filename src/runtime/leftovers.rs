@@ -4,6 +4,7 @@
 //! next and ends when nothing is, so that there are as many threads as tries, and none without a leftover.
 
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -124,20 +125,26 @@ impl Shared {
     /// Tells the journal, if there is one. That it cannot be written is told to observers; whatever is at stake, it
     /// must not keep a running instance from being stopped.
     pub(super) fn tell_journal(&self, record: Record, until: Until) {
-        if let Some(journal) = &self.journal
-            && let Err(what) = self.with_journal(journal, || journal.append(record, until))
-        {
-            self.publish(About::default(), EventKind::JournalTrouble { what });
+        if let Some(journal) = &self.journal {
+            // Whoever observes is told.
+            let _ = self.write_journal(journal, || journal.append(record, until));
         }
     }
 
-    /// Writes to the journal, and tells what was wrong with its file.
-    pub(super) fn with_journal<R>(&self, journal: &Journal, write: impl FnOnce() -> R) -> R {
-        let result = write();
-        if let Some(what) = journal.take_trouble() {
+    /// Writes to the journal. That it cannot be written is told once, until it can be written again; and so is what was
+    /// wrong with its file.
+    pub(super) fn write_journal(
+        &self,
+        journal: &Journal,
+        write: impl FnOnce() -> Result<(), Arc<str>>,
+    ) -> Result<(), Arc<str>> {
+        let written = write();
+        let told = self.journal_failed.swap(written.is_err(), Ordering::Relaxed);
+        let failure = written.as_ref().err().filter(|_| !told).cloned();
+        for what in journal.take_trouble().into_iter().chain(failure) {
             self.publish(About::default(), EventKind::JournalTrouble { what });
         }
-        result
+        written
     }
 
     pub(super) fn publish(&self, about: About, kind: EventKind) {

@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) agent_address: Option<Arc<str>>,
     pub(super) journal: Option<Journal>,
+    /// The last write to the journal has failed, and that was told.
+    pub(super) journal_failed: AtomicBool,
     /// Made when it is first needed, if there is no journal to keep it.
     owner: OnceLock<Arc<str>>,
     pub(super) leftovers: LeftoverList,
@@ -138,6 +140,7 @@ impl Shared {
             owner: journal.as_ref().map(|journal| journal.owner().clone()).map_or_else(OnceLock::new, OnceLock::from),
             leftovers: LeftoverList::new(origin, journal.as_ref()),
             journal,
+            journal_failed: AtomicBool::new(false),
             observers: Observers::new(origin),
             timer: Timer::default(),
             threads: Threads::default(),
