@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use latent_worker::{
     Epoch, EventKind, JournalContents, JournalError, LatentWorker, LeftoverStage, LeftoverStep, Master, ShutdownMode,
-    WorkerConfig, read_journal,
+    WorkerConfig, printable, read_journal,
 };
 use lexopt::prelude::*;
 use serde_json::json;
@@ -265,14 +265,14 @@ fn show(options: &Options, left: &[Leftover], contents: Option<&JournalContents>
 fn cells(leftover: &Leftover) -> [String; 8] {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     [
-        printable(&leftover.worker),
+        printable(&leftover.worker).into_owned(),
         leftover.epoch.to_string(),
         leftover.stage.to_string(),
         leftover.started_at.map_or(String::new(), |at| age(now.saturating_sub(at))),
         leftover.tries.to_string(),
-        printable(&leftover.ids.join(", ")),
+        printable(&leftover.ids.join(", ")).into_owned(),
         leftover.key.to_string(),
-        leftover.reason.as_deref().map(printable).unwrap_or_default(),
+        leftover.reason.as_deref().map(printable).unwrap_or_default().into_owned(),
     ]
 }
 
@@ -283,11 +283,6 @@ fn age(seconds: u64) -> String {
         7_200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
     }
-}
-
-/// Drivers may have recorded anything.
-fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 fn print(text: &str) {

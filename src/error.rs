@@ -14,11 +14,12 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::build::{BuildId, Epoch, Labels};
+use crate::printable::printable;
 
 /// Any error that can cross threads.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The message of an error and of everything below it, as `what: inner: innermost`.
+/// The message of an error and of everything below it, as `what: inner: innermost`, made safe to show.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -31,7 +32,7 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         source = inner.source();
     }
-    text
+    printable(&text).into_owned()
 }
 
 /// Why an instance could not be brought up, as far as it matters for what happens next.
@@ -323,7 +324,7 @@ pub enum AddWorkerError {
     #[error("there is a worker named {0:?} already")]
     NameTaken(Arc<str>),
     /// Agents log in as `name:secret`, and the name is seen in logs.
-    #[error("{0:?} is no name for a worker: it must not be empty nor contain a colon or control characters")]
+    #[error("invalid worker name {0:?}: it must not be empty or contain a colon, control characters or invisible ones")]
     BadName(Arc<str>),
     /// The driver panicked when it was asked for something that does not change.
     #[error("the driver panicked when the worker was added: {0}")]

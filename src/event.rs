@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::build::{BuildId, Epoch};
 use crate::error::{AttachError, Attempt, StartError};
 use crate::journal::LeftoverStage;
+use crate::printable::printable;
 #[allow(unused_imports, reason = "named by the documentation")]
 use crate::worker::LatentWorker;
 use crate::worker::Reclaimed;
@@ -238,7 +239,8 @@ impl fmt::Display for Event {
             write!(f, ", build {build}")?;
         }
         match self.kind.reason() {
-            Some(reason) => write!(f, ": {reason}"),
+            // The names of builds are whatever the submitter made of them.
+            Some(reason) => write!(f, ": {}", printable(&reason)),
             None => Ok(()),
         }
     }
@@ -479,11 +481,12 @@ impl fmt::Display for LeftoverStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (attempt {}, key {}): {}", self.worker, self.epoch, self.key, self.stage)?;
         if !self.ids.is_empty() {
-            write!(f, ", {}", self.ids.join(", "))?;
+            write!(f, ", {}", printable(&self.ids.join(", ")))?;
         }
         write!(f, "; {}", self.next)?;
+        let times = if self.tries == 1 { "once".to_owned() } else { format!("{} times", self.tries) };
         match &self.reason {
-            Some(reason) => write!(f, "; failed {} time(s): {reason}", self.tries),
+            Some(reason) => write!(f, "; failed {times}: {}", printable(reason)),
             None => Ok(()),
         }
     }

@@ -13,6 +13,7 @@ mod dispatch;
 mod journal;
 mod lifecycle;
 
+mod printable;
 #[cfg(all(any(feature = "local", feature = "process"), unix))]
 mod removal;
 mod runtime;
@@ -70,6 +71,7 @@ pub use files::{FileStatus, Files, Interrupt};
 #[cfg(feature = "testing")]
 pub use journal::JournalStep;
 pub use journal::{JournalContents, JournalInstance, LeftoverStage, read_journal};
+pub use printable::printable;
 pub use runtime::{
     Finished, Inbox, Insubstantiation, Lease, LeaseFiles, Master, MasterBuilder, RunError, Running, ShutdownMode,
     ShutdownReport, Substantiation, Ticket, Worker,

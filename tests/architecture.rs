@@ -9,29 +9,42 @@ use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. `root`: what every user can name, and nothing private.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("printable", &[]),
     ("build", &["error"]),
-    ("error", &["build"]),
+    ("error", &["build", "printable"]),
     ("clock", &[]),
     ("removal", &[]),
     ("files", &["error"]),
     ("command", &["error", "build", "files"]),
     ("journal", &["error", "build"]),
     ("worker", &["error", "build", "command", "journal"]),
-    ("event", &["error", "build", "journal", "worker"]),
+    ("event", &["error", "build", "journal", "printable", "worker"]),
     ("lifecycle", &["worker", "build", "error", "event"]),
     ("dispatch", &["lifecycle", "build", "error", "event"]),
     (
         "runtime",
-        &["build", "clock", "command", "dispatch", "error", "event", "files", "journal", "lifecycle", "worker"],
+        &[
+            "build",
+            "clock",
+            "command",
+            "dispatch",
+            "error",
+            "event",
+            "files",
+            "journal",
+            "lifecycle",
+            "printable",
+            "worker",
+        ],
     ),
-    ("agent", &["root", "error", "build", "command", "worker"]),
-    ("drivers", &["root", "removal"]),
+    ("agent", &["root", "error", "build", "command", "printable", "worker"]),
+    ("drivers", &["root", "printable", "removal"]),
     ("capi", &["root"]),
     ("testing", &["root"]),
 ];
 
 /// What only computes: modules, and parts of modules that do more.
-const PURE: &[&str] = &["build", "error", "event", "lifecycle", "dispatch"];
+const PURE: &[&str] = &["build", "printable", "error", "event", "lifecycle", "dispatch"];
 const PURE_PARTS: &[&str] = &[
     "agent/msgpack.rs",
     "agent/codec.rs",

@@ -4,6 +4,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::printable::printable;
+
 /// Calls `user_code`; a panic comes back as `<what> panicked: <message>`.
 ///
 /// Unwind safety is asserted because nothing of ours is borrowed by what is called, and a driver that panicked is only
@@ -13,7 +15,7 @@ pub(crate) fn fenced<T>(what: &str, user_code: impl FnOnce() -> T) -> Result<T, 
         let message = message(payload.as_ref());
         // The payload is user code as well: its `Drop` may panic.
         match catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            Ok(()) => format!("{what} panicked: {message}").into(),
+            Ok(()) => printable(&format!("{what} panicked: {message}")).into(),
             Err(_) => format!("{what} panicked, and so did what it panicked with").into(),
         }
     })

@@ -20,6 +20,7 @@ use crate::error::{Cancelled, FailureCause, RecordError, chain};
 use crate::event::{DriverCall, EventKind, StartFailure};
 use crate::journal::{self, LeftoverStage, Record, Remains, Until};
 use crate::lifecycle::{Effect, Input};
+use crate::printable::printable;
 use crate::worker::{
     Attacher, AttemptIdentity, Health, LatentWorker, Leftover, Reclaimed, Secret, StartControls, StartRequest, Started,
     StopRequest,
@@ -85,7 +86,10 @@ impl<W: LatentWorker> Driver for W {
         let started = fenced("start_instance", start)
             .unwrap_or_else(|panic| Err(StartFailure::Failed(FailureCause::Infrastructure, panic)));
         let (instance, result) = match started {
-            Ok(Started { instance, details }) => (Some(instance), Ok(details)),
+            Ok(Started { instance, details }) => {
+                let details = details.iter().map(|detail| printable(detail).into_owned()).collect();
+                (Some(instance), Ok(details))
+            }
             Err(failure) => (None, Err(failure)),
         };
         let ids = controls.ids.into_inner();
@@ -96,7 +100,7 @@ impl<W: LatentWorker> Driver for W {
                 (Order::Check, Some(instance)) => {
                     let result = match fenced("check_instance", || self.check_instance(instance)) {
                         Ok(Health::Good) => Ok(()),
-                        Ok(Health::Bad(reason)) => Err(reason.into()),
+                        Ok(Health::Bad(reason)) => Err(printable(&reason).into()),
                         Err(panic) => Err(panic),
                     };
                     report(Input::CheckReturned(epoch, result));
@@ -265,7 +269,7 @@ impl StartControls for Controls<'_> {
     }
 
     fn progress(&self, text: &str) {
-        let text: Arc<str> = text.into();
+        let text: Arc<str> = printable(text).into();
         self.worker.turn(self.shared, |turn| {
             // A start that goes on after its cancel speaks for itself only.
             if turn.inner.life.call().is_some_and(|(call, _)| call == DriverCall::Start) {

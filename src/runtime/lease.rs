@@ -20,6 +20,7 @@ use crate::command::{Agent, Command, CommandEnd, Output, Process};
 use crate::error::{Attempt, CommandError, LeaseEnd};
 use crate::event::BuildResult;
 use crate::lifecycle::{Grant, Input, LeaseId};
+use crate::printable::printable;
 
 pub use files::LeaseFiles;
 
@@ -162,6 +163,10 @@ impl Lease {
     /// Says how the build ended and gives the place back. Nothing is said again about a build that was cancelled
     /// meanwhile; one whose lease was ended by a fast stop may be finished as [`BuildResult::Cancelled`].
     pub fn finish(mut self, result: BuildResult) {
+        let result = match result {
+            BuildResult::Failed(reason) => BuildResult::Failed(printable(&reason).into()),
+            result => result,
+        };
         if let Some(build) = self.queued.take() {
             let mut agenda = Agenda::default();
             self.connection.shared.finish_build(build.id, result, &mut agenda);
@@ -194,7 +199,7 @@ impl Lease {
         self.retried = true;
         drop(self);
         if let Some(build) = build {
-            shared.retry_build(build.id, reason);
+            shared.retry_build(build.id, &printable(reason));
         }
     }
 }

@@ -36,6 +36,7 @@ use crate::event::{
 };
 use crate::journal::{Journal, Steps};
 use crate::lifecycle::{Input, Lifecycle};
+use crate::printable::printable;
 #[cfg(feature = "agent")]
 use crate::worker::AttachPoint;
 use crate::worker::{Attachment, LatentWorker, WorkerConfig};
@@ -285,7 +286,7 @@ impl Master {
     /// When the name is taken or not a name, when the driver panics, and after a shutdown began.
     pub fn add_worker(&self, config: WorkerConfig, driver: impl LatentWorker) -> Result<Worker, AddWorkerError> {
         let WorkerConfig { name, labels, limits } = config;
-        if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control()) {
+        if name.is_empty() || name.contains(':') || printable(&name) != *name {
             return Err(AddWorkerError::BadName(name));
         }
         let driver: Arc<dyn Driver> = Arc::new(driver);

@@ -27,6 +27,7 @@ use crate::error::{AttachError, BuildError, LeaseEnd};
 use crate::event::EventKind;
 use crate::journal::Journal;
 use crate::lifecycle::{Fit, Input, RequestId};
+use crate::printable::printable;
 use crate::worker::{AttachPoint, Attachment};
 
 pub(super) struct Shared {
@@ -336,7 +337,7 @@ impl Shared {
         let detach = Box::new(move |reason: &str| {
             if let Some(shared) = shared.upgrade() {
                 let worker = shared.worker_at(worker);
-                let input = Input::Detach(connection, reason.into());
+                let input = Input::Detach(connection, printable(reason).into());
                 worker.turn(&shared, |turn| turn.apply(input));
             }
         });
