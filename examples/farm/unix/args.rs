@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt::Display;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use latent_worker::IdlePolicy;
 use lexopt::prelude::*;
+
+use crate::numbers::{self, LONGEST};
 
 pub(crate) const HELP: &str = "\
 Runs builds on latent workers: workers that come up when work arrives and go away after it.
@@ -169,6 +169,13 @@ pub(crate) enum Source {
     File(PathBuf),
 }
 
+/// A worker without an instance costs some memory and no thread.
+const MOST_WORKERS: u32 = 100_000;
+/// Each build that runs costs a thread.
+const MOST_BUILDS: u32 = 1000;
+const MOST_ATTEMPTS: u32 = 1000;
+const SHORTEST_LIMIT: Duration = Duration::from_millis(1);
+
 const BUILT_IN_WORKERS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
 /// Any free port, for agents of this machine alone.
@@ -195,10 +202,10 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
     let mut parser = lexopt::Parser::from_iter(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("workers") => workers = Some(whole(&mut parser, "--workers")?),
+            Long("workers") => workers = Some(count(&mut parser, "--workers", MOST_WORKERS)?),
             Long("idle") => options.idle = idle(&text(&mut parser)?)?,
-            Long("max-attempts") => options.max_attempts = whole(&mut parser, "--max-attempts")?,
-            Long("max-builds") => options.max_builds = whole(&mut parser, "--max-builds")?,
+            Long("max-attempts") => options.max_attempts = whole(&mut parser, "--max-attempts", MOST_ATTEMPTS)?,
+            Long("max-builds") => options.max_builds = count(&mut parser, "--max-builds", MOST_BUILDS)?,
             Long("time-limit") => options.time_limit = Some(time_limit(&text(&mut parser)?)?),
             Long("kind") => {
                 let (name, template) = kind(&text(&mut parser)?)?;
@@ -299,10 +306,8 @@ impl Given {
 }
 
 fn listen(value: &str) -> Result<String, lexopt::Error> {
-    match value.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(value.to_owned()),
-        _ => Err(format!("--listen wants HOST:PORT, not {value:?}").into()),
-    }
+    numbers::host_and_port("--listen", value, 0..=u16::MAX.into())?;
+    Ok(value.to_owned())
 }
 
 fn image(value: String) -> Result<String, lexopt::Error> {
@@ -313,31 +318,28 @@ fn text(parser: &mut lexopt::Parser) -> Result<String, lexopt::Error> {
     parser.value()?.string()
 }
 
-fn whole<N: FromStr<Err: Display>>(parser: &mut lexopt::Parser, option: &str) -> Result<N, lexopt::Error> {
-    let value = text(parser)?;
-    value.parse().map_err(|_| format!("{option} wants a whole number from 1 on, not {value:?}").into())
+fn whole(parser: &mut lexopt::Parser, option: &str, most: u32) -> Result<NonZeroU32, lexopt::Error> {
+    let number = numbers::whole(option, &text(parser)?, 1..=most)?;
+    Ok(NonZeroU32::new(number).expect("the range begins at 1"))
+}
+
+fn count(parser: &mut lexopt::Parser, option: &str, most: u32) -> Result<NonZeroUsize, lexopt::Error> {
+    whole(parser, option, most)?.try_into().map_err(|error| format!("{option}: {error}").into())
 }
 
 fn idle(value: &str) -> Result<IdlePolicy, lexopt::Error> {
     match value {
         "after-build" => Ok(IdlePolicy::AfterBuild),
         "never" => Ok(IdlePolicy::Never),
-        _ => match seconds(value) {
-            Some(time) => Ok(IdlePolicy::After(time)),
-            None => Err(format!("--idle wants after-build, never or seconds, not {value:?}").into()),
+        _ => match numbers::seconds("--idle", value, Duration::ZERO..=LONGEST) {
+            Ok(time) => Ok(IdlePolicy::After(time)),
+            Err(error) => Err(format!("{error}, after-build or never").into()),
         },
     }
 }
 
 fn time_limit(value: &str) -> Result<Duration, lexopt::Error> {
-    match seconds(value) {
-        Some(limit) if !limit.is_zero() => Ok(limit),
-        _ => Err(format!("--time-limit wants seconds, not {value:?}").into()),
-    }
-}
-
-fn seconds(value: &str) -> Option<Duration> {
-    value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    Ok(numbers::seconds("--time-limit", value, SHORTEST_LIMIT..=LONGEST)?)
 }
 
 fn kind(value: &str) -> Result<(String, PathBuf), lexopt::Error> {
@@ -504,12 +506,21 @@ mod tests {
         for (argument, option) in [
             ("--workers=0", "--workers"),
             ("--workers=-1", "--workers"),
+            ("--workers=+1", "--workers"),
+            ("--workers=100001", "--workers"),
+            ("--workers=5000000000", "--workers"),
+            ("--workers=99999999999999999999999", "--workers"),
+            ("--max-attempts=4294967295", "--max-attempts"),
+            ("--max-builds=18446744073709551615", "--max-builds"),
             ("--max-attempts=some", "--max-attempts"),
             ("--max-builds=", "--max-builds"),
             ("--idle=sometimes", "--idle"),
             ("--idle=-1", "--idle"),
             ("--idle=NaN", "--idle"),
             ("--idle=1e300", "--idle"),
+            ("--idle=31536001", "--idle"),
+            ("--time-limit=1e18", "--time-limit"),
+            ("--time-limit=inf", "--time-limit"),
             ("--time-limit=0", "--time-limit"),
             ("--time-limit=soon", "--time-limit"),
             ("--kind=text", "--kind"),
@@ -520,6 +531,8 @@ mod tests {
             ("--listen=9989", "--listen"),
             ("--listen=:9989", "--listen"),
             ("--listen=host:port", "--listen"),
+            ("--listen=host:65536", "--listen"),
+            ("--listen=::1", "--listen"),
             ("--unknown", "--unknown"),
         ] {
             let error = error(&[argument]);

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
-use latent_worker::Event;
+use latent_worker::{Event, EventKind};
 
 use super::jobs::Job;
 use super::record::{Entry, ExitCodes};
@@ -63,6 +63,7 @@ struct Watch {
     /// Gone after the first error.
     record: Option<RecordFile>,
     outcome: Outcome,
+    journal_trouble: bool,
     next_sequence: Option<u64>,
 }
 
@@ -79,7 +80,7 @@ impl Observer {
         let (stop, stopped) = bounded(1);
         let (sender, outcome) = bounded(1);
         let mut watch =
-            Watch { jobs, exits, tally: tally.clone(), story, screen, record, outcome: Ok(()), next_sequence: None };
+            Watch { jobs, exits, tally: tally.clone(), story, screen, record, outcome: Ok(()), journal_trouble: false, next_sequence: None };
         let receiver = events.clone();
         thread::Builder::new().name("farm-observer".into()).spawn(move || {
             watch.follow(&receiver, &stopped);
@@ -135,6 +136,11 @@ impl Watch {
         {
             let missing = event.sequence.saturating_sub(expected);
             self.complain(format!("the record is incomplete: {missing} events are missing before t={:?}", event.at));
+        }
+        if let EventKind::JournalTrouble { what } = &event.kind
+            && !std::mem::replace(&mut self.journal_trouble, true)
+        {
+            self.screen.alert(format!("farm: the journal: {what}"));
         }
         let Some(entry) = Entry::new(event, &self.jobs, &self.exits) else { return };
         self.write(|file| writeln!(file, "{}", entry.to_json()));

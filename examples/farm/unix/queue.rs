@@ -32,7 +32,7 @@ pub(crate) struct Queue<'a> {
     pub(crate) done: Receiver<Done>,
     pub(crate) observer: &'a Observer,
     pub(crate) screen: &'a Screen,
-    pub(crate) interrupts: Receiver<()>,
+    pub(crate) interrupts: &'a Receiver<()>,
 }
 
 /// How the queue came to its end.
@@ -41,7 +41,7 @@ pub(crate) enum End {
     AllOver,
     /// By one Ctrl-C.
     Interrupted,
-    /// By more than one.
+    /// By a second one, or because standard output was closed.
     Cut,
 }
 
@@ -92,6 +92,10 @@ impl Queue<'_> {
                         patience = after(RUNNERS);
                     }
                 }
+                recv(self.screen.closed()) -> _ => {
+                    end = self.cut();
+                    patience = after(RUNNERS);
+                }
                 recv(patience) -> _ => break,
             }
         }
@@ -116,17 +120,22 @@ impl Queue<'_> {
     }
 
     fn interrupt(&self, end: End) -> End {
-        let (end, mode, message) = match end {
-            End::AllOver => {
-                let message = "farm: no further builds are started, running ones finish; Ctrl-C again ends them";
-                (End::Interrupted, ShutdownMode::Graceful, message)
-            }
-            End::Interrupted => (End::Cut, ShutdownMode::Fast, "farm: running builds are ended"),
-            End::Cut => return end,
-        };
-        self.screen.alert(message.to_owned());
-        self.master.shutdown(mode, Duration::ZERO);
-        end
+        if end == End::AllOver {
+            let message = "farm: no further builds are started, running ones finish; Ctrl-C again ends them";
+            self.screen.alert(message.to_owned());
+            self.master.shutdown(ShutdownMode::Graceful, Duration::ZERO);
+            return End::Interrupted;
+        }
+        if end == End::Interrupted {
+            self.screen.alert("farm: running builds are ended; Ctrl-C again ends farm at once".to_owned());
+        }
+        self.cut()
+    }
+
+    /// Ends the builds that run.
+    fn cut(&self) -> End {
+        self.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
+        End::Cut
     }
 
     /// Waits until nothing is left, with short limits, so that Ctrl-C is heard meanwhile.
@@ -142,6 +151,9 @@ impl Queue<'_> {
             }
             while self.interrupts.try_recv().is_ok() {
                 end = self.interrupt(end);
+            }
+            if self.screen.closed().try_recv().is_ok() {
+                end = self.cut();
             }
             if end == End::Cut && cut.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                 self.screen.alert(format!("farm: given up: {report}"));
