@@ -29,12 +29,12 @@ private and removed with it. FARM_DIR is the directory that farm was started in.
 their line.
 
 Options:
-  --workers N             how many workers there are
+  --workers N             how many workers there are, up to 100000
                           (as many as there are processors; 2 for the built-in list)
   --idle WHEN             when an instance without work is stopped: after-build, never, or SECONDS (2)
-  --max-attempts N        how often a build is tried when its instance fails (3)
-  --max-builds N          how many builds may use an instance at once (1)
-  --time-limit SECONDS    how long a build may run (no limit)
+  --max-attempts N        how often a build is tried when its instance fails, up to 1000 (3)
+  --max-builds N          how many builds may use an instance at once, up to 1000 (1)
+  --time-limit SECONDS    how long a build may run, up to a year (no limit)
   --driver DRIVER         what an instance is (local):
                           local    a directory on this machine
                           command  what programs of yours start and stop; its agent connects to farm
@@ -77,10 +77,17 @@ With --driver command, process, docker or ec2:
                           0.0.0.0:0, of which containers are told the address that they see). Port 0 is a free one; the
                           line `farm: agents connect to HOST:PORT` of standard error tells which.
 
-Ctrl-C lets running builds finish and starts no others; a second Ctrl-C ends them as well.
+Ctrl-C lets running builds finish and starts no others. A second Ctrl-C ends them as well. A third one ends farm at once,
+and farm lists what it leaves behind. SIGTERM and SIGHUP do the same as Ctrl-C; under nohup, SIGHUP does nothing.
+When standard output is a pipe that nobody reads any more, the builds are cancelled.
 
-Exit status: 0 every build succeeded, 1 one did not or the record of events is incomplete, 2 bad usage,
-130 interrupted.
+Exit status, the first that applies:
+  2    bad usage, or farm could not start: no build was run
+  3    something is left behind; standard error lists it and says how to remove it
+  141  standard output was closed before farm ended
+  130  interrupted
+  1    a build did not succeed, or output, the record of events or the journal could not be written
+  0    every build succeeded, or FILE contains no builds
 ";
 
 pub(crate) enum Request {

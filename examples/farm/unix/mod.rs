@@ -185,6 +185,7 @@ fn start(
         _ if !left.is_empty() => LEFT_BEHIND,
         _ if screen.is_closed() => OUTPUT_CLOSED,
         End::Interrupted | End::Cut => INTERRUPTED,
+        End::Stuck => FAILED,
         End::AllOver if record.is_err() || screen.is_incomplete() || succeeded < jobs.len() => FAILED,
         End::AllOver => 0,
     })

@@ -39,6 +39,8 @@ pub(crate) struct Queue<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum End {
     AllOver,
+    /// Nothing can be started.
+    Stuck,
     /// By one Ctrl-C.
     Interrupted,
     /// By a second one, or because standard output was closed.
@@ -92,6 +94,7 @@ impl Queue<'_> {
                         patience = after(RUNNERS);
                     }
                 }
+                recv(self.observer.stuck()) -> _ => end = end.max(self.give_up()),
                 recv(self.screen.closed()) -> _ => {
                     end = self.cut();
                     patience = after(RUNNERS);
@@ -120,7 +123,7 @@ impl Queue<'_> {
     }
 
     fn interrupt(&self, end: End) -> End {
-        if end == End::AllOver {
+        if end < End::Interrupted {
             let message = "farm: no further builds are started, running ones finish; Ctrl-C again ends them";
             self.screen.alert(message.to_owned());
             self.master.shutdown(ShutdownMode::Graceful, Duration::ZERO);
@@ -130,6 +133,12 @@ impl Queue<'_> {
             self.screen.alert("farm: running builds are ended; Ctrl-C again ends farm at once".to_owned());
         }
         self.cut()
+    }
+
+    fn give_up(&self) -> End {
+        self.screen.alert("farm: given up: nothing can be started".to_owned());
+        self.master.shutdown(ShutdownMode::Graceful, Duration::ZERO);
+        End::Stuck
     }
 
     /// Ends the builds that run.

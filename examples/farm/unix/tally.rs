@@ -25,6 +25,8 @@ pub(crate) struct Tally {
     pub(crate) failures: Vec<Failure>,
     /// Calls of the driver that failed, with their reasons.
     pub(crate) trouble: Vec<String>,
+    /// How many attempts in a row have failed before their start was called.
+    pub(crate) refused: usize,
     pub(crate) shutting_down: bool,
     /// The time of the last entry.
     pub(crate) elapsed: f64,
@@ -60,6 +62,7 @@ pub(crate) struct Work {
     pub(crate) warm: usize,
     pub(crate) ran: f64,
     last_used: Option<u64>,
+    last_called: Option<u64>,
     last_attached: Option<u64>,
 }
 
@@ -133,7 +136,16 @@ impl Tally {
             }
             ("released", _, Some(build)) => self.lease_ended(build, entry.t),
             ("build_finished", _, Some(build)) => self.finished(build, entry),
-            ("start_called", Some(worker), _) => self.work(worker).starts += 1,
+            ("start_called", Some(worker), _) => {
+                self.refused = 0;
+                let work = self.work(worker);
+                work.starts += 1;
+                work.last_called = entry.epoch;
+            }
+            ("quarantined", Some(worker), _) => {
+                let is_refused = self.work(worker).last_called != entry.epoch;
+                self.refused += usize::from(is_refused);
+            }
             ("attached", Some(worker), _) => {
                 let work = self.work(worker);
                 // An agent may attach again.
@@ -327,6 +339,22 @@ pub(crate) mod tests {
         }
         let all = tally.all_work();
         assert_eq!((all.starts, all.attached, all.failed, all.stops), (5, 2, 2, 5));
+    }
+
+    #[test]
+    fn attempts_that_fail_before_their_start_are_counted_until_one_is_started() {
+        let mut tally = Tally::default();
+        for (event, epoch, refused) in [
+            ("start_called", 1, 0),
+            ("quarantined", 1, 0),
+            ("quarantined", 2, 1),
+            ("quarantined", 3, 2),
+            ("start_called", 4, 0),
+            ("quarantined", 4, 0),
+        ] {
+            tally.add(&entry(0.0, event, "local-1", epoch, 0));
+            assert_eq!(tally.refused, refused, "{event} {epoch}");
+        }
     }
 
     #[test]
