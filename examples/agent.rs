@@ -17,6 +17,7 @@ mod signals;
 #[cfg(unix)]
 mod unix {
     use std::ffi::OsString;
+    use std::fmt::Display;
     use std::io::{Read, Write};
     use std::path::PathBuf;
     use std::process::ExitCode;
@@ -130,8 +131,13 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
         let end = client.run();
         // What runs was told to end; nobody is to be left behind.
         agent.close_and_wait(Duration::from_secs(10));
-        eprintln!("agent: {}", end?);
+        say(&end?);
         Ok(())
+    }
+
+    /// Standard error may be closed.
+    fn say(message: &dyn Display) {
+        let _ = writeln!(std::io::stderr(), "agent: {message}");
     }
 
     /// Stops the client when `wait` returns.
@@ -144,8 +150,8 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
     }
 
     pub(crate) fn main() -> ExitCode {
-        let complain = |message: &dyn std::fmt::Display, status| {
-            eprintln!("agent: {message}");
+        let complain = |message: &dyn Display, status| {
+            say(message);
             ExitCode::from(status)
         };
         match parse(std::env::args_os().skip(1)) {

@@ -124,6 +124,11 @@ fn parse() -> Result<Option<Options>, lexopt::Error> {
 /// Returns how many are left.
 fn run(options: &Options) -> Result<usize, Box<dyn std::error::Error>> {
     let file = options.file.as_ref().ok_or("no FILE is given")?;
+    let is_file = std::fs::metadata(file).map(|metadata| metadata.is_file());
+    // A pipe or a device may have no end.
+    if !is_file.map_err(|error| format!("cannot read the journal {}: {error}", file.display()))? {
+        return Err(format!("cannot read the journal {}: it is not a regular file", file.display()).into());
+    }
     let contents = read_journal(file)?;
     let damage = contents.damage.clone();
     if !options.reclaim {

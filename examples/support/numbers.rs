@@ -33,7 +33,8 @@ pub(crate) fn host_and_port<'a>(
     ports: RangeInclusive<u32>,
 ) -> Result<(&'a str, u16), String> {
     let parts = value.rsplit_once(':').filter(|(host, _)| !host.is_empty() && is_one_host(host));
-    let (host, port) = parts.ok_or_else(|| format!("invalid {option} {value:?}: use HOST:PORT, or [ADDRESS]:PORT for IPv6"))?;
+    let (host, port) =
+        parts.ok_or_else(|| format!("invalid {option} {value:?}: use HOST:PORT, or [ADDRESS]:PORT for IPv6"))?;
     let port = whole(&format!("port of {option}"), port, ports)?;
     Ok((host, u16::try_from(port).map_err(|error| format!("invalid {option} {value:?}: {error}"))?))
 }

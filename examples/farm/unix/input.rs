@@ -47,6 +47,14 @@ pub(crate) fn read(source: &Source) -> Result<Vec<Job>, Vec<String>> {
     })
 }
 
+/// The text of a file that an option names.
+#[cfg(all(feature = "agent", feature = "ec2"))]
+pub(crate) fn text_of(path: &std::path::Path) -> Result<String, String> {
+    let bytes = File::open(path).and_then(limited).map_err(|error| error.to_string())?;
+    let text = without_mark(&bytes)?;
+    String::from_utf8(text.to_vec()).map_err(|_| "it is not UTF-8".to_owned())
+}
+
 fn limited(source: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(LARGEST + 1).read_to_end(&mut bytes)?;

@@ -70,7 +70,9 @@ pub(crate) fn job_at(jobs: &[Job], line: usize) -> Option<&Job> {
 fn parse_line(line: usize, bytes: &[u8]) -> Result<Option<Job>, String> {
     if bytes.len() > LONGEST_LINE {
         let length = bytes.len();
-        return Err(format!("the line has {length} bytes and the most is {LONGEST_LINE}: put the command into a script"));
+        return Err(format!(
+            "the line has {length} bytes and the most is {LONGEST_LINE}: put the command into a script"
+        ));
     }
     if bytes.contains(&0) {
         return Err("the line contains a NUL character: save the file as UTF-8 text".into());

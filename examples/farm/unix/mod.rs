@@ -167,8 +167,16 @@ fn start(
         quiet: options.quiet,
         done: done_sender,
     });
-    let queue =
-        Queue { master: &master, options, jobs, runners, done, observer: &observer, screen: &screen, interrupts: interrupts.messages() };
+    let queue = Queue {
+        master: &master,
+        options,
+        jobs,
+        runners,
+        done,
+        observer: &observer,
+        screen: &screen,
+        interrupts: interrupts.messages(),
+    };
     let end = queue.run()?;
 
     let left = remains.lines();

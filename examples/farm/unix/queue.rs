@@ -96,7 +96,7 @@ impl Queue<'_> {
                 }
                 recv(self.observer.stuck()) -> _ => end = end.max(self.give_up()),
                 recv(self.screen.closed()) -> _ => {
-                    end = self.cut();
+                    end = self.output_closed();
                     patience = after(RUNNERS);
                 }
                 recv(patience) -> _ => break,
@@ -141,6 +141,11 @@ impl Queue<'_> {
         End::Stuck
     }
 
+    fn output_closed(&self) -> End {
+        self.screen.alert("farm: nobody reads standard output any more: the builds are cancelled".to_owned());
+        self.cut()
+    }
+
     /// Ends the builds that run.
     fn cut(&self) -> End {
         self.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
@@ -162,7 +167,7 @@ impl Queue<'_> {
                 end = self.interrupt(end);
             }
             if self.screen.closed().try_recv().is_ok() {
-                end = self.cut();
+                end = self.output_closed();
             }
             if end == End::Cut && cut.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                 self.screen.alert(format!("farm: given up: {report}"));

@@ -3,13 +3,18 @@
 //! Those who stream the output of builds wait for it; those who must not wait do not.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounded};
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::bars::Bars;
 
@@ -34,6 +39,16 @@ struct Losses {
     any: AtomicBool,
     /// Nobody reads it.
     closed: AtomicBool,
+}
+
+impl Losses {
+    /// The first call tells the main loop.
+    fn close(&self, closed: &Sender<()>) {
+        self.any.store(true, Ordering::Relaxed);
+        if !self.closed.swap(true, Ordering::Relaxed) {
+            let _ = closed.try_send(());
+        }
+    }
 }
 
 enum Message {
@@ -74,6 +89,7 @@ impl Screen {
             closed: close,
             losses: losses.clone(),
         };
+        watch_pipe(printer.closed.clone(), losses.clone())?;
         thread::Builder::new().name("farm-screen".into()).spawn(move || {
             // Dropped at the end, which tells that it has come.
             let _sender: Sender<()> = sender;
@@ -191,23 +207,35 @@ impl Printer {
     /// Says once that output is missing. The next output may be written again: a full disk can get free.
     fn complain(&self, error: &io::Error) {
         let is_first = !self.losses.any.swap(true, Ordering::Relaxed);
-        let closed = error.kind() == io::ErrorKind::BrokenPipe;
-        if closed && !self.losses.closed.swap(true, Ordering::Relaxed) {
-            // There is room for one item.
-            let _ = self.closed.try_send(());
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return self.losses.close(&self.closed);
         }
         if !is_first {
             return;
         }
-        let line = match closed {
-            true => "farm: standard output is closed: the builds are cancelled".to_owned(),
-            false => format!("farm: output is missing: cannot write to standard output: {error}"),
-        };
+        let line = format!("farm: output is missing: cannot write to standard output: {error}");
         match &self.bars {
             Some(bars) => bars.print_above(&line),
             None => _ = writeln!(io::stderr(), "{line}"),
         }
     }
+}
+
+/// Notices that nobody reads standard output any more, also when a build that runs for hours writes nothing.
+fn watch_pipe(closed: Sender<()>, losses: Arc<Losses>) -> io::Result<()> {
+    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    if !stdout.metadata()?.file_type().is_fifo() {
+        return Ok(());
+    }
+    thread::Builder::new().name("farm-stdout".into()).spawn(move || {
+        // Without a wanted event there is only the one that the other end is closed.
+        let mut pipe = [PollFd::new(&stdout, PollFlags::empty())];
+        while poll(&mut pipe, None).is_err_and(|error| error == rustix::io::Errno::INTR) {}
+        if pipe[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            losses.close(&closed);
+        }
+    })?;
+    Ok(())
 }
 
 /// Writes the text, and all that standard output has kept.

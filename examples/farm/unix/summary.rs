@@ -55,7 +55,8 @@ pub(crate) fn summary(tally: &Tally, workers: usize) -> String {
     table(&[heads, times("waited", &tally.waited), times("ran", &tally.ran)]).into_iter().for_each(&mut line);
 
     line(String::new());
-    let mut rows = vec![["worker", "starts", "attached", "failed", "stops", "builds", "warm", "ran"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["worker", "starts", "attached", "failed", "stops", "builds", "warm", "ran"].map(str::to_owned).to_vec()];
     rows.extend(tally.workers.iter().take(MOST_WORKERS).map(|(worker, work)| work_row(&worker.name, work)));
     if tally.workers.len() > 1 {
         rows.push(work_row("all", &all));
@@ -85,7 +86,8 @@ pub(crate) fn summary(tally: &Tally, workers: usize) -> String {
 }
 
 fn work_row(name: &str, work: &Work) -> Vec<String> {
-    let numbers = [work.starts, work.attached, work.failed, work.stops, work.leases, work.warm].map(|number| number.to_string());
+    let numbers =
+        [work.starts, work.attached, work.failed, work.stops, work.leases, work.warm].map(|number| number.to_string());
     [name.to_owned()].into_iter().chain(numbers).chain([seconds(work.ran)]).collect()
 }
 
