@@ -75,7 +75,7 @@ fn the_summary_counts_starts_and_stops_in_the_same_way() {
     let place = Place::new();
     place.write("jobs", "-- true\n");
     let mut farm = place.farm(&["--workers=4", "--max-attempts=3", "jobs"]);
-    let ran = end(farm.env("TMPDIR", place.path("missing")).spawn().unwrap());
+    let ran = end(farm.env("TMPDIR", place.dangling_link()).spawn().unwrap());
     ran.assert_status(1);
     ran.assert_stdout_has("workers  4: 3 starts, 0 attached, 3 failed; 3 stops\n");
     let ran = place.run(&["--workers=1", "--idle=after-build"], "-- true\n-- true\n");

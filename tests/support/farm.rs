@@ -41,6 +41,13 @@ impl Place {
         self.path(name).exists()
     }
 
+    /// A place where no directory can be made, and from where none has to be removed.
+    pub(crate) fn dangling_link(&self) -> PathBuf {
+        let link = self.path("dangling");
+        std::os::unix::fs::symlink("missing", &link).unwrap();
+        link
+    }
+
     /// A named pipe, through which builds and tests wait for each other.
     pub(crate) fn pipe(&self, name: &str) {
         let made = Command::new("mkfifo").arg(self.path(name)).status().unwrap();
