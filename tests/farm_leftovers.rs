@@ -32,3 +32,25 @@ fn j5_what_is_left_behind_is_listed_with_how_to_remove_it_and_has_an_exit_status
     assert!(!ran.stderr.contains("left behind"), "{ran:?}");
     assert!(place.has("stopped"));
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "needs root, unshare and mount"]
+fn j1_a_farm_whose_journal_cannot_be_written_any_more_says_so_and_ends() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("disk")).unwrap();
+    let mut jobs = "kind=first -- head -c 100k /dev/zero > \"$FARM_DIR\"/disk/full\n".to_owned();
+    // Some of them fit into the last page of the journal.
+    (0..200).for_each(|kind| jobs.push_str(&format!("kind={kind} -- true\n")));
+    place.write("jobs", &jobs);
+    let farm = place.farm(&["--journal=disk/journal", "--workers=3", "--quiet", "jobs"]);
+    let mut life = place.command("unshare");
+    life.args(["--mount", "sh", "-c", "mount -t tmpfs -o size=64k none disk && exec \"$0\" \"$@\""]);
+    let ran = support::end(life.arg(farm.get_program()).args(farm.get_args()).spawn().unwrap());
+    ran.assert_status(1);
+    ran.assert_stderr_has("cannot start an instance and is left alone");
+    ran.assert_stderr_has("cannot write the journal");
+    ran.assert_stderr_has("farm: given up: nothing can be started\n");
+    assert!(ran.stderr.lines().count() <= 4, "it says so once: {ran:?}");
+    place.assert_no_instances();
+}

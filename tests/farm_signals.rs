@@ -151,3 +151,48 @@ fn s2_a_third_interrupt_ends_the_farm_at_once_and_lists_what_is_left() {
     end(child).assert_status(3);
     drop(File::options().write(true).open(place.path("held")));
 }
+
+#[cfg(all(feature = "agent", feature = "process"))]
+#[test]
+fn a_hangup_ends_an_agent_of_the_farm_and_removes_its_directory() {
+    let place = Place::new();
+    // The parent of a command is its agent.
+    place.write("jobs", "-- echo agent $PPID; sleep 1000\n");
+    let arguments = ["--driver=process", "--workers=1", "--max-attempts=1", "jobs"];
+    let mut child = place.farm(&arguments).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let line = wait_for(&mut stdout, "build 1 | agent ");
+    let agent = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    signal("HUP", agent);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    end(child).assert_status(1);
+    place.assert_no_instances();
+}
+
+#[cfg(all(target_os = "linux", feature = "agent"))]
+#[test]
+fn a_hangup_ends_the_agent_example_but_not_under_nohup() {
+    let place = Place::new();
+    let master = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let agent = place.example("agent");
+    for (ignored, ends) in [("", true), ("trap '' HUP; ", false)] {
+        let mut shell = place.command("/bin/sh");
+        shell.args(["-c", &format!("{ignored}exec \"$0\"")]).arg(&agent);
+        shell.env("LATENT_WORKER_MASTER", master.local_addr().unwrap().to_string());
+        let child = shell.env("LATENT_WORKER_NAME", "one").env("LATENT_WORKER_SECRET", "secret").spawn().unwrap();
+        // It listens to signals before it connects.
+        let connected = master.accept().unwrap();
+        assert_eq!(ignores_hangup(child.id()), !ends);
+        signal(if ends { "HUP" } else { "TERM" }, child.id());
+        end(child).assert_status(0);
+        drop(connected);
+    }
+}
+
+#[cfg(all(target_os = "linux", feature = "agent"))]
+fn ignores_hangup(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    u64::from_str_radix(ignored.trim(), 16).unwrap() & 1 != 0
+}

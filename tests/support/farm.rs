@@ -55,13 +55,17 @@ impl Place {
     }
 
     pub(crate) fn farm(&self, arguments: &[&str]) -> Command {
-        let tests = std::env::current_exe().unwrap();
-        let profile = tests.ancestors().nth(2).unwrap();
-        let farm = profile.join("examples/farm");
-        assert!(farm.exists(), "{} is missing: cargo build --example farm", farm.display());
-        let mut command = self.command(farm);
+        let mut command = self.command(self.example("farm"));
         command.args(arguments);
         command
+    }
+
+    pub(crate) fn example(&self, name: &str) -> PathBuf {
+        let tests = std::env::current_exe().unwrap();
+        let profile = tests.ancestors().nth(2).unwrap();
+        let example = profile.join("examples").join(name);
+        assert!(example.exists(), "{} is missing: cargo build --example {name}", example.display());
+        example
     }
 
     /// A program that runs here, as the farm does.
@@ -130,13 +134,14 @@ pub(crate) fn signal(name: &str, pid: u32) {
     assert!(sent.success());
 }
 
-/// Reads lines until one contains `text`.
-pub(crate) fn wait_for(output: &mut BufReader<impl Read>, text: &str) {
+/// Reads lines until one contains `text`, and returns that one.
+pub(crate) fn wait_for(output: &mut BufReader<impl Read>, text: &str) -> String {
     let mut line = String::new();
     while !line.contains(text) {
         line.clear();
         assert_ne!(output.read_line(&mut line).unwrap(), 0, "{text:?} never came");
     }
+    line
 }
 
 impl Ran {

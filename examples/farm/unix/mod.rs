@@ -27,7 +27,7 @@ mod summary;
 mod tally;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -201,7 +201,9 @@ fn start(
 
 /// The last words after a third Ctrl-C, when nothing else is waited for.
 fn ended_at_once(remains: &Remains) -> u8 {
-    complain("ended at once");
+    // A terminal may have the bars in this line.
+    let begin = if io::stderr().is_terminal() { "\n" } else { "" };
+    let _ = writeln!(io::stderr(), "{begin}farm: ended at once");
     let left = remains.lines();
     left.iter().for_each(|line| _ = writeln!(io::stderr(), "{line}"));
     if left.is_empty() { INTERRUPTED } else { LEFT_BEHIND }

@@ -42,7 +42,7 @@ impl SharedTally {
     }
 }
 
-/// What is wrong with the record; nothing, if all is well.
+/// What is wrong with the record or the journal; nothing, if all is well.
 type Outcome = Result<(), String>;
 
 /// The file of the record.
@@ -162,7 +162,8 @@ impl Watch {
         if let EventKind::JournalTrouble { what } = &event.kind
             && !std::mem::replace(&mut self.journal_trouble, true)
         {
-            self.screen.alert(format!("farm: the journal: {what}"));
+            self.screen.alert(format!("farm: the journal is incomplete: {what}"));
+            self.outcome = self.outcome.clone().and(Err(what.to_string()));
         }
         let Some(entry) = Entry::new(event, &self.jobs, &self.exits) else { return };
         self.write(|file| writeln!(file, "{}", entry.to_json()));

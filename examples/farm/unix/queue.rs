@@ -94,7 +94,9 @@ impl Queue<'_> {
                         patience = after(RUNNERS);
                     }
                 }
-                recv(self.observer.stuck()) -> _ => end = end.max(self.give_up()),
+                recv(self.observer.stuck()) -> _ => if end == End::AllOver {
+                    end = self.give_up();
+                },
                 recv(self.screen.closed()) -> _ => {
                     end = self.output_closed();
                     patience = after(RUNNERS);
@@ -156,7 +158,7 @@ impl Queue<'_> {
     fn shut_down(&self, mut end: End) -> End {
         let begun = Instant::now();
         let mut remind = begun + REMIND;
-        let mut cut = None;
+        let (mut cut, mut reclaiming) = (None, None);
         loop {
             let mode = if end == End::Cut { ShutdownMode::Fast } else { ShutdownMode::Graceful };
             let report = self.master.shutdown(mode, LOOK);
@@ -171,6 +173,10 @@ impl Queue<'_> {
             }
             if end == End::Cut && cut.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                 self.screen.alert(format!("farm: given up: {report}"));
+                return end;
+            }
+            // What an earlier farm has left may never be reclaimed.
+            if report.in_flight.is_empty() && reclaiming.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                 return end;
             }
             if Instant::now() > remind {
