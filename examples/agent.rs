@@ -8,18 +8,26 @@
 //! ```
 
 #[cfg(unix)]
+#[path = "support/numbers.rs"]
+mod numbers;
+#[cfg(unix)]
+#[path = "support/signals.rs"]
+mod signals;
+
+#[cfg(unix)]
 mod unix {
     use std::ffi::OsString;
-    use std::io::Read;
-    use std::os::unix::net::UnixStream;
+    use std::fmt::Display;
+    use std::io::{Read, Write};
     use std::path::PathBuf;
     use std::process::ExitCode;
     use std::time::Duration;
 
     use latent_worker::{AgentClient, AgentStopper, LocalAgent, Secret};
     use lexopt::prelude::*;
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    use signal_hook::low_level::pipe;
+
+    use crate::numbers::{self, LONGEST};
+    use crate::signals;
 
     const HELP: &str = "\
 Connects to a master as the agent of a worker, and runs its commands until the master says that it is enough.
@@ -36,10 +44,12 @@ brackets:
   LATENT_WORKER_SECRET_FILE   a file with that, instead
 
 Options:
-  --master-timeout SECONDS    ends when the master has been gone for so long (600)
+  --master-timeout SECONDS    ends when the master has been unreachable for so long, up to a year (600)
   --follow-stdin              ends when standard input does: whoever started it is gone
   --authorities FILE          speaks TLS, and trusts these authorities (feature tls)
   -h, --help                  shows this
+
+SIGINT, SIGTERM and SIGHUP end the agent and its commands; under nohup, SIGHUP does nothing.
 
 Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad usage.
 ";
@@ -58,9 +68,9 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
         while let Some(argument) = parser.next()? {
             match argument {
                 Long("master-timeout") => {
-                    let seconds = parser.value()?.parse()?;
-                    let timeout = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
-                    options.master_timeout = Some(timeout);
+                    let value = parser.value()?.string()?;
+                    let range = Duration::from_millis(1)..=LONGEST;
+                    options.master_timeout = Some(numbers::seconds("--master-timeout", &value, range)?);
                 }
                 Long("follow-stdin") => options.follow_stdin = true,
                 Long("authorities") => options.authorities = Some(parser.value()?.into()),
@@ -93,6 +103,7 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
     }
 
     fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+        let interrupts = signals::interrupts()?;
         let made = std::fs::create_dir_all(&options.directory);
         made.map_err(|error| format!("cannot make {}: {error}", options.directory.display()))?;
         let agent = LocalAgent::in_directory(&options.directory);
@@ -111,11 +122,7 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
         }
         let client = builder.build(agent.directory(), agent.clone());
 
-        let (mut signal, writer) = UnixStream::pair()?;
-        for number in [SIGTERM, SIGINT] {
-            pipe::register(number, writer.try_clone()?)?;
-        }
-        stop_after("signals", client.stopper(), move || _ = signal.read(&mut [0]))?;
+        stop_after("interrupts", client.stopper(), move || _ = interrupts.recv())?;
         if options.follow_stdin {
             stop_after("stdin", client.stopper(), || {
                 while std::io::stdin().read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
@@ -124,8 +131,13 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
         let end = client.run();
         // What runs was told to end; nobody is to be left behind.
         agent.close_and_wait(Duration::from_secs(10));
-        eprintln!("agent: {}", end?);
+        say(&end?);
         Ok(())
+    }
+
+    /// Standard error may be closed.
+    fn say(message: &dyn Display) {
+        let _ = writeln!(std::io::stderr(), "agent: {message}");
     }
 
     /// Stops the client when `wait` returns.
@@ -138,15 +150,15 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
     }
 
     pub(crate) fn main() -> ExitCode {
-        let complain = |message: &dyn std::fmt::Display, status| {
-            eprintln!("agent: {message}");
+        let complain = |message: &dyn Display, status| {
+            say(message);
             ExitCode::from(status)
         };
         match parse(std::env::args_os().skip(1)) {
-            Ok(None) => {
-                print!("{HELP}");
-                ExitCode::SUCCESS
-            }
+            Ok(None) => match std::io::stdout().write_all(HELP.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => complain(&format!("cannot write to standard output: {error}"), 1),
+            },
             Ok(Some(options)) => match run(&options) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => complain(&error, 1),

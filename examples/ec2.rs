@@ -9,6 +9,10 @@
 //! program: its port must be open here. Credentials and region come from where the provider's own tools have them. The machine
 //! installs a stock buildbot-worker, which takes a minute or two: see `ec2/user-data.sh`.
 
+#[path = "support/numbers.rs"]
+mod numbers;
+
+use std::io::Write;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -21,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let [image, offer, address, command] = &arguments[..] else {
         return Err("usage: ec2 IMAGE OFFER HOST:PORT COMMAND".into());
     };
-    let (_, port) = address.rsplit_once(':').ok_or("the address of this program is HOST:PORT")?;
+    let (_, port) = numbers::host_and_port("HOST:PORT", address, 1..=u16::MAX.into())?;
 
     // The next run with this journal ends what a run has left that was killed.
     let master = Master::builder().journal("ec2.journal")?.build();
@@ -41,9 +45,11 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         eprintln!("attached: {}", worker.status().details.join(", "));
         lease.run(&Command::shell(command))
     })?;
-    print!("{}", String::from_utf8_lossy(&finished.stdout));
-    eprint!("{}", String::from_utf8_lossy(&finished.stderr));
+    // The machine is ended also when its output cannot be written.
+    let written = std::io::stdout().write_all(&finished.stdout).and_then(|()| std::io::stdout().flush());
+    let _ = std::io::stderr().write_all(&finished.stderr);
 
     let report = master.shutdown(ShutdownMode::Graceful, Duration::from_secs(900));
+    written?;
     if report.complete { Ok(()) } else { Err(report.to_string().into()) }
 }

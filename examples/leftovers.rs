@@ -3,6 +3,9 @@
 //!
 //! `cargo run --example leftovers -- --help` tells how it is used.
 
+#[path = "support/numbers.rs"]
+mod numbers;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -32,16 +35,16 @@ Options:
   --command LINE    they are instances of CommandLatentWorker; LINE is run by the shell to reclaim one, with
                     LATENT_WORKER_NAME, _KEY, _EPOCH, _OWNER and, if it is known, _INSTANCE in its environment
   --worker NAME     only those of this worker; can be given more than once
-  --patience SECS   how long to try (60)
+  --patience SECS   how long to try, up to a year (60)
   --help            this text
 
-Exit status: 0 when nothing is left, 1 when something is, 2 when it could not be told.
+Exit status: 0 nothing is left, 1 something is left, 2 bad usage, or the journal could not be read or the list not be
+written.
 ";
 
 const LEFT: u8 = 1;
 const FAILED: u8 = 2;
 
-#[derive(Default)]
 struct Options {
     file: Option<PathBuf>,
     json: bool,
@@ -49,7 +52,7 @@ struct Options {
     local: bool,
     command: Option<OsString>,
     workers: BTreeSet<String>,
-    patience: Option<Duration>,
+    patience: Duration,
 }
 
 /// One line of the table.
@@ -67,10 +70,7 @@ struct Leftover {
 
 fn main() -> ExitCode {
     let outcome = match parse() {
-        Ok(None) => {
-            print(HELP);
-            return ExitCode::SUCCESS;
-        }
+        Ok(None) => print(HELP).map(|()| 0),
         Ok(Some(options)) => run(&options),
         Err(error) => Err(format!("{error}; --help tells how it is used").into()),
     };
@@ -86,7 +86,15 @@ fn main() -> ExitCode {
 
 /// `None` when help was asked for.
 fn parse() -> Result<Option<Options>, lexopt::Error> {
-    let mut options = Options::default();
+    let mut options = Options {
+        file: None,
+        json: false,
+        reclaim: false,
+        local: false,
+        command: None,
+        workers: BTreeSet::new(),
+        patience: Duration::from_secs(60),
+    };
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
@@ -95,7 +103,10 @@ fn parse() -> Result<Option<Options>, lexopt::Error> {
             Long("local") => options.local = true,
             Long("command") => options.command = Some(arguments.value()?),
             Long("worker") => _ = options.workers.insert(arguments.value()?.string()?),
-            Long("patience") => options.patience = Some(Duration::from_secs(arguments.value()?.parse()?)),
+            Long("patience") => {
+                let value = arguments.value()?.string()?;
+                options.patience = numbers::seconds("--patience", &value, Duration::ZERO..=numbers::LONGEST)?;
+            }
             Long("help") | Short('h') => return Ok(None),
             Value(file) if options.file.is_none() => options.file = Some(file.into()),
             other => return Err(other.unexpected()),
@@ -113,11 +124,16 @@ fn parse() -> Result<Option<Options>, lexopt::Error> {
 /// Returns how many are left.
 fn run(options: &Options) -> Result<usize, Box<dyn std::error::Error>> {
     let file = options.file.as_ref().ok_or("no FILE is given")?;
+    let is_file = std::fs::metadata(file).map(|metadata| metadata.is_file());
+    // A pipe or a device may have no end.
+    if !is_file.map_err(|error| format!("cannot read the journal {}: {error}", file.display()))? {
+        return Err(format!("cannot read the journal {}: it is not a regular file", file.display()).into());
+    }
     let contents = read_journal(file)?;
     let damage = contents.damage.clone();
     if !options.reclaim {
         let left = selected(options, contents.clone());
-        show(options, &left, Some(&contents), damage.as_deref());
+        show(options, &left, Some(&contents), damage.as_deref())?;
         return Ok(left.len());
     }
     let left = match (options.local, &options.command) {
@@ -125,7 +141,7 @@ fn run(options: &Options) -> Result<usize, Box<dyn std::error::Error>> {
         (_, Some(line)) => reclaim_by_command(options, contents, line)?,
         _ => return Err("--reclaim needs either --local or --command".into()),
     };
-    show(options, &left, None, damage.as_deref());
+    show(options, &left, None, damage.as_deref())?;
     Ok(left.len())
 }
 
@@ -194,8 +210,7 @@ fn reclaim(
     for worker in &meant {
         master.add_worker(WorkerConfig::new(worker.clone()), driver.clone())?;
     }
-    let patience = options.patience.unwrap_or(Duration::from_secs(60));
-    let deadline = Instant::now().checked_add(patience).ok_or("--patience is too long")?;
+    let deadline = Instant::now().checked_add(options.patience).ok_or("--patience is too long")?;
     let remains = || {
         let mut leftovers = master.leftovers();
         leftovers.retain(|leftover| meant.contains(&leftover.worker));
@@ -224,7 +239,12 @@ fn reclaim(
     Ok(left.collect())
 }
 
-fn show(options: &Options, left: &[Leftover], contents: Option<&JournalContents>, damage: Option<&str>) {
+fn show(
+    options: &Options,
+    left: &[Leftover],
+    contents: Option<&JournalContents>,
+    damage: Option<&str>,
+) -> Result<(), Box<dyn std::error::Error>> {
     if options.json {
         let leftovers: Vec<_> = left
             .iter()
@@ -242,8 +262,7 @@ fn show(options: &Options, left: &[Leftover], contents: Option<&JournalContents>
             object["opened_by"] = json!(contents.opened_by);
             object["opened_at"] = json!(contents.opened_at);
         }
-        print(&format!("{object}\n"));
-        return;
+        return print(&format!("{object}\n"));
     }
     if let Some(damage) = damage {
         let _ = writeln!(io::stderr(), "leftovers: {damage}");
@@ -285,7 +304,8 @@ fn age(seconds: u64) -> String {
     }
 }
 
-fn print(text: &str) {
-    // Whoever asked has gone when this fails.
-    let _ = io::stdout().write_all(text.as_bytes());
+fn print(text: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| format!("cannot write to standard output: {error}").into())
 }

@@ -5,141 +5,17 @@
 
 #[path = "support/record.rs"]
 mod record;
+#[path = "support/farm.rs"]
+mod support;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::io::{BufReader, Read};
+use std::process::Child;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Long enough for the slowest machine, short enough to see that something hangs.
-const LIMIT: Duration = Duration::from_secs(120);
-
-/// A directory of one test: the farm is started in it, its instances live in `instances`.
-struct Place(PathBuf);
-
-impl Place {
-    fn new() -> Self {
-        static LAST: AtomicU32 = AtomicU32::new(0);
-        let name = format!("farm-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
-        let place = Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
-        fs::create_dir_all(place.path("instances")).unwrap();
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.path(name).exists()
-    }
-
-    /// A named pipe, through which builds and tests wait for each other.
-    fn pipe(&self, name: &str) {
-        let made = Command::new("mkfifo").arg(self.path(name)).status().unwrap();
-        assert!(made.success());
-    }
-
-    fn farm(&self, arguments: &[&str]) -> Command {
-        let tests = std::env::current_exe().unwrap();
-        let profile = tests.ancestors().nth(2).unwrap();
-        let farm = profile.join("examples/farm");
-        assert!(farm.exists(), "{} is missing: cargo build --example farm", farm.display());
-        let mut command = Command::new(farm);
-        command
-            .args(arguments)
-            .current_dir(&self.0)
-            .env("TMPDIR", self.path("instances"))
-            .env_remove("CARGO_MANIFEST_DIR")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    /// Runs the farm to its end over these builds.
-    fn run(&self, arguments: &[&str], jobs: &str) -> Ran {
-        self.write("jobs", jobs);
-        let arguments: Vec<_> = arguments.iter().copied().chain(["jobs"]).collect();
-        end(self.farm(&arguments).spawn().unwrap())
-    }
-
-    fn record(&self) -> Vec<record::Line> {
-        record::parse(&fs::read_to_string(self.path("events")).unwrap()).unwrap()
-    }
-
-    /// Nothing of any instance is left.
-    fn assert_no_instances(&self) {
-        let left: Vec<_> = fs::read_dir(self.path("instances")).unwrap().collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// What came of a run.
-#[derive(Debug)]
-struct Ran {
-    status: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-/// Waits for the end, but not for ever.
-fn end(child: Child) -> Ran {
-    let pid = child.id();
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || sender.send(child.wait_with_output()));
-    let Ok(output) = receiver.recv_timeout(LIMIT) else {
-        signal("KILL", pid);
-        panic!("the farm has not ended");
-    };
-    let Output { status, stdout, stderr } = output.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let ran = Ran { status: status.code(), stdout: text(stdout), stderr: text(stderr) };
-    assert!(!ran.stderr.contains("panicked"), "{ran:?}");
-    ran
-}
-
-fn signal(name: &str, pid: u32) {
-    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap();
-    assert!(sent.success());
-}
-
-/// Reads lines until one contains `text`.
-fn wait_for(output: &mut BufReader<impl Read>, text: &str) {
-    let mut line = String::new();
-    while !line.contains(text) {
-        line.clear();
-        assert_ne!(output.read_line(&mut line).unwrap(), 0, "{text:?} never came");
-    }
-}
-
-impl Ran {
-    fn assert_status(&self, status: i32) {
-        assert_eq!(self.status, Some(status), "{self:#?}");
-    }
-
-    fn assert_stdout_has(&self, text: &str) {
-        assert!(self.stdout.contains(text), "no {text:?} in {self:#?}");
-    }
-
-    fn assert_stderr_has(&self, text: &str) {
-        assert!(self.stderr.contains(text), "no {text:?} in {self:#?}");
-    }
-}
+use support::{LIMIT, Place, Ran, end, signal, wait_for};
 
 #[test]
 fn exits_with_0_when_every_build_succeeded() {
@@ -207,45 +83,6 @@ fn help_and_version_are_no_errors() {
     let ran = end(place.farm(&["-V"]).spawn().unwrap());
     ran.assert_status(0);
     assert_eq!(ran.stdout, concat!("farm ", env!("CARGO_PKG_VERSION"), "\n"));
-}
-
-#[test]
-fn bad_lines_are_named_and_nothing_is_started() {
-    let place = Place::new();
-    let started = "touch \"$FARM_DIR\"/started";
-    let ran = place.run(&["--events=events"], &format!("-- {started}\nkind=a\n# fine\n{started}\n-- {started}\n"));
-    ran.assert_status(2);
-    ran.assert_stderr_has("farm: jobs:2: ");
-    ran.assert_stderr_has("farm: jobs:4: ");
-    ran.assert_stderr_has("a right line looks like");
-    assert_eq!(ran.stderr.lines().count(), 2, "{ran:?}");
-    assert_eq!(ran.stdout, "");
-    assert!(!place.has("started"));
-    assert!(!place.has("events"));
-}
-
-#[test]
-fn a_dash_is_standard_input() {
-    let place = Place::new();
-    for (lines, status) in [("-- echo from stdin\n", 0), ("bad\n", 2)] {
-        let mut child = place.farm(&["-"]).stdin(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-        let ran = end(child);
-        ran.assert_status(status);
-        if status == 0 {
-            ran.assert_stdout_has("build 1 | from stdin\n");
-        } else {
-            ran.assert_stderr_has("farm: standard input:1: ");
-        }
-    }
-}
-
-#[test]
-fn nothing_to_do_is_done() {
-    let place = Place::new();
-    let ran = place.run(&["--events=events"], "# nothing\n\n");
-    ran.assert_status(0);
-    assert_eq!(record::check(&place.record(), 1).unwrap(), record::Seen::default());
 }
 
 #[test]
@@ -337,10 +174,9 @@ fn b6_max_builds_lets_builds_share_an_instance_at_once() {
 #[test]
 fn b2_a_build_whose_instance_cannot_start_is_tried_elsewhere_up_to_the_limit() {
     let place = Place::new();
-    place.write("file", "");
     place.write("jobs", "-- true\n");
     let mut farm = place.farm(&["--workers=4", "--max-attempts=3", "--events=events", "jobs"]);
-    let ran = end(farm.env("TMPDIR", place.path("file")).spawn().unwrap());
+    let ran = end(farm.env("TMPDIR", place.dangling_link()).spawn().unwrap());
     ran.assert_status(1);
     ran.assert_stdout_has("gave up after 3 attempts");
     let record = place.record();
@@ -351,118 +187,12 @@ fn b2_a_build_whose_instance_cannot_start_is_tried_elsewhere_up_to_the_limit() {
 }
 
 #[test]
-fn quiet_shows_failures_and_the_summary_alone() {
-    let place = Place::new();
-    let ran = place.run(&["--quiet", "--workers=1"], "-- echo fine\n-- echo on the way; echo why >&2; exit 2\n");
-    ran.assert_status(1);
-    let before_summary = ran.stdout.split("\nbuilds ").next().unwrap();
-    let lines: Vec<_> = before_summary.lines().collect();
-    assert_eq!(lines[..2], ["build 2 | on the way", "build 2 ! why"]);
-    assert!(lines[2].starts_with("build 2 failed on local-1 after "), "{lines:?}");
-    assert_eq!(lines.len(), 3);
-    ran.assert_stdout_has("2: 1 succeeded, 1 failed");
-    assert_eq!(ran.stderr, "");
-}
-
-#[test]
 fn a_time_limit_ends_a_build() {
     let place = Place::new();
     let ran = place.run(&["--time-limit=0.1"], "-- sleep 100 & wait\n");
     ran.assert_status(1);
     ran.assert_stdout_has("it ran longer than its time limit");
     place.assert_no_instances();
-}
-
-#[test]
-fn a_closed_pipe_does_not_stop_the_builds() {
-    let place = Place::new();
-    place.write("jobs", &"-- echo to nobody\n".repeat(20));
-    let mut child = place.farm(&["--events=events", "jobs"]).spawn().unwrap();
-    drop(child.stdout.take());
-    end(child).assert_status(0);
-    assert_eq!(record::check(&place.record(), 1).unwrap().builds, 20);
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_record_that_cannot_be_written_is_told() {
-    let place = Place::new();
-    let ran = place.run(&["--events=/dev/full"], "-- true\n");
-    ran.assert_status(1);
-    ran.assert_stderr_has("the record is incomplete: cannot write to /dev/full");
-    ran.assert_stdout_has("1: 1 succeeded");
-}
-
-#[test]
-fn long_output_comes_whole_and_in_order() {
-    let place = Place::new();
-    let ran = place.run(&["--workers=1"], "-- i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i + 1)); done\n");
-    ran.assert_status(0);
-    let lines = ran.stdout.lines().filter_map(|line| line.strip_prefix("build 1 | line "));
-    assert!(lines.eq((0..20_000).map(|number| number.to_string())));
-}
-
-/// A farm whose first build runs and says so, with another one in the queue behind it.
-fn interrupted(place: &Place, first: &str) -> (Child, BufReader<ChildStdout>) {
-    place.write("jobs", &format!("-- {first}\n-- touch \"$FARM_DIR\"/second\n"));
-    let mut child = place.farm(&["--workers=1", "--events=events", "jobs"]).spawn().unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    wait_for(&mut stdout, "build 1 | running");
-    (child, stdout)
-}
-
-#[test]
-fn s1_one_interrupt_lets_running_builds_finish_and_starts_no_others() {
-    for name in ["INT", "TERM"] {
-        let place = Place::new();
-        place.pipe("go");
-        let first = "echo running; cat \"$FARM_DIR\"/go > /dev/null; touch \"$FARM_DIR\"/first";
-        let (mut child, mut stdout) = interrupted(&place, first);
-        signal(name, child.id());
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        wait_for(&mut stderr, "Ctrl-C again");
-        assert!(!place.has("first"));
-        drop(File::options().write(true).open(place.path("go")).unwrap());
-        end(child).assert_status(130);
-        let mut rest = String::new();
-        stdout.read_to_string(&mut rest).unwrap();
-        assert!(rest.contains("2: 1 succeeded, 0 failed, 0 cancelled, 1 not run"), "{rest}");
-        assert!(place.has("first"));
-        assert!(!place.has("second"));
-        place.assert_no_instances();
-        record::check(&place.record(), 1).unwrap();
-    }
-}
-
-#[test]
-fn s1_two_interrupts_end_running_builds_and_leave_nothing_behind() {
-    let place = Place::new();
-    place.pipe("held");
-    // Both processes hold the pipe open, and one of them does not listen to polite signals.
-    let first = "exec 3> \"$FARM_DIR\"/held; trap '' INT TERM; sleep 1000 & echo running; wait";
-    let held = {
-        let path = place.path("held");
-        thread::spawn(move || {
-            let mut rest = Vec::new();
-            File::open(path).unwrap().read_to_end(&mut rest).unwrap();
-        })
-    };
-    let (mut child, mut stdout) = interrupted(&place, first);
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    signal("INT", child.id());
-    wait_for(&mut stderr, "Ctrl-C again");
-    let begun = Instant::now();
-    signal("INT", child.id());
-    end(child).assert_status(130);
-    assert!(begun.elapsed() < Duration::from_secs(30));
-    // Ends when nobody holds the pipe any more.
-    held.join().unwrap();
-    let mut rest = String::new();
-    stdout.read_to_string(&mut rest).unwrap();
-    assert!(rest.contains("2: 0 succeeded, 0 failed, 1 cancelled, 1 not run"), "{rest}");
-    assert!(!place.has("second"));
-    place.assert_no_instances();
-    record::check(&place.record(), 1).unwrap();
 }
 
 #[test]
@@ -716,8 +446,10 @@ mod docker {
         place.write("jobs", "-- true\n");
         let mut farm = place.farm(&["--driver=docker", "--image=any", "--workers=1", "--max-attempts=1", "jobs"]);
         let ran = end(farm.env("DOCKER_HOST", "unix:///no/such/engine.sock").spawn().unwrap());
-        ran.assert_status(1);
+        // Without an engine nothing tells whether a container was made.
+        ran.assert_status(3);
         ran.assert_stdout_has("/no/such/engine.sock");
+        ran.assert_stderr_has("farm: left behind: docker-1 ");
         assert!(address(&ran).starts_with("0.0.0.0:"));
     }
 }

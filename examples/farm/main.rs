@@ -4,6 +4,12 @@
 //! `LocalLatentWorker` needs.
 
 #[cfg(all(unix, feature = "local"))]
+#[path = "../support/numbers.rs"]
+mod numbers;
+#[cfg(all(unix, feature = "local"))]
+#[path = "../support/signals.rs"]
+mod signals;
+#[cfg(all(unix, feature = "local"))]
 mod unix;
 
 #[cfg(all(unix, feature = "local"))]

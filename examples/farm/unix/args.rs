@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt::Display;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use latent_worker::IdlePolicy;
 use lexopt::prelude::*;
+
+use crate::numbers::{self, LONGEST};
 
 pub(crate) const HELP: &str = "\
 Runs builds on latent workers: workers that come up when work arrives and go away after it.
@@ -29,12 +29,12 @@ private and removed with it. FARM_DIR is the directory that farm was started in.
 their line.
 
 Options:
-  --workers N             how many workers there are
+  --workers N             how many workers there are, up to 100000
                           (as many as there are processors; 2 for the built-in list)
   --idle WHEN             when an instance without work is stopped: after-build, never, or SECONDS (2)
-  --max-attempts N        how often a build is tried when its instance fails (3)
-  --max-builds N          how many builds may use an instance at once (1)
-  --time-limit SECONDS    how long a build may run (no limit)
+  --max-attempts N        how often a build is tried when its instance fails, up to 1000 (3)
+  --max-builds N          how many builds may use an instance at once, up to 1000 (1)
+  --time-limit SECONDS    how long a build may run, up to a year (no limit)
   --driver DRIVER         what an instance is (local):
                           local    a directory on this machine
                           command  what programs of yours start and stop; its agent connects to farm
@@ -77,10 +77,17 @@ With --driver command, process, docker or ec2:
                           0.0.0.0:0, of which containers are told the address that they see). Port 0 is a free one; the
                           line `farm: agents connect to HOST:PORT` of standard error tells which.
 
-Ctrl-C lets running builds finish and starts no others; a second Ctrl-C ends them as well.
+Ctrl-C lets running builds finish and starts no others. A second Ctrl-C ends them as well. A third one ends farm at once,
+and farm lists what it leaves behind. SIGTERM and SIGHUP do the same as Ctrl-C; under nohup, SIGHUP does nothing.
+When standard output is a pipe that nobody reads any more, the builds are cancelled.
 
-Exit status: 0 every build succeeded, 1 one did not or the record of events is incomplete, 2 bad usage,
-130 interrupted.
+Exit status, the first that applies:
+  2    bad usage, or farm could not start: no build was run
+  3    something is left behind; standard error lists it and says how to remove it
+  141  standard output was closed before farm ended
+  130  interrupted
+  1    a build did not succeed, or output, the record of events or the journal could not be written
+  0    every build succeeded, or FILE contains no builds
 ";
 
 pub(crate) enum Request {
@@ -169,6 +176,13 @@ pub(crate) enum Source {
     File(PathBuf),
 }
 
+/// A worker without an instance costs some memory and no thread.
+const MOST_WORKERS: u32 = 100_000;
+/// Each build that runs costs a thread.
+const MOST_BUILDS: u32 = 1000;
+const MOST_ATTEMPTS: u32 = 1000;
+const SHORTEST_LIMIT: Duration = Duration::from_millis(1);
+
 const BUILT_IN_WORKERS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
 /// Any free port, for agents of this machine alone.
@@ -195,10 +209,10 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
     let mut parser = lexopt::Parser::from_iter(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("workers") => workers = Some(whole(&mut parser, "--workers")?),
+            Long("workers") => workers = Some(count(&mut parser, "--workers", MOST_WORKERS)?),
             Long("idle") => options.idle = idle(&text(&mut parser)?)?,
-            Long("max-attempts") => options.max_attempts = whole(&mut parser, "--max-attempts")?,
-            Long("max-builds") => options.max_builds = whole(&mut parser, "--max-builds")?,
+            Long("max-attempts") => options.max_attempts = whole(&mut parser, "--max-attempts", MOST_ATTEMPTS)?,
+            Long("max-builds") => options.max_builds = count(&mut parser, "--max-builds", MOST_BUILDS)?,
             Long("time-limit") => options.time_limit = Some(time_limit(&text(&mut parser)?)?),
             Long("kind") => {
                 let (name, template) = kind(&text(&mut parser)?)?;
@@ -299,10 +313,8 @@ impl Given {
 }
 
 fn listen(value: &str) -> Result<String, lexopt::Error> {
-    match value.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(value.to_owned()),
-        _ => Err(format!("--listen wants HOST:PORT, not {value:?}").into()),
-    }
+    numbers::host_and_port("--listen", value, 0..=u16::MAX.into())?;
+    Ok(value.to_owned())
 }
 
 fn image(value: String) -> Result<String, lexopt::Error> {
@@ -313,31 +325,28 @@ fn text(parser: &mut lexopt::Parser) -> Result<String, lexopt::Error> {
     parser.value()?.string()
 }
 
-fn whole<N: FromStr<Err: Display>>(parser: &mut lexopt::Parser, option: &str) -> Result<N, lexopt::Error> {
-    let value = text(parser)?;
-    value.parse().map_err(|_| format!("{option} wants a whole number from 1 on, not {value:?}").into())
+fn whole(parser: &mut lexopt::Parser, option: &str, most: u32) -> Result<NonZeroU32, lexopt::Error> {
+    let number = numbers::whole(option, &text(parser)?, 1..=most)?;
+    Ok(NonZeroU32::new(number).expect("the range begins at 1"))
+}
+
+fn count(parser: &mut lexopt::Parser, option: &str, most: u32) -> Result<NonZeroUsize, lexopt::Error> {
+    whole(parser, option, most)?.try_into().map_err(|error| format!("{option}: {error}").into())
 }
 
 fn idle(value: &str) -> Result<IdlePolicy, lexopt::Error> {
     match value {
         "after-build" => Ok(IdlePolicy::AfterBuild),
         "never" => Ok(IdlePolicy::Never),
-        _ => match seconds(value) {
-            Some(time) => Ok(IdlePolicy::After(time)),
-            None => Err(format!("--idle wants after-build, never or seconds, not {value:?}").into()),
+        _ => match numbers::seconds("--idle", value, Duration::ZERO..=LONGEST) {
+            Ok(time) => Ok(IdlePolicy::After(time)),
+            Err(error) => Err(format!("{error}, after-build or never").into()),
         },
     }
 }
 
 fn time_limit(value: &str) -> Result<Duration, lexopt::Error> {
-    match seconds(value) {
-        Some(limit) if !limit.is_zero() => Ok(limit),
-        _ => Err(format!("--time-limit wants seconds, not {value:?}").into()),
-    }
-}
-
-fn seconds(value: &str) -> Option<Duration> {
-    value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    Ok(numbers::seconds("--time-limit", value, SHORTEST_LIMIT..=LONGEST)?)
 }
 
 fn kind(value: &str) -> Result<(String, PathBuf), lexopt::Error> {
@@ -504,12 +513,21 @@ mod tests {
         for (argument, option) in [
             ("--workers=0", "--workers"),
             ("--workers=-1", "--workers"),
+            ("--workers=+1", "--workers"),
+            ("--workers=100001", "--workers"),
+            ("--workers=5000000000", "--workers"),
+            ("--workers=99999999999999999999999", "--workers"),
+            ("--max-attempts=4294967295", "--max-attempts"),
+            ("--max-builds=18446744073709551615", "--max-builds"),
             ("--max-attempts=some", "--max-attempts"),
             ("--max-builds=", "--max-builds"),
             ("--idle=sometimes", "--idle"),
             ("--idle=-1", "--idle"),
             ("--idle=NaN", "--idle"),
             ("--idle=1e300", "--idle"),
+            ("--idle=31536001", "--idle"),
+            ("--time-limit=1e18", "--time-limit"),
+            ("--time-limit=inf", "--time-limit"),
             ("--time-limit=0", "--time-limit"),
             ("--time-limit=soon", "--time-limit"),
             ("--kind=text", "--kind"),
@@ -520,6 +538,8 @@ mod tests {
             ("--listen=9989", "--listen"),
             ("--listen=:9989", "--listen"),
             ("--listen=host:port", "--listen"),
+            ("--listen=host:65536", "--listen"),
+            ("--listen=::1", "--listen"),
             ("--unknown", "--unknown"),
         ] {
             let error = error(&[argument]);

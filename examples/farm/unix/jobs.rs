@@ -15,6 +15,10 @@ pub(crate) const KIND: &str = "kind";
 #[cfg(all(feature = "agent", any(feature = "docker", feature = "ec2")))]
 pub(crate) const IMAGE: &str = "image";
 
+/// The longest line, in bytes. Linux takes no longer argument of a program than 128 KiB, and other systems less together
+/// with the environment.
+const LONGEST_LINE: usize = 64 << 10;
+
 /// One line with a build.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Job {
@@ -30,7 +34,7 @@ impl Job {
     }
 }
 
-/// A line that is none.
+/// An invalid line.
 #[derive(PartialEq, Debug)]
 pub(crate) struct BadLine {
     pub(crate) line: usize,
@@ -39,7 +43,7 @@ pub(crate) struct BadLine {
 
 impl fmt::Display for BadLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; a right line looks like: {KIND}=text -- wc -l notes.txt", self.what)
+        write!(f, "{}; a valid line looks like: {KIND}=text -- wc -l notes.txt", self.what)
     }
 }
 
@@ -64,20 +68,35 @@ pub(crate) fn job_at(jobs: &[Job], line: usize) -> Option<&Job> {
 }
 
 fn parse_line(line: usize, bytes: &[u8]) -> Result<Option<Job>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "this is not UTF-8")?;
-    if text.contains('\0') {
-        return Err("there is a NUL character".into());
+    if bytes.len() > LONGEST_LINE {
+        let length = bytes.len();
+        return Err(format!(
+            "the line has {length} bytes and the most is {LONGEST_LINE}: put the command into a script"
+        ));
     }
+    if bytes.contains(&0) {
+        return Err("the line contains a NUL character: save the file as UTF-8 text".into());
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let column = String::from_utf8_lossy(&bytes[..error.valid_up_to()]).chars().count() + 1;
+        format!("the line is not UTF-8 at character {column}: save the file as UTF-8 text")
+    })?;
     let mut rest = text.trim();
+    if rest.contains('\r') {
+        return Err("the line contains a carriage return: end lines with LF or CRLF".into());
+    }
     if rest.is_empty() || rest.starts_with('#') {
         return Ok(None);
     }
     let mut properties = Properties::new();
     loop {
         let (word, after) = first_word(rest);
+        if let Some(character) = word.chars().find(is_invisible) {
+            return Err(format!("{word:?} contains the invisible character U+{:04X}", u32::from(character)));
+        }
         match (word, word.split_once('=')) {
-            ("", _) => return Err("there is no `--` before the command".into()),
-            ("--", _) if after.is_empty() => return Err("there is no command after `--`".into()),
+            ("", _) => return Err("the `--` before the command is missing".into()),
+            ("--", _) if after.is_empty() => return Err("the command after `--` is missing".into()),
             ("--", _) => return Ok(Some(Job { line, properties, command: after.into() })),
             (_, Some((key, value))) if !key.is_empty() && !value.is_empty() => {
                 if properties.get(key).is_some() {
@@ -89,6 +108,18 @@ fn parse_line(line: usize, bytes: &[u8]) -> Result<Option<Job>, String> {
         }
         rest = after;
     }
+}
+
+/// Two words that look the same are the same.
+fn is_invisible(character: &char) -> bool {
+    const JOINERS_AND_DIRECTIONS: [std::ops::RangeInclusive<char>; 5] = [
+        '\u{ad}'..='\u{ad}',
+        '\u{200b}'..='\u{200f}',
+        '\u{202a}'..='\u{202e}',
+        '\u{2060}'..='\u{206f}',
+        '\u{feff}'..='\u{feff}',
+    ];
+    character.is_control() || JOINERS_AND_DIRECTIONS.iter().any(|range| range.contains(character))
 }
 
 /// The text up to the first blank, and what follows the blanks.
@@ -123,7 +154,7 @@ mod tests {
     fn refused(line: &str, why: &str) {
         let error = one(line).expect_err(line);
         assert!(error.contains(why), "{line:?}: {error}");
-        assert!(error.contains("kind=text -- wc"), "no right line is shown: {error}");
+        assert!(error.contains("kind=text -- wc"), "no valid line is shown: {error}");
     }
 
     #[test]
@@ -158,17 +189,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn an_invalid_line_says_what_is_wrong() {
         refused("make test", "\"make\" is neither");
         refused("kind=text make test", "\"make\" is neither");
-        refused("kind=text", "no `--`");
-        refused("kind=text --", "no command");
-        refused("--", "no command");
+        refused("kind=text", "`--` before the command is missing");
+        refused("kind=text --", "command after `--` is missing");
+        refused("--", "command after `--` is missing");
         refused("--make", "\"--make\" is neither");
         refused("=text -- true", "\"=text\" is neither");
         refused("kind= -- true", "\"kind=\" is neither");
         refused("a=1 a=2 -- true", "a is given twice");
         refused("-- echo \0", "NUL");
+        refused("-- one\r-- two", "carriage return");
+        refused("\u{feff}kind=text -- true", "invisible character U+FEFF");
+        refused("ki\u{200b}nd=text -- true", "invisible character U+200B");
+        refused("\u{1}kind=text -- true", "invisible character U+0001");
+        refused(&format!("-- echo {}", "x".repeat(LONGEST_LINE)), "put the command into a script");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The parts of the farm, one subject a file, and how they are put together.
 //!
-//! `args` and `jobs` read what is asked for. `drivers` makes instances, `remote` those whose agents connect, and `agent` is
-//! one. `queue` is the main loop, `runner` does the work of one lease with `lines`
-//! of output, `signals` is Ctrl-C. `observer` follows the events: from them come the `record`, the `tally`, the `story`
+//! `args`, `input` and `jobs` read what is asked for. `drivers` makes instances, `remote` those whose agents connect, and
+//! `agent` is one. `queue` is the main loop, `runner` does the work of one lease with `lines` of output, `signals` is
+//! Ctrl-C, `ending` is what is left and the exit status. `observer` follows the events: from them come the `record`, the `tally`, the `story`
 //! and the `summary`. `screen` writes everything, above the `bars`.
 
 #[cfg(all(feature = "agent", feature = "process"))]
@@ -10,6 +10,8 @@ mod agent;
 mod args;
 mod bars;
 mod drivers;
+mod ending;
+mod input;
 mod jobs;
 mod lines;
 mod observer;
@@ -25,8 +27,7 @@ mod summary;
 mod tally;
 
 use std::fmt::Display;
-use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,21 +37,15 @@ use latent_worker::WorkerConfig;
 
 use args::{Options, Request, Source};
 use drivers::Instances;
+use ending::{BAD_USAGE, FAILED, INTERRUPTED, LEFT_BEHIND, OUTPUT_CLOSED, Remains};
 use jobs::Job;
 use observer::{Observer, RecordFile, SharedTally};
 use queue::{End, Queue};
 use record::ExitCodes;
 use runner::Runners;
 use screen::Screen;
+use signals::Interrupts;
 use story::Story;
-
-const FAILED: u8 = 1;
-const BAD_USAGE: u8 = 2;
-/// 128 and the number of SIGINT, as shells have it.
-const INTERRUPTED: u8 = 130;
-
-/// So many of them mean that it is another file altogether.
-const MOST_BAD_LINES: usize = 100;
 
 /// How long the last words are waited for when somebody has pressed Ctrl-C twice.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -60,8 +55,15 @@ pub(crate) fn main() -> ExitCode {
     if std::env::args_os().skip(1).eq([agent::ARGUMENT]) {
         return agent::main();
     }
+    let interrupts = match Interrupts::watch() {
+        Ok(interrupts) => interrupts,
+        Err(error) => {
+            complain(format!("cannot handle signals: {error}"));
+            return ExitCode::from(FAILED);
+        }
+    };
     let status = match args::parse(std::env::args_os()) {
-        Ok(Request::Run(options)) => run(&options).unwrap_or_else(|messages| {
+        Ok(Request::Run(options)) => run(&options, &interrupts).unwrap_or_else(|messages| {
             messages.iter().for_each(complain);
             BAD_USAGE
         }),
@@ -77,9 +79,14 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn say(text: &str) -> u8 {
-    // Whoever asked has gone when this fails.
-    let _ = io::stdout().write_all(text.as_bytes());
-    0
+    match screen::write_all(&mut io::stdout().lock(), text) {
+        Ok(()) => 0,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => OUTPUT_CLOSED,
+        Err(error) => {
+            complain(format!("cannot write to standard output: {error}"));
+            FAILED
+        }
+    }
 }
 
 fn complain(message: impl Display) {
@@ -87,8 +94,8 @@ fn complain(message: impl Display) {
 }
 
 /// Runs all builds. The errors are those of a user, found before anything was started.
-fn run(options: &Options) -> Result<u8, Vec<String>> {
-    let jobs: Arc<[Job]> = read_jobs(&options.source)?.into();
+fn run(options: &Options, interrupts: &Interrupts) -> Result<u8, Vec<String>> {
+    let jobs: Arc<[Job]> = input::read(&options.source)?.into();
     let directory = start_directory(&options.source).map_err(|error| vec![error])?;
     let record = match &options.events {
         None => None,
@@ -98,23 +105,28 @@ fn run(options: &Options) -> Result<u8, Vec<String>> {
         }
     };
     let instances = drivers::prepare(&options.driver, &jobs).map_err(|error| vec![error])?;
-    let started = start(options, instances, &jobs, directory, record);
+    let started = start(options, interrupts, instances, &jobs, directory, record);
     started.map_err(|error| vec![format!("cannot start: {error}")])
 }
 
 fn start(
     options: &Options,
+    interrupts: &Interrupts,
     mut instances: Box<dyn Instances>,
     jobs: &Arc<[Job]>,
     directory: String,
     record: Option<RecordFile>,
 ) -> Result<u8, Box<dyn std::error::Error>> {
-    let interrupts = signals::interrupts()?;
     let master = match &options.journal {
         Some(journal) => instances.master().journal(journal)?,
         None => instances.master(),
     };
     let master = master.build();
+    let remains = Remains::new(&master, options);
+    interrupts.pass_on({
+        let remains = remains.clone();
+        move || ended_at_once(&remains)
+    });
     instances.let_in(&master)?;
     let tally = SharedTally::default();
     let bars = if options.quiet { None } else { bars::Bars::new(&master, &tally, jobs) };
@@ -129,7 +141,17 @@ fn start(
     let events = master.events(observer::CAPACITY + jobs.len());
     let observer = Observer::start(events, jobs.clone(), exits.clone(), story, screen.clone(), tally, record)?;
 
+    if let Some(damage) = master.journal_damage() {
+        screen.alert(format!("farm: the journal is damaged: {damage}"));
+    }
+    if jobs.is_empty() {
+        screen.alert(format!("farm: {} contains no builds", options.source));
+    }
     for number in 1..=options.workers.get() {
+        // The queue hears of it at once.
+        if !interrupts.messages().is_empty() {
+            break;
+        }
         let name = format!("{}-{number}", options.driver.name());
         let config = WorkerConfig::new(name).with_max_builds(options.max_builds).with_idle(options.idle);
         instances.add_worker(&master, config)?;
@@ -145,13 +167,20 @@ fn start(
         quiet: options.quiet,
         done: done_sender,
     });
-    let queue =
-        Queue { master: &master, options, jobs, runners, done, observer: &observer, screen: &screen, interrupts };
+    let queue = Queue {
+        master: &master,
+        options,
+        jobs,
+        runners,
+        done,
+        observer: &observer,
+        screen: &screen,
+        interrupts: interrupts.messages(),
+    };
     let end = queue.run()?;
 
-    let damage = master.journal_damage().map(|damage| format!("farm: in the journal, {damage}"));
-    let left = master.leftovers().into_iter().map(|leftover| format!("farm: left behind: {leftover}"));
-    damage.into_iter().chain(left).for_each(|line| screen.alert(line));
+    let left = remains.lines();
+    left.iter().for_each(|line| screen.alert(line.clone()));
 
     let patience = (end == End::Cut).then_some(LAST_WORDS);
     let record = observer.finish(patience);
@@ -161,32 +190,23 @@ fn start(
     };
     screen.end(summary, patience);
     Ok(match end {
+        _ if !left.is_empty() => LEFT_BEHIND,
+        _ if screen.is_closed() => OUTPUT_CLOSED,
         End::Interrupted | End::Cut => INTERRUPTED,
-        End::AllOver if record.is_err() || succeeded < jobs.len() => FAILED,
+        End::Stuck => FAILED,
+        End::AllOver if record.is_err() || screen.is_incomplete() || succeeded < jobs.len() => FAILED,
         End::AllOver => 0,
     })
 }
 
-fn read_jobs(source: &Source) -> Result<Vec<Job>, Vec<String>> {
-    let cannot_read = |name: &str, error: io::Error| vec![format!("cannot read {name}: {error}")];
-    let (name, text) = match source {
-        Source::BuiltIn => ("the built-in list".to_owned(), jobs::BUILT_IN.as_bytes().to_vec()),
-        Source::Stdin => {
-            let mut text = Vec::new();
-            io::stdin().read_to_end(&mut text).map_err(|error| cannot_read("standard input", error))?;
-            ("standard input".to_owned(), text)
-        }
-        Source::File(path) => {
-            let name = path.display().to_string();
-            let text = fs::read(path).map_err(|error| cannot_read(&name, error))?;
-            (name, text)
-        }
-    };
-    jobs::parse(&text).map_err(|bad| {
-        let shown = bad.iter().take(MOST_BAD_LINES).map(|bad| format!("{name}:{}: {bad}", bad.line));
-        let hidden = bad.len().saturating_sub(MOST_BAD_LINES);
-        shown.chain((hidden > 0).then(|| format!("{name}: and {hidden} more such lines"))).collect()
-    })
+/// The last words after a third Ctrl-C, when nothing else is waited for.
+fn ended_at_once(remains: &Remains) -> u8 {
+    // A terminal may have the bars in this line.
+    let begin = if io::stderr().is_terminal() { "\n" } else { "" };
+    let _ = writeln!(io::stderr(), "{begin}farm: ended at once");
+    let left = remains.lines();
+    left.iter().for_each(|line| _ = writeln!(io::stderr(), "{line}"));
+    if left.is_empty() { INTERRUPTED } else { LEFT_BEHIND }
 }
 
 /// What commands find in FARM_DIR: the present directory. The built-in list is about the checkout, and cargo says where

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
-use latent_worker::Event;
+use latent_worker::{Event, EventKind};
 
 use super::jobs::Job;
 use super::record::{Entry, ExitCodes};
@@ -20,11 +20,16 @@ use super::tally::Tally;
 /// event that does not fit is missing from the record.
 pub(crate) const CAPACITY: usize = 1 << 16;
 
+/// How many attempts in a row fail before their start is called until the farm gives up. Nothing counts them against a
+/// build, so that they would be tried for ever.
+const REFUSALS: usize = 3;
+
 pub(crate) struct Observer {
     events: Receiver<Event>,
     tally: SharedTally,
     stop: Sender<()>,
     outcome: Receiver<Outcome>,
+    stuck: Receiver<()>,
 }
 
 /// Read by whoever draws, written by the observer alone.
@@ -37,7 +42,7 @@ impl SharedTally {
     }
 }
 
-/// What is wrong with the record; nothing, if all is well.
+/// What is wrong with the record or the journal; nothing, if all is well.
 type Outcome = Result<(), String>;
 
 /// The file of the record.
@@ -63,6 +68,8 @@ struct Watch {
     /// Gone after the first error.
     record: Option<RecordFile>,
     outcome: Outcome,
+    journal_trouble: bool,
+    stuck: Sender<()>,
     next_sequence: Option<u64>,
 }
 
@@ -78,15 +85,31 @@ impl Observer {
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(1);
         let (sender, outcome) = bounded(1);
-        let mut watch =
-            Watch { jobs, exits, tally: tally.clone(), story, screen, record, outcome: Ok(()), next_sequence: None };
+        let (stuck_sender, stuck) = bounded(1);
+        let mut watch = Watch {
+            jobs,
+            exits,
+            tally: tally.clone(),
+            story,
+            screen,
+            record,
+            outcome: Ok(()),
+            journal_trouble: false,
+            stuck: stuck_sender,
+            next_sequence: None,
+        };
         let receiver = events.clone();
         thread::Builder::new().name("farm-observer".into()).spawn(move || {
             watch.follow(&receiver, &stopped);
             // Nobody is there to take it when the end was not waited for.
             let _ = sender.send(watch.outcome);
         })?;
-        Ok(Self { events, tally, stop, outcome })
+        Ok(Self { events, tally, stop, outcome, stuck })
+    }
+
+    /// Gets an item when nothing runs and nothing can be started.
+    pub(crate) fn stuck(&self) -> &Receiver<()> {
+        &self.stuck
     }
 
     /// Whether so many events wait that no more should be caused if it can be helped.
@@ -136,12 +159,29 @@ impl Watch {
             let missing = event.sequence.saturating_sub(expected);
             self.complain(format!("the record is incomplete: {missing} events are missing before t={:?}", event.at));
         }
+        if let EventKind::JournalTrouble { what } = &event.kind
+            && !std::mem::replace(&mut self.journal_trouble, true)
+        {
+            self.screen.alert(format!("farm: the journal is incomplete: {what}"));
+            self.outcome = self.outcome.clone().and(Err(what.to_string()));
+        }
         let Some(entry) = Entry::new(event, &self.jobs, &self.exits) else { return };
         self.write(|file| writeln!(file, "{}", entry.to_json()));
         let mut tally = self.tally.lock();
         let line = self.story.line(&entry, &tally);
+        let refused_before = tally.refused;
         tally.add(&entry);
+        let (refused, nothing_runs) = (tally.refused, tally.running.is_empty());
         drop(tally);
+        if refused_before == 0 && refused > 0 {
+            let reason = entry.reason.as_deref().unwrap_or_default();
+            let worker = entry.worker.as_deref().unwrap_or_default();
+            self.screen.alert(format!("farm: {worker} cannot start an instance and is left alone {reason}"));
+        }
+        if refused >= REFUSALS && nothing_runs {
+            // One item is enough.
+            let _ = self.stuck.try_send(());
+        }
         if let Some(line) = line {
             self.screen.note(line);
         }

@@ -32,16 +32,18 @@ pub(crate) struct Queue<'a> {
     pub(crate) done: Receiver<Done>,
     pub(crate) observer: &'a Observer,
     pub(crate) screen: &'a Screen,
-    pub(crate) interrupts: Receiver<()>,
+    pub(crate) interrupts: &'a Receiver<()>,
 }
 
 /// How the queue came to its end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum End {
     AllOver,
+    /// Nothing can be started.
+    Stuck,
     /// By one Ctrl-C.
     Interrupted,
-    /// By more than one.
+    /// By a second one, or because standard output was closed.
     Cut,
 }
 
@@ -92,6 +94,13 @@ impl Queue<'_> {
                         patience = after(RUNNERS);
                     }
                 }
+                recv(self.observer.stuck()) -> _ => if end == End::AllOver {
+                    end = self.give_up();
+                },
+                recv(self.screen.closed()) -> _ => {
+                    end = self.output_closed();
+                    patience = after(RUNNERS);
+                }
                 recv(patience) -> _ => break,
             }
         }
@@ -116,24 +125,40 @@ impl Queue<'_> {
     }
 
     fn interrupt(&self, end: End) -> End {
-        let (end, mode, message) = match end {
-            End::AllOver => {
-                let message = "farm: no further builds are started, running ones finish; Ctrl-C again ends them";
-                (End::Interrupted, ShutdownMode::Graceful, message)
-            }
-            End::Interrupted => (End::Cut, ShutdownMode::Fast, "farm: running builds are ended"),
-            End::Cut => return end,
-        };
-        self.screen.alert(message.to_owned());
-        self.master.shutdown(mode, Duration::ZERO);
-        end
+        if end < End::Interrupted {
+            let message = "farm: no further builds are started, running ones finish; Ctrl-C again ends them";
+            self.screen.alert(message.to_owned());
+            self.master.shutdown(ShutdownMode::Graceful, Duration::ZERO);
+            return End::Interrupted;
+        }
+        if end == End::Interrupted {
+            self.screen.alert("farm: running builds are ended; Ctrl-C again ends farm at once".to_owned());
+        }
+        self.cut()
+    }
+
+    fn give_up(&self) -> End {
+        self.screen.alert("farm: given up: nothing can be started".to_owned());
+        self.master.shutdown(ShutdownMode::Graceful, Duration::ZERO);
+        End::Stuck
+    }
+
+    fn output_closed(&self) -> End {
+        self.screen.alert("farm: nobody reads standard output any more: the builds are cancelled".to_owned());
+        self.cut()
+    }
+
+    /// Ends the builds that run.
+    fn cut(&self) -> End {
+        self.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
+        End::Cut
     }
 
     /// Waits until nothing is left, with short limits, so that Ctrl-C is heard meanwhile.
     fn shut_down(&self, mut end: End) -> End {
         let begun = Instant::now();
         let mut remind = begun + REMIND;
-        let mut cut = None;
+        let (mut cut, mut reclaiming) = (None, None);
         loop {
             let mode = if end == End::Cut { ShutdownMode::Fast } else { ShutdownMode::Graceful };
             let report = self.master.shutdown(mode, LOOK);
@@ -143,8 +168,15 @@ impl Queue<'_> {
             while self.interrupts.try_recv().is_ok() {
                 end = self.interrupt(end);
             }
+            if self.screen.closed().try_recv().is_ok() {
+                end = self.output_closed();
+            }
             if end == End::Cut && cut.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                 self.screen.alert(format!("farm: given up: {report}"));
+                return end;
+            }
+            // What an earlier farm has left may never be reclaimed.
+            if report.in_flight.is_empty() && reclaiming.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                 return end;
             }
             if Instant::now() > remind {

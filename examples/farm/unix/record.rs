@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use latent_worker::{BuildId, Event, EventKind};
+use latent_worker::{BuildId, Event, EventKind, StopCause};
 use serde_json::Value;
 
 use super::jobs::Job;
@@ -23,6 +23,8 @@ pub(crate) struct Entry {
     pub(crate) reason: Option<String>,
     pub(crate) result: Option<&'static str>,
     pub(crate) exit: Option<i32>,
+    /// Why an instance is stopped; the reason says it in words.
+    pub(crate) cause: Option<StopCause>,
 }
 
 impl Entry {
@@ -70,6 +72,10 @@ impl Entry {
             reason,
             result,
             exit,
+            cause: match event.kind {
+                EventKind::StopCalled { cause, .. } => Some(cause),
+                _ => None,
+            },
         })
     }
 
@@ -136,6 +142,7 @@ mod tests {
             reason: Some("exit code 2".into()),
             result: Some("failed"),
             exit: Some(2),
+            cause: None,
         };
         let json: Value = serde_json::from_str(&entry.to_json()).unwrap();
         assert_eq!(json["t"], 0.25);

@@ -26,7 +26,13 @@ use super::args::Machines;
 #[cfg(feature = "command")]
 use super::args::Programs;
 use super::drivers::Instances;
+#[cfg(feature = "ec2")]
+use super::input;
 use super::jobs;
+
+/// Docker takes no less, and no machine has more.
+#[cfg(feature = "docker")]
+const MEMORY: std::ops::RangeInclusive<u64> = 6 << 20..=1024 << 40;
 
 /// A driver and the way in for its agents.
 pub(crate) struct Remote<D> {
@@ -67,7 +73,11 @@ pub(crate) fn docker(containers: &Containers) -> Result<Remote<DockerLatentWorke
     let kind = Setting::computed(|properties| Ok(properties.get(jobs::KIND).unwrap_or_default().to_owned()));
     let mut driver = DockerLatentWorker::builder(image).label("farm.kind", kind);
     if let Some(memory) = &containers.memory {
-        driver = driver.memory(memory.parse::<ByteSize>().map_err(|error| format!("--memory: {error}"))?);
+        let size: ByteSize = memory.parse().map_err(|error| format!("--memory: {error}"))?;
+        if !MEMORY.contains(&size.bytes()) {
+            return Err(format!("invalid --memory {memory:?}: use 6M to 1024T"));
+        }
+        driver = driver.memory(size);
     }
     let driver = driver.build().map_err(|error| format!("--driver docker: {error}"))?;
     Remote::new(driver, Duration::from_secs(1), &containers.listen)
@@ -76,8 +86,9 @@ pub(crate) fn docker(containers: &Containers) -> Result<Remote<DockerLatentWorke
 /// The account is the one that `aws` would use. Machines are not used for builds of another image, nor of another kind.
 #[cfg(feature = "ec2")]
 pub(crate) fn ec2(machines: &Machines) -> Result<Remote<Ec2LatentWorker>, String> {
-    let user_data = std::fs::read_to_string(&machines.user_data);
-    let user_data = user_data.map_err(|error| format!("--user-data {}: {error}", machines.user_data.display()))?;
+    let user_data = input::text_of(&machines.user_data);
+    let user_data =
+        user_data.map_err(|what| format!("cannot read --user-data {}: {what}", machines.user_data.display()))?;
     let usual: Ami = machines.image.parse().map_err(|error| format!("--image: {error}"))?;
     let image = Setting::computed(move |properties| match properties.get(jobs::IMAGE) {
         Some(image) => image.parse(),

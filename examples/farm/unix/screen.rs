@@ -3,11 +3,18 @@
 //! Those who stream the output of builds wait for it; those who must not wait do not.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick, unbounded};
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::bars::Bars;
 
@@ -21,7 +28,27 @@ pub(crate) struct Screen {
     /// Takes one item for each piece of output on its way, and blocks when there are too many.
     pieces: Sender<()>,
     ended: Receiver<()>,
+    closed: Receiver<()>,
+    losses: Arc<Losses>,
     has_bars: bool,
+}
+
+/// What became of output that could not be written.
+#[derive(Default)]
+struct Losses {
+    any: AtomicBool,
+    /// Nobody reads it.
+    closed: AtomicBool,
+}
+
+impl Losses {
+    /// The first call tells the main loop.
+    fn close(&self, closed: &Sender<()>) {
+        self.any.store(true, Ordering::Relaxed);
+        if !self.closed.swap(true, Ordering::Relaxed) {
+            let _ = closed.try_send(());
+        }
+    }
 }
 
 enum Message {
@@ -41,6 +68,8 @@ struct Printer {
     bars: Option<Bars>,
     /// Text for the terminal that the bars are on has to go through them.
     stdout_is_terminal: bool,
+    closed: Sender<()>,
+    losses: Arc<Losses>,
 }
 
 impl Screen {
@@ -48,15 +77,40 @@ impl Screen {
         let (messages, receiver) = unbounded();
         let (pieces, taken) = bounded(PIECES);
         let (sender, ended) = bounded(0);
+        let (close, closed) = bounded(1);
+        let losses = Arc::new(Losses::default());
         let stdout_is_terminal = io::stdout().is_terminal();
         let has_bars = bars.is_some();
-        let mut printer = Printer { messages: receiver, pieces: taken, bars, stdout_is_terminal };
+        let mut printer = Printer {
+            messages: receiver,
+            pieces: taken,
+            bars,
+            stdout_is_terminal,
+            closed: close,
+            losses: losses.clone(),
+        };
+        watch_pipe(printer.closed.clone(), losses.clone())?;
         thread::Builder::new().name("farm-screen".into()).spawn(move || {
             // Dropped at the end, which tells that it has come.
             let _sender: Sender<()> = sender;
             printer.run();
         })?;
-        Ok(Self { messages, pieces, ended, has_bars })
+        Ok(Self { messages, pieces, ended, closed, losses, has_bars })
+    }
+
+    /// Gets one item when standard output is a pipe that has no reader any more.
+    pub(crate) fn closed(&self) -> &Receiver<()> {
+        &self.closed
+    }
+
+    /// Whether some of the output could not be written.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.losses.any.load(Ordering::Relaxed)
+    }
+
+    /// Whether standard output was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.losses.closed.load(Ordering::Relaxed)
     }
 
     /// Writes lines of a build, each with its newline. Blocks while standard output is slow.
@@ -135,17 +189,57 @@ impl Printer {
         std::ops::ControlFlow::Continue(())
     }
 
-    /// Nobody may be reading any more (`farm | head`); the builds go on all the same.
     fn to_stdout(&self, text: &str) {
         if text.is_empty() {
             return;
         }
-        match &self.bars {
-            Some(bars) if self.stdout_is_terminal => bars.print_above(text),
-            _ => {
-                let mut stdout = io::stdout().lock();
-                let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-            }
+        if let Some(bars) = &self.bars
+            && self.stdout_is_terminal
+        {
+            bars.print_above(text);
+            return;
+        }
+        if let Err(error) = write_all(&mut io::stdout().lock(), text) {
+            self.complain(&error);
         }
     }
+
+    /// Says once that output is missing. The next output may be written again: a full disk can get free.
+    fn complain(&self, error: &io::Error) {
+        let is_first = !self.losses.any.swap(true, Ordering::Relaxed);
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return self.losses.close(&self.closed);
+        }
+        if !is_first {
+            return;
+        }
+        let line = format!("farm: output is missing: cannot write to standard output: {error}");
+        match &self.bars {
+            Some(bars) => bars.print_above(&line),
+            None => _ = writeln!(io::stderr(), "{line}"),
+        }
+    }
+}
+
+/// Notices that nobody reads standard output any more, also when a build that runs for hours writes nothing.
+fn watch_pipe(closed: Sender<()>, losses: Arc<Losses>) -> io::Result<()> {
+    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    if !stdout.metadata()?.file_type().is_fifo() {
+        return Ok(());
+    }
+    thread::Builder::new().name("farm-stdout".into()).spawn(move || {
+        // Without a wanted event there is only the one that the other end is closed.
+        let mut pipe = [PollFd::new(&stdout, PollFlags::empty())];
+        while poll(&mut pipe, None).is_err_and(|error| error == rustix::io::Errno::INTR) {}
+        if pipe[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            losses.close(&closed);
+        }
+    })?;
+    Ok(())
+}
+
+/// Writes the text, and all that standard output has kept.
+pub(crate) fn write_all(output: &mut impl Write, text: &str) -> io::Result<()> {
+    output.write_all(text.as_bytes())?;
+    output.flush()
 }

@@ -1,27 +1,89 @@
-//! Ctrl-C and its like, as messages in a channel.
+//! What Ctrl-C and its like do: before anything is started they end the farm; then they are messages for the main loop;
+//! and the third one ends the farm whatever it waits for.
 
-use std::io::{self, Read};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::process;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, unbounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::low_level::pipe;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// From now on these signals do not end the process; each of them becomes a message.
-pub(crate) fn interrupts() -> io::Result<Receiver<()>> {
-    let (mut reader, writer) = UnixStream::pair()?;
-    for signal in [SIGINT, SIGTERM] {
-        pipe::register(signal, writer.try_clone()?)?;
+use super::complain;
+use super::ending::INTERRUPTED;
+
+pub(crate) use crate::signals::interrupts;
+
+/// How many of them end the farm at once.
+const AT_ONCE: u32 = 3;
+/// How long the last words may take then.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Says what may be left behind, and returns the exit status.
+type LastWords = Box<dyn FnOnce() -> u8 + Send>;
+
+pub(crate) struct Interrupts {
+    stage: Arc<Mutex<Stage>>,
+    messages: Receiver<()>,
+}
+
+enum Stage {
+    /// Nothing that has to be stopped was started.
+    Preparing,
+    Running {
+        /// How many signals have come.
+        signals: u32,
+        last_words: LastWords,
+    },
+}
+
+impl Interrupts {
+    /// From now on signals are handled.
+    pub(crate) fn watch() -> io::Result<Self> {
+        let signals = interrupts()?;
+        let stage = Arc::new(Mutex::new(Stage::Preparing));
+        let (sender, messages) = bounded(AT_ONCE as usize);
+        let watched = stage.clone();
+        let watch = move || signals.iter().for_each(|()| handle(&watched, &sender));
+        thread::Builder::new().name("farm-signals".into()).spawn(watch)?;
+        Ok(Self { stage, messages })
     }
-    let (sender, receiver) = unbounded();
-    // It lives as long as the process: the handlers never close their end.
-    thread::Builder::new().name("farm-signals".into()).spawn(move || {
-        while reader.read_exact(&mut [0]).is_ok() {
-            if sender.send(()).is_err() {
+
+    /// From now on signals are messages, up to the one that ends the farm at once.
+    pub(crate) fn pass_on(&self, last_words: impl FnOnce() -> u8 + Send + 'static) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) =
+            Stage::Running { signals: 0, last_words: Box::new(last_words) };
+    }
+
+    pub(crate) fn messages(&self) -> &Receiver<()> {
+        &self.messages
+    }
+}
+
+fn handle(stage: &Mutex<Stage>, messages: &Sender<()>) {
+    let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+    match &mut *stage {
+        Stage::Preparing => {
+            complain("interrupted before anything was started");
+            process::exit(INTERRUPTED.into());
+        }
+        Stage::Running { signals, last_words } => {
+            *signals += 1;
+            if *signals < AT_ONCE {
+                // There is room for each of them.
+                let _ = messages.try_send(());
                 return;
             }
+            let last_words = std::mem::replace(last_words, Box::new(|| INTERRUPTED));
+            process::exit(said_in_time(last_words).into());
         }
-    })?;
-    Ok(receiver)
+    }
+}
+
+/// The last words are about a master that may be stuck.
+fn said_in_time(last_words: LastWords) -> u8 {
+    let (sender, said) = mpsc::channel();
+    let speaking = thread::Builder::new().name("farm-last-words".into()).spawn(move || sender.send(last_words()));
+    let status = speaking.ok().and_then(|_| said.recv_timeout(LAST_WORDS).ok());
+    status.unwrap_or(INTERRUPTED)
 }

@@ -23,17 +23,23 @@ pub(crate) fn summary(tally: &Tally, workers: usize) -> String {
         tally.not_run
     ));
     line(format!(
-        "workers  {workers}: {} started, {} stopped",
-        counted(all.started, "instance"),
-        counted(all.stopped, "instance")
+        "workers  {workers}: {}, {} attached, {} failed; {}{}",
+        counted(all.starts, "start"),
+        all.attached,
+        all.failed,
+        counted(all.stops, "stop"),
+        match all.failed_stops {
+            0 => String::new(),
+            failed => format!(", {failed} failed"),
+        }
     ));
     line(format!(
         "reuse    {} of {} got a warm instance{}",
         all.warm,
         counted(all.leases, "build"),
-        match all.started {
+        match all.attached {
             0 => String::new(),
-            started => format!("; {:.1} builds an instance", all.leases as f64 / started as f64),
+            attached => format!("; {:.1} builds an instance", all.leases as f64 / attached as f64),
         }
     ));
     if tally.retries > 0 {
@@ -49,7 +55,8 @@ pub(crate) fn summary(tally: &Tally, workers: usize) -> String {
     table(&[heads, times("waited", &tally.waited), times("ran", &tally.ran)]).into_iter().for_each(&mut line);
 
     line(String::new());
-    let mut rows = vec![["worker", "started", "stopped", "builds", "warm", "ran"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["worker", "starts", "attached", "failed", "stops", "builds", "warm", "ran"].map(str::to_owned).to_vec()];
     rows.extend(tally.workers.iter().take(MOST_WORKERS).map(|(worker, work)| work_row(&worker.name, work)));
     if tally.workers.len() > 1 {
         rows.push(work_row("all", &all));
@@ -79,7 +86,8 @@ pub(crate) fn summary(tally: &Tally, workers: usize) -> String {
 }
 
 fn work_row(name: &str, work: &Work) -> Vec<String> {
-    let numbers = [work.started, work.stopped, work.leases, work.warm].map(|number| number.to_string());
+    let numbers =
+        [work.starts, work.attached, work.failed, work.stops, work.leases, work.warm].map(|number| number.to_string());
     [name.to_owned()].into_iter().chain(numbers).chain([seconds(work.ran)]).collect()
 }
 
@@ -122,7 +130,7 @@ mod tests {
         tally.failures[0].command = "make".into();
         let expected = "
 builds   2: 1 succeeded, 1 failed, 0 cancelled, 0 not run
-workers  2: 1 instance started, 1 instance stopped
+workers  2: 1 start, 1 attached, 0 failed; 1 stop
 reuse    1 of 2 builds got a warm instance; 2.0 builds an instance
 time     6.50 s
 
@@ -130,8 +138,8 @@ time     6.50 s
 waited  4.00 s  2.00 s   3.00 s
 ran     3.00 s  1.50 s   2.00 s
 
-worker   started  stopped  builds  warm     ran
-local-1        1        1       2     1  3.00 s
+worker   starts  attached  failed  stops  builds  warm     ran
+local-1       1         1       0      1       2     1  3.00 s
 
 failures
   build 4 on local-1: exit code 2

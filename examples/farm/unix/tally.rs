@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use latent_worker::StopCause;
+
 use super::record::Entry;
 
 #[derive(Default)]
@@ -23,6 +25,8 @@ pub(crate) struct Tally {
     pub(crate) failures: Vec<Failure>,
     /// Calls of the driver that failed, with their reasons.
     pub(crate) trouble: Vec<String>,
+    /// How many attempts in a row have failed before their start was called.
+    pub(crate) refused: usize,
     pub(crate) shutting_down: bool,
     /// The time of the last entry.
     pub(crate) elapsed: f64,
@@ -45,19 +49,30 @@ impl WorkerName {
 /// What one worker did.
 #[derive(Clone, Copy, PartialEq, Default, Debug)]
 pub(crate) struct Work {
-    pub(crate) started: usize,
-    pub(crate) stopped: usize,
+    /// How often a start was called. A start has exactly one stop.
+    pub(crate) starts: usize,
+    /// The starts whose agent has attached.
+    pub(crate) attached: usize,
+    /// The starts that ended without that, and not because nobody waited any more.
+    pub(crate) failed: usize,
+    pub(crate) stops: usize,
+    pub(crate) failed_stops: usize,
     pub(crate) leases: usize,
     /// Leases of an instance that had one before.
     pub(crate) warm: usize,
     pub(crate) ran: f64,
     last_used: Option<u64>,
+    last_called: Option<u64>,
+    last_attached: Option<u64>,
 }
 
 impl std::ops::AddAssign for Work {
     fn add_assign(&mut self, other: Self) {
-        self.started += other.started;
-        self.stopped += other.stopped;
+        self.starts += other.starts;
+        self.attached += other.attached;
+        self.failed += other.failed;
+        self.stops += other.stops;
+        self.failed_stops += other.failed_stops;
         self.leases += other.leases;
         self.warm += other.warm;
         self.ran += other.ran;
@@ -121,12 +136,33 @@ impl Tally {
             }
             ("released", _, Some(build)) => self.lease_ended(build, entry.t),
             ("build_finished", _, Some(build)) => self.finished(build, entry),
-            ("start_returned", Some(worker), _) if entry.result == Some("ok") => self.work(worker).started += 1,
-            ("stop_returned", Some(worker), _) if entry.result == Some("ok") => self.work(worker).stopped += 1,
+            ("start_called", Some(worker), _) => {
+                self.refused = 0;
+                let work = self.work(worker);
+                work.starts += 1;
+                work.last_called = entry.epoch;
+            }
+            ("quarantined", Some(worker), _) => {
+                let is_refused = self.work(worker).last_called != entry.epoch;
+                self.refused += usize::from(is_refused);
+            }
+            ("attached", Some(worker), _) => {
+                let work = self.work(worker);
+                // An agent may attach again.
+                let is_first = work.last_attached.replace(entry.epoch.unwrap_or_default()) != entry.epoch;
+                work.attached += usize::from(is_first);
+            }
+            ("stop_called", Some(worker), _) => {
+                let work = self.work(worker);
+                work.stops += 1;
+                let is_failure = entry.cause == Some(StopCause::Failed) && work.last_attached != entry.epoch;
+                work.failed += usize::from(is_failure);
+            }
             ("start_returned" | "check_returned" | "stop_returned", Some(worker), _)
                 if entry.result == Some("failed") =>
             {
                 let call = entry.event.trim_end_matches("_returned");
+                self.work(worker).failed_stops += usize::from(call == "stop");
                 self.trouble.push(format!("{worker}: {call} failed: {}", entry.reason.as_deref().unwrap_or_default()));
             }
             ("shutdown", ..) => self.shutting_down = true,
@@ -220,6 +256,7 @@ pub(crate) mod tests {
             entry(0.0, "build_queued", "", 0, 4),
             entry(0.5, "start_called", "local-1", 1, 1),
             returned(1.0, "start_returned", "local-1", 1, "ok"),
+            entry(1.0, "attached", "local-1", 1, 0),
             entry(1.0, "build_started", "local-1", 1, 1),
             ended(3.0, 1, "succeeded", None),
             entry(3.0, "released", "local-1", 1, 1),
@@ -241,7 +278,8 @@ pub(crate) mod tests {
         assert_eq!((tally.waited.count, tally.waited.total, tally.waited.longest), (2, 4.0, 3.0));
         assert_eq!((tally.ran.count, tally.ran.mean(), tally.ran.longest), (2, 1.5, 2.0));
         let all = tally.all_work();
-        assert_eq!((all.started, all.stopped, all.leases, all.warm, all.ran), (1, 1, 2, 1, 3.0));
+        assert_eq!((all.starts, all.attached, all.failed, all.stops), (1, 1, 0, 1));
+        assert_eq!((all.leases, all.warm, all.ran), (2, 1, 3.0));
         assert_eq!(tally.elapsed, 6.5);
         assert!(tally.running.is_empty());
         let failure = &tally.failures[0];
@@ -277,10 +315,46 @@ pub(crate) mod tests {
     #[test]
     fn failed_calls_are_told() {
         let mut tally = Tally::default();
+        tally.add(&entry(0.0, "stop_called", "local-1", 1, 0));
         let entry = returned(1.0, "stop_returned", "local-1", 1, "failed");
         tally.add(&Entry { reason: Some("busy".into()), ..entry });
         assert_eq!(tally.trouble, ["local-1: stop failed: busy"]);
-        assert_eq!(tally.all_work().stopped, 0);
+        assert_eq!((tally.all_work().stops, tally.all_work().failed_stops), (1, 1));
+    }
+
+    #[test]
+    fn every_start_attaches_or_fails_or_is_cancelled() {
+        let mut tally = Tally::default();
+        let stop = |epoch, cause| Entry { cause: Some(cause), ..entry(2.0, "stop_called", "local-1", epoch, 0) };
+        for (epoch, attaches, cause) in [
+            (1, 0, StopCause::Failed),
+            (2, 1, StopCause::Idle),
+            (3, 2, StopCause::Lost),
+            (4, 0, StopCause::Cancelled),
+            (5, 0, StopCause::Failed),
+        ] {
+            tally.add(&entry(1.0, "start_called", "local-1", epoch, 0));
+            (0..attaches).for_each(|_| tally.add(&entry(1.0, "attached", "local-1", epoch, 0)));
+            tally.add(&stop(epoch, cause));
+        }
+        let all = tally.all_work();
+        assert_eq!((all.starts, all.attached, all.failed, all.stops), (5, 2, 2, 5));
+    }
+
+    #[test]
+    fn attempts_that_fail_before_their_start_are_counted_until_one_is_started() {
+        let mut tally = Tally::default();
+        for (event, epoch, refused) in [
+            ("start_called", 1, 0),
+            ("quarantined", 1, 0),
+            ("quarantined", 2, 1),
+            ("quarantined", 3, 2),
+            ("start_called", 4, 0),
+            ("quarantined", 4, 0),
+        ] {
+            tally.add(&entry(0.0, event, "local-1", epoch, 0));
+            assert_eq!(tally.refused, refused, "{event} {epoch}");
+        }
     }
 
     #[test]
