@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::budget::Budget;
 use super::connected::ConnectedAgent;
 use super::handshake::{self, Credentials, Failure};
 use super::link::{self, Link};
@@ -57,7 +58,7 @@ pub struct AgentListener {
 #[derive(Clone, Debug)]
 pub struct AgentListenerBuilder {
     link: Limits,
-    write_timeout: Duration,
+    message_budget: usize,
     handshake_timeout: Duration,
     max_handshakes: usize,
     #[cfg(feature = "tls")]
@@ -70,10 +71,11 @@ impl Default for AgentListenerBuilder {
             link: Limits {
                 heartbeat_interval: Duration::from_secs(10),
                 heartbeat_timeout: Duration::from_secs(30),
-                max_message: 64 << 20,
+                max_message: 8 << 20,
+                write_timeout: Duration::from_secs(10),
                 linger: Duration::from_secs(1),
             },
-            write_timeout: Duration::from_secs(10),
+            message_budget: 64 << 20,
             handshake_timeout: Duration::from_secs(10),
             max_handshakes: 64,
             #[cfg(feature = "tls")]
@@ -93,18 +95,35 @@ impl AgentListenerBuilder {
         self
     }
 
-    /// How long an agent may leave what it is sent unread before it is lost; 10 s by default.
+    /// How long an agent may take to read each 256 KiB of what it is sent before it is lost, and to send each 256 KiB of a
+    /// message that is longer than 512 KiB; 10 s by default, 1 ms at least. This is a limit for these bytes as a whole,
+    /// not for the pieces in which the agent reads or sends them.
     #[must_use]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
-        self.write_timeout = timeout;
+        self.link.write_timeout = timeout.max(Duration::from_millis(1));
         self
     }
 
-    /// The longest message that an agent may send, 64 MiB by default; a line of output is one message at least. Before
-    /// it has attached the limit is 1 MiB at most. A connection keeps the memory of its longest message.
+    /// The longest message that an agent may send, 8 MiB by default. The stock worker sends a line of output in one
+    /// message, however long the line is; an agent that sends a longer message is lost. Before it has attached the limit
+    /// is 1 MiB at most. A connection keeps the memory of its longest message.
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.link.max_message = bytes;
+        self
+    }
+
+    /// How much memory unfinished messages of all agents may take together, 64 MiB by default. The first 512 KiB of a
+    /// message do not count; a longer one takes [`max_message_size`](Self::max_message_size) of the budget, or all of it
+    /// if that is less, until it is complete.
+    ///
+    /// When the budget is exhausted, the agent with the next long message waits: nothing is read from its connection until
+    /// others have finished theirs, in the order in which they came. No agent is lost because of that, its silence does
+    /// not count, and all agents with shorter messages go on. An agent that holds a part of the budget must send what it
+    /// has begun within the [`write_timeout`](Self::write_timeout).
+    #[must_use]
+    pub fn message_budget(mut self, bytes: usize) -> Self {
+        self.message_budget = bytes;
         self
     }
 
@@ -169,6 +188,7 @@ impl AgentListenerBuilder {
         let addresses = sockets.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let shared = Arc::new(Shared {
             point: master.attach_point(),
+            budget: Budget::new(self.message_budget),
             settings: self,
             threads: Arc::default(),
             closing: AtomicBool::new(false),
@@ -191,6 +211,7 @@ impl AgentListenerBuilder {
 struct Shared {
     point: Arc<dyn AttachPoint>,
     settings: AgentListenerBuilder,
+    budget: Arc<Budget>,
     threads: Arc<Threads>,
     closing: AtomicBool,
     rest: Mutex<()>,
@@ -315,8 +336,7 @@ impl Shared {
 
     /// Gives a new connection a thread, and makes room for it.
     fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
-        let write_timeout = self.settings.write_timeout.max(Duration::from_millis(1));
-        if socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(write_timeout))).is_err() {
+        if socket.set_nodelay(true).is_err() {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -374,7 +394,7 @@ impl Shared {
             let _ = link::dismiss(&transport, deadline);
             return;
         }
-        let link = Link::new(transport, self.settings.link);
+        let link = Link::new(transport, self.settings.link, self.budget.clone());
         self.connections.lock().links.insert(number, Arc::downgrade(&link));
         let _registered = Registered { shared: self, number, link: link.clone() };
         let writing = link.clone();

@@ -11,6 +11,7 @@
 //! | [`connected`] | the [`Agent`](crate::Agent) that leases use |
 //! | [`sink`] | what waits for the reader of a command's output |
 //! | [`client`] | the other side: an agent that connects to a master |
+//! | [`budget`] | the memory that large messages of all connections share |
 //! | [`wire`], [`outbox`] | either side of an upgraded connection: what waits to be written, and the reader of messages |
 //! | [`errno`] | what the codes of failed file commands mean |
 //! | [`transport`], `tls` | the bytes of a connection, in the clear or not |
@@ -21,6 +22,7 @@
 //! `lw agent out` (writing, heartbeat); for each open handshake one. No lock is held while a thread waits for a socket,
 //! for a reader of output or in the runtime.
 
+mod budget;
 mod client;
 mod codec;
 mod connected;

@@ -66,17 +66,19 @@ impl Transport {
         self.read(buffer)
     }
 
-    /// Blocks until the system has taken all, each piece within the write time-out. To be called by one thread at a time.
-    pub(super) fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+    /// Blocks until the system has taken all bytes, at most until the deadline, however few bytes the peer takes at a
+    /// time. To be called by one thread at a time.
+    pub(super) fn write_before(&self, deadline: Instant, bytes: &[u8]) -> io::Result<()> {
+        let mut tcp = WriteBefore { tcp: &self.tcp, deadline };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return tls.write_all(&self.tcp, bytes);
+            return tls.write_all(&mut tcp, bytes);
         }
-        io::Write::write_all(&mut &*self.tcp, bytes)
+        io::Write::write_all(&mut tcp, bytes)
     }
 
     /// Writes what the system takes at once, and says how much that was: none where it cannot be asked for that. Never
-    /// blocks; an error counts as none, and shows with the next [`write_all`](Self::write_all).
+    /// blocks; an error counts as none, and shows with the next [`write_before`](Self::write_before).
     pub(super) fn try_write(&self, bytes: &[u8]) -> usize {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
@@ -102,6 +104,23 @@ impl Transport {
     /// Ends both directions at once. Whoever reads or writes is woken.
     pub(super) fn cut(&self) {
         let _ = self.tcp.shutdown(Shutdown::Both);
+    }
+}
+
+/// Writes to a socket until a deadline.
+pub(super) struct WriteBefore<'a> {
+    pub(super) tcp: &'a TcpStream,
+    pub(super) deadline: Instant,
+}
+
+impl io::Write for WriteBefore<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.tcp.set_write_timeout(Some(time_left(self.deadline)?))?;
+        io::Write::write(&mut &*self.tcp, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -40,6 +40,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use parking_lot::Mutex;
 
+use super::codec::MAX_COMMAND;
 use super::threads::Threads;
 #[cfg(feature = "tls")]
 use super::tls::ClientTls;
@@ -53,7 +54,7 @@ use connection::{Connection, Over};
 
 /// Of the environment, what a master may know. The rest may be secrets.
 const TOLD: &[&str] = &["HOME", "HOSTNAME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"];
-/// How long the master may leave what it is sent unread.
+/// How long the master may take to read each 256 KiB of what it is sent, and to send each of a longer message.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an agent that was told to end waits for the master to hear its answer; the stock worker's time.
 const LINGER: Duration = Duration::from_millis(200);
@@ -270,8 +271,8 @@ impl AgentClient {
             limits: Limits {
                 heartbeat_interval: Duration::from_secs(10),
                 heartbeat_timeout: Duration::from_secs(30),
-                // Whoever takes commands from a master trusts it; a command's standard input is one message.
-                max_message: usize::MAX,
+                max_message: MAX_COMMAND,
+                write_timeout: WRITE_TIMEOUT,
                 linger: LINGER,
             },
             connect_timeout: Duration::from_secs(10),
@@ -423,7 +424,6 @@ fn open(address: &str, deadline: Instant) -> io::Result<TcpStream> {
         match TcpStream::connect_timeout(address, time_left(deadline)? / share) {
             Ok(socket) => {
                 socket.set_nodelay(true)?;
-                socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
                 return Ok(socket);
             }
             Err(error) => failure = error,
