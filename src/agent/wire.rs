@@ -244,6 +244,10 @@ impl WireReader {
         use tungstenite::Error;
         use tungstenite::error::ProtocolError;
         match error {
+            // Found below, in what the peer sends.
+            Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
+                self.protest(CloseCode::Size, &error.to_string())
+            }
             Error::Io(error) if error.kind() == ErrorKind::TimedOut => self.gone("it has not answered for too long"),
             Error::Io(error) => self.gone(&format!("the connection broke: {error}")),
             Error::ConnectionClosed | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
@@ -337,14 +341,21 @@ impl Read for Incoming {
         // All that was here has been read.
         self.wire.flush();
         let large = self.large_deadline(buffer.len());
-        let length = match self.deadline.or(large) {
-            Some(deadline) => self.wire.transport.read_before(deadline, buffer)?,
-            None => self.wire.transport.read(buffer)?,
+        let unusable = |reason| io::Error::new(ErrorKind::InvalidData, reason);
+        let length = match (self.deadline, large) {
+            (Some(deadline), _) => self.wire.transport.read_before(deadline, buffer)?,
+            (None, Some(deadline)) => match self.wire.transport.read_before(deadline, buffer) {
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    return Err(unusable("it does not finish the message that it has begun"));
+                }
+                read => read?,
+            },
+            (None, None) => self.wire.transport.read(buffer)?,
         };
         self.arriving.bytes += length;
         // In many small parts a message takes more than its length.
         if self.arriving.bytes > self.wire.limits.max_message.saturating_add(SMALL) {
-            return Err(io::Error::other("it sent a message that is too long"));
+            return Err(unusable("it sent a message that is too long"));
         }
         Ok(length)
     }

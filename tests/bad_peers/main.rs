@@ -1,6 +1,7 @@
 //! Peers that do what they should not, over real sockets, while good agents work undelayed.
 
 mod fake;
+mod memory;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
