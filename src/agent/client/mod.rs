@@ -9,6 +9,7 @@
 //! | [`codec`], [`session`] | messages, and an agent's side of one connection as a value; pure |
 //! | [`text`] | output as lines, for masters that want them; pure |
 //! | [`backoff`] | how long to wait before the next try; pure |
+//! | [`secret`] | the secret that a driver has handed over |
 //! | [`handshake`] | logs in |
 //! | [`connection`] | reads, and knows the commands that run |
 //! | [`job`], [`transfer`] | what one command does |
@@ -23,6 +24,7 @@ mod connection;
 pub(super) mod fuzzing;
 mod handshake;
 mod job;
+mod secret;
 mod session;
 mod text;
 mod transfer;
@@ -282,6 +284,41 @@ impl AgentClient {
             #[cfg(feature = "tls")]
             tls: None,
         }
+    }
+
+    /// Takes the secret that the driver of this instance has handed over to this process, so that the commands of builds
+    /// do not find it. Call it first in `main`, before there are other threads.
+    ///
+    /// The secret is read from the file that `LATENT_WORKER_SECRET_FILE` names, and this file is removed; or it is the
+    /// value of `LATENT_WORKER_SECRET` or `WORKERPASS`. If one of these two is set on Unix, this process first executes its
+    /// program once more, with the same arguments, process id, standard input and standard error, but without the two
+    /// variables: what `main` does before this call is done twice. Standard output is lost by that, and becomes a copy
+    /// of standard error.
+    ///
+    /// After that the secret is in the memory of this process only: not in its environment, its arguments or its
+    /// descriptors. That is no protection against a command of the same user that can attach a debugger to this process,
+    /// where the system allows that, and not against one that reads the environment of a process that has started this
+    /// one, a shell script for example: use `exec` there.
+    ///
+    /// # Errors
+    ///
+    /// When no secret was handed over, it is empty or longer than 4096 bytes, the file cannot be read, or the program
+    /// cannot be executed. A file that cannot be removed is reported as a warning of the crate `log`; links and devices
+    /// are not removed.
+    ///
+    /// ```no_run
+    /// use latent_worker::AgentClient;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let secret = AgentClient::take_secret()?;
+    ///     let master = std::env::var("LATENT_WORKER_MASTER")?;
+    ///     let name = std::env::var("LATENT_WORKER_NAME")?;
+    ///     AgentClient::builder(master, name, secret).build("/var/tmp/build", ()).run()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn take_secret() -> io::Result<Secret> {
+        secret::take()
     }
 
     /// The means to end it while it runs.
