@@ -2,8 +2,8 @@
 //!
 //! What is said on a connection is in `handshake` and `link`.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -16,11 +16,12 @@ use parking_lot::{Condvar, Mutex};
 use super::budget::Budget;
 use super::connected::ConnectedAgent;
 use super::handshake::{self, Credentials, Failure};
+use super::handshakes::{self, Handshakes, Progress};
 use super::link::{self, Link};
 use super::threads::Threads;
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
-use super::transport::{Transport, later};
+use super::transport::{Transport, await_first_byte, later, listen_well};
 use super::wire::Limits;
 use crate::Master;
 use crate::error::AttachError;
@@ -134,8 +135,13 @@ impl AgentListenerBuilder {
         self
     }
 
-    /// How many connections may be open that have not logged in, 64 by default. When there is one more, the oldest of
-    /// them is closed: an agent that logs in needs a moment, and whoever takes longer makes room for it.
+    /// How many connections may be open that have not logged in: 64 by default, and two more for each instance whose
+    /// agent has not attached, up to 4096 together. Each takes a thread until it has logged in, for the
+    /// [`handshake_timeout`](Self::handshake_timeout) at most.
+    ///
+    /// When there is one more, one of them is closed: of the address with the most such connections the one that has come
+    /// the least far, and the oldest of several. So an address that floods the listener does not keep agents of other
+    /// addresses out. For IPv6 the first 64 bits of an address count.
     #[must_use]
     pub fn max_handshakes(mut self, connections: usize) -> Self {
         self.max_handshakes = connections.max(1);
@@ -185,6 +191,7 @@ impl AgentListenerBuilder {
         }
         // A thread of its own waits for each.
         sockets.iter().try_for_each(|socket| socket.set_nonblocking(false))?;
+        sockets.iter().for_each(listen_well);
         let addresses = sockets.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let shared = Arc::new(Shared {
             point: master.attach_point(),
@@ -194,7 +201,12 @@ impl AgentListenerBuilder {
             closing: AtomicBool::new(false),
             rest: Mutex::new(()),
             closed: Condvar::new(),
-            connections: Mutex::default(),
+            connections: Mutex::new(Connections {
+                next: 0,
+                strangers: Handshakes::new(),
+                arriving: HashMap::new(),
+                links: HashMap::new(),
+            }),
             refused: AtomicU64::new(0),
         });
         // Its drop ends those that were spawned, should one not be.
@@ -221,11 +233,10 @@ struct Shared {
     refused: AtomicU64,
 }
 
-#[derive(Default)]
 struct Connections {
     next: u64,
-    /// Those that have not logged in, the oldest first.
-    strangers: VecDeque<(u64, Arc<TcpStream>)>,
+    /// Those that have not logged in.
+    strangers: Handshakes<Arc<TcpStream>>,
     /// Those that have logged in and not attached yet, by name: one at a time for each, and one that is sent away.
     arriving: HashMap<(String, Admission), Arc<TcpStream>>,
     links: HashMap<u64, Weak<Link>>,
@@ -342,19 +353,19 @@ impl Shared {
         }
         let socket = Arc::new(socket);
         let number = {
+            let instances = self.point.instances();
             let mut connections = self.connections.lock();
-            while connections.strangers.len() >= self.settings.max_handshakes {
-                if let Some((_, oldest)) = connections.strangers.pop_front() {
-                    let _ = oldest.shutdown(Shutdown::Both);
-                }
-            }
             // Looked at under the lock, behind which a shutdown ends those that it finds.
             if self.closing.load(Ordering::SeqCst) {
                 return;
             }
             connections.next += 1;
             let number = connections.next;
-            connections.strangers.push_back((number, socket.clone()));
+            let expected = instances.saturating_sub(connections.links.len());
+            let limit = handshakes::limit(self.settings.max_handshakes, expected);
+            for other in connections.strangers.add(number, peer.ip(), socket.clone(), limit) {
+                let _ = other.shutdown(Shutdown::Both);
+            }
             number
         };
         let shared = self.clone();
@@ -367,13 +378,17 @@ impl Shared {
     }
 
     fn no_stranger(&self, number: u64) {
-        self.connections.lock().strangers.retain(|(other, _)| *other != number);
+        self.connections.lock().strangers.remove(number);
+    }
+
+    fn has_come(&self, number: u64, progress: Progress) {
+        self.connections.lock().strangers.has_come(number, progress);
     }
 
     /// The body of a connection's thread.
     fn serve(self: &Arc<Self>, number: u64, socket: Arc<TcpStream>, peer: SocketAddr) {
         let deadline = Instant::now() + self.settings.handshake_timeout.min(Duration::from_secs(3600));
-        let upgraded = self.transport(&socket, deadline).map_err(Failure::from).and_then(|transport| {
+        let upgraded = self.transport(number, &socket, deadline).map_err(Failure::from).and_then(|transport| {
             let admit = |credentials: &Credentials| self.log_in(number, &socket, credentials);
             handshake::perform(&transport, deadline, admit).map(|upgraded| (transport, upgraded))
         });
@@ -421,12 +436,15 @@ impl Shared {
     }
 
     /// What the connection is to be spoken over.
-    fn transport(&self, socket: &Arc<TcpStream>, deadline: Instant) -> io::Result<Transport> {
+    fn transport(&self, number: u64, socket: &Arc<TcpStream>, deadline: Instant) -> io::Result<Transport> {
+        await_first_byte(socket, deadline)?;
+        self.has_come(number, Progress::Speaks);
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.settings.tls {
-            return Transport::secure(socket.clone(), tls.connection()?, deadline);
+            let transport = Transport::secure(socket.clone(), tls.connection()?, deadline)?;
+            self.has_come(number, Progress::Encrypted);
+            return Ok(transport);
         }
-        let _ = deadline;
         Ok(Transport::plain(socket.clone()))
     }
 
@@ -448,7 +466,7 @@ impl Shared {
             Entry::Occupied(_) => return None,
             Entry::Vacant(vacant) => vacant.insert(socket.clone()),
         };
-        connections.strangers.retain(|(other, _)| *other != number);
+        connections.strangers.remove(number);
         Some((admission, Arriving { shared: self, key }))
     }
 
@@ -473,8 +491,8 @@ impl Shared {
     fn end_connections(&self) {
         let sockets: Vec<_> = {
             let mut connections = self.connections.lock();
-            let strangers = std::mem::take(&mut connections.strangers);
-            strangers.into_iter().map(|(_, socket)| socket).chain(connections.arriving.values().cloned()).collect()
+            let strangers = connections.strangers.take_all();
+            strangers.into_iter().chain(connections.arriving.values().cloned()).collect()
         };
         for socket in sockets {
             let _ = socket.shutdown(Shutdown::Both);

@@ -6,6 +6,7 @@
 //! | [`codec`] | messages as the master reads and writes them; pure |
 //! | [`session`] | the master's side of one connection, as a value; pure |
 //! | [`listener`] | accepts connections, bounds what is not attached yet, ends everything |
+//! | [`handshakes`] | which connections make room for others before they have logged in; pure |
 //! | [`handshake`] | from the first byte to an upgraded connection or a refusal |
 //! | [`link`] | the master's side of one upgraded connection: its two threads, its commands |
 //! | [`connected`] | the [`Agent`](crate::Agent) that leases use |
@@ -30,6 +31,7 @@ mod errno;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod handshake;
+mod handshakes;
 mod link;
 mod listener;
 mod msgpack;

@@ -4,7 +4,7 @@
 //! other one needs. What the bytes mean is not known here.
 
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -107,6 +107,20 @@ impl Transport {
     }
 }
 
+/// Blocks until the peer has sent something, which is not read; an error when it is the end, or the deadline is over.
+pub(super) fn await_first_byte(tcp: &TcpStream, deadline: Instant) -> io::Result<()> {
+    loop {
+        tcp.set_read_timeout(Some(time_left(deadline)?))?;
+        match tcp.peek(&mut [0]) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Writes to a socket until a deadline.
 pub(super) struct WriteBefore<'a> {
     pub(super) tcp: &'a TcpStream,
@@ -134,6 +148,18 @@ pub(super) fn time_left(deadline: Instant) -> io::Result<Duration> {
 pub(super) fn later(duration: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+}
+
+/// Lets more connections wait to be accepted than the standard library does: many agents may come at once, and one that
+/// finds no room tries again a second later.
+pub(super) fn listen_well(listener: &TcpListener) {
+    #[cfg(unix)]
+    {
+        const BACKLOG: i32 = 4096;
+        // It listens already; without this it is as before.
+        let _ = rustix::net::listen(listener, BACKLOG);
+    }
+    let _ = listener;
 }
 
 #[cfg(unix)]

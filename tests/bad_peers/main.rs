@@ -1,6 +1,7 @@
 //! Peers that do what they should not, over real sockets, while good agents work undelayed.
 
 mod fake;
+mod flood;
 mod memory;
 
 use std::io::Write;
