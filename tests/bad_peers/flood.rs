@@ -57,6 +57,14 @@ impl Flood {
         flood
     }
 
+    /// Waits until as many more connections have come as are open at the same time.
+    fn go_on(&self) {
+        let before = self.count();
+        while self.count() < before + OPEN {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
@@ -77,10 +85,7 @@ fn log_in_slowly(source: Ipv4Addr, world: &World, flood: &Flood, name: &str, sec
     let request = request(Some(&basic(name, secret)));
     let (first, second) = request.as_bytes().split_at(20);
     socket.write_all(first).ok()?;
-    let before = flood.count();
-    while flood.count() < before + OPEN {
-        thread::sleep(Duration::from_millis(1));
-    }
+    flood.go_on();
     socket.write_all(second).ok()?;
     (status(&mut socket) == Some(101)).then(|| Fake::over(socket))
 }
@@ -129,6 +134,7 @@ fn a5_many_agents_behind_one_address_log_in_during_a_flood() {
             (socket, request)
         })
         .collect();
+    flood.go_on();
     let mut refused = 0;
     for (mut socket, request) in begun {
         let sent = socket.write_all(&request.as_bytes()[20..]);
