@@ -198,7 +198,9 @@ impl<'m> Request<'m> {
 }
 
 /// The most names of one directory: they take more memory here than on the wire.
-const MAX_NAMES: u32 = 100_000;
+pub(super) const MAX_NAMES: u32 = 100_000;
+/// The longest text that a worker says of itself.
+pub(super) const MAX_INFO: usize = 4096;
 
 impl<'m> Raw<'m> {
     /// `[key, value]`, where the value of a text is `[text, positions, times]`.
@@ -239,7 +241,7 @@ impl<'m> Raw<'m> {
     /// The answer to `get_worker_info`.
     pub(super) fn worker_info(self) -> Option<WorkerInfo> {
         let (mut basedir, mut system, mut version, mut raw_output) = (None, None, None, false);
-        let bounded = |value: Raw<'m>| value.text().filter(|text| text.len() <= 4096).map(str::to_owned);
+        let bounded = |value: Raw<'m>| value.text().filter(|text| text.len() <= MAX_INFO).map(str::to_owned);
         self.each_field(|key, value| match key {
             b"basedir" => basedir = bounded(value),
             b"system" => system = bounded(value),

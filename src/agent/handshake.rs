@@ -14,7 +14,7 @@ use tungstenite::http::header::AUTHORIZATION;
 use super::transport::Transport;
 
 /// Of a whole request.
-const MAX_BYTES: usize = 16 << 10;
+pub(super) const MAX_BYTES: usize = 16 << 10;
 const END: &[u8] = b"\r\n\r\n";
 
 /// Who a peer says to be.

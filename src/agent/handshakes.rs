@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// However many agents are expected, so many handshakes may be open: each has a thread.
-const MOST: usize = 4096;
+pub(super) const MOST: usize = 4096;
 
 /// How many handshakes may be open, where `base` may be when no agent is expected. As many for strangers as for agents, so
 /// that a flood from one address leaves enough for agents that all come from another one.

@@ -27,7 +27,7 @@ use crate::error::{CommandError, LeaseEnd};
 use crate::{Command, Output, Process};
 
 /// The longest message of a worker that has not attached yet: its environment is in it.
-const MAX_GREETING: usize = 1 << 20;
+pub(super) const MAX_GREETING: usize = 1 << 20;
 /// What may wait for a thread that copies: one step, as the session sees to, and the end.
 const EVENTS: usize = 2;
 /// How long a caller waits for a worker to read what it was sent before.
@@ -396,4 +396,56 @@ pub(super) fn dismiss(transport: &Transport, deadline: Instant) -> io::Result<()
     let mut answer = [0; 1024];
     while transport.read_before(deadline, &mut answer)? > 0 {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::super::codec::tests::{lines, list, message, text};
+    use super::*;
+
+    /// A link whose worker has said who it is, and the worker's end.
+    fn ready() -> (Arc<Link>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let worker = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let transport = Transport::plain(Arc::new(listener.accept().unwrap().0));
+        let long = Duration::from_secs(60);
+        let limits = Limits {
+            heartbeat_interval: long,
+            heartbeat_timeout: long,
+            max_message: 1 << 20,
+            write_timeout: long,
+            linger: long,
+        };
+        let link = Link::new(transport, limits, Budget::new(0));
+        let info = [&[0x82][..], &text("system"), &text("posix"), &text("basedir"), &text("/srv")].concat();
+        for (number, result) in [info, vec![0xc0]].into_iter().enumerate() {
+            let answer = [("op", text("response")), ("seq_number", vec![number as u8]), ("result", result)];
+            link.state.lock().session.receive(Instant::now(), &message(&answer)).unwrap();
+        }
+        (link, worker)
+    }
+
+    #[test]
+    fn a5_output_that_has_no_reader_any_more_is_not_kept() {
+        let (link, _worker) = ready();
+        let process = link.start(&Command::shell("x")).unwrap();
+        let output = message(&[
+            ("op", text("update")),
+            ("args", list(&[lines("stdout", "text\n")])),
+            ("command_id", text("0")),
+            ("seq_number", vec![0]),
+        ]);
+        let tell = || {
+            let turn = link.state.lock().session.receive(Instant::now(), &output).unwrap();
+            link.carry_out(turn);
+        };
+        tell();
+        assert_eq!(process.output().len(), 1);
+        drop(process);
+        // The worker has not said that the command has ended, and may never do so.
+        tell();
+        assert!(link.state.lock().sinks.is_empty());
+    }
 }

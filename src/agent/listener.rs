@@ -29,6 +29,11 @@ use crate::worker::{AttachPoint, Attachment};
 
 /// How long accepting rests when the system has no file or memory to give.
 const REST: Duration = Duration::from_millis(50);
+/// The defaults of settings.
+pub(super) const MAX_MESSAGE: usize = 8 << 20;
+pub(super) const MESSAGE_BUDGET: usize = 64 << 20;
+pub(super) const MAX_HANDSHAKES: usize = 64;
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a drop waits for the threads.
 const DROP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -72,13 +77,13 @@ impl Default for AgentListenerBuilder {
             link: Limits {
                 heartbeat_interval: Duration::from_secs(10),
                 heartbeat_timeout: Duration::from_secs(30),
-                max_message: 8 << 20,
-                write_timeout: Duration::from_secs(10),
+                max_message: MAX_MESSAGE,
+                write_timeout: WRITE_TIMEOUT,
                 linger: Duration::from_secs(1),
             },
-            message_budget: 64 << 20,
+            message_budget: MESSAGE_BUDGET,
             handshake_timeout: Duration::from_secs(10),
-            max_handshakes: 64,
+            max_handshakes: MAX_HANDSHAKES,
             #[cfg(feature = "tls")]
             tls: None,
         }

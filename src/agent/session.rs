@@ -68,6 +68,9 @@ const MAX_ARGUMENTS: usize = MAX_COMMAND - (1 << 20);
 /// What a text takes on the wire beside its bytes.
 const OVERHEAD: usize = 5;
 
+/// How many bytes are kept of what a worker says about a failure.
+pub(super) const MAX_WORDS: usize = 1000;
+
 const NO_SUCH_COMMAND: &str = "no such command";
 const MIXED_UP: &str = "the command is of another kind";
 
@@ -441,7 +444,7 @@ impl FileJob {
             Update::Status(status) => self.findings.status = status.status(),
             // The last thing that it says is why it failed. The stock worker has headers without that, too.
             Update::Stderr(text) | Update::Header(text) if !text.trim_ascii().is_empty() => {
-                let text = &text[..text.len().min(1000)];
+                let text = &text[..text.len().min(MAX_WORDS)];
                 self.words = String::from_utf8_lossy(text).trim().to_owned();
             }
             _ => {}

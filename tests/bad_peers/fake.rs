@@ -150,6 +150,15 @@ impl Fake {
         number
     }
 
+    /// An operation that does not exist, with these bytes. Whether it could be sent.
+    pub fn try_ask(&mut self, op: &str, bytes: &[u8]) -> bool {
+        let mut message = begin(op, self.next_number, 1);
+        self.next_number += 1;
+        write_str(&mut message, "args").unwrap();
+        rmp::encode::write_bin(&mut message, bytes).unwrap();
+        self.socket.send(Message::binary(message)).is_ok()
+    }
+
     /// Output and the end of a command with exit code 0.
     pub fn finish_command(&mut self, command: &str, output: &str) {
         self.output(command, output);

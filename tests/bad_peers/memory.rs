@@ -218,3 +218,37 @@ fn a6_an_exhausted_budget_delays_large_messages_and_loses_nobody() {
     drop((worker.join().unwrap(), lease, holder));
     world.finish(leases);
 }
+
+/// It asks, and asks, and reads nothing.
+#[test]
+fn a5_answers_that_are_not_read_stop_the_reading() {
+    let mut world = World::with(|listener| listener.write_timeout(Duration::from_millis(500)));
+    let leases = world.good_agents();
+    let (_, lease, mut fake) = world.attached("deaf");
+    let question = [7; 1000];
+    let asking = thread::spawn(move || {
+        let mut sent = 0;
+        // The answers take a tenth of what is sent: all buffers between the two, and what waits, are less than this.
+        while sent < 1 << 30 && fake.try_ask("dance", &question) {
+            sent += question.len();
+        }
+        (sent, fake)
+    });
+    assert!(lost(&lease).contains("not read"));
+    let (sent, fake) = asking.join().unwrap();
+    assert!(sent < 1 << 30, "everything is read from a peer that reads nothing");
+    work_undelayed(&leases);
+    drop((fake, lease));
+    world.finish(leases);
+}
+
+#[test]
+fn a5_a_request_to_log_in_is_bounded() {
+    let world = World::new();
+    let mut socket = crate::connect(world.address());
+    let request = format!("GET / HTTP/1.1\r\nX: {}\r\n", "x".repeat(20 << 10));
+    let _ = socket.write_all(request.as_bytes());
+    assert!(matches!(crate::status(&mut socket), Some(400) | None));
+    assert!(crate::is_closed(&mut socket));
+    world.finish(Vec::new());
+}

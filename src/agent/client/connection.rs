@@ -290,3 +290,21 @@ impl Drop for Port {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a5_an_answer_is_no_longer_than_was_asked_for() {
+        let mut writer = super::super::super::msgpack::Writer(Vec::new());
+        writer.binary(&[7; 5]);
+        let answer = |longest_answer| {
+            let command = Command { answers: bounded(1).0, longest_answer, interrupt: None };
+            command.bytes_of(Raw::whole(&writer.0).unwrap())
+        };
+        assert_eq!(answer(5), Ok(vec![7; 5]));
+        assert!(answer(4).unwrap_err().contains("4 at most"));
+        assert_eq!(answer(0), Ok(Vec::new()), "no bytes were asked for, and none are kept");
+    }
+}

@@ -257,3 +257,13 @@ fn a5_a_large_update_is_read_in_one_pass() {
     };
     assert_eq!(updates.count(), pieces.len());
 }
+
+#[test]
+fn a5_what_a_worker_says_of_itself_is_bounded() {
+    let info = |basedir: &str| {
+        let map = [&[0x82][..], &text("system"), &text("posix"), &text("basedir"), &text(basedir)].concat();
+        Raw::whole(&map).unwrap().worker_info().is_some()
+    };
+    assert!(info(&"x".repeat(MAX_INFO)));
+    assert!(!info(&"x".repeat(MAX_INFO + 1)));
+}

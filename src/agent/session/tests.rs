@@ -423,3 +423,16 @@ fn a5_commands_that_a_worker_never_ends_are_bounded() {
     session.receive(now, &complete(0, "0")).unwrap();
     session.start(now, &Command::shell("x")).unwrap();
 }
+
+#[test]
+fn a5_the_words_of_a_failure_are_bounded() {
+    let mut session = ready();
+    let now = Instant::now();
+    session.start_files(FileCommand::List, "x").unwrap();
+    session.receive(now, &update(0, "0", &[lines("stderr", &"x".repeat(100_000)), code(1)])).unwrap();
+    let ended = session.receive(now, &complete(1, "0")).unwrap().ended;
+    match ended {
+        Some((_, Ending::Files(Err(failure)))) => assert_eq!(failure.words.len(), MAX_WORDS),
+        other => panic!("{other:?}"),
+    }
+}
