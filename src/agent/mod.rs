@@ -33,7 +33,7 @@
 //! | what is read ahead, twice with TLS | 16 KiB | `a5_a_frame_of_4_gib_is_refused_before_it_comes` |
 //! | answers that the worker does not read, and one more of each transfer | 768 KiB | `a5_answers_that_are_not_read_stop_the_reading` |
 //! | other messages that it does not read, and one more of each caller | 256 KiB | `there_is_room_when_enough_is_written_and_after_the_end` |
-//! | time for 256 KiB of what it is sent | `write_timeout`, 10 s by default | `a6_a_peer_that_reads_byte_by_byte_is_lost` |
+//! | time for 256 KiB of what it is sent | `write_timeout`, 10 s by default | `a6_a_write_has_a_deadline_as_a_whole` |
 //! | commands that have not ended | 256 | `a5_commands_that_a_worker_never_ends_are_bounded` |
 //! | requests that wait for an answer that matters | 1 of each command | `a5_what_a_worker_never_answers_takes_no_room` |
 //! | output of each command that waits for its reader | 64 pieces of 64 KiB | `a_full_sink_waits_for_its_reader_and_loses_nothing` |

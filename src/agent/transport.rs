@@ -176,3 +176,31 @@ fn try_send(tcp: &TcpStream, bytes: &[u8]) -> usize {
 fn try_send(_: &TcpStream, _: &[u8]) -> usize {
     0
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io::Read;
+    use std::thread;
+
+    use super::*;
+
+    /// Each write makes some progress in time, and all of them together do not.
+    #[test]
+    fn a6_a_write_has_a_deadline_as_a_whole() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let writer = Arc::new(listener.accept().unwrap().0);
+        rustix::net::sockopt::set_socket_send_buffer_size(&*writer, 32 << 10).unwrap();
+        let reading = thread::spawn(move || {
+            let pause = crossbeam_channel::tick(Duration::from_millis(1));
+            while reader.read(&mut [0; 16 << 10]).is_ok_and(|count| count > 0) {
+                pause.recv().unwrap();
+            }
+        });
+        let transport = Transport::plain(writer);
+        let written = transport.write_before(later(Duration::from_millis(500)), &vec![7; 256 << 20]);
+        assert!(matches!(written.unwrap_err().kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
+        transport.cut();
+        reading.join().unwrap();
+    }
+}
