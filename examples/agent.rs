@@ -23,7 +23,7 @@ mod unix {
     use std::process::ExitCode;
     use std::time::Duration;
 
-    use latent_worker::{AgentClient, AgentStopper, LocalAgent, Secret};
+    use latent_worker::{AgentClient, AgentStopper, LocalAgent};
     use lexopt::prelude::*;
 
     use crate::numbers::{self, LONGEST};
@@ -41,7 +41,7 @@ brackets:
   LATENT_WORKER_MASTER        where the master listens, host:port    [BUILDMASTER, BUILDMASTER_PORT]
   LATENT_WORKER_NAME          the name of the worker                 [WORKERNAME]
   LATENT_WORKER_SECRET        what it proves itself with             [WORKERPASS]
-  LATENT_WORKER_SECRET_FILE   a file with that, instead
+  LATENT_WORKER_SECRET_FILE   a file with that, instead; it is removed when it was read
 
 Options:
   --master-timeout SECONDS    ends when the master has been unreachable for so long, up to a year (600)
@@ -87,14 +87,6 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
         found.ok_or_else(|| format!("{} is not set; --help tells what is needed", names.join(" or ")))
     }
 
-    fn secret() -> Result<Secret, String> {
-        if let Ok(path) = std::env::var("LATENT_WORKER_SECRET_FILE") {
-            let text = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
-            return Ok(Secret::new(text.trim_end()));
-        }
-        variable(&["LATENT_WORKER_SECRET", "WORKERPASS"]).map(Secret::new)
-    }
-
     fn master() -> Result<String, String> {
         match (std::env::var("BUILDMASTER"), std::env::var("BUILDMASTER_PORT")) {
             (Ok(host), Ok(port)) if std::env::var_os("LATENT_WORKER_MASTER").is_none() => Ok(format!("{host}:{port}")),
@@ -103,12 +95,14 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
     }
 
     fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+        // First of all: this may begin the program once more.
+        let secret = AgentClient::take_secret()?;
         let interrupts = signals::interrupts()?;
         let made = std::fs::create_dir_all(&options.directory);
         made.map_err(|error| format!("cannot make {}: {error}", options.directory.display()))?;
         let agent = LocalAgent::in_directory(&options.directory);
         let name = variable(&["LATENT_WORKER_NAME", "WORKERNAME"])?;
-        let mut builder = AgentClient::builder(master()?, name, secret()?);
+        let mut builder = AgentClient::builder(master()?, name, secret);
         if let Some(timeout) = options.master_timeout {
             builder = builder.master_timeout(timeout);
         }

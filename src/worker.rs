@@ -507,6 +507,10 @@ pub(crate) trait AttachPoint: Send + Sync {
     /// nothing changes, so that an attach may still be refused later.
     #[cfg(feature = "agent")]
     fn knock(&self, worker: &str, secret: &str) -> Result<(), AttachError>;
+
+    /// About how many instances there are, whether their agents have attached or not.
+    #[cfg(feature = "agent")]
+    fn instances(&self) -> usize;
 }
 
 impl Attacher {

@@ -85,7 +85,12 @@ pub(super) enum Request<'m> {
         command: &'m str,
         error: Option<String>,
     },
-    /// An operation that we do not know, or one without what it needs; why, for the answer.
+    /// Something about a command that lacks what it needs; why, for the answer.
+    Unusable {
+        command: &'m str,
+        why: &'static str,
+    },
+    /// An operation that we do not know, or one without a command; why, for the answer.
     Refused(&'static str),
 }
 
@@ -162,10 +167,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
 impl<'m> Request<'m> {
     fn of(envelope: &Envelope<'m>) -> Self {
         let transfer = |command, step| Self::Transfer { command, step };
+        let unusable = |command, why| Self::Unusable { command, why };
         match (envelope.op, envelope.command, envelope.args) {
             ("update", Some(command), Some(args)) => match args.items() {
                 Some((left, rest)) => Self::Update { command, updates: Updates { rest, left } },
-                None => Self::Refused("the args of an update are a list"),
+                None => unusable(command, "the args of an update are a list"),
             },
             ("complete", Some(command), args) => {
                 let error = args.filter(|args| !args.is_nil()).map(Raw::lossy_text);
@@ -173,17 +179,18 @@ impl<'m> Request<'m> {
             }
             ("update_upload_file_write", Some(command), Some(args)) => match args.bytes() {
                 Some(bytes) => transfer(command, Step::Take(bytes)),
-                None => Self::Refused("the args of a write are bytes"),
+                None => unusable(command, "the args of a write are bytes"),
             },
             ("update_read_file", Some(command), _) => match envelope.length {
                 Some(length) => transfer(command, Step::Give(length)),
-                None => Self::Refused("the length of a read is a number"),
+                None => unusable(command, "the length of a read is a number"),
             },
             ("update_upload_file_close" | "update_upload_file_utime" | "update_read_file_close", Some(command), _) => {
                 transfer(command, Step::Closed)
             }
-            ("update" | "complete" | "update_upload_file_write" | "update_read_file", ..) => {
-                Self::Refused("command_id or args are missing")
+            ("update" | "update_upload_file_write", Some(command), None) => unusable(command, "args are missing"),
+            ("update" | "complete" | "update_upload_file_write" | "update_read_file", None, _) => {
+                Self::Refused("command_id is missing")
             }
             _ => Self::Refused("this master does not know the operation"),
         }
@@ -191,7 +198,9 @@ impl<'m> Request<'m> {
 }
 
 /// The most names of one directory: they take more memory here than on the wire.
-const MAX_NAMES: u32 = 100_000;
+pub(super) const MAX_NAMES: u32 = 100_000;
+/// The longest text that a worker says of itself.
+pub(super) const MAX_INFO: usize = 4096;
 
 impl<'m> Raw<'m> {
     /// `[key, value]`, where the value of a text is `[text, positions, times]`.
@@ -232,7 +241,7 @@ impl<'m> Raw<'m> {
     /// The answer to `get_worker_info`.
     pub(super) fn worker_info(self) -> Option<WorkerInfo> {
         let (mut basedir, mut system, mut version, mut raw_output) = (None, None, None, false);
-        let bounded = |value: Raw<'m>| value.text().filter(|text| text.len() <= 4096).map(str::to_owned);
+        let bounded = |value: Raw<'m>| value.text().filter(|text| text.len() <= MAX_INFO).map(str::to_owned);
         self.each_field(|key, value| match key {
             b"basedir" => basedir = bounded(value),
             b"system" => system = bounded(value),
@@ -326,6 +335,13 @@ impl FileCommand {
 /// The bytes of a file in one message.
 pub(super) const BLOCK: usize = 256 << 10;
 
+/// The longest message that starts a command, its standard input included; and what all commands that an agent runs at
+/// the same time may hold together.
+pub(super) const MAX_COMMAND: usize = 1 << 30;
+
+/// How many commands may run on one connection.
+pub(super) const MAX_COMMANDS: usize = 256;
+
 pub(super) fn encode_file_command(number: u64, command: &str, what: FileCommand, path: &str) -> Vec<u8> {
     let mut writer = start(number, command, what.name());
     writer.field("args");
@@ -368,7 +384,7 @@ fn start(number: u64, command: &str, name: &str) -> Writer {
     writer
 }
 
-/// Nothing in `shell` may be longer than [`MAX_LENGTH`](super::msgpack::MAX_LENGTH).
+/// All of `shell` may be no longer than [`MAX_COMMAND`].
 pub(super) fn encode_start(number: u64, command: &str, shell: &Shell<'_>) -> Vec<u8> {
     let mut writer = start(number, command, "shell");
     writer.field("args").map(14);

@@ -68,6 +68,7 @@ impl ConnectedAgent {
         self.link.start_files(what, text).map_err(|refused| match refused {
             FilesRefused::Ended(end) => end.into(),
             FilesRefused::BadPath(reason) => bad_path(&reason),
+            FilesRefused::Busy(reason) => FileError::Failed(reason),
         })
     }
 
@@ -83,9 +84,9 @@ impl ConnectedAgent {
     }
 
     /// The stock worker would wait for ever in a file that is none (a pipe), and everything else with it.
-    fn expect_file(&self, path: &Path, interrupt: &Interrupt) -> Result<(), FileError> {
+    fn expect_file(&self, path: &Path, interrupt: &Interrupt) -> Result<FileStatus, FileError> {
         let kind = match self.status(path, interrupt)? {
-            status if status.is_file() => return Ok(()),
+            status if status.is_file() => return Ok(status),
             status if status.is_directory() => ErrorKind::IsADirectory,
             _ => ErrorKind::InvalidInput,
         };
@@ -106,7 +107,9 @@ impl ConnectedAgent {
             match next(&call, interrupt)? {
                 FileEvent::Give(number, length) => {
                     block.clear();
-                    if let Err(error) = { &mut *from }.take(length.min(BLOCK as u64)).read_to_end(&mut block) {
+                    let most = length.min(BLOCK as u64);
+                    // The end of the file is told once and for all, even if the reader has more to give later.
+                    if !whole && let Err(error) = { &mut *from }.take(most).read_to_end(&mut block) {
                         call.refuse(number);
                         return Err(FileError::Caller(error));
                     }
@@ -149,8 +152,9 @@ impl Agent for ConnectedAgent {
     ///
     /// # Errors
     ///
-    /// [`CommandError::LeaseEnded`] when the connection has ended; [`CommandError::Start`] when the command cannot be
-    /// said on the wire. What the worker itself cannot run fails as [`CommandError::Failed`] while it is waited for.
+    /// [`CommandError::LeaseEnded`] when the connection has ended; [`CommandError::Start`] when the command and its
+    /// standard input are longer than 1 GiB, 256 commands of this worker have not ended, or the worker has not read in 10 s
+    /// what it was sent before. What the worker itself cannot run fails as [`CommandError::Failed`] while it is waited for.
     fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
         self.link.start(command)
     }
@@ -165,15 +169,23 @@ impl Agent for ConnectedAgent {
     }
 }
 
+/// How much a file may grow while it is read. Some files of the kernel say that they are empty, and are not.
+const GROWTH: u64 = 64 << 20;
+
 /// Paths are in the worker's own flavour. Each method asks the worker at least once and waits for it: as long as the
 /// heartbeat allows when it does not answer at all.
+///
+/// A `read` first asks for the size of the file. It fails when the worker sends less, and when it sends over 64 MiB more: a
+/// file may grow while it is read, but not shrink. A `write` fails unless the worker has taken all bytes. What a worker
+/// claims as the size is not limited here: to limit a read, ask for the [status](Files::status) first, or have the
+/// writer fail.
 ///
 /// What the stock `buildbot-worker` does differently from a local instance: it writes into the file itself, so that a
 /// write that fails leaves none (not what was there before); directories above a file that is written are made; a
 /// `remove_directory` removes a file too.
 impl Files for ConnectedAgent {
     fn read(&self, path: &Path, to: &mut dyn Write, interrupt: &Interrupt) -> Result<u64, FileError> {
-        self.expect_file(path, interrupt)?;
+        let size = self.expect_file(path, interrupt)?.size;
         let call = self.call(FileCommand::Read, path)?;
         let mut total = 0;
         loop {
@@ -184,11 +196,19 @@ impl Files for ConnectedAgent {
                         return Err(FileError::Caller(error));
                     }
                     total += bytes.len() as u64;
+                    if total > size.saturating_add(GROWTH) {
+                        call.refuse(number);
+                        let more = format!("it sent more than {total} bytes of a file of {size}");
+                        return Err(FileError::Failed(more));
+                    }
                     call.taken(number);
                 }
                 FileEvent::Give(number, _) => call.refuse(number),
                 FileEvent::Ended(ending) => {
                     outcome(path, ending)?;
+                    if total < size {
+                        return Err(FileError::Failed(format!("it sent {total} bytes of a file of {size}")));
+                    }
                     to.flush().map_err(FileError::Caller)?;
                     return Ok(total);
                 }
@@ -205,7 +225,7 @@ impl Files for ConnectedAgent {
     ) -> Result<u64, FileError> {
         match self.expect_file(path, interrupt) {
             Err(FileError::Instance { source, .. }) if source.kind() == ErrorKind::NotFound => {}
-            other => other?,
+            other => _ = other?,
         }
         let written = self.copy_to_agent(path, from, mode, interrupt);
         if written.is_err() && !self.ours {

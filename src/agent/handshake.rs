@@ -14,7 +14,7 @@ use tungstenite::http::header::AUTHORIZATION;
 use super::transport::Transport;
 
 /// Of a whole request.
-const MAX_BYTES: usize = 16 << 10;
+pub(super) const MAX_BYTES: usize = 16 << 10;
 const END: &[u8] = b"\r\n\r\n";
 
 /// Who a peer says to be.
@@ -49,18 +49,19 @@ pub(super) fn perform<T>(
     deadline: Instant,
     admit: impl FnOnce(&Credentials) -> Option<T>,
 ) -> Result<Upgraded<T>, Failure> {
-    let (head, rest) = read_head(transport, deadline)?.ok_or_else(|| refuse(transport, Failure::Malformed))?;
+    let refuse = |failure| refuse(transport, deadline, failure);
+    let (head, rest) = read_head(transport, deadline)?.ok_or_else(|| refuse(Failure::Malformed))?;
     let request = match Request::try_parse(&head) {
         Ok(Some((_, request))) => request,
-        _ => return Err(refuse(transport, Failure::Malformed)),
+        _ => return Err(refuse(Failure::Malformed)),
     };
-    let response = create_response(&request).map_err(|_| refuse(transport, Failure::Malformed))?;
+    let response = create_response(&request).map_err(|_| refuse(Failure::Malformed))?;
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
-    let credentials = authorization.and_then(credentials).ok_or_else(|| refuse(transport, Failure::Unauthorized))?;
-    let admission = admit(&credentials).ok_or_else(|| refuse(transport, Failure::Unauthorized))?;
+    let credentials = authorization.and_then(credentials).ok_or_else(|| refuse(Failure::Unauthorized))?;
+    let admission = admit(&credentials).ok_or_else(|| refuse(Failure::Unauthorized))?;
     let mut bytes = Vec::new();
-    write_response(&mut bytes, &response).map_err(|_| refuse(transport, Failure::Malformed))?;
-    transport.write_all(&bytes)?;
+    write_response(&mut bytes, &response).map_err(|_| refuse(Failure::Malformed))?;
+    transport.write_before(deadline, &bytes)?;
     Ok(Upgraded { admission, credentials, rest })
 }
 
@@ -97,14 +98,14 @@ fn credentials(authorization: &[u8]) -> Option<Credentials> {
     Some(Credentials { name: name.to_owned(), secret: secret.to_owned() })
 }
 
-fn refuse(transport: &Transport, failure: Failure) -> Failure {
+fn refuse(transport: &Transport, deadline: Instant, failure: Failure) -> Failure {
     let status = match failure {
         Failure::Unauthorized => "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"latent-worker\"",
         Failure::Incomplete(_) | Failure::Malformed => "400 Bad Request",
     };
     let response = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     // Who does not listen is not told.
-    let _ = transport.write_all(response.as_bytes());
+    let _ = transport.write_before(deadline, response.as_bytes());
     failure
 }
 

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
@@ -17,8 +17,9 @@ use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
+use super::budget::Budget;
 use super::codec::{self, FileCommand, Step, Update};
-use super::session::{CommandId, Ending, Session, Turn, dismissal};
+use super::session::{CommandId, Ending, Session, StartRefused, Turn, dismissal};
 use super::sink::Sink;
 use super::transport::Transport;
 use super::wire::{Limits, Wire, WireReader};
@@ -26,9 +27,11 @@ use crate::error::{CommandError, LeaseEnd};
 use crate::{Command, Output, Process};
 
 /// The longest message of a worker that has not attached yet: its environment is in it.
-const MAX_GREETING: usize = 1 << 20;
-/// How many steps of one transfer may wait for the thread that copies; a worker asks for one after the other.
-const STEPS: usize = 4;
+pub(super) const MAX_GREETING: usize = 1 << 20;
+/// What may wait for a thread that copies: one step, as the session sees to, and the end.
+const EVENTS: usize = 2;
+/// How long a caller waits for a worker to read what it was sent before.
+const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// Tells a worker that nobody copies any more.
 const GIVEN_UP: &str = "given up";
 
@@ -57,10 +60,10 @@ pub(super) enum FileEvent {
 
 impl Link {
     /// A link whose first message waits to be written.
-    pub(super) fn new(transport: Transport, limits: Limits) -> Arc<Self> {
+    pub(super) fn new(transport: Transport, limits: Limits, budget: Arc<Budget>) -> Arc<Self> {
         let (session, greeting) = Session::new();
         let state = State { session, sinks: HashMap::new(), copiers: HashMap::new(), ended: None };
-        let wire = Arc::new(Wire::new(transport, Role::Server, limits));
+        let wire = Arc::new(Wire::new(transport, Role::Server, limits, budget));
         wire.send(greeting);
         Arc::new(Self { wire, state: Mutex::new(state) })
     }
@@ -82,7 +85,7 @@ impl Link {
     }
 
     /// Does what follows from a message. May wait for a reader of output. Whether the greeting is over.
-    fn carry_out(&self, turn: Turn<'_>) -> Result<bool, &'static str> {
+    fn carry_out(&self, turn: Turn<'_>) -> bool {
         let mut answer = turn.send;
         if let Some((command, updates)) = turn.output
             && let Some(sink) = self.sink(command)
@@ -99,7 +102,7 @@ impl Link {
             answer = answer.and_then(|answer| sink.hold_back(answer));
         }
         if let Some((command, number, step)) = turn.transfer {
-            self.pass_on(command, number, step)?;
+            answer = self.pass_on(command, number, step);
         }
         if let Some((command, ending)) = turn.ended {
             self.command_ended(command, ending);
@@ -107,27 +110,24 @@ impl Link {
         if let Some(message) = answer {
             self.wire.send_soon(message);
         }
-        Ok(turn.ready)
+        turn.ready
     }
 
-    /// Hands a step of a transfer to the thread that copies.
-    fn pass_on(&self, command: CommandId, number: u64, step: Step<'_>) -> Result<(), &'static str> {
+    /// Hands a step of a transfer to the thread that copies; or returns the answer when no thread copies any more.
+    fn pass_on(&self, command: CommandId, number: u64, step: Step<'_>) -> Option<Vec<u8>> {
         let event = match step {
             Step::Take(bytes) => FileEvent::Take(number, bytes.to_vec()),
             Step::Give(length) => FileEvent::Give(number, length),
-            Step::Closed => return Ok(()),
+            Step::Closed => return None,
         };
-        // With the lock held, so that whoever gives up finds the event.
-        let passed = self.state.lock().copiers.get(&command).map(|copier| copier.try_send(event));
-        match passed {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) if error.is_full() => Err("it does not wait for answers"),
-            // Nobody copies any more.
-            _ => {
-                self.wire.send(codec::encode_response(number, Some(GIVEN_UP)));
-                Ok(())
-            }
+        // With the lock held, so that a thread that gives up finds the event.
+        let mut state = self.state.lock();
+        let passed = state.copiers.get(&command).is_some_and(|copier| copier.try_send(event).is_ok());
+        if passed {
+            return None;
         }
+        state.session.transfer_answered(command);
+        Some(codec::encode_response(number, Some(GIVEN_UP)))
     }
 
     fn command_ended(&self, command: CommandId, ending: Ending) {
@@ -230,18 +230,18 @@ impl Link {
     }
 
     pub(super) fn start(self: &Arc<Self>, command: &Command) -> Result<Process, CommandError> {
-        // A worker that does not read holds up whoever wants to use it, and for no longer than the write time-out.
-        self.wire.wait_for_room();
+        let refused = |source| CommandError::Start { program: command.program_name().to_owned(), source };
+        self.wait_for_room().map_err(refused)?;
         let (sink, output) = Sink::new();
         let sink = Arc::new(sink);
         let mut state = self.state.lock();
         if let Some(end) = &state.ended {
             return Err(end.clone().into());
         }
-        let (id, message) = state.session.start(Instant::now(), command).map_err(|refused| {
-            let source = io::Error::new(ErrorKind::InvalidInput, refused.to_string());
-            CommandError::Start { program: command.program_name().to_owned(), source }
-        })?;
+        let (id, message) = state
+            .session
+            .start(Instant::now(), command)
+            .map_err(|reason| refused(io::Error::new(ErrorKind::InvalidInput, reason.to_string())))?;
         state.sinks.insert(id, sink.clone());
         // With the lock held, so that no interrupt comes before it.
         self.wire.send(message);
@@ -250,22 +250,33 @@ impl Link {
         // Not the sink itself: the output must come to its end when the command has none.
         let sink = Arc::downgrade(&sink);
         let process = Process::new(output, move || interrupted.interrupt(id));
+        let reading = Reading { link: read_from, id };
         Ok(process.when_taken(move || {
             if let Some(sink) = sink.upgrade() {
-                read_from.wire.send_all(sink.answers_due());
+                reading.link.wire.send_all(sink.answers_due());
             }
         }))
     }
 
+    /// A worker that does not read holds up the callers that want to use it, and not for ever.
+    fn wait_for_room(&self) -> io::Result<()> {
+        let has_room = self.wire.wait_for_room(Some(ROOM_PATIENCE));
+        let slow = || io::Error::new(ErrorKind::TimedOut, "the worker has not read what it was sent before");
+        if has_room { Ok(()) } else { Err(slow()) }
+    }
+
     /// Has the worker do something with files; a relative path counts from its directory.
     pub(super) fn start_files(self: &Arc<Self>, what: FileCommand, path: &str) -> Result<FileCall, FilesRefused> {
-        let (copier, events) = bounded(STEPS + 1);
+        self.wait_for_room().map_err(|slow| FilesRefused::Busy(slow.to_string()))?;
+        let (copier, events) = bounded(EVENTS);
         let mut state = self.state.lock();
         if let Some(end) = &state.ended {
             return Err(FilesRefused::Ended(end.clone()));
         }
-        let (id, message) =
-            state.session.start_files(what, path).map_err(|refused| FilesRefused::BadPath(refused.to_string()))?;
+        let (id, message) = state.session.start_files(what, path).map_err(|refused| match refused {
+            StartRefused::TooMany => FilesRefused::Busy(refused.to_string()),
+            _ => FilesRefused::BadPath(refused.to_string()),
+        })?;
         state.copiers.insert(id, copier);
         self.wire.send(message);
         drop(state);
@@ -277,6 +288,25 @@ impl Link {
 pub(super) enum FilesRefused {
     Ended(LeaseEnd),
     BadPath(String),
+    /// The worker has more to do than it can be asked for.
+    Busy(String),
+}
+
+/// The reader of a command's output.
+struct Reading {
+    link: Arc<Link>,
+    id: CommandId,
+}
+
+impl Drop for Reading {
+    /// What still comes has nobody to go to, and is not kept: the worker may never say that the command has ended.
+    fn drop(&mut self) {
+        let sink = self.link.state.lock().sinks.remove(&self.id);
+        if let Some(sink) = sink {
+            sink.release();
+            self.link.wire.send_all(sink.release_answers());
+        }
+    }
 }
 
 /// Something that a worker does with files. Given up when dropped.
@@ -303,9 +333,9 @@ impl FileCall {
         self.send(codec::encode_response(number, Some(GIVEN_UP)));
     }
 
-    /// A worker waits for each answer; so there is never more than a block to wait for room.
     fn send(&self, message: Vec<u8>) {
-        self.link.wire.send(message);
+        self.link.state.lock().session.transfer_answered(self.id);
+        self.link.wire.send_answer(message);
     }
 
     /// Why there are no further events.
@@ -349,7 +379,7 @@ impl Reader {
             let Some(bytes) = message else { return Ok(false) };
             let turn = self.link.state.lock().session.receive(Instant::now(), &bytes);
             let done = turn.map_err(|violation| violation.to_string());
-            let done = done.and_then(|turn| self.link.carry_out(turn).map_err(str::to_owned));
+            let done = done.map(|turn| self.link.carry_out(turn));
             done.map_err(|reason| self.reader.violated(&reason))
         });
         // Whatever was found first is the reason.
@@ -362,8 +392,60 @@ pub(super) fn dismiss(transport: &Transport, deadline: Instant) -> io::Result<()
     let mut bytes = Vec::new();
     let frame = Frame::message(dismissal(), OpCode::Data(Data::Binary), true);
     frame.format(&mut bytes).map_err(io::Error::other)?;
-    transport.write_all(&bytes)?;
+    transport.write_before(deadline, &bytes)?;
     let mut answer = [0; 1024];
     while transport.read_before(deadline, &mut answer)? > 0 {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::super::codec::tests::{lines, list, message, text};
+    use super::*;
+
+    /// A link whose worker has said who it is, and the worker's end.
+    fn ready() -> (Arc<Link>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let worker = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let transport = Transport::plain(Arc::new(listener.accept().unwrap().0));
+        let long = Duration::from_secs(60);
+        let limits = Limits {
+            heartbeat_interval: long,
+            heartbeat_timeout: long,
+            max_message: 1 << 20,
+            write_timeout: long,
+            linger: long,
+        };
+        let link = Link::new(transport, limits, Budget::new(0));
+        let info = [&[0x82][..], &text("system"), &text("posix"), &text("basedir"), &text("/srv")].concat();
+        for (number, result) in [info, vec![0xc0]].into_iter().enumerate() {
+            let answer = [("op", text("response")), ("seq_number", vec![number as u8]), ("result", result)];
+            link.state.lock().session.receive(Instant::now(), &message(&answer)).unwrap();
+        }
+        (link, worker)
+    }
+
+    #[test]
+    fn a5_output_that_has_no_reader_any_more_is_not_kept() {
+        let (link, _worker) = ready();
+        let process = link.start(&Command::shell("x")).unwrap();
+        let output = message(&[
+            ("op", text("update")),
+            ("args", list(&[lines("stdout", "text\n")])),
+            ("command_id", text("0")),
+            ("seq_number", vec![0]),
+        ]);
+        let tell = || {
+            let turn = link.state.lock().session.receive(Instant::now(), &output).unwrap();
+            link.carry_out(turn);
+        };
+        tell();
+        assert_eq!(process.output().len(), 1);
+        drop(process);
+        // The worker has not said that the command has ended, and may never do so.
+        tell();
+        assert!(link.state.lock().sinks.is_empty());
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! What is said on a connection is in `handshake` and `link`.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::budget::Budget;
 use super::connected::ConnectedAgent;
 use super::handshake::{self, Credentials, Failure};
+use super::handshakes::{self, Handshakes, Progress};
 use super::link::{self, Link};
 use super::threads::Threads;
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
-use super::transport::{Transport, later};
+use super::transport::{Transport, await_first_byte, later, listen_well};
 use super::wire::Limits;
 use crate::Master;
 use crate::error::AttachError;
@@ -27,6 +29,11 @@ use crate::worker::{AttachPoint, Attachment};
 
 /// How long accepting rests when the system has no file or memory to give.
 const REST: Duration = Duration::from_millis(50);
+/// The defaults of settings.
+pub(super) const MAX_MESSAGE: usize = 8 << 20;
+pub(super) const MESSAGE_BUDGET: usize = 64 << 20;
+pub(super) const MAX_HANDSHAKES: usize = 64;
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a drop waits for the threads.
 const DROP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -57,7 +64,7 @@ pub struct AgentListener {
 #[derive(Clone, Debug)]
 pub struct AgentListenerBuilder {
     link: Limits,
-    write_timeout: Duration,
+    message_budget: usize,
     handshake_timeout: Duration,
     max_handshakes: usize,
     #[cfg(feature = "tls")]
@@ -70,12 +77,13 @@ impl Default for AgentListenerBuilder {
             link: Limits {
                 heartbeat_interval: Duration::from_secs(10),
                 heartbeat_timeout: Duration::from_secs(30),
-                max_message: 64 << 20,
+                max_message: MAX_MESSAGE,
+                write_timeout: WRITE_TIMEOUT,
                 linger: Duration::from_secs(1),
             },
-            write_timeout: Duration::from_secs(10),
+            message_budget: MESSAGE_BUDGET,
             handshake_timeout: Duration::from_secs(10),
-            max_handshakes: 64,
+            max_handshakes: MAX_HANDSHAKES,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -93,18 +101,35 @@ impl AgentListenerBuilder {
         self
     }
 
-    /// How long an agent may leave what it is sent unread before it is lost; 10 s by default.
+    /// How long an agent may take to read each 256 KiB of what it is sent before it is lost, and to send each 256 KiB of a
+    /// message that is longer than 512 KiB; 10 s by default, 1 ms at least. This is a limit for these bytes as a whole,
+    /// not for the pieces in which the agent reads or sends them.
     #[must_use]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
-        self.write_timeout = timeout;
+        self.link.write_timeout = timeout.max(Duration::from_millis(1));
         self
     }
 
-    /// The longest message that an agent may send, 64 MiB by default; a line of output is one message at least. Before
-    /// it has attached the limit is 1 MiB at most. A connection keeps the memory of its longest message.
+    /// The longest message that an agent may send, 8 MiB by default. The stock worker sends a line of output in one
+    /// message, however long the line is; an agent that sends a longer message is lost. Before it has attached the limit
+    /// is 1 MiB at most. A connection keeps the memory of its longest message.
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.link.max_message = bytes;
+        self
+    }
+
+    /// How much memory unfinished messages of all agents may take together, 64 MiB by default. The first 512 KiB of a
+    /// message do not count; a longer one takes [`max_message_size`](Self::max_message_size) of the budget, or all of it
+    /// if that is less, until it is complete.
+    ///
+    /// When the budget is exhausted, the agent with the next long message waits: nothing is read from its connection until
+    /// others have finished theirs, in the order in which they came. No agent is lost because of that, its silence does
+    /// not count, and all agents with shorter messages go on. An agent that holds a part of the budget must send what it
+    /// has begun within the [`write_timeout`](Self::write_timeout).
+    #[must_use]
+    pub fn message_budget(mut self, bytes: usize) -> Self {
+        self.message_budget = bytes;
         self
     }
 
@@ -115,8 +140,13 @@ impl AgentListenerBuilder {
         self
     }
 
-    /// How many connections may be open that have not logged in, 64 by default. When there is one more, the oldest of
-    /// them is closed: an agent that logs in needs a moment, and whoever takes longer makes room for it.
+    /// How many connections may be open that have not logged in: 64 by default, and two more for each instance whose
+    /// agent has not attached, up to 4096 together. Each takes a thread until it has logged in, for the
+    /// [`handshake_timeout`](Self::handshake_timeout) at most.
+    ///
+    /// When there is one more, one of them is closed: of the address with the most such connections the one that has come
+    /// the least far, and the oldest of several. So an address that floods the listener does not keep agents of other
+    /// addresses out. For IPv6 the first 64 bits of an address count.
     #[must_use]
     pub fn max_handshakes(mut self, connections: usize) -> Self {
         self.max_handshakes = connections.max(1);
@@ -166,15 +196,22 @@ impl AgentListenerBuilder {
         }
         // A thread of its own waits for each.
         sockets.iter().try_for_each(|socket| socket.set_nonblocking(false))?;
+        sockets.iter().for_each(listen_well);
         let addresses = sockets.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let shared = Arc::new(Shared {
             point: master.attach_point(),
+            budget: Budget::new(self.message_budget),
             settings: self,
             threads: Arc::default(),
             closing: AtomicBool::new(false),
             rest: Mutex::new(()),
             closed: Condvar::new(),
-            connections: Mutex::default(),
+            connections: Mutex::new(Connections {
+                next: 0,
+                strangers: Handshakes::new(),
+                arriving: HashMap::new(),
+                links: HashMap::new(),
+            }),
             refused: AtomicU64::new(0),
         });
         // Its drop ends those that were spawned, should one not be.
@@ -191,6 +228,7 @@ impl AgentListenerBuilder {
 struct Shared {
     point: Arc<dyn AttachPoint>,
     settings: AgentListenerBuilder,
+    budget: Arc<Budget>,
     threads: Arc<Threads>,
     closing: AtomicBool,
     rest: Mutex<()>,
@@ -200,11 +238,10 @@ struct Shared {
     refused: AtomicU64,
 }
 
-#[derive(Default)]
 struct Connections {
     next: u64,
-    /// Those that have not logged in, the oldest first.
-    strangers: VecDeque<(u64, Arc<TcpStream>)>,
+    /// Those that have not logged in.
+    strangers: Handshakes<Arc<TcpStream>>,
     /// Those that have logged in and not attached yet, by name: one at a time for each, and one that is sent away.
     arriving: HashMap<(String, Admission), Arc<TcpStream>>,
     links: HashMap<u64, Weak<Link>>,
@@ -315,26 +352,25 @@ impl Shared {
 
     /// Gives a new connection a thread, and makes room for it.
     fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
-        let write_timeout = self.settings.write_timeout.max(Duration::from_millis(1));
-        if socket.set_nodelay(true).and_then(|()| socket.set_write_timeout(Some(write_timeout))).is_err() {
+        if socket.set_nodelay(true).is_err() {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let socket = Arc::new(socket);
         let number = {
+            let instances = self.point.instances();
             let mut connections = self.connections.lock();
-            while connections.strangers.len() >= self.settings.max_handshakes {
-                if let Some((_, oldest)) = connections.strangers.pop_front() {
-                    let _ = oldest.shutdown(Shutdown::Both);
-                }
-            }
             // Looked at under the lock, behind which a shutdown ends those that it finds.
             if self.closing.load(Ordering::SeqCst) {
                 return;
             }
             connections.next += 1;
             let number = connections.next;
-            connections.strangers.push_back((number, socket.clone()));
+            let expected = instances.saturating_sub(connections.links.len());
+            let limit = handshakes::limit(self.settings.max_handshakes, expected);
+            for other in connections.strangers.add(number, peer.ip(), socket.clone(), limit) {
+                let _ = other.shutdown(Shutdown::Both);
+            }
             number
         };
         let shared = self.clone();
@@ -347,13 +383,17 @@ impl Shared {
     }
 
     fn no_stranger(&self, number: u64) {
-        self.connections.lock().strangers.retain(|(other, _)| *other != number);
+        self.connections.lock().strangers.remove(number);
+    }
+
+    fn has_come(&self, number: u64, progress: Progress) {
+        self.connections.lock().strangers.has_come(number, progress);
     }
 
     /// The body of a connection's thread.
     fn serve(self: &Arc<Self>, number: u64, socket: Arc<TcpStream>, peer: SocketAddr) {
         let deadline = Instant::now() + self.settings.handshake_timeout.min(Duration::from_secs(3600));
-        let upgraded = self.transport(&socket, deadline).map_err(Failure::from).and_then(|transport| {
+        let upgraded = self.transport(number, &socket, deadline).map_err(Failure::from).and_then(|transport| {
             let admit = |credentials: &Credentials| self.log_in(number, &socket, credentials);
             handshake::perform(&transport, deadline, admit).map(|upgraded| (transport, upgraded))
         });
@@ -374,7 +414,7 @@ impl Shared {
             let _ = link::dismiss(&transport, deadline);
             return;
         }
-        let link = Link::new(transport, self.settings.link);
+        let link = Link::new(transport, self.settings.link, self.budget.clone());
         self.connections.lock().links.insert(number, Arc::downgrade(&link));
         let _registered = Registered { shared: self, number, link: link.clone() };
         let writing = link.clone();
@@ -401,12 +441,15 @@ impl Shared {
     }
 
     /// What the connection is to be spoken over.
-    fn transport(&self, socket: &Arc<TcpStream>, deadline: Instant) -> io::Result<Transport> {
+    fn transport(&self, number: u64, socket: &Arc<TcpStream>, deadline: Instant) -> io::Result<Transport> {
+        await_first_byte(socket, deadline)?;
+        self.has_come(number, Progress::Speaks);
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.settings.tls {
-            return Transport::secure(socket.clone(), tls.connection()?, deadline);
+            let transport = Transport::secure(socket.clone(), tls.connection()?, deadline)?;
+            self.has_come(number, Progress::Encrypted);
+            return Ok(transport);
         }
-        let _ = deadline;
         Ok(Transport::plain(socket.clone()))
     }
 
@@ -428,7 +471,7 @@ impl Shared {
             Entry::Occupied(_) => return None,
             Entry::Vacant(vacant) => vacant.insert(socket.clone()),
         };
-        connections.strangers.retain(|(other, _)| *other != number);
+        connections.strangers.remove(number);
         Some((admission, Arriving { shared: self, key }))
     }
 
@@ -453,8 +496,8 @@ impl Shared {
     fn end_connections(&self) {
         let sockets: Vec<_> = {
             let mut connections = self.connections.lock();
-            let strangers = std::mem::take(&mut connections.strangers);
-            strangers.into_iter().map(|(_, socket)| socket).chain(connections.arriving.values().cloned()).collect()
+            let strangers = connections.strangers.take_all();
+            strangers.into_iter().chain(connections.arriving.values().cloned()).collect()
         };
         for socket in sockets {
             let _ = socket.shutdown(Shutdown::Both);

@@ -249,9 +249,6 @@ pub(super) struct Writer(pub(super) Vec<u8>);
 
 const TO_MEMORY: &str = "memory takes it";
 
-/// The longest text, list or run of bytes that the wire can carry.
-pub(super) const MAX_LENGTH: usize = u32::MAX as usize;
-
 impl Writer {
     pub(super) fn request(op: &str, number: u64, more_fields: u32) -> Self {
         let mut writer = Self(Vec::with_capacity(64));

@@ -4,15 +4,15 @@
 //! nothing waits may write it at once, as far as the socket takes it without waiting: that saves waking a thread. The rest
 //! is for the writing thread. It knows nothing of sockets.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tungstenite::protocol::frame::Frame;
 
-/// Above this many bytes, who can wait does …
-const ROOM: usize = 256 << 10;
-/// … but not for ever: a peer that reads now and then would hold it up as long as it likes.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How many bytes may wait before those that add more have to wait.
+pub(super) const ROOM: usize = 256 << 10;
+/// How many bytes of answers may wait before nothing more is read: two blocks of files are less.
+pub(super) const ROOM_FOR_ANSWERS: usize = 768 << 10;
 /// A buffer larger than this is not kept for the next bytes.
 const KEEP: usize = 64 << 10;
 
@@ -26,11 +26,18 @@ pub(super) struct Outbox {
 
 struct State {
     bytes: Vec<u8>,
-    /// How many of these bytes are answers of the reading thread.
+    /// How many of these bytes are answers.
     answers: usize,
-    /// Somebody writes what was here before.
-    writing: bool,
+    /// What is being written, if a thread writes.
+    under_way: Option<UnderWay>,
     phase: Phase,
+}
+
+/// Bytes that were taken and are not written yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct UnderWay {
+    bytes: usize,
+    answers: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,20 +58,29 @@ pub(super) enum Next {
 }
 
 impl State {
-    /// For whoever writes next; nothing when somebody does so already, who looks for more then.
+    /// What the calling thread writes next; nothing while another thread writes, which looks for more afterwards.
     fn take(&mut self) -> Option<Vec<u8>> {
-        let free = !self.writing && !self.bytes.is_empty();
+        let free = self.under_way.is_none() && !self.bytes.is_empty();
         free.then(|| {
-            self.writing = true;
-            self.answers = 0;
+            self.under_way = Some(UnderWay { bytes: self.bytes.len(), answers: std::mem::take(&mut self.answers) });
             std::mem::take(&mut self.bytes)
         })
+    }
+
+    /// How many bytes are not written yet.
+    fn unwritten(&self) -> usize {
+        self.bytes.len() + self.under_way.map_or(0, |under_way| under_way.bytes)
+    }
+
+    /// How many of them are answers.
+    fn unwritten_answers(&self) -> usize {
+        self.answers + self.under_way.map_or(0, |under_way| under_way.answers)
     }
 }
 
 impl Outbox {
     pub(super) fn new() -> Self {
-        let state = State { bytes: Vec::new(), answers: 0, writing: false, phase: Phase::Open };
+        let state = State { bytes: Vec::new(), answers: 0, under_way: None, phase: Phase::Open };
         Self { state: Mutex::new(state), work: Condvar::new(), room: Condvar::new() }
     }
 
@@ -80,7 +96,7 @@ impl Outbox {
         state.take()
     }
 
-    /// Adds an answer of the reading thread, which is to [take](Self::take) it soon, unless others come first.
+    /// Adds an answer to a request of the peer, which is written with the next bytes that are [taken](Self::take).
     pub(super) fn push_answer(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state.lock();
         if state.phase == Phase::Open {
@@ -100,8 +116,9 @@ impl Outbox {
     /// The first `count` of these bytes, which were taken from here, are written; the rest is for the writing thread.
     pub(super) fn written(&self, mut bytes: Vec<u8>, count: usize) {
         let mut state = self.state.lock();
-        state.writing = false;
         bytes.drain(..count);
+        let answers = state.under_way.take().map_or(0, |under_way| under_way.answers);
+        state.answers += answers.min(bytes.len());
         if !state.bytes.is_empty() {
             bytes.append(&mut state.bytes);
             state.bytes = bytes;
@@ -117,18 +134,28 @@ impl Outbox {
         }
     }
 
-    /// Blocks while too much waits: until it was written, the connection has ended, or 10 s are over.
-    pub(super) fn wait_for_room(&self) {
-        let full = |state: &mut State| state.phase == Phase::Open && state.bytes.len() > ROOM;
-        self.room.wait_while_for(&mut self.state.lock(), full, PATIENCE);
+    /// Blocks while too much waits: until it was written, the connection has ended, or it is `until`. Whether there is
+    /// room, which there always is after the end: nothing is kept then.
+    pub(super) fn wait_for_room(&self, until: Option<Instant>) -> bool {
+        let mut state = self.state.lock();
+        while state.phase == Phase::Open && state.unwritten() > ROOM {
+            match until {
+                None => self.room.wait(&mut state),
+                Some(until) if self.room.wait_until(&mut state, until).timed_out() => {
+                    return state.phase != Phase::Open || state.unwritten() <= ROOM;
+                }
+                Some(_) => {}
+            }
+        }
+        true
     }
 
     /// Blocks while too many answers wait, which a peer asks for and does not read: until they were written or the
-    /// connection has ended; the writing thread sees to it that one of these comes. What others have to say does not
-    /// count: if both sides of a connection stopped reading because of that, neither would ever go on.
+    /// connection has ended; the writing thread ensures that one of these happens. Other messages do not count: if both
+    /// sides of a connection stopped reading because of them, neither would ever go on.
     pub(super) fn wait_for_room_to_answer(&self) {
         let mut state = self.state.lock();
-        while state.phase == Phase::Open && state.answers > ROOM {
+        while state.phase == Phase::Open && state.unwritten_answers() > ROOM_FOR_ANSWERS {
             self.room.wait(&mut state);
         }
     }
@@ -181,11 +208,54 @@ impl Outbox {
                 self.room.notify_all();
                 return Next::Write(bytes);
             }
-            let before = (state.phase, state.writing);
+            let before = (state.phase, state.under_way);
             let timed_out = self.work.wait_until(&mut state, until).timed_out();
-            if timed_out && (state.phase, state.writing) == before && (state.writing || state.bytes.is_empty()) {
+            let idle = state.under_way.is_some() || state.bytes.is_empty();
+            if timed_out && (state.phase, state.under_way) == before && idle {
                 return if state.phase == Phase::Open { Next::Due } else { Next::Closed };
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn answer(outbox: &Outbox, length: usize) {
+        outbox.push_answer(|buffer| buffer.resize(buffer.len() + length, 0));
+    }
+
+    /// The socket takes nothing: what is handed back counts as long as it is not written.
+    #[test]
+    fn answers_count_until_they_are_written() {
+        let outbox = Outbox::new();
+        answer(&outbox, ROOM);
+        let bytes = outbox.take().expect("nobody writes");
+        answer(&outbox, 1);
+        assert_eq!(outbox.state.lock().unwritten_answers(), ROOM + 1);
+        outbox.written(bytes, 10);
+        assert_eq!(outbox.state.lock().unwritten_answers(), ROOM - 9);
+        let bytes = outbox.take().expect("nobody writes");
+        let count = bytes.len();
+        outbox.written(bytes, count);
+        assert_eq!(outbox.state.lock().unwritten_answers(), 0);
+        outbox.wait_for_room_to_answer();
+    }
+
+    #[test]
+    fn there_is_room_when_enough_is_written_and_after_the_end() {
+        let outbox = Outbox::new();
+        answer(&outbox, ROOM + 1);
+        assert!(!outbox.wait_for_room(Some(Instant::now())));
+        let bytes = outbox.take().expect("nobody writes");
+        assert!(!outbox.wait_for_room(Some(Instant::now())), "what is being written waits as well");
+        outbox.written(bytes, 1);
+        assert!(outbox.wait_for_room(Some(Instant::now() + Duration::from_secs(60))));
+        answer(&outbox, ROOM);
+        outbox.close();
+        assert!(outbox.wait_for_room(None));
     }
 }

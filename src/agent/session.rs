@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::codec::{
-    self, BLOCK, FileCommand, Message, Request, Settings, Shell, ShellProgram, Step, Update, Updates, WorkerInfo,
+    self, BLOCK, FileCommand, MAX_COMMAND, MAX_COMMANDS, Message, Request, Settings, Shell, ShellProgram, Step, Update,
+    Updates, WorkerInfo,
 };
-use super::msgpack::{MAX_LENGTH, Malformed, Raw};
+use super::msgpack::{Malformed, Raw};
 use crate::{Command, CommandEnd, Exit, Program};
 
 /// A command of this connection.
@@ -43,6 +44,8 @@ pub(super) enum Violation {
     RelativeBasedir(String),
     #[error("it refused {0}: {1}")]
     Refused(&'static str, String),
+    #[error("it went on with a file before it was answered")]
+    Impatient,
 }
 
 /// Why a command is not started.
@@ -52,11 +55,21 @@ pub(super) enum StartRefused {
     NotReady,
     #[error("the command names no program")]
     NoProgram,
-    #[error("an argument, a variable or the standard input is longer than 4 GiB")]
+    #[error("the command and its standard input are longer than 1 GiB")]
     TooLong,
+    #[error("{MAX_COMMANDS} commands of the worker have not ended")]
+    TooMany,
     #[error("the directory is not Unicode")]
     Directory,
 }
+
+/// What the arguments of a command may come to: the rest of its message has room beside them.
+const MAX_ARGUMENTS: usize = MAX_COMMAND - (1 << 20);
+/// What a text takes on the wire beside its bytes.
+const OVERHEAD: usize = 5;
+
+/// How many bytes are kept of what a worker says about a failure.
+pub(super) const MAX_WORDS: usize = 1000;
 
 const NO_SUCH_COMMAND: &str = "no such command";
 const MIXED_UP: &str = "the command is of another kind";
@@ -107,7 +120,7 @@ pub(super) struct FileFailure {
 pub(super) struct Session {
     phase: Phase,
     next_number: u64,
-    /// Our requests that are not answered yet.
+    /// Our requests whose answers mean something: those of the greeting, and one for each command.
     asked: HashMap<u64, Awaited>,
     next_command: CommandId,
     commands: HashMap<CommandId, Job>,
@@ -125,13 +138,13 @@ enum Awaited {
     Info,
     Settings,
     Start(CommandId),
-    /// Nothing follows from the answer.
-    Nothing,
 }
 
 /// A command that has not ended.
 #[derive(Debug)]
 struct Job {
+    /// The number of the request that has started it.
+    start: u64,
     interrupted: bool,
     kind: Kind,
 }
@@ -174,9 +187,14 @@ impl Session {
         }
     }
 
-    fn ask(&mut self, awaited: Awaited) -> u64 {
+    fn number(&mut self) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
+        number
+    }
+
+    fn ask(&mut self, awaited: Awaited) -> u64 {
+        let number = self.number();
         self.asked.insert(number, awaited);
         number
     }
@@ -189,7 +207,7 @@ impl Session {
                 Some(awaited) => self.answered(awaited, result),
                 None => Ok(Turn::default()),
             },
-            Message::Request { number, request } => Ok(self.requested(now, number, request)),
+            Message::Request { number, request } => self.requested(now, number, request),
         }
     }
 
@@ -222,19 +240,23 @@ impl Session {
                     turn.ended = Some((command, Ending::Broken(error)));
                 }
             }
-            Awaited::Nothing => {}
         }
         Ok(turn)
     }
 
-    fn requested<'m>(&mut self, now: Instant, number: u64, request: Request<'m>) -> Turn<'m> {
+    fn requested<'m>(&mut self, now: Instant, number: u64, request: Request<'m>) -> Result<Turn<'m>, Violation> {
         let mut turn = Turn::default();
+        if let Request::Transfer { command, step: Step::Take(_) | Step::Give(_) } = request
+            && let Ok((_, Job { kind: Kind::Files(FileJob { awaits_answer: true, .. }), .. })) = self.job(command)
+        {
+            return Err(Violation::Impatient);
+        }
         match self.follow(now, number, request, &mut turn) {
             Ok(()) if turn.transfer.is_some() => {}
             Ok(()) => turn.send = Some(codec::encode_response(number, None)),
             Err(refusal) => turn.send = Some(codec::encode_response(number, Some(refusal))),
         }
-        turn
+        Ok(turn)
     }
 
     /// What follows from a request but for its answer; an error when it is refused.
@@ -258,24 +280,23 @@ impl Session {
             }
             Request::Transfer { command, step } => {
                 let (id, job) = self.job(command)?;
-                match (&job.kind, step) {
-                    (Kind::Files(_), Step::Closed) => {}
-                    (Kind::Files(FileJob { what: FileCommand::Read, .. }), Step::Take(bytes)) => {
-                        if bytes.len() > BLOCK {
-                            return Err("the block is larger than was asked for");
-                        }
-                        turn.transfer = Some((id, number, step));
-                    }
-                    (Kind::Files(FileJob { what: FileCommand::Write { .. }, .. }), Step::Give(_)) => {
-                        turn.transfer = Some((id, number, step));
-                    }
-                    _ => return Err(MIXED_UP),
+                let Kind::Files(files) = &mut job.kind else { return Err(MIXED_UP) };
+                if files.go_on(step).inspect_err(|why| files.fail(why))? {
+                    turn.transfer = Some((id, number, step));
                 }
             }
             Request::Complete { command, error } => {
                 let (id, _) = self.job(command)?;
                 let job = self.commands.remove(&id).expect("it was just found");
+                // A worker that answers the start later, or never, has nothing to say that matters.
+                self.asked.remove(&job.start);
                 turn.ended = Some((id, job.ending(now, error)));
+            }
+            Request::Unusable { command, why } => {
+                if let (_, Job { kind: Kind::Files(files), .. }) = self.job(command)? {
+                    files.fail(why);
+                }
+                return Err(why);
             }
             Request::Refused(why) => return Err(why),
         }
@@ -308,7 +329,7 @@ impl Session {
         };
         let message = |number, id: &str| codec::encode_start(number, id, &shell);
         let run = Run { started: now, code: None, signal: None, limit: None, elapsed: None };
-        let (id, number) = self.begin(Kind::Run(run));
+        let (id, number) = self.begin(Kind::Run(run))?;
         Ok((id, message(number, &id.to_string())))
     }
 
@@ -316,32 +337,42 @@ impl Session {
     pub(super) fn start_files(&mut self, what: FileCommand, path: &str) -> Result<(CommandId, Vec<u8>), StartRefused> {
         let Phase::Ready(info) = &self.phase else { return Err(StartRefused::NotReady) };
         let path = join(info, path);
-        if path.len() > MAX_LENGTH {
+        if path.len() > MAX_ARGUMENTS {
             return Err(StartRefused::TooLong);
         }
-        let job = FileJob { what, code: None, words: String::new(), findings: Findings::default() };
-        let (id, number) = self.begin(Kind::Files(job));
+        let (id, number) = self.begin(Kind::Files(FileJob::new(what)))?;
         Ok((id, codec::encode_file_command(number, &id.to_string(), what, &path)))
     }
 
-    fn begin(&mut self, kind: Kind) -> (CommandId, u64) {
+    fn begin(&mut self, kind: Kind) -> Result<(CommandId, u64), StartRefused> {
+        if self.commands.len() >= MAX_COMMANDS {
+            return Err(StartRefused::TooMany);
+        }
         let id = self.next_command;
         self.next_command += 1;
-        self.commands.insert(id, Job { interrupted: false, kind });
-        (id, self.ask(Awaited::Start(id)))
+        let start = self.ask(Awaited::Start(id));
+        self.commands.insert(id, Job { start, interrupted: false, kind });
+        Ok((id, start))
+    }
+
+    /// What the worker has asked while a file is copied is being answered: it may go on.
+    pub(super) fn transfer_answered(&mut self, command: CommandId) {
+        if let Some(Job { kind: Kind::Files(files), .. }) = self.commands.get_mut(&command) {
+            files.awaits_answer = false;
+        }
     }
 
     /// The message that ends a command; `None` when it has ended or is being ended already.
     pub(super) fn interrupt(&mut self, command: CommandId) -> Option<Vec<u8>> {
         let job = self.commands.get_mut(&command).filter(|job| !job.interrupted)?;
         job.interrupted = true;
-        let number = self.ask(Awaited::Nothing);
+        let number = self.number();
         Some(codec::encode_interrupt(number, &command.to_string(), "interrupted"))
     }
 
     /// The message that ends the worker.
     pub(super) fn shutdown(&mut self) -> Vec<u8> {
-        let number = self.ask(Awaited::Nothing);
+        let number = self.number();
         codec::encode_plain("shutdown", number)
     }
 
@@ -373,9 +404,39 @@ struct FileJob {
     code: Option<i64>,
     words: String,
     findings: Findings,
+    /// It has sent a block, or asked for one, and was not answered.
+    awaits_answer: bool,
+    /// What the worker did wrong first. Whatever it says about the end, a part of the file is missing.
+    fault: Option<&'static str>,
 }
 
 impl FileJob {
+    fn new(what: FileCommand) -> Self {
+        let findings = Findings::default();
+        Self { what, code: None, words: String::new(), findings, awaits_answer: false, fault: None }
+    }
+
+    /// Whether this step is for the thread that copies, which answers it.
+    fn go_on(&mut self, step: Step<'_>) -> Result<bool, &'static str> {
+        match (self.what, step) {
+            (_, Step::Closed) => return Ok(false),
+            (FileCommand::Read, Step::Take([])) => return Err("the block is empty"),
+            (FileCommand::Read, Step::Take(bytes)) if bytes.len() > BLOCK => {
+                return Err("the block is larger than was asked for");
+            }
+            (FileCommand::Read, Step::Take(_)) => {}
+            (FileCommand::Write { .. }, Step::Give(0)) => return Err("it asks for no bytes"),
+            (FileCommand::Write { .. }, Step::Give(_)) => {}
+            _ => return Err(MIXED_UP),
+        }
+        self.awaits_answer = true;
+        Ok(true)
+    }
+
+    fn fail(&mut self, why: &'static str) {
+        self.fault.get_or_insert(why);
+    }
+
     fn note(&mut self, update: Update<'_>) {
         match update {
             Update::ExitCode(code) => self.code = Some(code),
@@ -383,7 +444,7 @@ impl FileJob {
             Update::Status(status) => self.findings.status = status.status(),
             // The last thing that it says is why it failed. The stock worker has headers without that, too.
             Update::Stderr(text) | Update::Header(text) if !text.trim_ascii().is_empty() => {
-                let text = &text[..text.len().min(1000)];
+                let text = &text[..text.len().min(MAX_WORDS)];
                 self.words = String::from_utf8_lossy(text).trim().to_owned();
             }
             _ => {}
@@ -392,6 +453,10 @@ impl FileJob {
 
     fn ending(self, error: Option<String>) -> Ending {
         match (self.code, error) {
+            // An error of its own says more.
+            (Some(0) | None, None) if self.fault.is_some() => {
+                Ending::Broken(format!("the worker broke the transfer: {}", self.fault.unwrap_or_default()))
+            }
             (_, Some(error)) => Ending::Broken(error),
             (Some(0), None) => Ending::Files(Ok(self.findings)),
             (Some(code), None) => Ending::Files(Err(FileFailure { code, words: self.words })),
@@ -466,12 +531,12 @@ fn join(info: &WorkerInfo, directory: &str) -> String {
 fn check_lengths(command: &Command) -> Result<(), StartRefused> {
     let program = match &command.program {
         Program::Shell(line) => line.len(),
-        Program::Exec(arguments) => arguments.iter().map(String::len).max().unwrap_or(0).max(arguments.len()),
+        Program::Exec(arguments) => arguments.iter().map(|argument| argument.len() + OVERHEAD).sum(),
     };
     let variables = command.environment.iter();
-    let variable = variables.map(|(name, value)| name.len().max(value.as_ref().map_or(0, String::len))).max();
-    let longest = [program, variable.unwrap_or(0), command.environment.len(), command.stdin.len()];
-    if longest.into_iter().any(|length| length > MAX_LENGTH) { Err(StartRefused::TooLong) } else { Ok(()) }
+    let variables = variables.map(|(name, value)| name.len() + value.as_ref().map_or(0, String::len) + 2 * OVERHEAD);
+    let length = program + variables.sum::<usize>() + command.stdin.len();
+    if length > MAX_ARGUMENTS { Err(StartRefused::TooLong) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use crate::Output;
 
 /// How many pieces wait for the reader …
-const PIECES: usize = 64;
+pub(super) const PIECES: usize = 64;
 /// … and how large each is at most.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 /// While more pieces than this wait, answers are held back. A worker that waits for them has less than the rest of the
 /// room under way, and never holds up the thread that fills the sink.
 const EASY: usize = PIECES / 4;
@@ -130,5 +130,17 @@ mod tests {
         }
         writer.join().unwrap();
         assert!(seen == expected);
+    }
+
+    #[test]
+    fn a5_answers_to_output_that_nobody_reads_are_held_back_within_a_bound() {
+        let (sink, reader) = Sink::new();
+        for _ in 0..PIECES {
+            sink.deliver(b"text", Output::Stdout);
+        }
+        let sent = (0..2 * PIECES).filter_map(|_| sink.hold_back(Vec::new())).count();
+        assert_eq!(sent, PIECES, "the others are held back");
+        assert_eq!(sink.release_answers().len(), PIECES);
+        drop(reader);
     }
 }

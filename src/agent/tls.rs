@@ -15,7 +15,7 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
 
-use super::transport::time_left;
+use super::transport::{WriteBefore, time_left};
 
 /// How much is read from the socket at once.
 const INCOMING: usize = 16 << 10;
@@ -39,7 +39,7 @@ impl Tls {
     pub(super) fn agree(tcp: &TcpStream, mut connection: Connection, deadline: Instant) -> io::Result<Self> {
         let write_all = |connection: &mut Connection| -> io::Result<()> {
             while connection.wants_write() {
-                connection.write_tls(&mut &*tcp)?;
+                connection.write_tls(&mut WriteBefore { tcp, deadline })?;
             }
             Ok(())
         };
@@ -85,7 +85,7 @@ impl Tls {
         }
     }
 
-    pub(super) fn write_all(&self, mut tcp: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write_all(&self, tcp: &mut WriteBefore<'_>, bytes: &[u8]) -> io::Result<()> {
         let mut sealed = Vec::new();
         for piece in bytes.chunks(RECORD) {
             self.seal(&mut sealed, |connection| connection.writer().write_all(piece))?;

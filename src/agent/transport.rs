@@ -4,7 +4,7 @@
 //! other one needs. What the bytes mean is not known here.
 
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -66,17 +66,19 @@ impl Transport {
         self.read(buffer)
     }
 
-    /// Blocks until the system has taken all, each piece within the write time-out. To be called by one thread at a time.
-    pub(super) fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+    /// Blocks until the system has taken all bytes, at most until the deadline, however few bytes the peer takes at a
+    /// time. To be called by one thread at a time.
+    pub(super) fn write_before(&self, deadline: Instant, bytes: &[u8]) -> io::Result<()> {
+        let mut tcp = WriteBefore { tcp: &self.tcp, deadline };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return tls.write_all(&self.tcp, bytes);
+            return tls.write_all(&mut tcp, bytes);
         }
-        io::Write::write_all(&mut &*self.tcp, bytes)
+        io::Write::write_all(&mut tcp, bytes)
     }
 
     /// Writes what the system takes at once, and says how much that was: none where it cannot be asked for that. Never
-    /// blocks; an error counts as none, and shows with the next [`write_all`](Self::write_all).
+    /// blocks; an error counts as none, and shows with the next [`write_before`](Self::write_before).
     pub(super) fn try_write(&self, bytes: &[u8]) -> usize {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
@@ -105,6 +107,37 @@ impl Transport {
     }
 }
 
+/// Blocks until the peer has sent something, which is not read; an error when it is the end, or the deadline is over.
+pub(super) fn await_first_byte(tcp: &TcpStream, deadline: Instant) -> io::Result<()> {
+    loop {
+        tcp.set_read_timeout(Some(time_left(deadline)?))?;
+        match tcp.peek(&mut [0]) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Writes to a socket until a deadline.
+pub(super) struct WriteBefore<'a> {
+    pub(super) tcp: &'a TcpStream,
+    pub(super) deadline: Instant,
+}
+
+impl io::Write for WriteBefore<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.tcp.set_write_timeout(Some(time_left(self.deadline)?))?;
+        io::Write::write(&mut &*self.tcp, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Until the deadline; an error when it is over.
 pub(super) fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
@@ -115,6 +148,18 @@ pub(super) fn time_left(deadline: Instant) -> io::Result<Duration> {
 pub(super) fn later(duration: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+}
+
+/// Lets more connections wait to be accepted than the standard library does: many agents may come at once, and one that
+/// finds no room tries again a second later.
+pub(super) fn listen_well(listener: &TcpListener) {
+    #[cfg(unix)]
+    {
+        const BACKLOG: i32 = 4096;
+        // It listens already; without this it is as before.
+        let _ = rustix::net::listen(listener, BACKLOG);
+    }
+    let _ = listener;
 }
 
 #[cfg(unix)]
@@ -130,4 +175,32 @@ fn try_send(tcp: &TcpStream, bytes: &[u8]) -> usize {
 #[cfg(not(unix))]
 fn try_send(_: &TcpStream, _: &[u8]) -> usize {
     0
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io::Read;
+    use std::thread;
+
+    use super::*;
+
+    /// Each write makes some progress in time, and all of them together do not.
+    #[test]
+    fn a6_a_write_has_a_deadline_as_a_whole() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let writer = Arc::new(listener.accept().unwrap().0);
+        rustix::net::sockopt::set_socket_send_buffer_size(&*writer, 32 << 10).unwrap();
+        let reading = thread::spawn(move || {
+            let pause = crossbeam_channel::tick(Duration::from_millis(1));
+            while reader.read(&mut [0; 16 << 10]).is_ok_and(|count| count > 0) {
+                pause.recv().unwrap();
+            }
+        });
+        let transport = Transport::plain(writer);
+        let written = transport.write_before(later(Duration::from_millis(500)), &vec![7; 256 << 20]);
+        assert!(matches!(written.unwrap_err().kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
+        transport.cut();
+        reading.join().unwrap();
+    }
 }

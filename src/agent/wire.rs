@@ -2,8 +2,8 @@
 //! reader of messages.
 //!
 //! The reading thread never writes more than the socket takes at once and the writing thread never reads, so that a peer
-//! that does not read delays nobody but itself. Answers wait until the reading thread has nothing left to read. Both sides ping, and a peer that says nothing for too long is gone. What the messages mean
-//! is not known here.
+//! that does not read delays nobody but itself. Answers wait until the reading thread has nothing left to read. Both sides
+//! ping, and a peer that says nothing for too long is lost. What the messages mean is not known here.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Read, Write};
@@ -17,11 +17,14 @@ use tungstenite::protocol::frame::{CloseFrame, Frame};
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Message, WebSocket};
 
-use super::outbox::{Next, Outbox};
+use super::budget::{Budget, Share};
+use super::outbox::{Next, Outbox, ROOM};
 use super::transport::{Transport, later};
 
 /// How much is read at once, and kept for each connection.
-const READ_BUFFER: usize = 16 << 10;
+pub(super) const READ_BUFFER: usize = 16 << 10;
+/// How much of an unfinished message needs no share of the budget. Blocks of files and most pieces of output fit.
+pub(super) const SMALL: usize = 512 << 10;
 
 /// What bounds a connection after its handshake.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Limits {
     pub(super) heartbeat_interval: Duration,
     pub(super) heartbeat_timeout: Duration,
     pub(super) max_message: usize,
+    /// How long the peer may take for each 256 KiB that it is sent, and for each that it sends of a large message.
+    pub(super) write_timeout: Duration,
     /// How long a closed connection may still deliver what was sent last.
     pub(super) linger: Duration,
 }
@@ -37,13 +42,15 @@ pub(super) struct Wire {
     transport: Transport,
     outbox: Outbox,
     limits: Limits,
+    /// For large messages of the peer.
+    budget: Arc<Budget>,
     masks: Option<Masks>,
 }
 
 impl Wire {
-    pub(super) fn new(transport: Transport, role: Role, limits: Limits) -> Self {
+    pub(super) fn new(transport: Transport, role: Role, limits: Limits, budget: Arc<Budget>) -> Self {
         let masks = (role == Role::Client).then(Masks::default);
-        Self { transport, outbox: Outbox::new(), limits, masks }
+        Self { transport, outbox: Outbox::new(), limits, budget, masks }
     }
 
     /// Has a message written soon. Does not block; nothing happens when the connection is about to end.
@@ -61,6 +68,13 @@ impl Wire {
     pub(super) fn send_soon(&self, message: Vec<u8>) {
         let frame = self.masked(data(message));
         self.outbox.push_answer(|buffer| frame.format(buffer).expect("memory takes it"));
+    }
+
+    /// Sends an answer of another thread than the reading one. While the peer leaves too many answers unread, nothing more
+    /// is read from it.
+    pub(super) fn send_answer(&self, message: Vec<u8>) {
+        self.send_soon(message);
+        self.flush();
     }
 
     /// Writes what waits, as far as the socket takes it at once: before the reading thread waits for something else than
@@ -86,9 +100,11 @@ impl Wire {
         }
     }
 
-    /// Blocks while too much waits to be written: until it was, the connection has ended, or 10 s are over.
-    pub(super) fn wait_for_room(&self) {
-        self.outbox.wait_for_room();
+    /// Blocks while too much waits to be written: until it was written or the connection has ended, for `limit` at most.
+    /// Whether the peer has read enough in time. Without a limit it lasts as long as the peer keeps reading: a peer that
+    /// reads too slowly is lost.
+    pub(super) fn wait_for_room(&self, limit: Option<Duration>) -> bool {
+        self.outbox.wait_for_room(limit.map(later))
     }
 
     /// Whether messages still leave, and still mean something when they come.
@@ -112,6 +128,7 @@ impl Wire {
     pub(super) fn cut(&self) {
         self.outbox.close();
         self.transport.cut();
+        self.budget.look_again();
     }
 
     /// The body of the writing thread. Returns when the connection is over, with the reason if it was found here.
@@ -120,7 +137,10 @@ impl Wire {
         loop {
             match self.outbox.next(ping_at) {
                 Next::Write(bytes) => {
-                    if let Err(error) = self.transport.write_all(&bytes) {
+                    // A limit for all of it would be too short for long messages or too long for short ones.
+                    let mut pieces = bytes.chunks(ROOM);
+                    let write = |piece| self.transport.write_before(later(self.limits.write_timeout), piece);
+                    if let Err(error) = pieces.try_for_each(write) {
                         return Some(match error.kind() {
                             ErrorKind::WouldBlock | ErrorKind::TimedOut => {
                                 "it does not read what it is sent".to_owned()
@@ -176,7 +196,8 @@ impl WireReader {
     pub(super) fn new(wire: Arc<Wire>, rest: Vec<u8>, deadline: Instant, max_greeting: usize) -> Self {
         let role = if wire.masks.is_some() { Role::Client } else { Role::Server };
         let longest = Some(max_greeting.min(wire.limits.max_message));
-        let incoming = Incoming { wire: wire.clone(), deadline: Some(deadline) };
+        let arriving = Arriving { bytes: 0, share: None };
+        let incoming = Incoming { wire: wire.clone(), deadline: Some(deadline), arriving };
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
@@ -203,6 +224,7 @@ impl WireReader {
         // A peer that asks and does not read the answers gets no further than this.
         self.wire.outbox.wait_for_room_to_answer();
         let message = self.socket.read().map_err(|error| self.explain(&error))?;
+        self.socket.get_mut().arrived(&message).map_err(|error| error.to_string())?;
         match message {
             // About to end: whatever it says has no consequences.
             Message::Binary(_) if !self.wire.is_open() => Ok(None),
@@ -222,6 +244,10 @@ impl WireReader {
         use tungstenite::Error;
         use tungstenite::error::ProtocolError;
         match error {
+            // Found below, in what the peer sends.
+            Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
+                self.protest(CloseCode::Size, &error.to_string())
+            }
             Error::Io(error) if error.kind() == ErrorKind::TimedOut => self.gone("it has not answered for too long"),
             Error::Io(error) => self.gone(&format!("the connection broke: {error}")),
             Error::ConnectionClosed | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
@@ -253,16 +279,85 @@ struct Incoming {
     wire: Arc<Wire>,
     /// For all that is read, until the greeting is over. After that each read waits as long as the heartbeat allows.
     deadline: Option<Instant>,
+    arriving: Arriving,
+}
+
+/// The message that is being read.
+struct Arriving {
+    /// How much of it has come, and of what was read with it.
+    bytes: usize,
+    /// Of one that is not small.
+    share: Option<Large>,
+}
+
+/// What a large message holds, and what is expected of it in return.
+struct Large {
+    _share: Option<Share>,
+    /// So many bytes …
+    expected: usize,
+    /// … must be here by then.
+    deadline: Instant,
+}
+
+impl Incoming {
+    /// Until when the next bytes may come, for a message that is already large or may become so now. Blocks until there
+    /// is memory for it.
+    fn large_deadline(&mut self, more: usize) -> Option<Instant> {
+        let (arriving, limits) = (&mut self.arriving, &self.wire.limits);
+        if arriving.bytes + more <= SMALL {
+            return None;
+        }
+        let wire = &self.wire;
+        let large = arriving.share.get_or_insert_with(|| {
+            // A connection that is about to end has a deadline for that, and needs none of what others wait for.
+            let share = wire.budget.take(limits.max_message, || !wire.is_open());
+            Large { _share: share, expected: arriving.bytes + ROOM, deadline: later(limits.write_timeout) }
+        });
+        if arriving.bytes >= large.expected {
+            large.expected = arriving.bytes + ROOM;
+            large.deadline = later(limits.write_timeout);
+        }
+        Some(large.deadline)
+    }
+
+    /// A message was read to its end: it no longer counts.
+    fn arrived(&mut self, message: &Message) -> io::Result<()> {
+        if let Message::Ping(payload) | Message::Pong(payload) = message {
+            // It comes between the parts of another message, which goes on.
+            let header = if self.wire.masks.is_some() { 2 } else { 6 };
+            self.arriving.bytes = self.arriving.bytes.saturating_sub(header + payload.len());
+            return Ok(());
+        }
+        self.arriving.bytes = 0;
+        if self.arriving.share.take().is_some() && self.deadline.is_none() {
+            self.wire.transport.set_read_timeout(self.wire.limits.heartbeat_timeout)?;
+        }
+        Ok(())
+    }
 }
 
 impl Read for Incoming {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // All that was here has been read.
         self.wire.flush();
-        match self.deadline {
-            Some(deadline) => self.wire.transport.read_before(deadline, buffer),
-            None => self.wire.transport.read(buffer),
+        let large = self.large_deadline(buffer.len());
+        let unusable = |reason| io::Error::new(ErrorKind::InvalidData, reason);
+        let length = match (self.deadline, large) {
+            (Some(deadline), _) => self.wire.transport.read_before(deadline, buffer)?,
+            (None, Some(deadline)) => match self.wire.transport.read_before(deadline, buffer) {
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    return Err(unusable("it does not finish the message that it has begun"));
+                }
+                read => read?,
+            },
+            (None, None) => self.wire.transport.read(buffer)?,
+        };
+        self.arriving.bytes += length;
+        // In many small parts a message takes more than its length.
+        if self.arriving.bytes > self.wire.limits.max_message.saturating_add(SMALL) {
+            return Err(unusable("it sent a message that is too long"));
         }
+        Ok(length)
     }
 }
 

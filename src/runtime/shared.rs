@@ -373,4 +373,10 @@ impl AttachPoint for SharedPoint {
             None => Err(AttachError::UnknownWorker),
         }
     }
+
+    #[cfg(feature = "agent")]
+    fn instances(&self) -> usize {
+        // Each has a thread.
+        self.0.upgrade().map_or(0, |shared| shared.threads.live())
+    }
 }

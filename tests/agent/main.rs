@@ -33,5 +33,6 @@ mod commands;
 mod files;
 mod ours;
 mod program;
+mod secret;
 mod support;
 mod trouble;

@@ -19,17 +19,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::{PATIENCE, Place, eventually, is_gone, next, our_agent, text};
 
 /// A master with one worker, whose instance is started by the test itself.
-struct World {
+pub(crate) struct World {
     master: Master,
     listener: AgentListener,
     events: Receiver<Event>,
     worker: Worker,
     script: Script,
-    place: Place,
+    pub(crate) place: Place,
 }
 
 impl World {
-    fn new(idle: IdlePolicy) -> Self {
+    pub(crate) fn new(idle: IdlePolicy) -> Self {
         let master = Master::new();
         let events = master.events(10_000);
         let listener = AgentListener::bind(&master, "127.0.0.1:0").unwrap();
@@ -38,12 +38,12 @@ impl World {
         Self { master, listener, events, worker, script, place: Place::new() }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.listener.addresses()[0]
     }
 
     /// An attempt whose start is under way.
-    fn starting(&self) -> (Substantiation<Lease>, StartCall) {
+    pub(crate) fn starting(&self) -> (Substantiation<Lease>, StartCall) {
         let request = self.worker.substantiate(&Build::new("a build"));
         let start = self.script.expect_start();
         self.script.automate_all();
@@ -69,18 +69,28 @@ impl World {
 }
 
 /// Our agent as a child process, killed with this.
-struct Agent {
+pub(crate) struct Agent {
     child: Child,
 }
 
 impl Agent {
     fn start(master: SocketAddr, secret: &Secret, directory: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(master, ("LATENT_WORKER_SECRET", secret.expose()), directory, arguments)
+    }
+
+    /// With a variable that says the secret, or where it is.
+    pub(crate) fn start_with(
+        master: SocketAddr,
+        (name, value): (&str, &str),
+        directory: &Path,
+        arguments: &[&str],
+    ) -> Self {
         let child = Program::new(our_agent())
             .args(arguments)
             .arg(directory)
             .env("LATENT_WORKER_MASTER", master.to_string())
             .env("LATENT_WORKER_NAME", "w")
-            .env("LATENT_WORKER_SECRET", secret.expose())
+            .env(name, value)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

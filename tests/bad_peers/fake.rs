@@ -150,6 +150,15 @@ impl Fake {
         number
     }
 
+    /// An operation that does not exist, with these bytes. Whether it could be sent.
+    pub fn try_ask(&mut self, op: &str, bytes: &[u8]) -> bool {
+        let mut message = begin(op, self.next_number, 1);
+        self.next_number += 1;
+        write_str(&mut message, "args").unwrap();
+        rmp::encode::write_bin(&mut message, bytes).unwrap();
+        self.socket.send(Message::binary(message)).is_ok()
+    }
+
     /// Output and the end of a command with exit code 0.
     pub fn finish_command(&mut self, command: &str, output: &str) {
         self.output(command, output);
@@ -160,6 +169,46 @@ impl Fake {
         write_sint(&mut args, 0).unwrap();
         self.ask("update", Some(command), Some(&args));
         self.ask("complete", Some(command), Some(&[0xc0]));
+    }
+
+    /// The status of a regular file, and the end of the command.
+    pub fn status(&mut self, command: &str, size: u64) {
+        let mut args = Vec::new();
+        write_array_len(&mut args, 2).unwrap();
+        write_array_len(&mut args, 2).unwrap();
+        write_str(&mut args, "stat").unwrap();
+        write_array_len(&mut args, 10).unwrap();
+        for item in [0o100_644, 0, 0, 0, 0, 0, size, 0, 0, 0] {
+            write_uint(&mut args, item).unwrap();
+        }
+        write_array_len(&mut args, 2).unwrap();
+        write_str(&mut args, "rc").unwrap();
+        write_sint(&mut args, 0).unwrap();
+        self.ask("update", Some(command), Some(&args));
+        self.ask("complete", Some(command), Some(&[0xc0]));
+    }
+
+    /// Asks for the next bytes of a file. Whether that could be sent.
+    pub fn want(&mut self, command: &str, length: u64) -> bool {
+        let mut bytes = begin("update_read_file", self.next_number, 2);
+        self.next_number += 1;
+        write_str(&mut bytes, "command_id").unwrap();
+        write_str(&mut bytes, command).unwrap();
+        write_str(&mut bytes, "length").unwrap();
+        write_uint(&mut bytes, length).unwrap();
+        self.socket.send(Message::binary(bytes)).is_ok()
+    }
+
+    /// Sends the next bytes of a file.
+    pub fn block(&mut self, command: &str, block: &[u8]) {
+        let mut args = Vec::new();
+        rmp::encode::write_bin(&mut args, block).unwrap();
+        self.ask("update_upload_file_write", Some(command), Some(&args));
+    }
+
+    /// Waits for the next message of the master.
+    pub fn await_answer(&mut self) {
+        while !matches!(self.socket.read(), Ok(Message::Binary(_)) | Err(_)) {}
     }
 
     /// A listing of a directory, and its end.

@@ -1,6 +1,8 @@
 //! Peers that do what they should not, over real sockets, while good agents work undelayed.
 
 mod fake;
+mod flood;
+mod memory;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};

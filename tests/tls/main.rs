@@ -378,3 +378,35 @@ fn a_stock_worker_attaches_over_tls() {
     assert!(stock.wait().unwrap().success());
     std::fs::remove_dir_all(&directory).unwrap();
 }
+
+/// More than strangers may be open, and none of them tries twice.
+#[test]
+fn a5_many_agents_attach_at_the_same_time() {
+    const AGENTS: usize = 200;
+    let master = Master::new();
+    let listener = showing("master").handshake_timeout(PATIENCE).bind(&master, "127.0.0.1:0").unwrap();
+    let address = listener.addresses()[0].to_string();
+    let mut expected = Vec::new();
+    for number in 0..AGENTS {
+        let (driver, script) = ScriptedWorker::new();
+        let name = format!("w{number}");
+        let worker = master.add_worker(WorkerConfig::new(name.clone()), driver).unwrap();
+        let request = worker.substantiate(&Build::new("a build"));
+        let start = script.expect_start();
+        let client = AgentClient::builder(address.clone(), name, start.secret().clone());
+        let client = client.tls_trusting(pem("authority.pem")).unwrap().max_tries(NonZeroU32::MIN);
+        start.succeed();
+        script.automate_all();
+        expected.push((request, client.connect_timeout(PATIENCE).build("/", ()), script));
+    }
+    let (requests, agents): (Vec<_>, Vec<_>) = expected
+        .into_iter()
+        .map(|(request, client, script)| ((request, script), std::thread::spawn(move || client.run())))
+        .unzip();
+    let leases: Vec<_> = requests.into_iter().map(|(request, script)| (answer(request), script)).collect();
+    assert_eq!(listener.refused_connections(), 0);
+    drop(leases);
+    assert!(master.shutdown(ShutdownMode::Fast, PATIENCE).complete);
+    agents.into_iter().for_each(|agent| assert_eq!(agent.join().unwrap().unwrap(), AgentEnd::ShutDown));
+    assert!(listener.shutdown(PATIENCE), "threads are left");
+}

@@ -64,12 +64,9 @@ struct Told {
 impl Told {
     fn read() -> Result<Self, String> {
         let variable = |name: &str| env::var(name).map_err(|_| format!("{ARGUMENT} is for farm itself: no {name}"));
-        let file = variable("LATENT_WORKER_SECRET_FILE")?;
         Ok(Self {
             name: variable("LATENT_WORKER_NAME")?,
-            secret: fs::read_to_string(&file)
-                .map(Secret::new)
-                .map_err(|error| format!("cannot read {file}: {error}"))?,
+            secret: AgentClient::take_secret().map_err(|error| error.to_string())?,
             master: variable("LATENT_WORKER_MASTER")?,
             directory: variable("LATENT_WORKER_DIRECTORY")?.into(),
         })

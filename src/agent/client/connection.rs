@@ -14,16 +14,21 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use tungstenite::protocol::Role;
 
+use super::super::budget::Budget;
+use super::super::msgpack::Raw;
 use super::super::threads::Threads;
 use super::super::transport::Transport;
 use super::super::wire::{Limits, Wire, WireReader};
-use super::codec::{self, Info, Job, Settings};
+use super::codec::{self, FileJob, Info, Job, Settings};
 use super::job;
 use super::session::{Session, Todo};
 use crate::Agent;
 
 /// How many answers may wait for a command; it has fewer requests than that under way.
 const ANSWERS: usize = 32;
+
+/// The longest message of a master that has not greeted yet.
+const MAX_GREETING: usize = 1 << 20;
 
 /// What the master answers to a command: bytes if it was asked for some, or why it wants no more.
 pub(super) type Answer = Result<Vec<u8>, String>;
@@ -41,8 +46,24 @@ pub(super) struct Connection {
 /// How a command is reached.
 struct Command {
     answers: Sender<Answer>,
+    /// How many bytes an answer may carry.
+    longest_answer: usize,
     /// Dropped to interrupt it.
     interrupt: Option<Sender<Infallible>>,
+}
+
+impl Command {
+    /// What an answer says. The rest of the answer is not kept, however long it is.
+    fn bytes_of(&self, answer: Raw<'_>) -> Answer {
+        match answer.bytes() {
+            Some(bytes) if self.longest_answer == 0 || bytes.is_empty() => Ok(Vec::new()),
+            Some(bytes) if bytes.len() > self.longest_answer => {
+                Err(format!("the master sent {} bytes, {} at most were asked for", bytes.len(), self.longest_answer))
+            }
+            Some(bytes) => Ok(bytes.to_vec()),
+            None => Ok(Vec::new()),
+        }
+    }
 }
 
 /// What the thread needs that reads.
@@ -75,7 +96,7 @@ impl Connection {
         info: Info<'static>,
         threads: Arc<Threads>,
     ) -> Arc<Self> {
-        let wire = Arc::new(Wire::new(transport, Role::Client, limits));
+        let wire = Arc::new(Wire::new(transport, Role::Client, limits, Budget::new(limits.max_message)));
         let session = Mutex::new(Session::new());
         Arc::new(Self { wire, agent, info, session, commands: Mutex::default(), threads })
     }
@@ -90,7 +111,7 @@ impl Connection {
     /// Serves the master until the connection is over. `rest` was read already.
     pub(super) fn serve(self: &Arc<Self>, rest: Vec<u8>, deadline: Instant) -> Over {
         let (tell, over) = bounded(1);
-        let reader = WireReader::new(self.wire.clone(), rest, deadline, usize::MAX);
+        let reader = WireReader::new(self.wire.clone(), rest, deadline, MAX_GREETING);
         let over = match self.pass_on(Box::new(Reading { reader, greeted: false, over: tell })) {
             Ok(()) => over.recv().unwrap_or_else(|_| Over::Lost("its reading thread panicked".to_owned())),
             Err((_, error)) => Over::Lost(format!("no thread for the connection: {error}")),
@@ -163,15 +184,16 @@ impl Connection {
         match turn.todo {
             None => {}
             Some(Todo::Start(command, job, settings)) => {
-                next = Next::Run(Box::new((job, settings, self.port(command))))
+                let port = self.port(command, &job);
+                next = Next::Run(Box::new((job, settings, port)))
             }
             Some(Todo::Interrupt(command)) => {
                 let interrupt = self.commands.lock().get_mut(command).and_then(|command| command.interrupt.take());
                 drop(interrupt);
             }
             Some(Todo::Answer(command, result)) => {
-                let answer = result.map(|raw| raw.bytes().unwrap_or_default().to_vec());
                 if let Some(command) = self.commands.lock().get(&command) {
+                    let answer = result.and_then(|raw| command.bytes_of(raw));
                     // There is room: it has few requests under way, and each is answered once.
                     let _ = command.answers.try_send(answer);
                 }
@@ -185,10 +207,15 @@ impl Connection {
     }
 
     /// How a new command is reached, and how it speaks.
-    fn port(self: &Arc<Self>, id: &str) -> Port {
+    fn port(self: &Arc<Self>, id: &str, job: &Job) -> Port {
         let (answers, answered) = bounded(ANSWERS);
         let (interrupt, interrupted) = bounded(0);
-        self.commands.lock().insert(id.to_owned(), Command { answers, interrupt: Some(interrupt) });
+        let longest_answer = match job {
+            Job::Files(FileJob::Receive { block, .. }) => *block,
+            _ => 0,
+        };
+        let command = Command { answers, longest_answer, interrupt: Some(interrupt) };
+        self.commands.lock().insert(id.to_owned(), command);
         let connection = self.clone();
         Port { connection, id: id.to_owned(), answered, interrupted, unanswered: 0, completed: false }
     }
@@ -228,7 +255,7 @@ pub(super) struct Port {
 impl Port {
     /// Sends a request, whose number `message` gets. Blocks only while the socket takes nothing.
     pub(super) fn send(&mut self, message: impl FnOnce(u64, &str) -> Vec<u8>) {
-        self.connection.wire.wait_for_room();
+        self.connection.wire.wait_for_room(None);
         let number = self.connection.session.lock().ask(&self.id);
         self.connection.wire.send(message(number, &self.id));
         self.unanswered += 1;
@@ -250,6 +277,7 @@ impl Port {
 
     /// Tells the end of the command, and `last` at once with it.
     pub(super) fn complete(mut self, last: Option<LastUpdate<'_>>, error: Option<&str>) {
+        self.connection.wire.wait_for_room(None);
         self.completed = true;
         self.connection.end(&self.id, last, error);
     }
@@ -260,5 +288,23 @@ impl Drop for Port {
         if !self.completed {
             self.connection.end(&self.id, None, Some("the agent has no thread for it, or panicked"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a5_an_answer_is_no_longer_than_was_asked_for() {
+        let mut writer = super::super::super::msgpack::Writer(Vec::new());
+        writer.binary(&[7; 5]);
+        let answer = |longest_answer| {
+            let command = Command { answers: bounded(1).0, longest_answer, interrupt: None };
+            command.bytes_of(Raw::whole(&writer.0).unwrap())
+        };
+        assert_eq!(answer(5), Ok(vec![7; 5]));
+        assert!(answer(4).unwrap_err().contains("4 at most"));
+        assert_eq!(answer(0), Ok(Vec::new()), "no bytes were asked for, and none are kept");
     }
 }

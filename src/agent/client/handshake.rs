@@ -41,7 +41,7 @@ pub(super) fn log_in(
         "GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nAuthorization: Basic {credentials}\r\n\
          Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     );
-    transport.write_all(request.as_bytes())?;
+    transport.write_before(deadline, request.as_bytes())?;
     let (head, rest) = read_head(transport, deadline)?.ok_or(Refusal::Malformed)?;
     let Ok(Some((_, response))) = Response::try_parse(&head) else { return Err(Refusal::Malformed) };
     match response.status() {

@@ -9,6 +9,7 @@
 //! | [`codec`], [`session`] | messages, and an agent's side of one connection as a value; pure |
 //! | [`text`] | output as lines, for masters that want them; pure |
 //! | [`backoff`] | how long to wait before the next try; pure |
+//! | [`secret`] | the secret that a driver has handed over |
 //! | [`handshake`] | logs in |
 //! | [`connection`] | reads, and knows the commands that run |
 //! | [`job`], [`transfer`] | what one command does |
@@ -23,6 +24,7 @@ mod connection;
 pub(super) mod fuzzing;
 mod handshake;
 mod job;
+mod secret;
 mod session;
 mod text;
 mod transfer;
@@ -40,6 +42,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use parking_lot::Mutex;
 
+use super::codec::MAX_COMMAND;
 use super::threads::Threads;
 #[cfg(feature = "tls")]
 use super::tls::ClientTls;
@@ -53,7 +56,7 @@ use connection::{Connection, Over};
 
 /// Of the environment, what a master may know. The rest may be secrets.
 const TOLD: &[&str] = &["HOME", "HOSTNAME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"];
-/// How long the master may leave what it is sent unread.
+/// How long the master may take to read each 256 KiB of what it is sent, and to send each of a longer message.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an agent that was told to end waits for the master to hear its answer; the stock worker's time.
 const LINGER: Duration = Duration::from_millis(200);
@@ -270,8 +273,8 @@ impl AgentClient {
             limits: Limits {
                 heartbeat_interval: Duration::from_secs(10),
                 heartbeat_timeout: Duration::from_secs(30),
-                // Whoever takes commands from a master trusts it; a command's standard input is one message.
-                max_message: usize::MAX,
+                max_message: MAX_COMMAND,
+                write_timeout: WRITE_TIMEOUT,
                 linger: LINGER,
             },
             connect_timeout: Duration::from_secs(10),
@@ -281,6 +284,41 @@ impl AgentClient {
             #[cfg(feature = "tls")]
             tls: None,
         }
+    }
+
+    /// Takes the secret that the driver of this instance has handed over to this process, so that the commands of builds
+    /// do not find it. Call it first in `main`, before there are other threads.
+    ///
+    /// The secret is read from the file that `LATENT_WORKER_SECRET_FILE` names, and this file is removed; or it is the
+    /// value of `LATENT_WORKER_SECRET` or `WORKERPASS`. If one of these two is set on Unix, this process first executes its
+    /// program once more, with the same arguments, process id, standard input and standard error, but without the two
+    /// variables: what `main` does before this call is done twice. Standard output is lost by that, and becomes a copy
+    /// of standard error.
+    ///
+    /// After that the secret is in the memory of this process only: not in its environment, its arguments or its
+    /// descriptors. That is no protection against a command of the same user that can attach a debugger to this process,
+    /// where the system allows that, and not against one that reads the environment of a process that has started this
+    /// one, a shell script for example: use `exec` there.
+    ///
+    /// # Errors
+    ///
+    /// When no secret was handed over, it is empty or longer than 4096 bytes, the file cannot be read, or the program
+    /// cannot be executed. A file that cannot be removed is reported as a warning of the crate `log`; links and devices
+    /// are not removed.
+    ///
+    /// ```no_run
+    /// use latent_worker::AgentClient;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let secret = AgentClient::take_secret()?;
+    ///     let master = std::env::var("LATENT_WORKER_MASTER")?;
+    ///     let name = std::env::var("LATENT_WORKER_NAME")?;
+    ///     AgentClient::builder(master, name, secret).build("/var/tmp/build", ()).run()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn take_secret() -> io::Result<Secret> {
+        secret::take()
     }
 
     /// The means to end it while it runs.
@@ -423,7 +461,6 @@ fn open(address: &str, deadline: Instant) -> io::Result<TcpStream> {
         match TcpStream::connect_timeout(address, time_left(deadline)? / share) {
             Ok(socket) => {
                 socket.set_nodelay(true)?;
-                socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
                 return Ok(socket);
             }
             Err(error) => failure = error,

@@ -3,14 +3,11 @@
 //! It answers every request of the master, numbers ours, and knows which command waits for which answer. Sockets, threads
 //! and what commands do are elsewhere.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use super::super::codec::encode_response;
+use super::super::codec::{MAX_COMMAND, MAX_COMMANDS, encode_response};
 use super::super::msgpack::{Malformed, Raw};
 use super::codec::{self, Info, Job, Message, Request, Settings, Variable};
-
-/// How many commands a master may have run at once.
-const MAX_COMMANDS: usize = 256;
 
 pub(super) struct Session {
     next_number: u64,
@@ -18,7 +15,10 @@ pub(super) struct Session {
     asked: HashMap<u64, String>,
     settings: Settings,
     greeted: bool,
-    running: HashSet<String>,
+    /// The commands that run, and how long the messages were that have started them.
+    running: HashMap<String, usize>,
+    /// The sum of these lengths.
+    held: usize,
 }
 
 /// What follows from one message.
@@ -43,7 +43,7 @@ pub(super) enum Todo<'m> {
 impl Session {
     pub(super) fn new() -> Self {
         let settings = Settings::default();
-        Self { next_number: 0, asked: HashMap::new(), settings, greeted: false, running: HashSet::new() }
+        Self { next_number: 0, asked: HashMap::new(), settings, greeted: false, running: HashMap::new(), held: 0 }
     }
 
     /// The number of a new request, whose answer is for this command.
@@ -56,7 +56,7 @@ impl Session {
     /// A command that was begun is over, and waits for no more answers: a master may use its name again. The number of
     /// the request that says so, whose answer nobody waits for.
     pub(super) fn ended(&mut self, command: &str) -> u64 {
-        self.running.remove(command);
+        self.held -= self.running.remove(command).unwrap_or_default();
         self.asked.retain(|_, waiting| waiting != command);
         self.number()
     }
@@ -98,7 +98,7 @@ impl Session {
                 self.greeted = true;
                 done(None)
             }
-            Request::Start { command, job } => match self.begin(command, job) {
+            Request::Start { command, job } => match self.begin(command, job, bytes.len()) {
                 Ok(job) => done(Some(Todo::Start(command, job, self.settings))),
                 Err(refusal) => Turn { todo: None, send: Some(encode_response(number, Some(&refusal))) },
             },
@@ -108,14 +108,19 @@ impl Session {
         })
     }
 
-    fn begin(&mut self, command: &str, job: Result<Job, String>) -> Result<Job, String> {
+    fn begin(&mut self, command: &str, job: Result<Job, String>, length: usize) -> Result<Job, String> {
         let job = job?;
         if self.running.len() >= MAX_COMMANDS {
             return Err(format!("{MAX_COMMANDS} commands run already"));
         }
-        if !self.running.insert(command.to_owned()) {
+        if self.running.contains_key(command) {
             return Err(format!("the command {command:?} runs already"));
         }
+        if self.held + length > MAX_COMMAND {
+            return Err(format!("the commands that run hold {} bytes of {MAX_COMMAND}, it needs {length}", self.held));
+        }
+        self.held += length;
+        self.running.insert(command.to_owned(), length);
         Ok(job)
     }
 }

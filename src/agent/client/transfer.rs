@@ -139,6 +139,10 @@ impl Read for Receiver<'_> {
             }
             self.received = ask(self.port, |number, id| codec::encode_give(number, id, length))?;
             self.taken = 0;
+            if self.received.len() > length {
+                let more = format!("the master sent {} bytes, {length} at most were asked for", self.received.len());
+                return Err(io::Error::other(more));
+            }
             self.left = self.left.saturating_sub(self.received.len() as u64);
             self.at_end = self.received.is_empty();
         }

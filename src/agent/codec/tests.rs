@@ -176,8 +176,8 @@ fn the_steps_of_a_transfer_are_read() {
     for closed in ["update_read_file_close", "update_upload_file_close", "update_upload_file_utime"] {
         assert_eq!(read(&step(closed, ("access_time", vec![1]))), "closed");
     }
-    assert!(read(&step("update_read_file", ("length", text("all")))).starts_with("Refused"));
-    assert!(read(&step("update_upload_file_write", ("args", vec![7]))).starts_with("Refused"));
+    assert!(read(&step("update_read_file", ("length", text("all")))).starts_with("Unusable"));
+    assert!(read(&step("update_upload_file_write", ("args", vec![7]))).starts_with("Unusable"));
     assert!(read(&step("update_upload_directory_write", ("args", text("tar")))).starts_with("Refused"));
 }
 
@@ -256,4 +256,14 @@ fn a5_a_large_update_is_read_in_one_pass() {
         panic!("it is an update");
     };
     assert_eq!(updates.count(), pieces.len());
+}
+
+#[test]
+fn a5_what_a_worker_says_of_itself_is_bounded() {
+    let info = |basedir: &str| {
+        let map = [&[0x82][..], &text("system"), &text("posix"), &text("basedir"), &text(basedir)].concat();
+        Raw::whole(&map).unwrap().worker_info().is_some()
+    };
+    assert!(info(&"x".repeat(MAX_INFO)));
+    assert!(!info(&"x".repeat(MAX_INFO + 1)));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::super::codec::{self, BLOCK, Envelope, FileCommand, Message, Step, Update};
+use super::super::codec::{self, BLOCK, Envelope, FileCommand, MAX_COMMANDS, Message, Step, Update};
 use super::super::msgpack::Raw;
 use super::super::session::{CommandId, Ending, Session, StartRefused, Turn, Violation};
 use super::Steps;
@@ -104,6 +104,8 @@ struct Open {
     /// Of a command that is not a program.
     files: Option<FileCommand>,
     interrupted: bool,
+    /// The worker goes on with a file and was not answered.
+    awaits_answer: bool,
 }
 
 impl Connection {
@@ -146,14 +148,21 @@ impl Connection {
         match self.session.start(self.now, command) {
             Ok((id, message)) => self.started(id, &message, None),
             Err(StartRefused::NoProgram) => assert!(self.ready && command.to_string().is_empty()),
-            Err(refused) => assert!(refused == StartRefused::NotReady && !self.ready, "{refused}"),
+            Err(refused) => self.is_refused(refused),
         }
     }
 
     fn start_files(&mut self, what: FileCommand, path: &str) {
         match self.session.start_files(what, path) {
             Ok((id, message)) => self.started(id, &message, Some(what)),
-            Err(refused) => assert!(refused == StartRefused::NotReady && !self.ready, "{refused}"),
+            Err(refused) => self.is_refused(refused),
+        }
+    }
+
+    fn is_refused(&self, refused: StartRefused) {
+        match refused {
+            StartRefused::TooMany => assert!(self.ready && self.open.len() == MAX_COMMANDS),
+            other => assert!(other == StartRefused::NotReady && !self.ready, "{other}"),
         }
     }
 
@@ -161,7 +170,7 @@ impl Connection {
         assert!(self.ready);
         assert_eq!(id, self.next_command, "every command has a number of its own");
         self.next_command += 1;
-        self.open.insert(id, Open { files, interrupted: false });
+        self.open.insert(id, Open { files, interrupted: false, awaits_answer: false });
         self.sent(message, "start_command", Asked::Start(id));
     }
 
@@ -204,10 +213,19 @@ impl Connection {
             }
             Ok(Some(envelope)) => match envelope.response() {
                 Some(result) => self.answered(envelope.number, result, turn),
-                None => {
-                    self.requested(&envelope, turn.expect("a request is refused at most"), bytes.len());
-                    true
-                }
+                None => match turn {
+                    Ok(turn) => {
+                        self.requested(&envelope, turn, bytes.len());
+                        true
+                    }
+                    Err(violation) => {
+                        let id = envelope.command.and_then(|command| command.parse().ok());
+                        let open = id.and_then(|id: CommandId| self.open.get(&id));
+                        assert_eq!(violation, Violation::Impatient);
+                        assert!(open.is_some_and(|open| open.awaits_answer), "it waits for no answer");
+                        false
+                    }
+                },
             },
         };
         assert_eq!(self.session.info().is_some(), self.ready);
@@ -249,6 +267,7 @@ impl Connection {
         assert!(!turn.ready);
         let id = envelope.command.and_then(|command| command.parse().ok());
         let open = id.and_then(|id: CommandId| self.open.get(&id));
+        assert!(turn.transfer.is_none() || open.is_some_and(|open| !open.awaits_answer), "it was not answered");
         let is_accepted = match &turn.send {
             Some(answer) => is_accepted(answer, envelope.number),
             None => {
@@ -273,6 +292,7 @@ impl Connection {
                 _ => panic!("{step:?}"),
             }
         }
+        let going_on = turn.transfer.map(|(command, ..)| command);
         let ends = open.is_some() && envelope.op == "complete";
         assert_eq!(turn.ended.is_some(), ends, "a command ends when it is complete");
         if let Some((command, ending)) = turn.ended {
@@ -284,6 +304,14 @@ impl Connection {
                 }
                 Ending::Files(_) => assert!(open.files.is_some()),
                 Ending::Broken(_) => {}
+            }
+        }
+        if let Some(command) = going_on {
+            // Mostly at once.
+            if envelope.number % 8 == 7 {
+                self.open.get_mut(&command).expect("it runs").awaits_answer = true;
+            } else {
+                self.session.transfer_answered(command);
             }
         }
     }

@@ -276,6 +276,7 @@ fn the_steps_of_a_transfer_are_answered_by_whoever_copies() {
     assert_eq!(session.receive(now, &closed).unwrap().send, nil_to(2));
 
     // In the wrong direction, larger than was asked for, and for what is no transfer.
+    (0..2).for_each(|command| session.transfer_answered(command));
     let wrong = [
         give(3, "0", 9),
         take(3, "1", b"x"),
@@ -326,5 +327,112 @@ fn only_a_worker_that_knows_raw_output_is_asked_for_it() {
         let asked = settings.windows(10).any(|window| window == b"raw_output");
         assert_eq!(asked, expected);
         Raw::whole(&settings).unwrap();
+    }
+}
+
+fn binary(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = super::super::msgpack::Writer(Vec::new());
+    writer.binary(bytes);
+    writer.0
+}
+
+/// A session with one transfer under way.
+fn transferring(what: FileCommand) -> (Session, CommandId) {
+    let mut session = ready();
+    let (id, _) = session.start_files(what, "file").unwrap();
+    (session, id)
+}
+
+fn block(number: u8, bytes: &[u8]) -> Vec<u8> {
+    message(&[
+        ("op", text("update_upload_file_write")),
+        ("args", binary(bytes)),
+        ("command_id", text("0")),
+        ("seq_number", vec![number]),
+    ])
+}
+
+fn wanted(number: u8, length: u8) -> Vec<u8> {
+    message(&[
+        ("op", text("update_read_file")),
+        ("length", vec![length]),
+        ("command_id", text("0")),
+        ("seq_number", vec![number]),
+    ])
+}
+
+#[test]
+fn a5_a_second_step_of_a_transfer_before_the_first_is_answered_is_a_violation() {
+    let now = Instant::now();
+    let (mut session, id) = transferring(FileCommand::Write { mode: None });
+    assert!(session.receive(now, &wanted(0, 9)).unwrap().transfer.is_some());
+    assert_eq!(session.receive(now, &wanted(1, 9)).unwrap_err(), Violation::Impatient);
+    session.transfer_answered(id);
+    assert!(session.receive(now, &wanted(2, 9)).unwrap().transfer.is_some());
+
+    let (mut session, _) = transferring(FileCommand::Read);
+    assert!(session.receive(now, &block(0, b"x")).unwrap().transfer.is_some());
+    assert_eq!(session.receive(now, &block(1, b"x")).unwrap_err(), Violation::Impatient);
+}
+
+/// The worker says that all went well, though a step was refused.
+#[test]
+fn a_transfer_with_a_step_that_was_refused_fails_whatever_its_end_says() {
+    let now = Instant::now();
+    let without_args =
+        message(&[("op", text("update_upload_file_write")), ("command_id", text("0")), ("seq_number", vec![0])]);
+    let cases = [
+        (FileCommand::Write { mode: None }, wanted(0, 0)),
+        (FileCommand::Write { mode: None }, block(0, b"x")),
+        (FileCommand::Read, block(0, b"")),
+        (FileCommand::Read, block(0, &vec![0; BLOCK + 1])),
+        (FileCommand::Read, wanted(0, 9)),
+        (FileCommand::Read, without_args),
+    ];
+    for (what, step) in cases {
+        let (mut session, id) = transferring(what);
+        assert!(session.receive(now, &step).unwrap().transfer.is_none(), "{what:?}");
+        session.receive(now, &update(1, "0", &[code(0)])).unwrap();
+        let ended = session.receive(now, &complete(2, "0")).unwrap().ended;
+        assert!(matches!(&ended, Some((of, Ending::Broken(_))) if *of == id), "{what:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn a5_what_a_worker_never_answers_takes_no_room() {
+    let mut session = ready();
+    let now = Instant::now();
+    for number in 0..10_000 {
+        let (id, _) = session.start(now, &Command::shell("x")).unwrap();
+        session.interrupt(id).unwrap();
+        session.receive(now, &complete(0, &id.to_string())).unwrap();
+        assert!(session.asked.is_empty(), "{} requests wait after {number} commands", session.asked.len());
+    }
+}
+
+#[test]
+fn a5_commands_that_a_worker_never_ends_are_bounded() {
+    let mut session = ready();
+    let now = Instant::now();
+    for _ in 0..MAX_COMMANDS {
+        session.start(now, &Command::shell("x")).unwrap();
+    }
+    assert_eq!(session.start(now, &Command::shell("x")).unwrap_err(), StartRefused::TooMany);
+    assert_eq!(session.start_files(FileCommand::List, "x").unwrap_err(), StartRefused::TooMany);
+    assert_eq!(session.asked.len(), MAX_COMMANDS);
+    session.receive(now, &complete(0, "0")).unwrap();
+    session.start(now, &Command::shell("x")).unwrap();
+}
+
+#[test]
+fn a5_the_words_of_a_failure_are_bounded() {
+    let mut session = ready();
+    let now = Instant::now();
+    session.start_files(FileCommand::List, "x").unwrap();
+    session.receive(now, &update(0, "0", &[lines("stderr", &"x".repeat(100_000)), code(1)])).unwrap();
+    let ended = session.receive(now, &complete(1, "0")).unwrap().ended;
+    match ended {
+        Some((_, Ending::Files(Err(failure)))) => assert_eq!(failure.words.len(), MAX_WORDS),
+        other => panic!("{other:?}"),
     }
 }

@@ -115,7 +115,7 @@ impl Connection {
             Request::Update { command: named, .. }
             | Request::Transfer { command: named, .. }
             | Request::Complete { command: named, .. } => assert_eq!(named, command),
-            Request::Refused(why) => panic!("{why}"),
+            Request::Unusable { why, .. } | Request::Refused(why) => panic!("{why}"),
         }
         request
     }

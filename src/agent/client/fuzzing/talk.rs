@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::super::super::codec::{BLOCK, Envelope, FileCommand, Step, Update, encode_bytes, encode_response};
+use super::super::super::codec::{
+    BLOCK, Envelope, FileCommand, MAX_COMMANDS, Step, Update, encode_bytes, encode_response,
+};
 use super::super::super::fuzzing::{Steps, command, file_command};
-use super::super::super::session::{self as master, CommandId, Ending, FileFailure, Findings};
+use super::super::super::session::{self as master, CommandId, Ending, FileFailure, Findings, StartRefused};
 use super::super::codec::{self, FileJob, Info, Job, Piece, Run};
 use super::super::session::{Session, Todo};
 use crate::{Command, CommandEnd, Exit, FileStatus, Program};
@@ -48,9 +50,6 @@ fn command_with_program(steps: &mut Steps<'_>) -> Command {
 
 const BASEDIR: &str = "/w";
 const INFO: Info<'static> = Info { basedir: Cow::Borrowed(BASEDIR), processors: 2, environment: Cow::Borrowed(&[]) };
-/// As many as an agent runs at once.
-const MOST: usize = 256;
-
 struct Talk {
     master: master::Session,
     agent: Session,
@@ -117,7 +116,10 @@ impl Talk {
     }
 
     fn start(&mut self, command: Command) {
-        let (id, message) = self.master.start(self.now, &command).expect("it can be started");
+        let (id, message) = match self.master.start(self.now, &command) {
+            Ok(started) => started,
+            Err(refused) => return self.is_full(refused),
+        };
         let directory = command.directory.as_ref().map(|path| path.to_str().expect("it is text"));
         let arrives = Command {
             directory: Some(PathBuf::from(joined(directory.unwrap_or_default()))),
@@ -129,7 +131,10 @@ impl Talk {
     }
 
     fn start_files(&mut self, what: FileCommand, path: &str) {
-        let (id, message) = self.master.start_files(what, path).expect("it can be started");
+        let (id, message) = match self.master.start_files(what, path) {
+            Ok(started) => started,
+            Err(refused) => return self.is_full(refused),
+        };
         let path = joined(path);
         let job = match what {
             FileCommand::Status => FileJob::Status(path),
@@ -144,6 +149,11 @@ impl Talk {
             }
         };
         self.sent(id, message, Some(what), Job::Files(job));
+    }
+
+    /// The only reason for not starting what can be started.
+    fn is_full(&self, refused: StartRefused) {
+        assert!(refused == StartRefused::TooMany && self.commands.len() == MAX_COMMANDS, "{refused}");
     }
 
     fn sent(&mut self, id: CommandId, message: Vec<u8>, files: Option<FileCommand>, job: Job) {
@@ -180,7 +190,7 @@ impl Talk {
         self.ask(id, Vec::new(), |number, name| codec::encode_update(number, name, 1.0, pieces));
     }
 
-    /// A program writes something, or a file goes on.
+    /// A program writes something, or a file goes on that does not wait for an answer.
     fn go_on(&mut self, id: CommandId, steps: &mut Steps<'_>) {
         let command = self.commands.get_mut(&id).expect("it runs");
         match command.files {
@@ -191,11 +201,17 @@ impl Talk {
             }
             Some(FileCommand::Read) => {
                 let bytes = steps.bytes();
+                if bytes.is_empty() || !command.steps.is_empty() {
+                    return;
+                }
                 command.steps.push_back(Sent::Take(bytes.to_vec()));
                 self.ask(id, Vec::new(), |number, name| codec::encode_take(number, name, bytes));
             }
             Some(FileCommand::Write { .. }) => {
                 let length = steps.number() as usize;
+                if length == 0 || !command.steps.is_empty() {
+                    return;
+                }
                 command.steps.push_back(Sent::Give(length as u64));
                 self.ask(id, given(length as u64), |number, name| codec::encode_give(number, name, length));
             }
@@ -284,7 +300,7 @@ impl Talk {
             Some(Todo::Start(name, job, settings)) => {
                 assert!(settings.raw_output && settings.max_line_length == 1 << 20);
                 let command = self.commands.get_mut(&name.parse().unwrap()).expect("it was started");
-                assert!(matches!(command.place, Place::ToAgent) && running < MOST);
+                assert!(matches!(command.place, Place::ToAgent) && running < MAX_COMMANDS);
                 assert_same(&job, &command.job);
                 command.place = Place::Running;
             }
@@ -303,7 +319,7 @@ impl Talk {
             Some(Todo::Shutdown) => panic!("nobody wants that"),
             None if envelope.op == "start_command" => {
                 let command = envelope.command.and_then(|name| name.parse().ok());
-                assert_eq!(running, MOST, "it was not started");
+                assert_eq!(running, MAX_COMMANDS, "it was not started");
                 self.commands.get_mut(&command.unwrap()).expect("it was started").place = Place::Refused;
             }
             None => {}
@@ -335,6 +351,7 @@ impl Talk {
                 Step::Closed => panic!("nobody copies that"),
             };
             assert_eq!(command.steps.pop_front(), Some(sent));
+            self.master.transfer_answered(id);
             self.to_agent.push_back(answer);
         }
         if let Some((id, ending)) = turn.ended {

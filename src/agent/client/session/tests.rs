@@ -171,3 +171,18 @@ fn a_path_that_is_not_absolute_begins_nothing() {
     let turn = receive(&mut session, &unknown.0);
     assert!(turn.todo.is_none() && !answers(&turn, 5));
 }
+
+#[test]
+fn a5_what_the_commands_of_a_master_hold_is_bounded() {
+    let mut session = Session::new();
+    let environment = Default::default();
+    let request = start_as(0, "0", &environment);
+    assert!(answers(&receive(&mut session, &request), 0));
+    assert_eq!(session.held, request.len());
+    session.held = MAX_COMMAND;
+    let request = start_as(1, "1", &environment);
+    let turn = receive(&mut session, &request);
+    assert!(turn.todo.is_none() && !answers(&turn, 1));
+    session.ended("0");
+    assert!(answers(&receive(&mut session, &request), 1));
+}

@@ -1,0 +1,254 @@
+//! Peers that would have the master keep what they do not read, or what they do not finish.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use latent_worker::testing::PATIENCE;
+use latent_worker::{Command, FileError, Lease, LeaseEnd};
+
+use crate::fake::Fake;
+use crate::{World, work_undelayed};
+
+const MIB: usize = 1 << 20;
+
+/// The header of a whole message of a client, with a mask that changes nothing.
+fn header(length: u64) -> Vec<u8> {
+    let mut bytes = vec![0x82, 0xff];
+    bytes.extend(length.to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes
+}
+
+/// The reason for which the agent of a lease was lost.
+fn lost(lease: &Lease) -> String {
+    match lease.wait_end(PATIENCE) {
+        Some(LeaseEnd::Lost(reason)) => reason.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Answers the question for the size of a file, and returns the id of the transfer that follows.
+fn begin_transfer(fake: &mut Fake, size: u64) -> String {
+    let status = fake.request().expect("the status is asked for");
+    fake.answer(&status);
+    fake.status(&status.command, size);
+    let start = fake.request().expect("the transfer follows");
+    fake.answer(&start);
+    start.command
+}
+
+#[test]
+fn a5_blocks_are_not_given_faster_than_they_are_read() {
+    let mut world = World::new();
+    let leases = world.good_agents();
+    let (_, lease, mut fake) = world.attached("greedy");
+    let greedy = thread::spawn(move || {
+        let command = begin_transfer(&mut fake, 0);
+        for _ in 0..1000 {
+            if !fake.want(&command, MIB as u64) {
+                break;
+            }
+        }
+        fake
+    });
+    let written = lease.files().write("file", &mut std::io::repeat(7));
+    assert!(matches!(written, Err(FileError::LeaseEnded(LeaseEnd::Lost(_)))), "{written:?}");
+    assert!(world.detached("greedy").contains("before it was answered"));
+    work_undelayed(&leases);
+    drop((greedy.join().unwrap(), lease));
+    world.finish(leases);
+}
+
+/// What a transfer came to whose worker did this and then said that all went well.
+fn transfer(write: bool, size: u64, misbehave: impl FnOnce(&mut Fake, &str) + Send + 'static) -> Result<u64, String> {
+    let mut world = World::new();
+    let (_, lease, mut fake) = world.attached("short");
+    let worker = thread::spawn(move || {
+        let command = begin_transfer(&mut fake, size);
+        misbehave(&mut fake, &command);
+        fake.finish_command(&command, "");
+        fake
+    });
+    let result = if write {
+        lease.files().write("file", &mut vec![7; MIB].as_slice())
+    } else {
+        lease.files().read("file", &mut Vec::new())
+    };
+    drop((worker.join().unwrap(), lease));
+    world.finish(Vec::new());
+    result.map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_short_transfer_is_an_error_whatever_the_worker_says() {
+    let nothing = |_: &mut Fake, _: &str| {};
+    let writes: [(&str, Box<dyn FnOnce(&mut Fake, &str) + Send>); 3] = [
+        ("whole file", Box::new(nothing)),
+        ("asks for no bytes", Box::new(|fake, command| _ = fake.want(command, 0))),
+        ("whole file", Box::new(|fake, command| _ = fake.want(command, 100))),
+    ];
+    for (reason, misbehave) in writes {
+        let error = transfer(true, 0, misbehave).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    let reads: [(&str, u64, Box<dyn FnOnce(&mut Fake, &str) + Send>); 4] = [
+        ("0 bytes of a file of 10", 10, Box::new(nothing)),
+        ("4 bytes of a file of 10", 10, Box::new(|fake, command| fake.block(command, b"four"))),
+        ("larger than was asked for", 0, Box::new(|fake, command| fake.block(command, &vec![7; MIB]))),
+        ("empty", 0, Box::new(|fake, command| fake.block(command, b""))),
+    ];
+    for (reason, size, misbehave) in reads {
+        let error = transfer(false, size, misbehave).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    assert_eq!(transfer(false, 0, |fake, command| fake.block(command, b"four")), Ok(4), "it grew");
+}
+
+#[test]
+fn a_file_does_not_go_on_for_ever() {
+    let endless = |fake: &mut Fake, command: &str| {
+        let block = vec![7; 256 << 10];
+        for _ in 0..64 * 4 + 1 {
+            fake.block(command, &block);
+            fake.await_answer();
+        }
+    };
+    let error = transfer(false, 10, endless).unwrap_err();
+    assert!(error.contains("of a file of 10"), "{error}");
+}
+
+/// It reads a little now and then, which is not enough.
+#[test]
+fn a6_a_peer_that_reads_byte_by_byte_is_lost() {
+    let mut world = World::with(|listener| listener.write_timeout(Duration::from_millis(500)));
+    let leases = world.good_agents();
+    let (_, lease, fake) = world.attached("slow");
+    let running = lease.start(&Command::shell("x").stdin(vec![7; 64 * MIB])).unwrap();
+    let mut socket: TcpStream = fake.socket.get_ref().try_clone().unwrap();
+    let (over, goes_on) = crossbeam_channel::bounded::<()>(0);
+    let reader = thread::spawn(move || {
+        let pause = crossbeam_channel::tick(Duration::from_millis(20));
+        while goes_on.try_recv() == Err(crossbeam_channel::TryRecvError::Empty) {
+            pause.recv().unwrap();
+            let _ = std::io::Read::read(&mut socket, &mut [0; 4096]);
+        }
+    });
+    assert!(lost(&lease).contains("not read"));
+    drop((over, running));
+    reader.join().unwrap();
+    work_undelayed(&leases);
+    drop((lease, fake));
+    world.finish(leases);
+}
+
+#[test]
+fn a5_an_unfinished_message_has_a_length_and_a_time() {
+    let mut world = World::with(|listener| listener.write_timeout(Duration::from_millis(500)));
+    let leases = world.good_agents();
+    let (_, long, mut fake) = world.attached("long");
+    fake.socket.get_mut().write_all(&header(8 * MIB as u64 + 1)).unwrap();
+    assert!(lost(&long).contains("too long"));
+    // In small parts, none of which is too long.
+    let (_, parts, mut fake) = world.attached("parts");
+    let part = [&[0x00, 0xff][..], &(64_u64 << 10).to_be_bytes(), &[0; 4 + (64 << 10)]].concat();
+    let _ = fake.socket.get_mut().write_all(&[0x02, 0x80, 0, 0, 0, 0]);
+    for _ in 0..10 * 16 {
+        if fake.socket.get_mut().write_all(&part).is_err() {
+            break;
+        }
+    }
+    assert!(lost(&parts).contains("too long"));
+    let (_, slow, mut fake) = world.attached("slow");
+    let mut begun = header(2 * MIB as u64);
+    begun.resize(MIB, 0);
+    fake.socket.get_mut().write_all(&begun).unwrap();
+    assert!(lost(&slow).contains("does not finish"), "it holds what it has begun for ever");
+    work_undelayed(&leases);
+    drop((long, parts, slow));
+    world.finish(leases);
+}
+
+/// Pings between the parts of a message do not hide how long it is.
+#[test]
+fn a5_pings_do_not_hide_the_parts_of_a_message() {
+    let mut world = World::with(|listener| listener.message_budget(0).write_timeout(Duration::from_millis(500)));
+    let (_, lease, mut fake) = world.attached("parts");
+    let part = [&[0x00, 0xff][..], &(64_u64 << 10).to_be_bytes(), &[0; 4 + (64 << 10)]].concat();
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    let _ = fake.socket.get_mut().write_all(&[0x02, 0x80, 0, 0, 0, 0]);
+    for _ in 0..20 {
+        let _ = fake.socket.get_mut().write_all(&part).and_then(|()| fake.socket.get_mut().write_all(&ping));
+    }
+    assert!(lost(&lease).contains("does not finish"), "over 512 KiB it has a time limit");
+    drop(lease);
+    world.finish(Vec::new());
+}
+
+#[test]
+fn a6_an_exhausted_budget_delays_large_messages_and_loses_nobody() {
+    let mut world =
+        World::with(|listener| listener.max_message_size(64 * MIB).message_budget(64 * MIB).write_timeout(PATIENCE));
+    let leases = world.good_agents();
+    let (_, holder, mut holding) = world.attached("holder");
+    let mut begun = header(40 * MIB as u64);
+    begun.resize(32 * MIB, 0xc1);
+    // More than all buffers between the two take: when it is sent, the master has read enough to have taken the budget.
+    holding.socket.get_mut().write_all(&begun).unwrap();
+    let (_, lease, mut fake) = world.attached("waiting");
+    let running = lease.start(&Command::shell("x")).unwrap();
+    let worker = thread::spawn(move || {
+        let start = fake.request().unwrap();
+        fake.answer(&start);
+        fake.finish_command(&start.command, &"x".repeat(2 * MIB));
+        fake
+    });
+    assert_eq!(running.recv_timeout(Duration::from_millis(500)).unwrap(), None, "the budget is exhausted");
+    work_undelayed(&leases);
+    assert!(lease.end().is_none() && holder.end().is_none());
+    let begin = Instant::now();
+    drop(holding);
+    let mut seen = 0;
+    while let latent_worker::Output::Stdout(bytes) = running.recv_timeout(PATIENCE).unwrap().unwrap() {
+        seen += bytes.len();
+    }
+    assert_eq!(seen, 2 * MIB, "after {:?}", begin.elapsed());
+    drop(running);
+    drop((worker.join().unwrap(), lease, holder));
+    world.finish(leases);
+}
+
+/// It asks, and asks, and reads nothing.
+#[test]
+fn a5_answers_that_are_not_read_stop_the_reading() {
+    let mut world = World::with(|listener| listener.write_timeout(Duration::from_millis(500)));
+    let leases = world.good_agents();
+    let (_, lease, mut fake) = world.attached("deaf");
+    let question = [7; 1000];
+    let asking = thread::spawn(move || {
+        let mut sent = 0;
+        // The answers take a tenth of what is sent: all buffers between the two, and what waits, are less than this.
+        while sent < 1 << 30 && fake.try_ask("dance", &question) {
+            sent += question.len();
+        }
+        (sent, fake)
+    });
+    assert!(lost(&lease).contains("not read"));
+    let (sent, fake) = asking.join().unwrap();
+    assert!(sent < 1 << 30, "everything is read from a peer that reads nothing");
+    work_undelayed(&leases);
+    drop((fake, lease));
+    world.finish(leases);
+}
+
+#[test]
+fn a5_a_request_to_log_in_is_bounded() {
+    let world = World::new();
+    let mut socket = crate::connect(world.address());
+    let request = format!("GET / HTTP/1.1\r\nX: {}\r\n", "x".repeat(20 << 10));
+    let _ = socket.write_all(request.as_bytes());
+    assert!(matches!(crate::status(&mut socket), Some(400) | None));
+    assert!(crate::is_closed(&mut socket));
+    world.finish(Vec::new());
+}
