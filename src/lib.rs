@@ -7,6 +7,10 @@ mod command;
 mod error;
 mod event;
 mod files;
+#[cfg(any(feature = "tls", feature = "ec2"))]
+mod pem;
+#[cfg(test)]
+mod secrecy;
 mod worker;
 
 mod dispatch;

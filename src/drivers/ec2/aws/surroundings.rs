@@ -5,11 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use ureq::tls::{Certificate, RootCerts};
 
 use super::profile::Profiles;
+use crate::pem::certificates;
 
 pub(super) trait Surroundings: Send + Sync + fmt::Debug {
     /// A variable that is not empty.
@@ -36,13 +35,9 @@ impl Surroundings for System {
     }
 }
 
-/// Of a file with certificates.
-pub(super) fn roots_of(pem: &str) -> Result<RootCerts, String> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let certificates = certificates.map_err(|error| error.to_string())?;
-    if certificates.is_empty() {
-        return Err("there is no certificate in it".into());
-    }
+/// Trusts the certificates of a file.
+pub(super) fn roots_of(path: &Path) -> Result<RootCerts, String> {
+    let certificates = certificates(path).map_err(|error| error.to_string())?;
     let owned = certificates.iter().map(|certificate| Certificate::from_der(certificate).to_owned());
     Ok(RootCerts::Specific(Arc::new(owned.collect())))
 }
@@ -51,8 +46,7 @@ impl dyn Surroundings + '_ {
     /// Whom to trust: those of `AWS_CA_BUNDLE`; otherwise Mozilla's, which are built in.
     pub(super) fn roots(&self) -> Result<RootCerts, String> {
         let Some(path) = self.variable("AWS_CA_BUNDLE") else { return Ok(RootCerts::WebPki) };
-        let text = self.file(Path::new(&path)).map_err(|error| error.to_string());
-        text.and_then(|text| roots_of(&text)).map_err(|why| format!("AWS_CA_BUNDLE, {path}: {why}"))
+        roots_of(Path::new(&path)).map_err(|why| format!("AWS_CA_BUNDLE: {why}"))
     }
 
     /// The profile that is meant when none is named.
@@ -89,10 +83,11 @@ mod tests {
     #[test]
     fn certificates_that_cannot_be_used_are_named() {
         let roots = |around: Around| (&around as &dyn Surroundings).roots();
-        let around = Around::default().variable("AWS_CA_BUNDLE", "/bundle");
-        for around in [around.clone(), around.file("/bundle", "nothing of the kind")] {
-            let error = roots(around).unwrap_err();
-            assert!(error.contains("AWS_CA_BUNDLE, /bundle"), "{error}");
+        for (path, problem) in
+            [("/no/bundle", "No such file"), (concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "no cert")]
+        {
+            let error = roots(Around::default().variable("AWS_CA_BUNDLE", path)).unwrap_err();
+            assert!(error.starts_with("AWS_CA_BUNDLE: ") && error.contains(path) && error.contains(problem), "{error}");
         }
         assert!(matches!(roots(Around::default()), Ok(RootCerts::WebPki)));
     }
