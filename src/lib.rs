@@ -57,7 +57,7 @@ pub use drivers::{
     byte_size::{ByteSize, ByteSizeError},
     docker::{
         DockerInstance, DockerLatentWorker, DockerLatentWorkerBuilder, DockerSettingsError, EngineAddress,
-        EngineAddressError, ImageRecipe, PullPolicy, RegistryCredentials,
+        EngineAddressError, ImageRecipe, PullPolicy, RegistryCredentials, RegistryCredentialsError,
     },
 };
 pub use error::{

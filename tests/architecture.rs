@@ -44,6 +44,7 @@ const PURE_PARTS: &[&str] = &[
     "agent/client/session.rs",
     "agent/client/text.rs",
     "drivers/docker/body.rs",
+    "drivers/docker/engine/registry.rs",
     "drivers/docker/master_address.rs",
     "drivers/docker/names.rs",
     "drivers/docker/settings.rs",

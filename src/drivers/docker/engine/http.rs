@@ -32,7 +32,8 @@ pub(super) struct Request<'a> {
     pub(super) path: String,
     pub(super) query: Query,
     pub(super) body: Body<'a>,
-    pub(super) registry_auth: Option<String>,
+    /// Credentials for registries.
+    pub(super) secret_header: Option<(&'static str, String)>,
     /// Whether doing it twice is as good as doing it once.
     pub(super) repeatable: bool,
     /// For errors: `start container 4f`.
@@ -48,7 +49,7 @@ pub(super) enum Body<'a> {
 impl<'a> Request<'a> {
     fn new(method: Method, path: String, doing: String) -> Self {
         let repeatable = matches!(method, Method::GET | Method::DELETE);
-        Self { method, path, query: Query::default(), body: Body::Nothing, registry_auth: None, repeatable, doing }
+        Self { method, path, query: Query::default(), body: Body::Nothing, secret_header: None, repeatable, doing }
     }
 
     pub(super) fn get(path: impl Into<String>, doing: impl Into<String>) -> Self {
@@ -280,8 +281,8 @@ impl Request<'_> {
             Body::Json(_) => head = head.header("content-type", "application/json"),
             Body::Tar(_) => head = head.header("content-type", "application/x-tar"),
         }
-        if let Some(auth) = &self.registry_auth {
-            head = head.header("x-registry-auth", auth);
+        if let Some((name, value)) = &self.secret_header {
+            head = head.header(*name, value);
         }
         head.body(())
     }
