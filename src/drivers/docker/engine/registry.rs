@@ -2,9 +2,9 @@
 //!
 //! Pure. As engines read references to images (github.com/distribution/reference).
 
+use core::net::Ipv6Addr;
 use std::borrow::Cow;
 use std::fmt;
-use std::net::Ipv6Addr;
 
 const DOCKER_HUB: &str = "docker.io";
 /// The hosts that engines ask for images of `docker.io`.

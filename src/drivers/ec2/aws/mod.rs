@@ -7,6 +7,7 @@ mod credentials;
 mod element;
 mod error;
 mod http;
+mod ini;
 mod pace;
 mod paces;
 mod patience;
@@ -38,6 +39,7 @@ use self::request::{FORM, date_of, signed, understood};
 use self::skew::Skew;
 use self::surroundings::{Surroundings, System};
 use self::time::Timestamp;
+use crate::drivers::given::check_text;
 
 pub use self::credentials::AwsCredentials;
 pub(super) use self::element::Element;
@@ -126,9 +128,16 @@ impl AwsClient {
         metadata: Box<dyn Wire>,
     ) -> Result<Self, String> {
         if let Some(region) = &settings.region {
-            Region(region.clone()).check()?;
+            Region::parse(region, "the setting `region`")?;
         }
-        let endpoint = settings.endpoint.as_deref().map(Endpoint::parse).transpose()?;
+        let endpoint = settings.endpoint.as_deref().map(Endpoint::parse).transpose();
+        let endpoint = endpoint.map_err(|why| format!("the setting `endpoint`: {why}"))?;
+        if let Some(profile) = &settings.profile {
+            check_text(profile).map_err(|problem| format!("the setting `aws_profile` {problem}"))?;
+        }
+        if let Some(credentials) = &settings.credentials {
+            credentials.check()?;
+        }
         let (region, cache, paces, skew) = Default::default();
         let shared = Shared { settings, endpoint, around, provider, metadata, region, cache, paces, skew };
         Ok(Self { shared: Arc::new(shared) })
@@ -169,14 +178,18 @@ impl AwsClient {
             return Ok(region.0);
         }
         let AwsSettings { region, profile, .. } = &shared.settings;
-        let found = match Region::known(region.as_deref(), profile.as_deref(), &*shared.around) {
+        let invalid = |why| AwsError::new(Class::BadParameter, DOING, why);
+        let known = Region::known(region.as_deref(), profile.as_deref(), &*shared.around).map_err(invalid)?;
+        let found = match known {
             Some(region) => region,
-            None => Region(region_of_machine(&self.metadata(patience))?.ok_or_else(|| {
-                let what = "nobody says which: set it, or AWS_REGION, or `region` of the profile";
-                AwsError::new(Class::BadParameter, DOING, what)
-            })?),
+            None => match region_of_machine(&self.metadata(patience))? {
+                Some(region) => Region::parse(&region, "the metadata service").map_err(invalid)?,
+                None => {
+                    let what = "no region is set: use the setting `region`, AWS_REGION, or `region` of the profile";
+                    return Err(invalid(what.into()));
+                }
+            },
         };
-        let found = found.check().map_err(|why| AwsError::new(Class::BadParameter, DOING, why))?;
         *shared.region.lock() = Some(found.clone());
         Ok(found.0)
     }
@@ -266,7 +279,7 @@ impl AwsClient {
 
     fn endpoint(&self, service: Service, region: &str) -> Result<Endpoint, AwsError> {
         let shared = &*self.shared;
-        let found = Region(region.to_owned()).endpoint(service, shared.endpoint.as_ref(), &*shared.around);
+        let found = Region::of(region).endpoint(service, shared.endpoint.as_ref(), &*shared.around);
         found.map_err(|why| AwsError::new(Class::BadParameter, "find the endpoint", why))
     }
 
