@@ -1,4 +1,6 @@
-//! What tests use to prove that a text reveals nothing of a secret.
+//! What tests use to prove that a text, or a log, reveals nothing of a secret.
+
+use std::process::Command;
 
 /// So many consecutive bytes of a secret may appear nowhere.
 const REVEALING: usize = 5;
@@ -56,4 +58,37 @@ pub(crate) fn damaged(text: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
         }
     }
     text
+}
+
+/// Everything that is logged while `work` is done, in a process of its own: loggers and variables are the process's. The
+/// test is called by its whole name. In that process this returns `None`.
+pub(crate) fn log_of(test: &str, variables: &[(&str, &str)], work: impl FnOnce()) -> Option<String> {
+    const WORKS: &str = "TEST_LOGS_EVERYTHING";
+    if std::env::var_os(WORKS).is_some() {
+        log::set_logger(&Everything).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+        work();
+        return None;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args([test, "--exact", "--include-ignored", "--nocapture"]).env(WORKS, "1");
+    let output = child.envs(variables.iter().copied()).output().unwrap();
+    let log = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && log.contains("1 passed"), "{log}");
+    Some(log)
+}
+
+/// Prints what is logged.
+struct Everything;
+
+impl log::Log for Everything {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        println!("{} {} {}", record.level(), record.target(), record.args());
+    }
+
+    fn flush(&self) {}
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use super::http::{Answer, Body, Request, percent_encoded};
+use super::http::{Answer, Body, Request, invalid_json, percent_encoded};
 use super::progress::{Message, Progress};
 use super::registry::with_registry;
 use super::{BuildContext, Engine, EngineError, Keyring, Patience, null_is_default};
@@ -151,7 +151,8 @@ fn stream(mut answer: Answer, say: &mut dyn FnMut(&str)) -> Result<(), EngineErr
             if line.is_empty() {
                 continue;
             }
-            let message: Message = serde_json::from_slice(line).map_err(|error| answer.malformed(error))?;
+            let message: Message =
+                serde_json::from_slice(line).map_err(|error| answer.malformed(invalid_json(&error)))?;
             if message.is_error() {
                 failed = message.into_error();
             } else {
