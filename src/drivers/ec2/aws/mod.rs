@@ -114,9 +114,12 @@ impl AwsClient {
     /// Does not call anybody yet.
     ///
     /// # Errors
-    /// When the settings make no sense, or the certificates that `AWS_CA_BUNDLE` names cannot be read.
+    /// Returns an error if a setting is invalid, if the environment names a proxy that is invalid, or if the certificates that
+    /// `AWS_CA_BUNDLE` names cannot be read.
     pub(super) fn new(settings: AwsSettings) -> Result<Self, String> {
-        let roots = (&System as &dyn Surroundings).roots()?;
+        let around: &dyn Surroundings = &System;
+        around.check_proxies()?;
+        let roots = around.roots()?;
         let (provider, metadata) = (Http::to_provider(roots.clone()), Http::to_metadata(roots));
         Self::with(settings, Box::new(System), Box::new(provider), Box::new(metadata))
     }
@@ -252,6 +255,9 @@ impl AwsClient {
 
         // Those that there were may not have lasted until its turn.
         let credentials = self.credentials(&region, patience)?;
+        if credentials.session_token.is_some() {
+            endpoint.takes_tokens().map_err(|why| AwsError::new(Class::BadParameter, call.action, why))?;
+        }
         let now = shared.skew.corrected(patience.wall());
         let headers = [&[("host", endpoint.host)], &*call.headers].concat();
         let headers = signed(&credentials, call.service, &region, now, headers, call.body);
@@ -279,7 +285,12 @@ impl AwsClient {
 
     fn endpoint(&self, service: Service, region: &str) -> Result<Endpoint, AwsError> {
         let shared = &*self.shared;
-        let found = Region::of(region).endpoint(service, shared.endpoint.as_ref(), &*shared.around);
+        let found = Region::of(region).endpoint(
+            service,
+            shared.endpoint.as_ref(),
+            shared.settings.profile.as_deref(),
+            &*shared.around,
+        );
         found.map_err(|why| AwsError::new(Class::BadParameter, "find the endpoint", why))
     }
 

@@ -2,6 +2,8 @@
 //!
 //! What the environment says is given.
 
+use std::net::IpAddr;
+
 use ureq::http::Uri;
 
 use super::surroundings::Surroundings;
@@ -66,13 +68,8 @@ impl Region {
                 return Self::parse(&region, variable).map(Some);
             }
         }
-        let profile = match profile {
-            Some(profile) => profile.to_owned(),
-            None => around.named_profile()?.unwrap_or_else(|| "default".into()),
-        };
-        let profiles = around.profiles()?;
-        let region = profiles.get(&profile, "region");
-        region.map(|region| Self::parse(region, &format!("the profile {profile:?}"))).transpose()
+        let of_profile = around.setting(profile, "region")?;
+        of_profile.map(|(profile, region)| Self::parse(&region, &format!("the profile {profile:?}"))).transpose()
     }
 
     /// The address of a service: the one that is set, or the provider's own.
@@ -83,6 +80,7 @@ impl Region {
         &self,
         service: Service,
         explicit: Option<&Endpoint>,
+        profile: Option<&str>,
         around: &dyn Surroundings,
     ) -> Result<Endpoint, String> {
         if let Some(explicit) = explicit {
@@ -93,6 +91,9 @@ impl Region {
             if let Some(set) = around.word(variable)? {
                 return Endpoint::parse(&set).map_err(|why| format!("{variable}: {why}"));
             }
+        }
+        if let Some((profile, set)) = around.setting(profile, "endpoint_url")? {
+            return Endpoint::parse(&set).map_err(|why| format!("endpoint_url of the profile {profile:?}: {why}"));
         }
         Endpoint::parse(&format!("https://{}.{}.{}", service.name(), self.0, self.suffix()))
     }
@@ -133,6 +134,22 @@ impl Endpoint {
         }
         Ok(Self { uri: format!("{scheme}://{host}/"), host: host.to_string() })
     }
+
+    /// That a token may be sent there: nobody on the way can read it.
+    pub(super) fn takes_tokens(&self) -> Result<(), String> {
+        let uri: Uri = self.uri.parse().map_err(|_| "the address is invalid")?;
+        if uri.scheme_str() == Some("https") || uri.host().is_some_and(is_this_machine) {
+            return Ok(());
+        }
+        let host = &self.host;
+        Err(format!("credentials with a token are not sent to {host} without TLS: use https:// in its address"))
+    }
+}
+
+/// Whether a host of an address is this machine.
+pub(super) fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -147,7 +164,7 @@ mod tests {
     #[test]
     fn a_service_is_in_the_regions_partition_unless_it_is_said_where() {
         let none = Around::default();
-        let own = |name: &str, service| region(name).endpoint(service, None, &none).unwrap().uri;
+        let own = |name: &str, service| region(name).endpoint(service, None, None, &none).unwrap().uri;
         assert_eq!(own("eu-central-1", Service::Ec2), "https://ec2.eu-central-1.amazonaws.com/");
         assert_eq!(own("cn-north-1", Service::Sts), "https://sts.cn-north-1.amazonaws.com.cn/");
         for (name, suffix) in [
@@ -163,13 +180,34 @@ mod tests {
         let around = Around::default()
             .variable("AWS_ENDPOINT_URL", "http://all/")
             .variable("AWS_ENDPOINT_URL_EC2", "http://one:1");
-        let set = |service, explicit| region("x").endpoint(service, explicit, &around).unwrap().uri;
+        let set = |service, explicit| region("x").endpoint(service, explicit, None, &around).unwrap().uri;
         assert_eq!(set(Service::Ec2, None), "http://one:1/");
         assert_eq!(set(Service::Sts, None), "http://all/");
         assert_eq!(set(Service::Sts, Some(&Endpoint::parse("http://mine").unwrap())), "http://mine/");
         let around = Around::default().variable("AWS_ENDPOINT_URL", "nonsense");
-        let error = region("x").endpoint(Service::Ec2, None, &around).unwrap_err();
+        let error = region("x").endpoint(Service::Ec2, None, None, &around).unwrap_err();
         assert!(error.contains("AWS_ENDPOINT_URL") && !error.contains("nonsense"), "{error}");
+    }
+
+    /// The keys of a profile may be for that address alone.
+    #[test]
+    fn a_profile_may_say_where_its_services_are() {
+        let config = "[default]\nregion=x\n[profile p]\nendpoint_url = http://mine:1 # ours";
+        let around = Around::default().variable("HOME", "/h").file("/h/.aws/config", config);
+        let found = |profile| region("x").endpoint(Service::Ec2, None, profile, &around).unwrap().uri;
+        assert_eq!(found(Some("p")), "http://mine:1/");
+        assert_eq!(found(None), "https://ec2.x.amazonaws.com/");
+    }
+
+    #[test]
+    fn a1_a_token_is_sent_with_tls_or_to_this_machine_only() {
+        for good in ["https://h", "http://localhost:1", "http://127.0.0.1:5000", "http://[::1]:1"] {
+            Endpoint::parse(good).unwrap().takes_tokens().unwrap();
+        }
+        for bad in ["http://h", "http://10.0.0.1:5000", "http://localhost.example.org", "http://127.0.0.1.example.org"]
+        {
+            assert!(Endpoint::parse(bad).unwrap().takes_tokens().unwrap_err().contains("without TLS"), "{bad}");
+        }
     }
 
     #[test]

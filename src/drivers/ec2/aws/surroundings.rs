@@ -78,6 +78,22 @@ impl dyn Surroundings + '_ {
         }
     }
 
+    /// Refuses a proxy that cannot be used: the HTTP library would go without one, to another host than was meant.
+    pub(super) fn check_proxies(&self) -> Result<(), String> {
+        // As the library reads them.
+        for name in ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {
+            if let Some(proxy) = self.word(name)? {
+                let advice = "use http://[user:password@]host[:port]";
+                ureq::Proxy::new(&proxy)
+                    .map_err(|_| format!("the environment variable {name} is not the address of a proxy: {advice}"))?;
+            }
+        }
+        for name in ["NO_PROXY", "no_proxy"] {
+            self.variable(name)?;
+        }
+        Ok(())
+    }
+
     /// Whom to trust: those of `AWS_CA_BUNDLE`; otherwise Mozilla's, which are built in.
     pub(super) fn roots(&self) -> Result<RootCerts, String> {
         let Some(path) = self.variable("AWS_CA_BUNDLE")? else { return Ok(RootCerts::WebPki) };
@@ -93,6 +109,16 @@ impl dyn Surroundings + '_ {
             }
             (one, other) => Ok(one.or(other)),
         }
+    }
+
+    /// A setting of this profile, or else of the one that the environment names, and which profile that is.
+    pub(super) fn setting(&self, profile: Option<&str>, name: &str) -> Result<Option<(String, String)>, String> {
+        let profile = match profile {
+            Some(profile) => profile.to_owned(),
+            None => self.named_profile()?.unwrap_or_else(|| "default".into()),
+        };
+        let value = self.profiles()?.get(&profile, name).map(str::to_owned);
+        Ok(value.map(|value| (profile, value)))
     }
 
     /// The profiles of both files; one that is not there is empty. An error when one cannot be read or understood.
@@ -135,6 +161,23 @@ impl dyn Surroundings + '_ {
 mod tests {
     use super::super::tests::support::Around;
     use super::*;
+
+    #[test]
+    fn a1_a_proxy_that_cannot_be_used_is_told_by_the_variable() {
+        let check = |name: &str, value: &str| {
+            let around = Around::default().variable(name, value);
+            (&around as &dyn Surroundings).check_proxies()
+        };
+        for good in ["http://h:1", "h:1", "http://robot:hunter2@h:1", ""] {
+            check("HTTPS_PROXY", good).unwrap();
+        }
+        for bad in ["http://robot:hunter2@h:1\n", "ftp://robot:hunter2@h", "http://robot:hunter2@", "hunter2 hunter2"] {
+            let error = check("https_proxy", bad).unwrap_err();
+            assert!(error.contains("the environment variable https_proxy "), "{error}");
+            crate::secrecy::assert_reveals_nothing(&error, b"hunter2");
+        }
+        assert!(check("NO_PROXY", "localhost\n").unwrap_err().contains("NO_PROXY"));
+    }
 
     #[test]
     fn certificates_that_cannot_be_used_are_named() {

@@ -1,10 +1,9 @@
 //! The endpoint that ECS and EKS give to a container ("Container credential provider" of the SDKs' reference guide).
 
-use std::net::IpAddr;
-
 use ureq::http::Uri;
 
 use super::super::error::AwsError;
+use super::super::place::is_this_machine;
 use super::metadata::NoMetadata;
 use super::{Found, Sources, failed, of_json};
 
@@ -52,14 +51,9 @@ fn is_allowed(uri: &str) -> bool {
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return false;
     }
-    let host = host.trim_start_matches('[').trim_end_matches(']');
     match uri.scheme_str() {
         Some("https") => true,
-        Some("http") => {
-            host == "localhost"
-                || ALLOWED.contains(&host)
-                || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
+        Some("http") => is_this_machine(host) || ALLOWED.contains(&host.trim_start_matches('[').trim_end_matches(']')),
         _ => false,
     }
 }

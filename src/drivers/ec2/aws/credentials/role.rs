@@ -48,6 +48,7 @@ pub(super) fn assume_with_token(
     role: &Role<'_>,
     file: &str,
 ) -> Result<AwsCredentials, AwsError> {
+    sources.sts.takes_tokens().map_err(failed)?;
     let token = sources.token_file(file)?;
     let query = role.query("AssumeRoleWithWebIdentity").with("WebIdentityToken", token);
     ask(sources, &query, role, None)
@@ -58,6 +59,9 @@ pub(super) fn assume(
     role: &Role<'_>,
     source: &AwsCredentials,
 ) -> Result<AwsCredentials, AwsError> {
+    if source.session_token.is_some() {
+        sources.sts.takes_tokens().map_err(failed)?;
+    }
     ask(sources, &role.query("AssumeRole"), role, Some(source))
 }
 
