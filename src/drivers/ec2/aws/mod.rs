@@ -23,6 +23,7 @@ mod tests;
 mod time;
 mod tries;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +84,8 @@ struct Shared {
     metadata: Box<dyn Wire>,
     /// Known after the first call.
     region: Mutex<Option<Region>>,
+    /// The same, of each service.
+    endpoints: Mutex<HashMap<Service, Endpoint>>,
     cache: Cache,
     paces: Paces,
     skew: Skew,
@@ -141,8 +144,8 @@ impl AwsClient {
         if let Some(credentials) = &settings.credentials {
             credentials.check()?;
         }
-        let (region, cache, paces, skew) = Default::default();
-        let shared = Shared { settings, endpoint, around, provider, metadata, region, cache, paces, skew };
+        let (region, endpoints, cache, paces, skew) = Default::default();
+        let shared = Shared { settings, endpoint, around, provider, metadata, region, endpoints, cache, paces, skew };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -285,13 +288,14 @@ impl AwsClient {
 
     fn endpoint(&self, service: Service, region: &str) -> Result<Endpoint, AwsError> {
         let shared = &*self.shared;
-        let found = Region::of(region).endpoint(
-            service,
-            shared.endpoint.as_ref(),
-            shared.settings.profile.as_deref(),
-            &*shared.around,
-        );
-        found.map_err(|why| AwsError::new(Class::BadParameter, "find the endpoint", why))
+        if let Some(known) = shared.endpoints.lock().get(&service) {
+            return Ok(known.clone());
+        }
+        let profile = shared.settings.profile.as_deref();
+        let found = Region::of(region).endpoint(service, shared.endpoint.as_ref(), profile, &*shared.around);
+        let found = found.map_err(|why| AwsError::new(Class::BadParameter, "find the endpoint", why))?;
+        shared.endpoints.lock().insert(service, found.clone());
+        Ok(found)
     }
 
     fn credentials(&self, region: &str, patience: &Patience<'_>) -> Result<AwsCredentials, AwsError> {
