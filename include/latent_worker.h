@@ -916,8 +916,9 @@ lw_code lw_master_add_process(struct lw_master *master,
 // false. pull: "missing", "never" or "always". host_config: an object, as the engine's API has it.
 //
 // These are not templates. dockerfile: the text of a Dockerfile that the image is built from when it is missing;
-// build_directory: or a directory with one. engine: the engine's address, as DOCKER_HOST has it. registry: an object
-// with user and password. secret_in_file: true or false. stop_grace_ms: a number.
+// build_directory: or a directory with one. engine: the engine's address, as DOCKER_HOST has it. registries: a list of
+// objects with registry ("ghcr.io", "localhost:5000"), user and password, which are sent for images of that registry
+// only. secret_in_file: true or false. stop_grace_ms: a number.
 lw_code lw_master_add_docker(struct lw_master *master,
                              const struct lw_worker_options *options,
                              const char *settings,

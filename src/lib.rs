@@ -7,6 +7,10 @@ mod command;
 mod error;
 mod event;
 mod files;
+#[cfg(any(feature = "tls", feature = "ec2"))]
+mod pem;
+#[cfg(test)]
+mod secrecy;
 mod worker;
 
 mod dispatch;
@@ -56,7 +60,7 @@ pub use drivers::{
     byte_size::{ByteSize, ByteSizeError},
     docker::{
         DockerInstance, DockerLatentWorker, DockerLatentWorkerBuilder, DockerSettingsError, EngineAddress,
-        EngineAddressError, ImageRecipe, PullPolicy, RegistryCredentials,
+        EngineAddressError, ImageRecipe, PullPolicy, RegistryCredentials, RegistryCredentialsError,
     },
 };
 pub use error::{

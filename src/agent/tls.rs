@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
 
 use super::transport::{WriteBefore, time_left};
+use crate::pem::{self, PemError};
 
 /// How much is read from the socket at once.
 const INCOMING: usize = 16 << 10;
@@ -124,12 +124,15 @@ pub(super) struct ServerTls(Arc<ServerConfig>);
 impl ServerTls {
     /// A chain of certificates, the listener's own first, and its key, both as PEM.
     pub(super) fn from_files(certificates: &Path, key: &Path) -> io::Result<Self> {
-        let chain = certificates_in(certificates)?;
-        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("the key", key, &error))?;
+        let chain = pem::certificates(certificates).map_err(invalid_file)?;
+        let private = pem::private_key(key).map_err(invalid_file)?;
         let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
-            .map_err(|error| unusable("the certificate and key", certificates, &error))?;
+            .map_err(|error| {
+                let (certificates, key) = (certificates.display(), key.display());
+                invalid_input(format!("cannot use the certificates of {certificates} with the key of {key}: {error}"))
+            })?;
         Ok(Self(Arc::new(config)))
     }
 
@@ -146,8 +149,10 @@ impl ClientTls {
     /// The certificates of authorities, as PEM.
     pub(super) fn trusting(authorities: &Path) -> io::Result<Self> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates_in(authorities)? {
-            roots.add(certificate).map_err(|error| unusable("a certificate", authorities, &error))?;
+        for certificate in pem::certificates(authorities).map_err(invalid_file)? {
+            roots.add(certificate).map_err(|error| {
+                invalid_input(format!("cannot trust a certificate of {}: {error}", authorities.display()))
+            })?;
         }
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -160,7 +165,7 @@ impl ClientTls {
     /// `host` is the name or address that the certificate must be for.
     pub(super) fn connection(&self, host: &str) -> io::Result<ClientConnection> {
         let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| io::Error::new(ErrorKind::InvalidInput, format!("{host:?} is no name for a certificate")))?;
+            .map_err(|_| invalid_input(format!("invalid host {host:?}: no certificate can be issued for it")))?;
         ClientConnection::new(self.0.clone(), name).map_err(io::Error::other)
     }
 }
@@ -170,18 +175,12 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn certificates_in(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let unusable = |error: PemError| unusable("the certificates", path, &error);
-    let found = CertificateDer::pem_file_iter(path).map_err(unusable)?.collect::<Result<Vec<_>, _>>();
-    let found = found.map_err(unusable)?;
-    if found.is_empty() {
-        return Err(self::unusable("the certificates", path, &"there is none in it"));
-    }
-    Ok(found)
+fn invalid_file(error: PemError) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, error)
 }
 
-fn unusable(what: &str, path: &Path, error: &dyn std::fmt::Display) -> io::Error {
-    io::Error::new(ErrorKind::InvalidInput, format!("cannot use {what} in {}: {error}", path.display()))
+fn invalid_input(message: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, message)
 }
 
 impl std::fmt::Debug for ServerTls {

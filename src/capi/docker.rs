@@ -58,11 +58,8 @@ pub(super) fn driver_from(json: &str) -> Result<DockerLatentWorker> {
         let address: EngineAddress = address.parse().map_err(|error| Failure::argument(format!("engine: {error}")))?;
         builder = builder.engine(address);
     }
-    if let Some(mut registry) = settings.object("registry")? {
-        let (user, password) = (registry.text("user")?, registry.text("password")?);
-        let (user, password) = (registry.needed("user", user)?, registry.needed("password", password)?);
-        registry.end()?;
-        builder = builder.registry_credentials(RegistryCredentials::new(user, Secret::new(password)));
+    for registry in settings.objects("registries")? {
+        builder = builder.registry_credentials(registry_credentials(registry)?);
     }
     if settings.flag("secret_in_file")? == Some(true) {
         builder = builder.secret_in_file();
@@ -72,6 +69,16 @@ pub(super) fn driver_from(json: &str) -> Result<DockerLatentWorker> {
     }
     settings.end()?;
     builder.build().map_err(|error| Failure::argument(format!("settings: {error}")))
+}
+
+fn registry_credentials(mut given: Members) -> Result<RegistryCredentials> {
+    let [registry, user, password] = ["registry", "user", "password"].map(|name| {
+        let text = given.text(name)?;
+        given.needed(name, text)
+    });
+    let credentials = RegistryCredentials::new(registry?, user?, Secret::new(password?));
+    given.end()?;
+    credentials.map_err(|error| Failure::argument(format!("settings: registries: {error}")))
 }
 
 #[cfg(test)]
@@ -90,7 +97,10 @@ mod tests {
                 "master_address": "10.0.0.1", "command": ["agent", "{kind:-plain}"], "env": {"CI": "1"},
                 "labels": {"team": "a"}, "volumes": ["cache:/cache"], "memory": "512M", "cpus": 1.5, "init": false,
                 "pull": "never", "host_config": {"CapDrop": ["ALL"]}, "dockerfile": "FROM scratch",
-                "engine": "unix:///run/engine.sock", "registry": {"user": "robot", "password": "hunter2"},
+                "engine": "unix:///run/engine.sock", "registries": [
+                    {"registry": "ghcr.io", "user": "robot", "password": "hunter2"},
+                    {"registry": "localhost:5000", "user": "robot", "password": "hunter3"}
+                ],
                 "secret_in_file": true, "stop_grace_ms": 5000
             }"#,
         );
@@ -117,13 +127,17 @@ mod tests {
     #[test]
     fn a_password_is_not_repeated() {
         for json in [
-            r#"{"image": "a", "registry": {"user": "robot", "password": "hunter2", "more": 1}}"#,
-            r#"{"image": "a", "registry": "hunter2"}"#,
+            r#"{"image": "a", "registries": [{"registry": "r", "user": "u", "password": "hunter2", "more": 1}]}"#,
+            r#"{"image": "a", "registries": [{"user": "u", "password": "hunter2"}]}"#,
+            r#"{"image": "a", "registries": [{"registry": "u:hunter2@r", "user": "u", "password": "hunter2"}]}"#,
+            r#"{"image": "a", "registries": [{"registry": "r", "user": "u", "password": "hunter2\n"}]}"#,
+            r#"{"image": "a", "registries": ["hunter2"]}"#,
+            r#"{"image": "a", "registries": {"registry": "hunter2"}}"#,
             r#"{"image": "a", "env": "hunter2, expected nothing"}"#,
             r#"{"image": "a", "pull": "never", "init": "hunter2"}"#,
             r#"{"image": "a", "env": {"TOKEN": "{hunter2"}}"#,
             r#"{"image": "a", "env": {"TOKEN": ["hunter2"]}}"#,
-            r#"{"image": "a", "registry": {"user": "robot", "password": hunter2}}"#,
+            r#"{"image": "a", "registries": [{"user": "robot", "password": hunter2}]}"#,
         ] {
             assert!(!refused(json).contains("hunter2"), "{}", refused(json));
         }

@@ -183,8 +183,9 @@ pub extern "C" fn lw_master_add_process(
 /// false. pull: "missing", "never" or "always". host_config: an object, as the engine's API has it.
 ///
 /// These are not templates. dockerfile: the text of a Dockerfile that the image is built from when it is missing;
-/// build_directory: or a directory with one. engine: the engine's address, as DOCKER_HOST has it. registry: an object
-/// with user and password. secret_in_file: true or false. stop_grace_ms: a number.
+/// build_directory: or a directory with one. engine: the engine's address, as DOCKER_HOST has it. registries: a list of
+/// objects with registry ("ghcr.io", "localhost:5000"), user and password, which are sent for images of that registry
+/// only. secret_in_file: true or false. stop_grace_ms: a number.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_add_docker(
     master: *mut lw_master,

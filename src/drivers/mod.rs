@@ -17,6 +17,12 @@ pub(crate) mod byte_size;
 #[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
 pub(crate) mod setting;
 
+// What those have in common that are given credentials and addresses.
+#[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
+mod given;
+#[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
+mod veil;
+
 // What those have in common whose instances are known by labels or tags.
 #[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
 mod identity;

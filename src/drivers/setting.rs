@@ -74,7 +74,7 @@ impl<T> Setting<T> {
             None => Ok(Self(Source::Template { template, parse })),
             Some(constant) => match parse(&constant) {
                 Ok(value) => Ok(Self::constant(value)),
-                Err(error) => Err(TemplateError { template: text.into(), reason: error.to_string() }),
+                Err(error) => Err(TemplateError { reason: error.to_string() }),
             },
         }
     }
@@ -175,11 +175,10 @@ impl<T: fmt::Debug> fmt::Debug for Setting<T> {
     }
 }
 
-/// Why a text is no template.
+/// Why a text is not a valid template. The text is not part of it: it may contain a secret.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error("the template {template:?} is wrong: {reason}")]
+#[error("invalid template: {reason}")]
 pub struct TemplateError {
-    template: Arc<str>,
     reason: String,
 }
 
@@ -189,12 +188,10 @@ pub struct TemplateError {
 pub enum RenderError {
     /// The template asks for a property that the build does not have. Set it on the build, or state a default in the
     /// template: `{name:-default}`.
-    #[error("the build has no property {name:?}, which {template:?} needs")]
+    #[error("the build has no property {name:?}, and the template has no default for it")]
     NoProperty {
         /// The property.
         name: String,
-        /// The template.
-        template: Arc<str>,
     },
     /// The template is filled in, but what has come out is not what is needed.
     #[error("{text:?}: {source}")]
@@ -238,8 +235,7 @@ impl Template {
                 Piece::Text(text) => text,
                 Piece::Property { name, default } => {
                     let value = properties.get(name).or(default.as_deref());
-                    value
-                        .ok_or_else(|| RenderError::NoProperty { name: name.clone(), template: self.source.clone() })?
+                    value.ok_or_else(|| RenderError::NoProperty { name: name.clone() })?
                 }
             });
         }
@@ -251,7 +247,7 @@ impl FromStr for Template {
     type Err = TemplateError;
 
     fn from_str(source: &str) -> Result<Self, TemplateError> {
-        let wrong = |reason: &str| TemplateError { template: source.into(), reason: reason.into() };
+        let wrong = |reason: &str| TemplateError { reason: reason.into() };
         let mut pieces = Vec::new();
         let mut text = String::new();
         let mut rest = source;
@@ -329,7 +325,19 @@ mod tests {
     #[test]
     fn a_missing_property_is_named() {
         let error = rendered("rust:{toolchain}", &[("tool", "x")]).unwrap_err();
-        assert_eq!(error, "the build has no property \"toolchain\", which \"rust:{toolchain}\" needs");
+        assert_eq!(error, "the build has no property \"toolchain\", and the template has no default for it");
+    }
+
+    #[test]
+    fn a1_an_error_does_not_contain_the_text_around_a_property() {
+        use crate::secrecy::{assert_reveals_nothing, shown};
+        for template in ["hunter2-{name}", "hunter2-{name", "hunter2-}", "{}hunter2", "{a{}hunter2"] {
+            let errors = match Setting::<String>::template(template) {
+                Ok(setting) => shown(&setting.render(&Properties::new()).unwrap_err()),
+                Err(error) => shown(&error),
+            };
+            assert_reveals_nothing(&errors, b"hunter2");
+        }
     }
 
     #[test]
@@ -345,7 +353,7 @@ mod tests {
             ("{a}}", "closes nothing"),
         ] {
             let error = rendered(template, &[]).unwrap_err();
-            assert!(error.contains(word) && error.contains("is wrong"), "{template}: {error}");
+            assert!(error.contains(word) && error.starts_with("invalid template: "), "{template}: {error}");
         }
     }
 
@@ -358,7 +366,7 @@ mod tests {
         // Without a property it can be told when it is made.
         assert_eq!(Setting::<u16>::template("80").unwrap().as_constant(), Some(&80));
         let error = Setting::<u16>::template("many").unwrap_err().to_string();
-        assert_eq!(error, "the template \"many\" is wrong: invalid digit found in string");
+        assert_eq!(error, "invalid template: invalid digit found in string");
     }
 
     #[test]

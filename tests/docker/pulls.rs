@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use latent_worker::testing::{FaultyHttp, HttpFault, HttpRule};
-use latent_worker::{Build, EventKind, FailureCause, PullPolicy, RegistryCredentials, Secret, SubstantiateError};
+use latent_worker::{
+    Build, EventKind, FailureCause, ImageRecipe, PullPolicy, RegistryCredentials, Secret, Setting, SubstantiateError,
+};
 
 use crate::support::engine::Engine;
 use crate::support::registry::Registry;
@@ -58,6 +60,42 @@ fn an_image_is_looked_for_at_every_start_when_that_is_the_policy() {
     scene.finish();
 }
 
+fn credentials(registry: &Registry, password: &str) -> RegistryCredentials {
+    RegistryCredentials::new(registry.address(), "user", Secret::new(password)).unwrap()
+}
+
+/// A build names another registry than the one that the credentials are for.
+#[test]
+#[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
+fn a1_another_registry_is_not_shown_the_credentials() {
+    let engine = Engine::docker();
+    let (mine, evil) = (Registry::for_user(), Registry::for_user());
+    let scene = Scene::on(&engine);
+    let image = Setting::template("{image}").unwrap();
+    let driver = scene.driver(image).registry_credentials(credentials(&mine, "pass word")).build().unwrap();
+    let (cause, reason) =
+        failed(&scene.worker("w", driver), &Build::new("a build").with_property("image", evil.image()));
+    assert_eq!(cause, FailureCause::Credentials, "{reason}");
+    assert_eq!((evil.asked(), evil.authorized()), (0, 0));
+    scene.finish();
+}
+
+/// What a recipe starts from.
+#[test]
+#[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
+fn a_recipe_starts_from_an_image_of_a_registry_with_credentials() {
+    let engine = Engine::docker();
+    let registry = Registry::for_user();
+    let built = format!("latent-worker-built-{}", std::process::id());
+    let (_pulled, _built) = (Pulled(&engine, registry.image()), Pulled(&engine, built.clone()));
+    let scene = Scene::on(&engine);
+    let recipe = ImageRecipe::dockerfile(format!("FROM {}", registry.image()));
+    let driver = scene.driver(built).build_image_from(recipe);
+    let driver = driver.registry_credentials(credentials(&registry, "pass word")).build().unwrap();
+    assert_eq!(said(&lease(&scene.worker("w", driver), &Build::new("a build")), "cat /kind"), "pulled");
+    scene.finish();
+}
+
 #[test]
 #[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
 fn a_registry_that_wants_to_know_who_asks_is_told() {
@@ -67,14 +105,14 @@ fn a_registry_that_wants_to_know_who_asks_is_told() {
     let scene = Scene::on(&engine);
     let driver = || scene.driver(registry.image());
     let nobody = scene.worker("nobody", driver().build().unwrap());
-    let wrong = RegistryCredentials::new("user", Secret::new("wrong word"));
+    let wrong = credentials(&registry, "wrong word");
     let wrong = scene.worker("wrong", driver().registry_credentials(wrong).build().unwrap());
     for worker in [&nobody, &wrong] {
         let (cause, reason) = failed(worker, &Build::new("a build"));
         assert_eq!(cause, FailureCause::Credentials, "{reason}");
         assert!(!reason.contains("wrong word"), "{reason}");
     }
-    let right = RegistryCredentials::new("user", Secret::new("pass word"));
+    let right = credentials(&registry, "pass word");
     let right = scene.worker("right", driver().registry_credentials(right).build().unwrap());
     assert_eq!(said(&lease(&right, &Build::new("a build")), "cat /kind"), "pulled");
     scene.finish();

@@ -4,7 +4,6 @@
 //! It ends when the master says so, on a signal, and when its standard input ends: then the farm itself is gone.
 
 use std::env;
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::engine::{Engine, EngineAddress, RegistryCredentials};
+use super::engine::{Engine, EngineAddress, Keyring, RegistryCredentials};
 use super::settings::{DockerSettingsError, ImageRecipe, PullPolicy, Settings};
 use super::{DEFAULT_GRACE, DockerLatentWorker};
 use crate::{ByteSize, Setting};
@@ -16,7 +16,7 @@ use crate::{ByteSize, Setting};
 #[derive(Clone, Debug)]
 pub struct DockerLatentWorkerBuilder {
     settings: Settings,
-    credentials: Option<RegistryCredentials>,
+    credentials: Vec<RegistryCredentials>,
     secret_in_file: bool,
     grace: Duration,
     engine: Option<EngineAddress>,
@@ -26,7 +26,7 @@ impl DockerLatentWorkerBuilder {
     pub(super) fn new(image: Setting<String>) -> Self {
         Self {
             settings: Settings::new(image),
-            credentials: None,
+            credentials: Vec::new(),
             secret_in_file: false,
             grace: DEFAULT_GRACE,
             engine: None,
@@ -118,9 +118,11 @@ impl DockerLatentWorkerBuilder {
         self
     }
 
-    /// Who pulls, for registries that want to know.
+    /// Adds the credentials of one registry; every call adds one. They are used for images of that registry, also for those
+    /// that a [recipe](Self::build_image_from) starts from, and are never sent for an image of another registry, whatever
+    /// image a build names. None by default.
     pub fn registry_credentials(mut self, credentials: RegistryCredentials) -> Self {
-        self.credentials = Some(credentials);
+        self.credentials.push(credentials);
         self
     }
 
@@ -164,14 +166,21 @@ impl DockerLatentWorkerBuilder {
     /// The driver. Does not talk to the engine.
     ///
     /// # Errors
-    /// When a constant makes no sense (what is computed is checked for each build), and when the environment says
-    /// where the engine is in a way that cannot be understood.
+    /// Returns an error if a constant is invalid (what is computed is checked for each build), if there are two credentials
+    /// for one registry, or if the environment variables that name the engine are invalid.
     pub fn build(self) -> Result<DockerLatentWorker, DockerSettingsError> {
         self.settings.check_constants()?;
         let address = self.engine.map_or_else(EngineAddress::from_environment, Ok)?;
+        let mut credentials = Keyring::default();
+        for one in self.credentials {
+            credentials.add(one).map_err(|registry| DockerSettingsError::Setting {
+                setting: "registry credentials".into(),
+                reason: format!("there are two for the registry {registry}"),
+            })?;
+        }
         Ok(DockerLatentWorker {
             settings: Arc::new(self.settings),
-            credentials: self.credentials,
+            credentials,
             secret_in_file: self.secret_in_file,
             grace: self.grace,
             engine: Engine::new(address),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::CALL_LIMIT;
-use super::engine::{BuildContext, Engine, EngineError, Image, ImageBuild, Patience, Pull, RegistryCredentials};
+use super::engine::{BuildContext, Engine, EngineError, Image, ImageBuild, Keyring, Patience, Pull};
 use super::settings::{ImageRecipe, PullPolicy, Rendered};
 use super::verdict;
 use crate::drivers::turns::{NoTurn, Turns};
@@ -54,7 +54,7 @@ impl Images {
         engine: &Engine,
         start: &StartRequest<'_>,
         rendered: &Rendered,
-        credentials: Option<&RegistryCredentials>,
+        credentials: &Keyring,
     ) -> Result<(), StartError> {
         let platform = rendered.platform.as_deref();
         let fetch = || fetch(engine, start, rendered, credentials);
@@ -113,16 +113,16 @@ fn fetch(
     engine: &Engine,
     start: &StartRequest<'_>,
     rendered: &Rendered,
-    credentials: Option<&RegistryCredentials>,
+    credentials: &Keyring,
 ) -> Result<(), StartError> {
     let patience = Patience::new(FETCH_LIMIT).cancelled_by(start.cancel_signal());
     match &rendered.recipe {
-        Some(recipe) => build(engine, start, rendered, recipe, patience).map_err(verdict::of_build),
+        Some(recipe) => build(engine, start, rendered, recipe, credentials, patience).map_err(verdict::of_build),
         None => {
             start.progress(&format!("pulling image {}", rendered.image));
             let pull = Pull { reference: &rendered.image, platform: rendered.platform.as_deref(), credentials };
             let pulled = engine.pull(&pull, &mut |line| start.progress(line), patience);
-            pulled.map_err(|error| verdict::of_image(error, credentials.is_some()))
+            pulled.map_err(|error| verdict::of_image(error, credentials.has_for(&rendered.image)))
         }
     }
 }
@@ -132,6 +132,7 @@ fn build(
     start: &StartRequest<'_>,
     rendered: &Rendered,
     recipe: &ImageRecipe,
+    credentials: &Keyring,
     patience: Patience<'_>,
 ) -> Result<(), EngineError> {
     let context = match recipe {
@@ -142,7 +143,7 @@ fn build(
     };
     start.progress(&format!("building image {}", rendered.image));
     let platform = rendered.platform.as_deref();
-    let build = ImageBuild { context, reference: &rendered.image, platform, arguments: &[], labels: &[] };
+    let build = ImageBuild { context, reference: &rendered.image, platform, arguments: &[], labels: &[], credentials };
     engine.build(&build, &mut |line| start.progress(line), patience)
 }
 

@@ -24,7 +24,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use self::body::{Handover, SECRET_PATH};
-use self::engine::{Ended, Engine, EngineError, Patience};
+use self::engine::{Ended, Engine, EngineError, Keyring, Patience};
 use self::images::Images;
 use self::master_address::{Loopback, is_of_this_machine, network_to_ask, seen_from_inside};
 use self::names::Identity;
@@ -33,7 +33,7 @@ use crate::{BoxError, Health, LatentWorker, Leftover, Properties, Reclaimed, Sec
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
 pub use builder::DockerLatentWorkerBuilder;
-pub use engine::{EngineAddress, EngineAddressError, RegistryCredentials};
+pub use engine::{EngineAddress, EngineAddressError, RegistryCredentials, RegistryCredentialsError};
 pub use settings::{DockerSettingsError, ImageRecipe, PullPolicy};
 
 /// As `docker stop` has it.
@@ -103,6 +103,10 @@ const CREATED_BY_THEN: Duration = Duration::from_secs(300);
 /// An image that is missing is pulled, or [built](DockerLatentWorkerBuilder::build_image_from); what that comes to is told
 /// as progress of the start. Starts that need the same missing image at once wait for one of them to fetch it, and fail
 /// with it; those that [always pull](PullPolicy::Always) each ask for themselves.
+///
+/// A registry that wants to know who pulls is told so if the driver has
+/// [credentials for it](DockerLatentWorkerBuilder::registry_credentials). They are sent for images of that registry only: a
+/// build that names an image of another registry does not get them sent there.
 ///
 /// # What the agent is told
 ///
@@ -175,13 +179,11 @@ const CREATED_BY_THEN: Duration = Duration::from_secs(300);
 /// - A worker that is given another engine cannot reclaim what it had left at the one before: it says so, with the address.
 /// - The engine's machine is not the gateway of its networks when the engine runs without root, or in a virtual machine as
 ///   Docker Desktop does: say with `master_address` where the master is (`host.docker.internal`, there).
-/// - The [credentials](DockerLatentWorkerBuilder::registry_credentials) are for pulls. What a recipe is `FROM` must be
-///   there, or open to everybody.
 /// - There is no Swarm, no Compose, and no `docker context`; `DOCKER_HOST` is understood.
 #[derive(Clone)]
 pub struct DockerLatentWorker {
     settings: Arc<Settings>,
-    credentials: Option<RegistryCredentials>,
+    credentials: Keyring,
     secret_in_file: bool,
     grace: Duration,
     engine: Engine,
@@ -247,7 +249,7 @@ impl DockerLatentWorker {
         }
         if created.as_ref().is_err_and(EngineError::is_no_such_image) {
             // Somebody has removed it since it was looked at.
-            self.images.provide(&self.engine, start, rendered, self.credentials.as_ref())?;
+            self.images.provide(&self.engine, start, rendered, &self.credentials)?;
             created = create();
         }
         if created.as_ref().is_err_and(EngineError::outcome_unknown) {
@@ -378,7 +380,7 @@ impl LatentWorker for DockerLatentWorker {
     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<DockerInstance>, StartError> {
         let identity = Identity::of_start(start);
         let rendered = self.settings.render(&start.properties()).map_err(StartError::cannot)?;
-        self.images.provide(&self.engine, start, &rendered, self.credentials.as_ref())?;
+        self.images.provide(&self.engine, start, &rendered, &self.credentials)?;
 
         let name = identity.container();
         start.record(&self.place_of(&name))?;

@@ -428,7 +428,7 @@ mod tests {
         settings.host_config = Setting::computed(|_| Ok(json!({"Memory": 5})));
         settings.check_constants().unwrap();
         let error = settings.render(&properties(&[])).err().unwrap().to_string();
-        assert_eq!(error, "the image: the build has no property \"image\", which \"{image}\" needs");
+        assert_eq!(error, "the image: the build has no property \"image\", and the template has no default for it");
         let error = settings.render(&properties(&[("image", "a"), ("memory", "much")])).err().unwrap().to_string();
         assert!(error.starts_with("the memory: \"much\": \"much\" is no amount"), "{error}");
         let error = settings.render(&properties(&[("image", "a")])).err().unwrap().to_string();

@@ -158,7 +158,9 @@ impl Ec2LatentWorkerBuilder {
         self
     }
 
-    /// Where the provider is reached, for all of its services: `http://127.0.0.1:5000`. That of the region by default.
+    /// Where the provider is reached, for all of its services: `http://127.0.0.1:5000`. By default the address that
+    /// `AWS_ENDPOINT_URL` or the profile names, or that of the region. Credentials with a session token are not sent to another
+    /// machine without TLS.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.aws.endpoint = Some(url.into());
         self
@@ -231,8 +233,9 @@ impl Ec2LatentWorkerBuilder {
     /// The driver. Does not talk to the provider.
     ///
     /// # Errors
-    /// When a constant makes no sense (what is computed is checked for each build), when settings do not go together, and
-    /// when the region or the address of the provider make no sense.
+    /// Returns an error if a constant is invalid (what is computed is checked for each build), if settings do not go together,
+    /// if the region, the address of the provider or the credentials are invalid, or if a variable of the environment that
+    /// names a proxy or a file with certificates is.
     pub fn build(self) -> Result<Ec2LatentWorker, Ec2SettingsError> {
         self.settings.check_constants()?;
         Ok(Ec2LatentWorker {

@@ -28,6 +28,8 @@ struct Served {
     blobs: Vec<(String, Vec<u8>)>,
     /// How often somebody has asked what the tag stands for, and was told.
     asked: AtomicUsize,
+    /// How many requests had the header `Authorization`.
+    authorized: AtomicUsize,
 }
 
 impl Registry {
@@ -69,7 +71,13 @@ impl Registry {
         });
         let blobs = [config, layer].map(|bytes| (digest(&bytes), bytes)).into();
         let manifest = manifest.to_string().into_bytes();
-        let served = Arc::new(Served { authorization, manifest, blobs, asked: AtomicUsize::new(0) });
+        let served = Arc::new(Served {
+            authorization,
+            manifest,
+            blobs,
+            asked: AtomicUsize::new(0),
+            authorized: AtomicUsize::new(0),
+        });
         let serving = served.clone();
         thread::spawn(move || {
             // Until the test program ends.
@@ -86,6 +94,16 @@ impl Registry {
         format!("{}/latent/worker:1", self.address)
     }
 
+    /// The host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// How many requests had the header `Authorization`.
+    pub(crate) fn authorized(&self) -> usize {
+        self.served.authorized.load(Ordering::Relaxed)
+    }
+
     /// How often the image was looked for here.
     pub(crate) fn asked(&self) -> usize {
         self.served.asked.load(Ordering::Relaxed)
@@ -99,6 +117,9 @@ impl Served {
         let request = lines.next()?;
         let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
         let said = headers.iter().filter_map(|line| line.split_once(": "));
+        if said.clone().any(|(name, _)| name.eq_ignore_ascii_case("authorization")) {
+            self.authorized.fetch_add(1, Ordering::Relaxed);
+        }
         let allowed = self.authorization.is_none_or(|wanted| {
             said.clone().any(|(name, value)| name.eq_ignore_ascii_case("authorization") && value == wanted)
         });

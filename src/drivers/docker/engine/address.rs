@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 #[cfg(feature = "tls")]
 use super::tls::TlsClient;
+use crate::drivers::given::{check_text, without_password};
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const DEFAULT_HOST: &str = "localhost";
@@ -114,24 +115,29 @@ struct Wanted {
 
 impl Wanted {
     fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, EngineAddressError> {
-        // Empty is as good as not set.
-        let variable = |name| variable(name).filter(|value| !value.is_empty());
-        let tls = variable("DOCKER_TLS_VERIFY").is_some();
-        let host = match variable("DOCKER_HOST") {
-            Some(host) => host.into_string().map_err(|host| wrong(&host.to_string_lossy(), "not UTF-8"))?,
-            None => String::new(),
+        // Empty is as good as not set. What is wrong with a value is told without it.
+        let variable = |name: &str| -> Result<Option<String>, EngineAddressError> {
+            let invalid = |problem| EngineAddressError(format!("the environment variable {name} {problem}"));
+            let Some(value) = variable(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+            let value = value.into_string().map_err(|_| invalid("is not UTF-8"))?;
+            check_text(&value).map_err(invalid)?;
+            Ok(Some(value))
         };
-        let place = match host.trim() {
+        let tls = variable("DOCKER_TLS_VERIFY")?.is_some();
+        let host = variable("DOCKER_HOST")?.unwrap_or_default();
+        let place = match host.as_str() {
             "" if tls => Place::Tcp { host: DEFAULT_HOST.into(), port: DEFAULT_TLS_PORT },
             text => parse(text)?,
         };
         // TLS is for TCP; a Unix socket needs none.
         let certificates = if tls && matches!(place, Place::Tcp { .. }) {
-            let directory = variable("DOCKER_CERT_PATH").map(PathBuf::from);
-            let home = || variable("HOME").map(|home| Path::new(&home).join(".docker"));
             let missing =
                 "DOCKER_TLS_VERIFY is set, and neither DOCKER_CERT_PATH nor HOME says where the certificates are";
-            Some(directory.or_else(home).ok_or_else(|| EngineAddressError(missing.into()))?)
+            match (variable("DOCKER_CERT_PATH")?, variable("HOME")?) {
+                (Some(directory), _) => Some(directory.into()),
+                (None, Some(home)) => Some(Path::new(&home).join(".docker")),
+                (None, None) => return Err(EngineAddressError(missing.into())),
+            }
         } else {
             None
         };
@@ -204,7 +210,7 @@ fn parse_tcp(text: &str) -> Result<Place, &'static str> {
 }
 
 fn wrong(text: &str, problem: &str) -> EngineAddressError {
-    EngineAddressError(format!("the address {text:?} of a Docker engine: {problem}"))
+    EngineAddressError(format!("the address {:?} of a Docker engine: {problem}", without_password(text)))
 }
 
 impl FromStr for EngineAddress {
@@ -301,7 +307,7 @@ mod tests {
             ("tcp://h:5?x", "only a host and a port"),
         ] {
             let error = text.parse::<EngineAddress>().unwrap_err().to_string();
-            assert!(error.contains(part) && error.contains(text), "{text}: {error}");
+            assert!(error.contains(part) && error.contains(&without_password(text)), "{text}: {error}");
         }
     }
 
@@ -339,6 +345,21 @@ mod tests {
         assert_eq!(wanted(&[host, tls, ("HOME", "/home/me")]).unwrap(), encrypted(tcp("h", 9), "/home/me/.docker"));
         assert_eq!(wanted(&[("DOCKER_HOST", "unix:///x"), tls]).unwrap(), plain(Place::Unix("/x".into())));
         assert!(wanted(&[host, tls]).unwrap_err().to_string().contains("DOCKER_CERT_PATH"));
+    }
+
+    #[test]
+    fn a1_what_is_wrong_with_a_variable_is_told_by_its_name_alone() {
+        for name in ["DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"] {
+            for value in ["tcp://hush\n", " tcp://hush", "tcp://hush\t", "tcp://h\0ush"] {
+                let mut variables = vec![("DOCKER_HOST", "tcp://h:9"), ("DOCKER_TLS_VERIFY", "1"), ("HOME", "/h")];
+                variables.insert(0, (name, value));
+                let error = wanted(&variables).unwrap_err().to_string();
+                assert!(error.starts_with(&format!("the environment variable {name} ")), "{error}");
+                crate::secrecy::assert_reveals_nothing(&error, b"tcp://hush");
+            }
+        }
+        let error = "tcp://robot:hunter2@h:1".parse::<EngineAddress>().unwrap_err();
+        crate::secrecy::assert_reveals_nothing(&crate::secrecy::shown(&error), b"robot:hunter2");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::names::Names;
 use super::transport::{EngineConnector, NoResolver};
 use super::watch::{Facts, Interruption, Watch};
 use super::{EngineError, Patience, floor_char_boundary};
+use crate::drivers::veil::{Length, Veil};
 
 /// So many idle connections are kept, and so long; then an engine may have closed its side.
 const MAX_IDLE: usize = 8;
@@ -32,7 +33,8 @@ pub(super) struct Request<'a> {
     pub(super) path: String,
     pub(super) query: Query,
     pub(super) body: Body<'a>,
-    pub(super) registry_auth: Option<String>,
+    /// Credentials for registries.
+    pub(super) secret_header: Option<(&'static str, String)>,
     /// Whether doing it twice is as good as doing it once.
     pub(super) repeatable: bool,
     /// For errors: `start container 4f`.
@@ -48,7 +50,7 @@ pub(super) enum Body<'a> {
 impl<'a> Request<'a> {
     fn new(method: Method, path: String, doing: String) -> Self {
         let repeatable = matches!(method, Method::GET | Method::DELETE);
-        Self { method, path, query: Query::default(), body: Body::Nothing, registry_auth: None, repeatable, doing }
+        Self { method, path, query: Query::default(), body: Body::Nothing, secret_header: None, repeatable, doing }
     }
 
     pub(super) fn get(path: impl Into<String>, doing: impl Into<String>) -> Self {
@@ -126,6 +128,7 @@ pub(super) struct Lines {
 struct Line {
     agent: Agent,
     watch: Arc<Watch>,
+    veil: Veil,
     idle_since: Instant,
 }
 
@@ -175,13 +178,20 @@ impl Lines {
         patience: Patience<'_>,
     ) -> (Line, Result<Response<ureq::Body>, ureq::Error>, Facts) {
         line.watch.begin(patience);
-        let result = request.head(&self.authority(), prefix).map_err(ureq::Error::from).and_then(|head| {
-            match &mut request.body {
-                Body::Nothing if request.method == Method::GET => line.agent.run(head.map(|()| SendBody::none())),
-                // With a length of 0.
-                Body::Nothing => line.agent.run(head.map(|()| &[][..] as &[u8])),
-                Body::Json(bytes) => line.agent.run(head.map(|()| &bytes[..])),
-                Body::Tar(reader) => line.agent.run(head.map(|()| SendBody::from_reader(*reader))),
+        let length = match &request.body {
+            Body::Nothing if request.method == Method::GET => Length::Nothing,
+            Body::Nothing => Length::Bytes(0),
+            Body::Json(bytes) => Length::Bytes(bytes.len()),
+            Body::Tar(_) => Length::Unknown,
+        };
+        let head = request.head(&self.authority(), prefix).and_then(|head| line.veil.begin(&head, length));
+        let result = head.map_err(ureq::Error::from).and_then(|head| match &mut request.body {
+            Body::Nothing if request.method == Method::GET => line.agent.run(head.map(|()| SendBody::none())),
+            Body::Nothing => line.agent.run(head.map(|()| &[][..] as &[u8])),
+            Body::Json(bytes) => line.agent.run(head.map(|()| line.veil.body(bytes))),
+            Body::Tar(reader) => {
+                let mut streamed = line.veil.streamed(*reader);
+                line.agent.run(head.map(|()| SendBody::from_reader(&mut streamed)))
             }
         });
         let facts = line.watch.facts();
@@ -199,8 +209,13 @@ impl Lines {
 
     fn new_line(&self) -> Line {
         let watch = Arc::<Watch>::default();
-        let connector =
-            EngineConnector { address: self.address.clone(), names: self.names.clone(), watch: watch.clone() };
+        let veil = Veil::default();
+        let connector = EngineConnector {
+            address: self.address.clone(),
+            names: self.names.clone(),
+            watch: watch.clone(),
+            veil: veil.clone(),
+        };
         let config = Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -209,9 +224,8 @@ impl Lines {
             .max_idle_connections(1)
             .max_idle_connections_per_host(1)
             .max_idle_age(MAX_IDLE_AGE)
-            .user_agent(concat!("latent-worker/", env!("CARGO_PKG_VERSION")))
             .build();
-        Line { agent: Agent::with_parts(config, connector, NoResolver), watch, idle_since: Instant::now() }
+        Line { agent: Agent::with_parts(config, connector, NoResolver), watch, veil, idle_since: Instant::now() }
     }
 
     fn idle_line(&self) -> Option<Line> {
@@ -280,8 +294,8 @@ impl Request<'_> {
             Body::Json(_) => head = head.header("content-type", "application/json"),
             Body::Tar(_) => head = head.header("content-type", "application/x-tar"),
         }
-        if let Some(auth) = &self.registry_auth {
-            head = head.header("x-registry-auth", auth);
+        if let Some((name, value)) = &self.secret_header {
+            head = head.header(*name, value);
         }
         head.body(())
     }
@@ -325,7 +339,8 @@ impl Answer {
     /// 0 at the end, and from then on.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, EngineError> {
         let Some(line) = &self.line else { return Ok(0) };
-        match self.body.read(buffer) {
+        let read = self.body.read(buffer);
+        match read.and_then(|count| line.veil.reveal(&mut buffer[..count]).map(|()| count)) {
             Ok(0) if !buffer.is_empty() => {
                 let line = self.line.take();
                 line.into_iter().for_each(|line| self.lines.keep(line));
@@ -357,7 +372,7 @@ impl Answer {
 
     pub(super) fn json<T: DeserializeOwned>(mut self) -> Result<T, EngineError> {
         match self.read_whole(ANSWER_LIMIT)? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| self.malformed(error)),
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| self.malformed(invalid_json(&error))),
             None => Err(self.malformed(format!("it is longer than {} MiB", ANSWER_LIMIT >> 20))),
         }
     }
@@ -390,6 +405,12 @@ impl Answer {
         let retry_after = retry_after.map(Duration::from_secs);
         EngineError::Status { doing: self.doing, status: self.status, message: text, retry_after }
     }
+}
+
+/// Without what was read, which the error may quote: the environment of a container, say.
+pub(super) fn invalid_json(error: &serde_json::Error) -> String {
+    let problem = if error.is_data() { "unexpected JSON" } else { "invalid JSON" };
+    format!("{problem} at line {} column {}", error.line(), error.column())
 }
 
 /// Engines send JSON with a `message`; what stands before them may send anything.

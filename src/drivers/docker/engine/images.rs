@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use super::http::{Answer, Body, Request, percent_encoded};
+use super::http::{Answer, Body, Request, invalid_json, percent_encoded};
 use super::progress::{Message, Progress};
-use super::{BuildContext, Engine, EngineError, Patience, RegistryCredentials, null_is_default};
+use super::registry::with_registry;
+use super::{BuildContext, Engine, EngineError, Keyring, Patience, null_is_default};
 
 /// The longest message of a stream that is accepted.
 const MESSAGE_LIMIT: usize = 1 << 20;
@@ -35,7 +36,8 @@ pub(crate) struct Pull<'a> {
     pub(crate) reference: &'a str,
     /// `os[/architecture[/variant]]`.
     pub(crate) platform: Option<&'a str>,
-    pub(crate) credentials: Option<&'a RegistryCredentials>,
+    /// Of which those for the image's registry are sent.
+    pub(crate) credentials: &'a Keyring,
 }
 
 /// What is built.
@@ -48,6 +50,8 @@ pub(crate) struct ImageBuild<'a> {
     /// `ARG`s. Everybody who can see the image can see them.
     pub(crate) arguments: &'a [(&'a str, &'a str)],
     pub(crate) labels: &'a [(&'a str, &'a str)],
+    /// For the registries of the images that the recipe starts from.
+    pub(crate) credentials: &'a Keyring,
 }
 
 impl Engine {
@@ -84,12 +88,15 @@ impl Engine {
         let doing = format!("pull image {}", pull.reference);
         check_reference(pull.reference, &doing)?;
         let (name, tag) = name_and_tag(pull.reference);
+        let auth = pull.credentials.pull_header(name);
+        // Podman may take a name without a registry for one of any registry that it is set up to search.
+        let name = if auth.is_some() { with_registry(name) } else { name.into() };
         let request = Request::post("/images/create", doing)
-            .query("fromImage", name)
+            .query("fromImage", &name)
             .query("tag", tag)
             .query_if("platform", pull.platform);
-        let registry_auth = pull.credentials.map(RegistryCredentials::header);
-        stream(self.call(Request { registry_auth, ..request }, patience)?, progress)
+        let secret_header = auth.map(|value| ("x-registry-auth", value));
+        stream(self.call(Request { secret_header, ..request }, patience)?, progress)
     }
 
     /// Builds an image. `log` gets every line of the log, without its end.
@@ -114,7 +121,8 @@ impl Engine {
             .query_if("platform", build.platform);
         // The context can be sent only once, so the version must be right.
         self.agree(patience)?;
-        let result = self.call(Request { body: Body::Tar(&mut context), ..request }, patience);
+        let secret_header = build.credentials.build_header().map(|value| ("x-registry-config", value));
+        let result = self.call(Request { body: Body::Tar(&mut context), secret_header, ..request }, patience);
         // What is wrong with the files ends the request in some way or other.
         match context.trouble() {
             Some(trouble) => Err(trouble),
@@ -143,7 +151,8 @@ fn stream(mut answer: Answer, say: &mut dyn FnMut(&str)) -> Result<(), EngineErr
             if line.is_empty() {
                 continue;
             }
-            let message: Message = serde_json::from_slice(line).map_err(|error| answer.malformed(error))?;
+            let message: Message =
+                serde_json::from_slice(line).map_err(|error| answer.malformed(invalid_json(&error)))?;
             if message.is_error() {
                 failed = message.into_error();
             } else {
@@ -161,14 +170,16 @@ fn stream(mut answer: Answer, say: &mut dyn FnMut(&str)) -> Result<(), EngineErr
     }
 }
 
-/// What would be another path, or is no name at all, is not asked for. Whether it is a good name is the engine's to say.
+/// Refuses what would be another path, or whose registry an engine could read differently. The rest of the name is checked
+/// by the engine.
 fn check_reference(reference: &str, doing: &str) -> Result<(), EngineError> {
     let is_path = !reference.split('/').any(|part| matches!(part, "" | "." | ".."));
     let plain = reference.chars().all(|character| character.is_ascii_graphic());
-    if is_path && plain && !reference.contains(['?', '#', '%', '\\']) {
+    let (_, tag) = name_and_tag(reference);
+    if is_path && plain && !reference.contains(['?', '#', '%', '\\']) && !tag.contains(['/', '@']) {
         return Ok(());
     }
-    let message = format!("{reference:?} is no name of an image");
+    let message = format!("invalid image name {reference:?}: use [registry/]name[:tag] or [registry/]name@digest");
     Err(EngineError::BadParameter { doing: doing.into(), message })
 }
 
@@ -221,7 +232,21 @@ mod tests {
         for good in ["rust", "localhost:5000/a/rust:1@sha256:01", "UPPER", "a..b"] {
             check_reference(good, "x").unwrap();
         }
-        for bad in ["", "/a", "a/", "a//b", "../containers", "a/./b", "a?b", "a b", "a\n", "a%2e", "é"] {
+        for bad in [
+            "docker.io@evil.example/x",
+            "a@b@c",
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            "../containers",
+            "a/./b",
+            "a?b",
+            "a b",
+            "a\n",
+            "a%2e",
+            "é",
+        ] {
             assert!(check_reference(bad, "x").unwrap_err().is_bad_parameter(), "{bad}");
         }
     }

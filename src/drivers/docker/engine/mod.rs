@@ -16,6 +16,7 @@ mod names;
 mod networks;
 mod patience;
 mod progress;
+mod registry;
 mod socket;
 #[cfg(feature = "tls")]
 mod tls;
@@ -35,7 +36,8 @@ use self::version::ApiVersion;
 pub use address::{EngineAddress, EngineAddressError};
 pub(super) use containers::{Ended, State};
 pub(super) use context::BuildContext;
-pub use credentials::RegistryCredentials;
+pub(super) use credentials::Keyring;
+pub use credentials::{RegistryCredentials, RegistryCredentialsError};
 pub(super) use error::EngineError;
 pub(super) use images::{Image, ImageBuild, Pull};
 pub(super) use patience::Patience;

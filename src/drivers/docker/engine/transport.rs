@@ -14,6 +14,7 @@ use super::socket::Socket;
 #[cfg(feature = "tls")]
 use super::tls::TlsStream;
 use super::watch::Watch;
+use crate::drivers::veil::{Veil, Veiled};
 
 /// Connects to one engine, whatever the request's URI says.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(super) struct EngineConnector {
     pub(super) address: EngineAddress,
     pub(super) names: Arc<Names>,
     pub(super) watch: Arc<Watch>,
+    pub(super) veil: Veil,
 }
 
 impl EngineConnector {
@@ -41,14 +43,15 @@ impl EngineConnector {
 }
 
 impl Connector for EngineConnector {
-    type Out = Connection;
+    type Out = Veiled<Connection>;
 
-    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Connection>, ureq::Error> {
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
         self.watch.connecting();
         let stream = self.open()?;
         self.watch.connected();
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Connection { stream, buffers, is_deaf: false }))
+        let veil = self.veil.clone();
+        Ok(Some(Veiled::new(Connection { stream, buffers, is_deaf: false }, details, move || veil.clone())))
     }
 }
 

@@ -7,6 +7,7 @@ mod credentials;
 mod element;
 mod error;
 mod http;
+mod ini;
 mod pace;
 mod paces;
 mod patience;
@@ -22,6 +23,7 @@ mod tests;
 mod time;
 mod tries;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +40,7 @@ use self::request::{FORM, date_of, signed, understood};
 use self::skew::Skew;
 use self::surroundings::{Surroundings, System};
 use self::time::Timestamp;
+use crate::drivers::given::check_text;
 
 pub use self::credentials::AwsCredentials;
 pub(super) use self::element::Element;
@@ -81,6 +84,8 @@ struct Shared {
     metadata: Box<dyn Wire>,
     /// Known after the first call.
     region: Mutex<Option<Region>>,
+    /// The same, of each service.
+    endpoints: Mutex<HashMap<Service, Endpoint>>,
     cache: Cache,
     paces: Paces,
     skew: Skew,
@@ -112,9 +117,12 @@ impl AwsClient {
     /// Does not call anybody yet.
     ///
     /// # Errors
-    /// When the settings make no sense, or the certificates that `AWS_CA_BUNDLE` names cannot be read.
+    /// Returns an error if a setting is invalid, if the environment names a proxy that is invalid, or if the certificates that
+    /// `AWS_CA_BUNDLE` names cannot be read.
     pub(super) fn new(settings: AwsSettings) -> Result<Self, String> {
-        let roots = (&System as &dyn Surroundings).roots()?;
+        let around: &dyn Surroundings = &System;
+        around.check_proxies()?;
+        let roots = around.roots()?;
         let (provider, metadata) = (Http::to_provider(roots.clone()), Http::to_metadata(roots));
         Self::with(settings, Box::new(System), Box::new(provider), Box::new(metadata))
     }
@@ -126,11 +134,18 @@ impl AwsClient {
         metadata: Box<dyn Wire>,
     ) -> Result<Self, String> {
         if let Some(region) = &settings.region {
-            Region(region.clone()).check()?;
+            Region::parse(region, "the setting `region`")?;
         }
-        let endpoint = settings.endpoint.as_deref().map(Endpoint::parse).transpose()?;
-        let (region, cache, paces, skew) = Default::default();
-        let shared = Shared { settings, endpoint, around, provider, metadata, region, cache, paces, skew };
+        let endpoint = settings.endpoint.as_deref().map(Endpoint::parse).transpose();
+        let endpoint = endpoint.map_err(|why| format!("the setting `endpoint`: {why}"))?;
+        if let Some(profile) = &settings.profile {
+            check_text(profile).map_err(|problem| format!("the setting `aws_profile` {problem}"))?;
+        }
+        if let Some(credentials) = &settings.credentials {
+            credentials.check()?;
+        }
+        let (region, endpoints, cache, paces, skew) = Default::default();
+        let shared = Shared { settings, endpoint, around, provider, metadata, region, endpoints, cache, paces, skew };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -169,14 +184,18 @@ impl AwsClient {
             return Ok(region.0);
         }
         let AwsSettings { region, profile, .. } = &shared.settings;
-        let found = match Region::known(region.as_deref(), profile.as_deref(), &*shared.around) {
+        let invalid = |why| AwsError::new(Class::BadParameter, DOING, why);
+        let known = Region::known(region.as_deref(), profile.as_deref(), &*shared.around).map_err(invalid)?;
+        let found = match known {
             Some(region) => region,
-            None => Region(region_of_machine(&self.metadata(patience))?.ok_or_else(|| {
-                let what = "nobody says which: set it, or AWS_REGION, or `region` of the profile";
-                AwsError::new(Class::BadParameter, DOING, what)
-            })?),
+            None => match region_of_machine(&self.metadata(patience))? {
+                Some(region) => Region::parse(&region, "the metadata service").map_err(invalid)?,
+                None => {
+                    let what = "no region is set: use the setting `region`, AWS_REGION, or `region` of the profile";
+                    return Err(invalid(what.into()));
+                }
+            },
         };
-        let found = found.check().map_err(|why| AwsError::new(Class::BadParameter, DOING, why))?;
         *shared.region.lock() = Some(found.clone());
         Ok(found.0)
     }
@@ -239,6 +258,9 @@ impl AwsClient {
 
         // Those that there were may not have lasted until its turn.
         let credentials = self.credentials(&region, patience)?;
+        if credentials.session_token.is_some() {
+            endpoint.takes_tokens().map_err(|why| AwsError::new(Class::BadParameter, call.action, why))?;
+        }
         let now = shared.skew.corrected(patience.wall());
         let headers = [&[("host", endpoint.host)], &*call.headers].concat();
         let headers = signed(&credentials, call.service, &region, now, headers, call.body);
@@ -266,8 +288,14 @@ impl AwsClient {
 
     fn endpoint(&self, service: Service, region: &str) -> Result<Endpoint, AwsError> {
         let shared = &*self.shared;
-        let found = Region(region.to_owned()).endpoint(service, shared.endpoint.as_ref(), &*shared.around);
-        found.map_err(|why| AwsError::new(Class::BadParameter, "find the endpoint", why))
+        if let Some(known) = shared.endpoints.lock().get(&service) {
+            return Ok(known.clone());
+        }
+        let profile = shared.settings.profile.as_deref();
+        let found = Region::of(region).endpoint(service, shared.endpoint.as_ref(), profile, &*shared.around);
+        let found = found.map_err(|why| AwsError::new(Class::BadParameter, "find the endpoint", why))?;
+        shared.endpoints.lock().insert(service, found.clone());
+        Ok(found)
     }
 
     fn credentials(&self, region: &str, patience: &Patience<'_>) -> Result<AwsCredentials, AwsError> {

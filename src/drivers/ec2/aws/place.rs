@@ -2,6 +2,8 @@
 //!
 //! What the environment says is given.
 
+use std::net::IpAddr;
+
 use ureq::http::Uri;
 
 use super::surroundings::Surroundings;
@@ -32,30 +34,42 @@ impl Service {
     }
 }
 
-/// A region, and where its services are.
+/// A region, and where its services are: letters, digits and hyphens, so that it can be part of an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Region(pub(super) String);
 
 impl Region {
-    /// What the settings, the environment or the profile say; a machine of the provider's can ask where it is otherwise.
-    pub(super) fn known(explicit: Option<&str>, profile: Option<&str>, around: &dyn Surroundings) -> Option<Self> {
-        let of_profile = || {
-            let profile = profile.map_or_else(|| around.profile(), str::to_owned);
-            around.profiles().ok()?.get(&profile, "region").map(str::to_owned)
-        };
-        let named = explicit.map(str::to_owned);
-        let named = named.or_else(|| around.variable("AWS_REGION")).or_else(|| around.variable("AWS_DEFAULT_REGION"));
-        named.or_else(of_profile).map(Self)
+    /// One that was parsed before.
+    pub(super) fn of(known: &str) -> Self {
+        Self(known.into())
     }
 
-    /// What can be part of an address: letters, digits and hyphens.
-    pub(super) fn check(self) -> Result<Self, String> {
-        let plain = self.0.chars().all(|character| character.is_ascii_alphanumeric() || character == '-');
-        if plain && !self.0.is_empty() {
-            Ok(self)
+    /// `origin` is named in the error; the value is not.
+    pub(super) fn parse(name: &str, origin: &str) -> Result<Self, String> {
+        let plain = name.chars().all(|character| character.is_ascii_alphanumeric() || character == '-');
+        if plain && !name.is_empty() {
+            Ok(Self(name.into()))
         } else {
-            Err(format!("{:?} is no region; write eu-central-1, say", self.0))
+            Err(format!("invalid region in {origin}: use letters, digits and hyphens, such as eu-central-1"))
         }
+    }
+
+    /// What the settings, the environment or the profile say; a machine of the provider's can ask where it is otherwise.
+    pub(super) fn known(
+        explicit: Option<&str>,
+        profile: Option<&str>,
+        around: &dyn Surroundings,
+    ) -> Result<Option<Self>, String> {
+        if let Some(explicit) = explicit {
+            return Self::parse(explicit, "the setting `region`").map(Some);
+        }
+        for variable in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
+            if let Some(region) = around.variable(variable)? {
+                return Self::parse(&region, variable).map(Some);
+            }
+        }
+        let of_profile = around.setting(profile, "region")?;
+        of_profile.map(|(profile, region)| Self::parse(&region, &format!("the profile {profile:?}"))).transpose()
     }
 
     /// The address of a service: the one that is set, or the provider's own.
@@ -66,6 +80,7 @@ impl Region {
         &self,
         service: Service,
         explicit: Option<&Endpoint>,
+        profile: Option<&str>,
         around: &dyn Surroundings,
     ) -> Result<Endpoint, String> {
         if let Some(explicit) = explicit {
@@ -73,9 +88,12 @@ impl Region {
         }
         let of_service = format!("AWS_ENDPOINT_URL_{}", service.name().to_uppercase());
         for variable in [of_service.as_str(), "AWS_ENDPOINT_URL"] {
-            if let Some(set) = around.variable(variable) {
+            if let Some(set) = around.word(variable)? {
                 return Endpoint::parse(&set).map_err(|why| format!("{variable}: {why}"));
             }
+        }
+        if let Some((profile, set)) = around.setting(profile, "endpoint_url")? {
+            return Endpoint::parse(&set).map_err(|why| format!("endpoint_url of the profile {profile:?}: {why}"));
         }
         Endpoint::parse(&format!("https://{}.{}.{}", service.name(), self.0, self.suffix()))
     }
@@ -105,9 +123,8 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// Of `https://host[:port]`. There is nothing behind it, because what is signed is a request for `/`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        // Before an @ there may be a password.
-        let shown = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("…@{rest}"));
-        let none = || format!("{shown:?} is no address of a service; write https://host[:port]");
+        // Without the text: there may be a password in it.
+        let none = || "invalid address of a service: use https://host[:port]".to_owned();
         let uri: Uri = text.parse().map_err(|_| none())?;
         let (Some(scheme @ ("https" | "http")), Some(host)) = (uri.scheme_str(), uri.authority()) else {
             return Err(none());
@@ -117,6 +134,22 @@ impl Endpoint {
         }
         Ok(Self { uri: format!("{scheme}://{host}/"), host: host.to_string() })
     }
+
+    /// That a token may be sent there: nobody on the way can read it.
+    pub(super) fn takes_tokens(&self) -> Result<(), String> {
+        let uri: Uri = self.uri.parse().map_err(|_| "the address is invalid")?;
+        if uri.scheme_str() == Some("https") || uri.host().is_some_and(is_this_machine) {
+            return Ok(());
+        }
+        let host = &self.host;
+        Err(format!("credentials with a token are not sent to {host} without TLS: use https:// in its address"))
+    }
+}
+
+/// Whether a host of an address is this machine.
+pub(super) fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -131,7 +164,7 @@ mod tests {
     #[test]
     fn a_service_is_in_the_regions_partition_unless_it_is_said_where() {
         let none = Around::default();
-        let own = |name: &str, service| region(name).endpoint(service, None, &none).unwrap().uri;
+        let own = |name: &str, service| region(name).endpoint(service, None, None, &none).unwrap().uri;
         assert_eq!(own("eu-central-1", Service::Ec2), "https://ec2.eu-central-1.amazonaws.com/");
         assert_eq!(own("cn-north-1", Service::Sts), "https://sts.cn-north-1.amazonaws.com.cn/");
         for (name, suffix) in [
@@ -147,13 +180,34 @@ mod tests {
         let around = Around::default()
             .variable("AWS_ENDPOINT_URL", "http://all/")
             .variable("AWS_ENDPOINT_URL_EC2", "http://one:1");
-        let set = |service, explicit| region("x").endpoint(service, explicit, &around).unwrap().uri;
+        let set = |service, explicit| region("x").endpoint(service, explicit, None, &around).unwrap().uri;
         assert_eq!(set(Service::Ec2, None), "http://one:1/");
         assert_eq!(set(Service::Sts, None), "http://all/");
         assert_eq!(set(Service::Sts, Some(&Endpoint::parse("http://mine").unwrap())), "http://mine/");
         let around = Around::default().variable("AWS_ENDPOINT_URL", "nonsense");
-        let error = region("x").endpoint(Service::Ec2, None, &around).unwrap_err();
-        assert!(error.contains("AWS_ENDPOINT_URL") && error.contains("nonsense"), "{error}");
+        let error = region("x").endpoint(Service::Ec2, None, None, &around).unwrap_err();
+        assert!(error.contains("AWS_ENDPOINT_URL") && !error.contains("nonsense"), "{error}");
+    }
+
+    /// The keys of a profile may be for that address alone.
+    #[test]
+    fn a_profile_may_say_where_its_services_are() {
+        let config = "[default]\nregion=x\n[profile p]\nendpoint_url = http://mine:1 # ours";
+        let around = Around::default().variable("HOME", "/h").file("/h/.aws/config", config);
+        let found = |profile| region("x").endpoint(Service::Ec2, None, profile, &around).unwrap().uri;
+        assert_eq!(found(Some("p")), "http://mine:1/");
+        assert_eq!(found(None), "https://ec2.x.amazonaws.com/");
+    }
+
+    #[test]
+    fn a1_a_token_is_sent_with_tls_or_to_this_machine_only() {
+        for good in ["https://h", "http://localhost:1", "http://127.0.0.1:5000", "http://[::1]:1"] {
+            Endpoint::parse(good).unwrap().takes_tokens().unwrap();
+        }
+        for bad in ["http://h", "http://10.0.0.1:5000", "http://localhost.example.org", "http://127.0.0.1.example.org"]
+        {
+            assert!(Endpoint::parse(bad).unwrap().takes_tokens().unwrap_err().contains("without TLS"), "{bad}");
+        }
     }
 
     #[test]
@@ -163,9 +217,9 @@ mod tests {
         for bad in ["", "one", "one:1", "ftp://one", "https://", "http://a/b", "http://a/?b", "http://user:pass@a"] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");
         }
-        for bad in ["http://user:hush@one", "user:hush@one", "http://user:hu@sh@one/ x"] {
+        for bad in ["ftp://user:hush@one", "user:hush@one", "http://user:hu@sh@one/ x"] {
             let error = Endpoint::parse(bad).unwrap_err();
-            assert!(error.contains("@one") && !error.contains("user") && !error.contains("sh@"), "{error}");
+            crate::secrecy::assert_reveals_nothing(&error, bad.as_bytes());
         }
     }
 
@@ -173,8 +227,9 @@ mod tests {
     fn the_region_is_the_first_that_is_named() {
         let config = "[default]\nregion=of-default\n[profile p]\nregion=of-p";
         let around = Around::default().variable("HOME", "/h").file("/h/.aws/config", config);
-        let known =
-            |explicit, profile, around: &Around| Region::known(explicit, profile, around).map(|region| region.0);
+        let known = |explicit, profile, around: &Around| {
+            Region::known(explicit, profile, around).unwrap().map(|region| region.0)
+        };
         assert_eq!(known(None, None, &around).as_deref(), Some("of-default"));
         assert_eq!(known(None, Some("p"), &around).as_deref(), Some("of-p"));
         let around = around.variable("AWS_PROFILE", "p");
@@ -185,6 +240,13 @@ mod tests {
         assert_eq!(known(None, None, &around).as_deref(), Some("first"));
         assert_eq!(known(Some("mine"), None, &around).as_deref(), Some("mine"));
         assert_eq!(known(None, None, &Around::default()), None);
-        assert!(region("eu/../x").check().is_err() && region("").check().is_err() && region("eu-1").check().is_ok());
+        for bad in ["eu/../x", "", "eu-1\n", "eu-1.evil.example"] {
+            let error = Region::parse(bad, "AWS_REGION").unwrap_err();
+            assert!(error.contains("AWS_REGION") && !error.contains("evil"), "{error}");
+        }
+        // Not the region of the machine instead.
+        let broken = Around::default().variable("HOME", "/h").file("/h/.aws/config", "region = x");
+        let error = Region::known(None, None, &broken).unwrap_err();
+        assert!(error.contains("/h/.aws/config, line 1"), "{error}");
     }
 }

@@ -1,94 +1,234 @@
-//! The shared files `config` and `credentials` of the provider's command line: profiles, and what stands in them.
+//! The profiles of the shared files `config` and `credentials`, and what their settings mean.
 //!
-//! Pure: it is given the text. As in "Shared config and credentials files" of the AWS SDKs and Tools Reference Guide.
+//! Pure: it is given the text. As in "Shared config and credentials files" of the AWS SDKs and Tools Reference Guide, and
+//! as botocore reads them. What botocore skips although somebody meant a profile or a key by it is an error here, because
+//! the search would go on, and end with the credentials of somebody else. Errors name the file and the line, and repeat
+//! no value.
 
 use std::collections::BTreeMap;
 
-/// The settings of each profile, by its name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Profiles(BTreeMap<String, BTreeMap<String, String>>);
+use super::ini::{Mistake, Section, Setting, Value, parse};
+use crate::drivers::given::check_word;
+
+const ACCESS_KEY_ID: &str = "aws_access_key_id";
+const SECRET_ACCESS_KEY: &str = "aws_secret_access_key";
+/// botocore takes the first that is there.
+const SESSION_TOKENS: [&str; 2] = ["aws_security_token", "aws_session_token"];
+/// Others that are one value and must not be nested, besides those that begin with `aws_`.
+const PLAIN: [&str; 13] = [
+    "credential_process",
+    "credential_source",
+    "duration_seconds",
+    "external_id",
+    "login_session",
+    "mfa_serial",
+    "region",
+    "role_arn",
+    "role_session_name",
+    "source_profile",
+    "sso_session",
+    "sso_start_url",
+    "web_identity_token_file",
+];
+
+/// One of the files, as it was read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Source {
+    /// For errors.
+    pub(super) path: String,
+    pub(super) text: String,
+}
+
+/// The profiles of both files.
+#[derive(Clone, Debug)]
+pub(super) struct Profiles {
+    config: File,
+    credentials: File,
+}
+
+#[derive(Clone, Debug)]
+struct File {
+    path: String,
+    profiles: BTreeMap<String, Section>,
+    /// Sections of `config` that are no profiles.
+    others: Vec<String>,
+}
+
+/// An access key as it stands in a profile.
+pub(super) struct Key<'a> {
+    pub(super) id: &'a str,
+    pub(super) secret: &'a str,
+    pub(super) session_token: Option<&'a str>,
+}
 
 impl Profiles {
-    /// Of `config`, where profiles but the default are called `[profile NAME]`, and of `credentials`, which wins.
-    pub(super) fn of_files(config: &str, credentials: &str) -> Self {
-        let mut profiles = Self::default();
-        profiles.read(config, in_config);
-        profiles.read(credentials, in_credentials);
-        profiles
-    }
-
-    fn read(&mut self, text: &str, name_of: fn(&str) -> Option<&str>) {
-        let mut current: Option<String> = None;
-        for line in text.lines() {
-            let trimmed = line.trim();
-            if trimmed.is_empty() || trimmed.starts_with(['#', ';']) {
-                continue;
-            }
-            if let Some(section) = trimmed.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-                current = name_of(section.0.trim()).map(str::to_owned);
-                if let Some(name) = &current {
-                    self.0.entry(name.clone()).or_default();
-                }
-                continue;
-            }
-            // What is indented belongs to a setting that has settings of its own, of services that are not used here.
-            if line.starts_with([' ', '\t']) {
-                continue;
-            }
-            if let (Some(name), Some((key, value))) = (&current, trimmed.split_once('=')) {
-                let value = value.split(" #").next().unwrap_or_default();
-                let settings = self.0.entry(name.clone()).or_default();
-                settings.insert(key.trim().to_lowercase(), value.trim().to_owned());
-            }
-        }
+    /// Reads `config`, where profiles other than the default are called `[profile NAME]`, and `credentials`.
+    pub(super) fn of_files(config: &Source, credentials: &Source) -> Result<Self, String> {
+        Ok(Self { config: File::read(config, in_config)?, credentials: File::read(credentials, in_credentials)? })
     }
 
     pub(super) fn has(&self, profile: &str) -> bool {
-        self.0.contains_key(profile)
+        self.files().any(|file| file.profiles.contains_key(profile))
     }
 
-    /// A setting that is not empty.
-    pub(super) fn get(&self, profile: &str, key: &str) -> Option<&str> {
-        self.0.get(profile)?.get(key).map(String::as_str).filter(|value| !value.is_empty())
+    /// That a profile is missing, and why that may be.
+    pub(super) fn missing(&self, profile: &str) -> String {
+        let (config, credentials) = (&self.config.path, &self.credentials.path);
+        let advice = match self.config.others.iter().any(|other| other == profile) {
+            true => format!("; {config} has a section of that name: write [profile {profile}] there"),
+            false => String::new(),
+        };
+        format!("there is no profile {profile:?} in {config} and {credentials}{advice}")
+    }
+
+    /// A setting that is not empty. `credentials` wins over `config`. An inline comment is not part of it.
+    pub(super) fn get(&self, profile: &str, name: &str) -> Option<&str> {
+        self.files().find_map(|file| file.setting(profile, name)).and_then(|setting| match &setting.value {
+            Value::Text(text) => Some(without_comment(text)).filter(|text| !text.is_empty()),
+            Value::Nested => None,
+        })
+    }
+
+    /// The access key of a profile: all of it from the first file that has an id.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a part of it is missing, or cannot be a part of an access key.
+    pub(super) fn key(&self, profile: &str) -> Result<Option<Key<'_>>, String> {
+        for file in self.files() {
+            let part = |name| {
+                let setting = file.setting(profile, name)?;
+                let checked = checked(setting).map_err(|why| file.mistake(setting.line, &format!("{name} {why}")));
+                Some(checked)
+            };
+            let (id, secret) = (part(ACCESS_KEY_ID).transpose()?, part(SECRET_ACCESS_KEY).transpose()?);
+            let (id, secret) = match (id, secret) {
+                (Some(id), Some(secret)) => (id, secret),
+                (None, None) => continue,
+                (id, _) => {
+                    let missing = if id.is_some() { SECRET_ACCESS_KEY } else { ACCESS_KEY_ID };
+                    let line = file.profiles.get(profile).map_or(0, |section| section.line);
+                    return Err(
+                        file.mistake(line, &format!("the profile has half of an access key: {missing} is missing"))
+                    );
+                }
+            };
+            let is_set = |name: &&&str| {
+                file.setting(profile, name).is_some_and(|setting| setting.value != Value::Text(String::new()))
+            };
+            let session_token = SESSION_TOKENS.iter().find(is_set).and_then(|name| part(name)).transpose()?;
+            return Ok(Some(Key { id, secret, session_token }));
+        }
+        Ok(None)
+    }
+
+    fn files(&self) -> impl Iterator<Item = &File> {
+        [&self.credentials, &self.config].into_iter()
     }
 }
 
-fn in_config(section: &str) -> Option<&str> {
-    match section.strip_prefix("profile ") {
-        Some(name) => Some(name.trim()),
-        None => (section == "default").then_some(section),
+impl File {
+    /// `name_of` says which profile a section is; `None` if it is none.
+    fn read(source: &Source, name_of: fn(&Section) -> Result<Option<String>, &'static str>) -> Result<Self, String> {
+        let mut file = Self { path: source.path.clone(), profiles: BTreeMap::new(), others: Vec::new() };
+        let sections = parse(&source.text).map_err(|Mistake { line, what }| file.mistake(line, what))?;
+        for section in sections {
+            let line = section.line;
+            let Some(name) = name_of(&section).map_err(|what| file.mistake(line, what))? else {
+                file.others.push(section.name);
+                continue;
+            };
+            for setting in &section.settings {
+                check_setting(setting).map_err(|what| file.mistake(setting.line, what))?;
+            }
+            if file.profiles.insert(name, section).is_some() {
+                return Err(file.mistake(line, "the profile occurs twice in the file"));
+            }
+        }
+        Ok(file)
+    }
+
+    fn setting(&self, profile: &str, name: &str) -> Option<&Setting> {
+        self.profiles.get(profile)?.settings.iter().find(|setting| setting.name == name)
+    }
+
+    fn mistake(&self, line: usize, what: &str) -> String {
+        format!("{}, line {line}: {what}", self.path)
     }
 }
 
-fn in_credentials(section: &str) -> Option<&str> {
-    Some(section)
+fn in_config(section: &Section) -> Result<Option<String>, &'static str> {
+    let name = section.name.as_str();
+    let Some(rest) = name.strip_prefix("profile") else {
+        check_name(name)?;
+        return Ok((name == "default").then(|| name.into()));
+    };
+    const MALFORMED: &str = "expected [profile NAME], with quotes around a name that has white space in it";
+    let word = rest.trim();
+    let quoted = ['"', '\''].into_iter().find_map(|quote| word.strip_prefix(quote)?.strip_suffix(quote));
+    let is_plain = |text: &str| !text.contains(['"', '\'', '\\']);
+    match quoted {
+        _ if !rest.starts_with(char::is_whitespace) => Err(MALFORMED),
+        Some(inner) if is_plain(inner) && !inner.is_empty() => Ok(Some(inner.into())),
+        None if is_plain(word) && !word.is_empty() && !word.contains(char::is_whitespace) => Ok(Some(word.into())),
+        _ => Err(MALFORMED),
+    }
+}
+
+fn in_credentials(section: &Section) -> Result<Option<String>, &'static str> {
+    let name = section.name.as_str();
+    check_name(name)?;
+    if name.starts_with("profile ") || name.starts_with("profile\t") {
+        return Err("expected [NAME]: the word profile belongs into the other file, config");
+    }
+    if name.contains(['"', '\'', '\\']) {
+        return Err("expected [NAME]: quotes and backslashes are part of a name in this file");
+    }
+    Ok(Some(name.into()))
+}
+
+/// botocore does not find a profile by any other spelling, and takes `DEFAULT` as a part of all profiles.
+fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.trim() != name {
+        return Err("expected no white space at the ends of the name between the brackets");
+    }
+    if name != "default" && name.eq_ignore_ascii_case("default") {
+        return Err("expected [default], in lower case");
+    }
+    Ok(())
+}
+
+fn check_setting(setting: &Setting) -> Result<(), &'static str> {
+    let name = &setting.name;
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "_-.".contains(character);
+    if !name.chars().all(is_plain) {
+        return Err("expected a setting whose name has letters, digits, hyphens and underscores only");
+    }
+    if setting.value == Value::Nested && (name.starts_with("aws_") || PLAIN.contains(&name.as_str())) {
+        return Err("the value of this setting is missing: the indented lines after it are settings of their own");
+    }
+    Ok(())
+}
+
+/// A part of an access key. An inline comment is none here: not every tool knows them, and a key may have a `#` in it.
+fn checked(setting: &Setting) -> Result<&str, &'static str> {
+    let Value::Text(text) = &setting.value else { return Err("is missing") };
+    check_word(text)?;
+    if text.contains(char::is_whitespace) {
+        return Err("contains white space: a comment must be on a line of its own");
+    }
+    if text.contains(['"', '\'']) {
+        return Err("contains quotes, which are not removed");
+    }
+    Ok(text)
+}
+
+/// What stands before a `#` or `;` that follows white space.
+fn without_comment(value: &str) -> &str {
+    let is_comment = |at: &usize| value[..*at].ends_with(char::is_whitespace);
+    let end = value.match_indices(['#', ';']).map(|(at, _)| at).find(is_comment);
+    value[..end.unwrap_or(value.len())].trim_end()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_files_say_something_and_credentials_win() {
-        let config = "[default]\nregion = eu-west-1\n# a comment\n\n[profile  ci ]\nrole_arn=arn:aws:iam::1:role/ci  # why\n\
-                      source_profile = default\naws_access_key_id = OLD\ns3 =\n  max_concurrent_requests = 20\n[sso-session x]\nregion=no";
-        let credentials =
-            "[default]\naws_access_key_id = AKID\naws_secret_access_key = a=b#c\n[ci]\naws_access_key_id=NEW\n";
-        let profiles = Profiles::of_files(config, credentials);
-        assert_eq!(profiles.get("default", "region"), Some("eu-west-1"));
-        assert_eq!(profiles.get("default", "aws_secret_access_key"), Some("a=b#c"));
-        assert_eq!(profiles.get("ci", "role_arn"), Some("arn:aws:iam::1:role/ci"));
-        assert_eq!(profiles.get("ci", "aws_access_key_id"), Some("NEW"));
-        assert_eq!(profiles.get("ci", "max_concurrent_requests"), None);
-        assert_eq!(profiles.get("ci", "s3"), None);
-        assert!(profiles.has("ci") && !profiles.has("sso-session x") && !profiles.has("x"));
-        assert_eq!(profiles.get("nobody", "region"), None);
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_left_out() {
-        let profiles = Profiles::of_files("key = before any section\n[default\n[default]\nno sense\n=x\n", "");
-        assert!(profiles.has("default"));
-        assert_eq!(profiles.get("default", "key"), None);
-    }
-}
+mod tests;

@@ -3,15 +3,15 @@
 use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::super::{
-    BuildContext, Ended, Engine, EngineAddress, EngineError, ImageBuild, Patience, Pull, RegistryCredentials,
+    BuildContext, Ended, Engine, EngineAddress, EngineError, ImageBuild, Keyring, Patience, Pull, RegistryCredentials,
 };
 use super::Directory;
 use super::fake::{Fake, Peer, full};
@@ -54,7 +54,8 @@ fn answering_once(answer: impl Fn(&mut Peer) + Send + Sync + 'static) -> (Direct
 }
 
 fn pull<'a>(reference: &'a str) -> Pull<'a> {
-    Pull { reference, platform: None, credentials: None }
+    static NONE: LazyLock<Keyring> = LazyLock::new(Keyring::default);
+    Pull { reference, platform: None, credentials: &NONE }
 }
 
 // Connections.
@@ -356,8 +357,14 @@ fn build(
     log: &mut dyn FnMut(&str),
     patience: Patience<'_>,
 ) -> Result<(), EngineError> {
-    let build =
-        ImageBuild { context, reference: "x:1", platform: None, arguments: &[("A", "1&2")], labels: &[("l", "ü")] };
+    let build = ImageBuild {
+        context,
+        reference: "x:1",
+        platform: None,
+        arguments: &[("A", "1&2")],
+        labels: &[("l", "ü")],
+        credentials: &Keyring::default(),
+    };
     engine.build(&build, log, patience)
 }
 
@@ -646,8 +653,8 @@ fn a_pull_proves_who_pulls_and_nobody_else_learns_that() {
             b"",
         ]);
     });
-    let credentials = RegistryCredentials::new("robot", Secret::new("hunter2"));
-    let pull = Pull { reference: "h:5000/a/b:1", platform: Some("linux/arm64/v8"), credentials: Some(&credentials) };
+    let credentials = keyring(&["h:5000"]);
+    let pull = Pull { reference: "h:5000/a/b:1", platform: Some("linux/arm64/v8"), credentials: &credentials };
     let mut lines = Vec::new();
     let error = Engine::new(fake.address()).pull(&pull, &mut |line| lines.push(line.to_owned()), patience());
     let error = error.unwrap_err();
@@ -659,11 +666,74 @@ fn a_pull_proves_who_pulls_and_nobody_else_learns_that() {
     let auth = auth.unwrap();
     assert_eq!(
         data_encoding::BASE64URL.decode(auth.as_bytes()).unwrap(),
-        br#"{"password":"hunter2","username":"robot"}"#
+        br#"{"password":"hunter2","serveraddress":"h:5000","username":"robot"}"#
     );
     for shown in [format!("{error:?} {error}"), format!("{pull:?}")] {
         assert!(!shown.contains("hunter2") && !shown.contains(&auth), "{shown}");
     }
+}
+
+fn keyring(registries: &[&str]) -> Keyring {
+    let mut keyring = Keyring::default();
+    for registry in registries {
+        keyring.add(RegistryCredentials::new(registry, "robot", Secret::new("hunter2")).unwrap()).unwrap();
+    }
+    keyring
+}
+
+#[test]
+fn a1_credentials_are_sent_for_images_of_their_registry_only() {
+    let (heard, hears) = unbounded();
+    let directory = Directory::new();
+    let fake = Fake::unix(directory.path(), move |_, mut peer| {
+        while let Some(asked) = peer.asked_of("1.41") {
+            let auth = asked.header("x-registry-auth").or_else(|| asked.header("x-registry-config")).is_some();
+            heard.send((asked.line, auth)).unwrap();
+            peer.answer(200, "");
+        }
+    });
+    let engine = Engine::new(fake.address());
+    let credentials = keyring(&["ghcr.io", "docker.io"]);
+    for (reference, from_image, sent) in [
+        ("ghcr.io/a", "ghcr.io%2Fa", true),
+        ("evil.example/a", "evil.example%2Fa", false),
+        ("evil.example/ghcr.io/a", "evil.example%2Fghcr.io%2Fa", false),
+        ("ghcr.io:5000/a", "ghcr.io%3A5000%2Fa", false),
+        // The engine cannot read these as an image of another registry.
+        ("rust", "docker.io%2Flibrary%2Frust", true),
+        ("a/b", "docker.io%2Fa%2Fb", true),
+    ] {
+        engine.pull(&Pull { credentials: &credentials, ..pull(reference) }, &mut |_| {}, patience()).unwrap();
+        let (line, auth) = hears.recv().unwrap();
+        assert_eq!((line, auth), (format!("POST /v1.41/images/create?fromImage={from_image}&tag=latest"), sent));
+    }
+    let error =
+        engine.pull(&Pull { credentials: &credentials, ..pull("ghcr.io@evil.example/a") }, &mut |_| {}, patience());
+    assert!(error.unwrap_err().is_bad_parameter() && hears.is_empty());
+}
+
+#[test]
+fn a_build_sends_the_credentials_for_what_it_starts_from() {
+    let directory = Directory::new();
+    let (heard, hears) = unbounded();
+    let fake = Fake::unix(directory.path(), move |_, mut peer| {
+        heard.send(peer.asked_of("1.41").unwrap()).unwrap();
+        peer.answer(200, "");
+    });
+    let credentials = keyring(&["ghcr.io"]);
+    let context = BuildContext::Dockerfile("FROM ghcr.io/a");
+    let build = ImageBuild {
+        context,
+        reference: "x:1",
+        platform: None,
+        arguments: &[],
+        labels: &[],
+        credentials: &credentials,
+    };
+    Engine::new(fake.address()).build(&build, &mut |_| {}, patience()).unwrap();
+    let asked = hears.recv().unwrap();
+    let config = data_encoding::BASE64URL.decode(asked.header("x-registry-config").unwrap().as_bytes()).unwrap();
+    assert_eq!(config, br#"{"ghcr.io":{"password":"hunter2","serveraddress":"ghcr.io","username":"robot"}}"#);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod fake;
+mod logged;
 #[cfg(feature = "tls")]
 mod tls;
 

@@ -1,11 +1,9 @@
 //! The endpoint that ECS and EKS give to a container ("Container credential provider" of the SDKs' reference guide).
 
-use std::net::IpAddr;
-use std::path::Path;
-
 use ureq::http::Uri;
 
 use super::super::error::AwsError;
+use super::super::place::is_this_machine;
 use super::metadata::NoMetadata;
 use super::{Found, Sources, failed, of_json};
 
@@ -13,52 +11,49 @@ const OF_ECS: &str = "http://169.254.170.2";
 /// Whom a token may be told without TLS: ECS, EKS.
 const ALLOWED: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
 
+const RELATIVE_URI: &str = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
+const FULL_URI: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
+
+/// The path of the endpoint is as good as a password where there is no token, so that no error repeats it.
 pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
-    let relative = sources.variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
-    let uri = match (relative, sources.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI")) {
+    let uri = match (sources.word(RELATIVE_URI)?, sources.word(FULL_URI)?) {
         (Some(relative), _) if relative.starts_with('/') => format!("{OF_ECS}{relative}"),
-        (Some(relative), _) => {
-            let what = format!("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is {relative:?}: a path begins with a slash");
-            return Err(failed(what));
-        }
+        (Some(_), _) => return Err(failed(format!("{RELATIVE_URI} must begin with a slash"))),
         (None, Some(full)) if is_allowed(&full) => full,
-        (None, Some(full)) => {
+        (None, Some(_)) => {
             return Err(failed(format!(
-                "AWS_CONTAINER_CREDENTIALS_FULL_URI is {full:?}: without TLS only this machine and the container's own \
-                 services may be asked"
+                "{FULL_URI} is not allowed: without TLS only this machine and the container's own services may be asked, \
+                 and no address may contain a user or a password"
             )));
         }
-        (None, None) => return Ok(Found::Nothing("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is not set".into())),
+        (None, None) => return Ok(Found::Nothing(format!("{RELATIVE_URI} is not set"))),
     };
-    let token = match sources.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
-        Some(file) => Some(sources.metadata.around.file(Path::new(&file)).map_err(|error| {
-            failed(format!("the token for the container's credentials, {file}, cannot be read: {error}"))
-        })?),
-        None => sources.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN"),
+    let token = match sources.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")? {
+        Some(file) => Some(sources.token_file(&file)?),
+        None => sources.word("AWS_CONTAINER_AUTHORIZATION_TOKEN")?,
     };
-    let headers: Vec<_> = token.map(|token| ("authorization", token.trim().to_owned())).into_iter().collect();
+    let headers: Vec<_> = token.map(|token| ("authorization", token)).into_iter().collect();
+    let host = uri.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
     let why = match sources.metadata.get(&uri, &headers) {
         Ok(answer) => match of_json(&answer) {
-            Ok(credentials) => return Ok(Found::Credentials(credentials.of(format!("container {uri}")))),
+            Ok(credentials) => return Ok(Found::Credentials(credentials.of(format!("container {host}")))),
             Err(why) => why,
         },
         Err(NoMetadata::Nothing(why)) => why,
         Err(NoMetadata::Ended(error)) => return Err(error),
     };
-    Err(failed(format!("the container's endpoint {uri} has none: {why}")))
+    Err(failed(format!("the container's endpoint at {host} has no credentials: {why}")))
 }
 
 fn is_allowed(uri: &str) -> bool {
     let Ok(uri) = uri.parse::<Uri>() else { return false };
     let Some(host) = uri.host() else { return false };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return false;
+    }
     match uri.scheme_str() {
         Some("https") => true,
-        Some("http") => {
-            host == "localhost"
-                || ALLOWED.contains(&host)
-                || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
+        Some("http") => is_this_machine(host) || ALLOWED.contains(&host.trim_start_matches('[').trim_end_matches(']')),
         _ => false,
     }
 }
@@ -79,9 +74,14 @@ mod tests {
         ] {
             assert!(is_allowed(good), "{good}");
         }
-        for bad in
-            ["http://10.0.0.1/x", "http://localhost.example.org/", "http://localhost@evil/", "ftp://localhost/", ""]
-        {
+        for bad in [
+            "http://10.0.0.1/x",
+            "http://localhost.example.org/",
+            "http://localhost@evil/",
+            "ftp://localhost/",
+            "",
+            "https://u:p@anywhere/",
+        ] {
             assert!(!is_allowed(bad), "{bad}");
         }
     }

@@ -1,6 +1,6 @@
 //! The role of the machine that this runs on, from its metadata service, in the second version, which wants a token.
 
-use ureq::http::Method;
+use ureq::http::{Method, Uri};
 
 use super::super::error::AwsError;
 use super::super::http::Asking;
@@ -8,6 +8,7 @@ use super::super::sign::Header;
 use super::super::surroundings::Surroundings;
 use super::metadata::{Metadata, NoMetadata};
 use super::{Found, Sources, failed, of_json};
+use crate::drivers::given::check_word;
 
 const DEFAULT: &str = "http://169.254.169.254";
 const DEFAULT_OF_IPV6: &str = "http://[fd00:ec2::254]";
@@ -17,26 +18,44 @@ const REGION: &str = "/latest/meta-data/placement/region";
 const TOKEN_LIFE: &str = "21600";
 
 /// None when it is switched off.
-fn service(around: &dyn Surroundings) -> Option<String> {
-    let is = |name, value| around.variable(name).is_some_and(|set| set.eq_ignore_ascii_case(value));
-    if is("AWS_EC2_METADATA_DISABLED", "true") {
-        return None;
+fn service(around: &dyn Surroundings) -> Result<Option<String>, String> {
+    const DISABLED: &str = "AWS_EC2_METADATA_DISABLED";
+    const MODE: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE";
+    const ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
+    if around.variable(DISABLED)?.is_some_and(|set| set.eq_ignore_ascii_case("true")) {
+        return Ok(None);
     }
-    let default = if is("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv6") { DEFAULT_OF_IPV6 } else { DEFAULT };
-    let set = around.variable("AWS_EC2_METADATA_SERVICE_ENDPOINT");
-    Some(set.map_or_else(|| default.to_owned(), |set| set.trim_end_matches('/').to_owned()))
+    if let Some(set) = around.word(ENDPOINT)? {
+        let uri: Option<Uri> = set.parse().ok();
+        let is_address = |uri: &Uri| {
+            let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+            is_http && uri.authority().is_some_and(|host| !host.as_str().contains('@')) && uri.query().is_none()
+        };
+        return match uri.is_some_and(|uri| is_address(&uri)) {
+            true => Ok(Some(set.trim_end_matches('/').to_owned())),
+            false => Err(format!("{ENDPOINT} is invalid: use http://host[:port]")),
+        };
+    }
+    match around.variable(MODE)?.map(|mode| mode.to_ascii_lowercase()).as_deref() {
+        None | Some("ipv4") => Ok(Some(DEFAULT.into())),
+        Some("ipv6") => Ok(Some(DEFAULT_OF_IPV6.into())),
+        Some(_) => Err(format!("{MODE} is invalid: use IPv4 or IPv6")),
+    }
 }
 
 fn token(metadata: &Metadata<'_>, service: &str) -> Result<Header, NoMetadata> {
     let uri = format!("{service}/latest/api/token");
     let headers = [("x-aws-ec2-metadata-token-ttl-seconds", TOKEN_LIFE.to_owned())];
     let token = metadata.ask(&Asking { method: Method::PUT, uri: &uri, headers: &headers, body: b"" })?;
-    Ok(("x-aws-ec2-metadata-token", token))
+    // What cannot be sent back is none, whatever answers at that address.
+    let token = token.trim();
+    check_word(token).map_err(|problem| NoMetadata::Nothing(format!("its token {problem}")))?;
+    Ok(("x-aws-ec2-metadata-token", token.into()))
 }
 
 pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
     let metadata = &sources.metadata;
-    let Some(service) = service(metadata.around) else {
+    let Some(service) = service(metadata.around).map_err(failed)? else {
         return Ok(Found::Nothing("AWS_EC2_METADATA_DISABLED is set".into()));
     };
     let token = match token(metadata, &service) {
@@ -54,6 +73,11 @@ pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
     if role.is_empty() {
         return Ok(Found::Nothing("the machine has no role".into()));
     }
+    // It becomes a part of an address.
+    let is_name = |character: char| character.is_ascii_alphanumeric() || "+=,.@_-".contains(character);
+    if !role.chars().all(is_name) {
+        return Err(failed("the metadata service returned a role whose name is invalid"));
+    }
     let why = match metadata.get(&format!("{service}{ROLES}{role}"), &token) {
         Ok(answer) => match of_json(&answer) {
             Ok(credentials) => return Ok(Found::Credentials(credentials.of(format!("machine's role {role}")))),
@@ -62,12 +86,12 @@ pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
         Err(NoMetadata::Nothing(why)) => why,
         Err(NoMetadata::Ended(error)) => return Err(error),
     };
-    Err(failed(format!("the role {role} of this machine has none: {why}")))
+    Err(failed(format!("the role {role} of this machine has no credentials: {why}")))
 }
 
 /// The region that this machine is in; none when nobody says so.
 pub(in super::super) fn region(metadata: &Metadata<'_>) -> Result<Option<String>, AwsError> {
-    let Some(service) = service(metadata.around) else { return Ok(None) };
+    let Some(service) = service(metadata.around).map_err(failed)? else { return Ok(None) };
     let asked = token(metadata, &service).and_then(|token| metadata.get(&format!("{service}{REGION}"), &[token]));
     match asked {
         Ok(region) => Ok(Some(region.trim().to_owned())),

@@ -14,6 +14,7 @@ mod role;
 mod tests;
 
 use std::fmt;
+use std::path::Path;
 use std::time::Instant;
 
 use super::error::{AwsError, Class};
@@ -22,6 +23,7 @@ use super::place::Endpoint;
 use super::skew::Skew;
 use super::time::Timestamp;
 use crate::Secret;
+use crate::drivers::given::check_word;
 
 pub(super) use self::cache::Cache;
 pub(super) use self::machine::region as region_of_machine;
@@ -29,6 +31,7 @@ pub(super) use self::metadata::Metadata;
 
 /// For errors.
 const DOING: &str = "find credentials";
+
 /// An access key, and a token with it if it is a temporary one. Never logged, nor shown but for the end of the key's id.
 ///
 /// ```
@@ -60,6 +63,20 @@ impl AwsCredentials {
     pub fn with_session_token(mut self, token: Secret) -> Self {
         self.session_token = Some(token);
         self
+    }
+
+    /// Whether they can be sent: what cannot would fail in a request, and look like trouble with the network.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let token = self.session_token.as_ref().map(Secret::expose);
+        let parts = [
+            ("the access key id", Some(self.access_key_id.as_str())),
+            ("the secret access key", Some(self.secret_access_key.expose())),
+            ("the session token", token),
+        ];
+        for (what, part) in parts {
+            part.map_or(Ok(()), check_word).map_err(|problem| format!("{what} {problem}"))?;
+        }
+        Ok(())
     }
 
     fn of(self, identity: impl Into<String>) -> Self {
@@ -123,8 +140,23 @@ impl Sources<'_> {
         Err(failed(format!("there are none: {}", nothing.join("; "))))
     }
 
-    fn variable(&self, name: &str) -> Option<String> {
-        self.metadata.around.variable(name)
+    /// See [`Surroundings::variable`](super::surroundings::Surroundings).
+    fn variable(&self, name: &str) -> Result<Option<String>, AwsError> {
+        self.metadata.around.variable(name).map_err(failed)
+    }
+
+    /// See [`Surroundings::word`](super::surroundings::Surroundings).
+    fn word(&self, name: &str) -> Result<Option<String>, AwsError> {
+        self.metadata.around.word(name).map_err(failed)
+    }
+
+    /// A token that a file contains.
+    fn token_file(&self, path: &str) -> Result<String, AwsError> {
+        let error = |why: &dyn fmt::Display| failed(format!("cannot use the token in {path}: {why}"));
+        let text = self.metadata.around.file(Path::new(path)).map_err(|why| error(&why))?;
+        let token = text.trim();
+        check_word(token).map_err(|problem| error(&format_args!("it {problem}")))?;
+        Ok(token.into())
     }
 
     fn now(&self) -> Instant {
@@ -144,7 +176,7 @@ fn failed(message: impl Into<String>) -> AwsError {
 /// Credentials as the services of containers and machines write them.
 fn of_json(text: &str) -> Result<AwsCredentials, String> {
     // Without the text, which has the secrets in it.
-    let json: serde_json::Value = serde_json::from_str(text).map_err(|_| "its answer is no JSON")?;
+    let json: serde_json::Value = serde_json::from_str(text).map_err(|_| "its answer is not JSON")?;
     let field = |name: &str| json.get(name).and_then(|value| value.as_str()).filter(|text| !text.is_empty());
     if let Some(code) = field("Code").filter(|code| *code != "Success") {
         return Err(format!("it says {code}: {}", field("Message").unwrap_or_default()));
@@ -155,8 +187,9 @@ fn of_json(text: &str) -> Result<AwsCredentials, String> {
     let mut credentials = AwsCredentials::new(id, Secret::new(secret));
     credentials.session_token = field("Token").or_else(|| field("SessionToken")).map(Secret::new);
     credentials.expires = match field("Expiration") {
-        Some(text) => Some(Timestamp::from_iso8601(text).ok_or("its answer has a time in it that is none")?),
+        Some(text) => Some(Timestamp::from_iso8601(text).ok_or("its answer has an invalid expiry time")?),
         None => None,
     };
+    credentials.check()?;
     Ok(credentials)
 }

@@ -16,18 +16,20 @@ const UNSUPPORTED: [(&str, &str); 5] = [
 ];
 
 pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
-    let profiles =
-        sources.metadata.around.profiles().map_err(|error| failed(format!("a profile cannot be read: {error}")))?;
-    let name = sources.profile.map_or_else(|| sources.metadata.around.profile(), str::to_owned);
-    if !profiles.has(&name) {
-        if sources.profile.is_some() || sources.variable("AWS_PROFILE").is_some() {
-            return Err(failed(format!(
-                "there is no profile {name:?} in the shared files of settings and credentials"
-            )));
-        }
-        return Ok(Found::Nothing(format!("there is no profile {name:?}")));
+    let around = sources.metadata.around;
+    let named = match sources.profile {
+        Some(profile) => Some(profile.to_owned()),
+        None => around.named_profile().map_err(failed)?,
+    };
+    let profiles = around.profiles().map_err(failed)?;
+    let name = named.as_deref().unwrap_or("default");
+    if profiles.has(name) {
+        return of_profile(sources, &profiles, name, &mut Vec::new());
     }
-    of_profile(sources, &profiles, &name, &mut Vec::new())
+    match named {
+        Some(name) => Err(failed(profiles.missing(&name))),
+        None => Ok(Found::Nothing(profiles.missing(name))),
+    }
 }
 
 /// `chain` has the profiles that lead to this one.
@@ -38,16 +40,18 @@ fn of_profile(
     chain: &mut Vec<String>,
 ) -> Result<Found, AwsError> {
     let get = |key| profiles.get(name, key);
-    let key = || {
-        let (id, secret) = (get("aws_access_key_id")?, get("aws_secret_access_key")?);
-        let credentials = AwsCredentials::new(id, Secret::new(secret));
-        Some(AwsCredentials { session_token: get("aws_session_token").map(Secret::new), ..credentials })
+    let key = || -> Result<Option<AwsCredentials>, AwsError> {
+        let key = profiles.key(name).map_err(failed)?;
+        Ok(key.map(|key| AwsCredentials {
+            session_token: key.session_token.map(Secret::new),
+            ..AwsCredentials::new(key.id, Secret::new(key.secret))
+        }))
     };
     let seen = chain.iter().any(|earlier| earlier == name);
     chain.push(name.to_owned());
     // One that takes on a role with its own key names itself as its source.
     if seen {
-        return match key() {
+        return match key()? {
             Some(credentials) if chain.len() >= 2 && chain[chain.len() - 2] == name => {
                 Ok(Found::Credentials(credentials))
             }
@@ -55,7 +59,7 @@ fn of_profile(
         };
     }
     let Some(arn) = get("role_arn") else {
-        if let Some(credentials) = key() {
+        if let Some(credentials) = key()? {
             return Ok(Found::Credentials(credentials));
         }
         let unsupported = UNSUPPORTED.iter().find(|(key, _)| get(key).is_some());
@@ -79,14 +83,15 @@ fn of_profile(
     }
     let source = match (get("source_profile"), get("credential_source")) {
         (Some(source), None) if profiles.has(source) || source == name => of_profile(sources, profiles, source, chain)?,
-        (Some(source), None) => {
-            return Err(failed(format!("profile {name:?} has the source {source:?}, and there is no such profile")));
+        (Some(_), None) => {
+            return Err(failed(format!("profile {name:?} has a source_profile, and there is no such profile")));
         }
         (None, Some("Environment")) => environment::find(&Sources { profile: None, ..*sources })?,
         (None, Some("EcsContainer")) => container::find(sources)?,
         (None, Some("Ec2InstanceMetadata")) => machine::find(sources)?,
-        (None, Some(other)) => {
-            return Err(failed(format!("profile {name:?} has credential_source {other:?}, which is none")));
+        (None, Some(_)) => {
+            let valid = "use Environment, EcsContainer or Ec2InstanceMetadata";
+            return Err(failed(format!("profile {name:?} has an invalid credential_source: {valid}")));
         }
         _ => {
             let what = "it needs one of source_profile, credential_source and web_identity_token_file";

@@ -1,7 +1,5 @@
 //! Roles that are taken on, through the provider's STS: with credentials, or with a token of somebody whom it trusts.
 
-use std::path::Path;
-
 use ureq::http::Method;
 
 use super::super::element::Element;
@@ -35,13 +33,12 @@ impl Role<'_> {
 
 /// A role of a workload that has a token in a file: EKS gives one to each pod.
 pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
-    let variable = |name| sources.variable(name);
-    let (file, arn) = match (variable("AWS_WEB_IDENTITY_TOKEN_FILE"), variable("AWS_ROLE_ARN")) {
+    let (file, arn) = match (sources.variable("AWS_WEB_IDENTITY_TOKEN_FILE")?, sources.word("AWS_ROLE_ARN")?) {
         (Some(file), Some(arn)) => (file, arn),
         (Some(_), None) => return Err(failed("AWS_WEB_IDENTITY_TOKEN_FILE is set, and AWS_ROLE_ARN is not")),
         _ => return Ok(Found::Nothing("AWS_WEB_IDENTITY_TOKEN_FILE is not set".into())),
     };
-    let session = variable("AWS_ROLE_SESSION_NAME");
+    let session = sources.word("AWS_ROLE_SESSION_NAME")?;
     let role = Role { arn: &arn, session: session.as_deref(), external_id: None, seconds: None };
     assume_with_token(sources, &role, &file).map(Found::Credentials)
 }
@@ -51,10 +48,9 @@ pub(super) fn assume_with_token(
     role: &Role<'_>,
     file: &str,
 ) -> Result<AwsCredentials, AwsError> {
-    let token = sources.metadata.around.file(Path::new(file));
-    let token =
-        token.map_err(|error| failed(format!("the token of a web identity, {file}, cannot be read: {error}")))?;
-    let query = role.query("AssumeRoleWithWebIdentity").with("WebIdentityToken", token.trim());
+    sources.sts.takes_tokens().map_err(failed)?;
+    let token = sources.token_file(file)?;
+    let query = role.query("AssumeRoleWithWebIdentity").with("WebIdentityToken", token);
     ask(sources, &query, role, None)
 }
 
@@ -63,6 +59,9 @@ pub(super) fn assume(
     role: &Role<'_>,
     source: &AwsCredentials,
 ) -> Result<AwsCredentials, AwsError> {
+    if source.session_token.is_some() {
+        sources.sts.takes_tokens().map_err(failed)?;
+    }
     ask(sources, &role.query("AssumeRole"), role, Some(source))
 }
 
@@ -119,17 +118,19 @@ fn once(sources: &Sources<'_>, query: &Query, signer: Option<&AwsCredentials>) -
 }
 
 fn of_answer(body: &str, action: &str, role: &Role<'_>) -> Result<AwsCredentials, AwsError> {
-    let element = Element::parse(body).map_err(|why| failed(format!("the answer of STS makes no sense: {why}")))?;
+    let element =
+        Element::parse(body).map_err(|why| failed(format!("STS returned an answer that cannot be parsed: {why}")))?;
     let of = |name: &str| {
         let path = format!("{action}Result/Credentials/{name}");
-        element.text(&path).map(str::to_owned).ok_or_else(|| failed(format!("the answer of STS has no {name} in it")))
+        element.text(&path).map(str::to_owned).ok_or_else(|| failed(format!("STS returned an answer without {name}")))
     };
     let expires = of("Expiration")?;
-    let expires =
-        Timestamp::from_iso8601(&expires).ok_or_else(|| failed("the answer of STS has a time that is none"))?;
-    Ok(AwsCredentials {
+    let expires = Timestamp::from_iso8601(&expires).ok_or_else(|| failed("STS returned an invalid expiry time"))?;
+    let credentials = AwsCredentials {
         session_token: Some(Secret::new(of("SessionToken")?)),
         expires: Some(expires),
         ..AwsCredentials::new(of("AccessKeyId")?, Secret::new(of("SecretAccessKey")?)).of(format!("role {}", role.arn))
-    })
+    };
+    credentials.check().map_err(|why| failed(format!("STS returned invalid credentials: {why}")))?;
+    Ok(credentials)
 }

@@ -1,5 +1,8 @@
 //! Where credentials come from, and how long they are used, in a time of the test's own.
 
+mod botocore;
+mod checked;
+
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
@@ -168,18 +171,22 @@ fn a_source_that_is_set_up_and_fails_ends_the_search() {
     fails(home().variable("AWS_PROFILE", "other"), vec![], "no profile \"other\"");
     let container = || nowhere().variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://localhost/x");
     fails(container(), vec![answer(403, "hush")], "status 403");
-    fails(container(), vec![answer(200, "hush")], "no JSON");
+    fails(container(), vec![answer(200, "hush")], "not JSON");
     fails(container(), vec![answer(200, r#"{"AccessKeyId":"x"}"#)], "no access key");
     fails(container(), vec![answer(200, r#"{"Code":"Failed","Message":"because"}"#)], "it says Failed: because");
-    fails(container(), vec![of_service("x", "soon")], "a time in it that is none");
-    fails(container().variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/none"), vec![], "/none, cannot be read");
+    fails(container(), vec![of_service("x", "soon")], "invalid expiry time");
+    fails(
+        container().variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/none"),
+        vec![],
+        "cannot use the token in /none",
+    );
     fails(nowhere().variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://10.0.0.1/x"), vec![], "without TLS");
-    fails(nowhere().variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "@evil/x"), vec![], "a slash");
+    fails(nowhere().variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "@evil/x"), vec![], "must begin with a slash");
     fails(nowhere().variable("AWS_WEB_IDENTITY_TOKEN_FILE", "/t"), vec![], "AWS_ROLE_ARN is not");
     fails(
         nowhere(),
         vec![answer(200, "token"), answer(200, "ci-role"), answer(404, "")],
-        "the role ci-role of this machine has none",
+        "the role ci-role of this machine has no credentials",
     );
 }
 
@@ -196,8 +203,8 @@ fn files_are_where_the_environment_says() {
         .variable("AWS_CONFIG_FILE", "/etc/c")
         .variable("AWS_SHARED_CREDENTIALS_FILE", "/etc/s")
         .variable("AWS_PROFILE", "ci")
-        .file("/etc/c", "[profile ci]\naws_access_key_id=ID")
-        .file("/etc/s", "[ci]\naws_secret_access_key=hush\naws_session_token=hush-token");
+        .file("/etc/c", "[profile ci]\naws_access_key_id=OTHER\naws_secret_access_key=hush")
+        .file("/etc/s", "[ci]\naws_access_key_id=ID\naws_secret_access_key=hush\naws_session_token=hush-token");
     let found = Bench::new(around).find().unwrap();
     assert_eq!(found.access_key_id, "ID");
     assert_eq!(found.session_token.unwrap().expose(), "hush-token");
@@ -250,7 +257,7 @@ fn a_profile_that_cannot_be_used_says_why() {
     fails("[default]\nrole_arn=a\nsource_profile=none", "no such profile");
     fails("[default]\nrole_arn=a\nsource_profile=b\n[profile b]\nregion=x", "has no access key");
     fails("[default]\nrole_arn=a\nsource_profile=b\nmfa_serial=m\n[profile b]\nregion=x", "second factor");
-    fails("[default]\nrole_arn=a\ncredential_source=Thin Air", "Thin Air");
+    fails("[default]\nrole_arn=a\ncredential_source=Thin Air", "invalid credential_source");
     fails("[default]\nrole_arn=a\ncredential_source=Environment", "AWS_ACCESS_KEY_ID is not set");
     fails("[default]\nsso_session=x", "single sign-on");
     fails("[default]\ncredential_process=/bin/x", "programs that print");
@@ -367,7 +374,9 @@ fn a_machine_is_asked_with_a_token_only() {
     let failed = r#"{"Code":"AssumeRoleUnauthorizedAccess","Message":"the words"}"#;
     let bench = Bench::new(nowhere()).metadata([answer(200, "TOKEN"), answer(200, "r"), answer(200, failed)]);
     assert!(
-        bench.error().contains("the role r of this machine has none: it says AssumeRoleUnauthorizedAccess: the words")
+        bench
+            .error()
+            .contains("the role r of this machine has no credentials: it says AssumeRoleUnauthorizedAccess: the words")
     );
     // There is no going back to the first version.
     let bench = Bench::new(nowhere()).metadata([answer(403, ""), answer(200, "ci-role")]);

@@ -20,9 +20,10 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector};
 
 use self::connect::{Lookups, TcpConnector};
-use self::watch::{BeginConnector, Facts, SentConnector, Watched};
+use self::watch::{BeginConnector, Facts, SentConnector, VeilConnector, Watched};
 use super::element::ANSWER_LIMIT;
 use super::sign::Header;
+use crate::drivers::veil::{Length, Veil};
 
 /// Longer than any answer takes; what hangs is asked again.
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
@@ -103,11 +104,7 @@ impl Http {
 }
 
 fn base() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
-    Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .user_agent(concat!("latent-worker/", env!("CARGO_PKG_VERSION")))
+    Agent::config_builder().http_status_as_error(false).max_redirects(0).max_redirects_will_error(false)
 }
 
 fn agent(config: ureq::config::Config) -> Agent {
@@ -115,7 +112,8 @@ fn agent(config: ureq::config::Config) -> Agent {
         .chain(ConnectProxyConnector::default())
         .chain(TcpConnector)
         .chain(RustlsConnector::default())
-        .chain(SentConnector);
+        .chain(SentConnector)
+        .chain(VeilConnector);
     Agent::with_parts(config, connector, Lookups::default())
 }
 
@@ -130,23 +128,30 @@ impl Wire for Http {
         for (name, value) in asking.headers {
             request = request.header(*name, value);
         }
-        let watched = Watched::begin(cancel.cloned());
+        let veil = Veil::default();
+        let watched = Watched::begin(cancel.cloned(), veil.clone());
         let result = request
-            .body(asking.body)
+            .body(())
             .map_err(ureq::Error::from)
-            .and_then(|request| self.run(request, limit.min(self.most)));
+            .and_then(|request| self.run(&veil, &request, asking.body, limit.min(self.most)));
         result.map_err(|error| explained(&error, &watched.end()))
     }
 }
 
 impl Http {
-    fn run(&self, request: Request<&[u8]>, limit: Duration) -> Result<Answer, ureq::Error> {
-        let request = self.agent.configure_request(request).timeout_global(Some(limit)).build();
-        let mut answer = if request.method() == Method::GET {
-            self.agent.run(request.map(|_| ureq::SendBody::none()))?
+    fn run(&self, veil: &Veil, request: &Request<()>, body: &[u8], limit: Duration) -> Result<Answer, ureq::Error> {
+        let is_get = *request.method() == Method::GET;
+        let length = if is_get { Length::Nothing } else { Length::Bytes(body.len()) };
+        let given = veil.begin(request, length)?;
+        let mut answer = if is_get {
+            let given = self.agent.configure_request(given.map(|()| ureq::SendBody::none()));
+            self.agent.run(given.timeout_global(Some(limit)).build())?
         } else {
-            self.agent.run(request)?
+            let given = self.agent.configure_request(given.map(|()| veil.body(body)));
+            self.agent.run(given.timeout_global(Some(limit)).build())?
         };
+        let mut text = answer.body_mut().with_config().limit(ANSWER_LIMIT).read_to_vec()?;
+        veil.reveal(&mut text)?;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (date, retry_after) = (header("date"), header("retry-after"));
         Ok(Answer {
@@ -154,7 +159,7 @@ impl Http {
             date,
             // In seconds; the other form, a date, needs a clock that both agree on.
             retry_after: retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs),
-            body: answer.body_mut().with_config().limit(ANSWER_LIMIT).lossy_utf8(true).read_to_string()?,
+            body: String::from_utf8_lossy(&text).into_owned(),
         })
     }
 }

@@ -228,8 +228,7 @@ fn server_with(certificate: &str) -> String {
 
 #[test]
 fn a_provider_must_prove_its_name() {
-    let trusting =
-        |authority: &str| Http::to_provider(roots_of(&std::fs::read_to_string(pem(authority)).unwrap()).unwrap());
+    let trusting = |authority: &str| Http::to_provider(roots_of(pem(authority).as_ref()).unwrap());
     let http = trusting("authority");
     for _ in 0..2 {
         assert_eq!(post(&http, &server_with("master"), LONG, None).unwrap().body, "in secret");
@@ -244,8 +243,6 @@ fn a_provider_must_prove_its_name() {
     let without = server(|_| (said(400, "", ""), false));
     let answer = post(&http, &format!("https://localhost:{}/", without.port()), Duration::from_secs(5), None);
     assert!(matches!(answer, Err(NoAnswer::Unreachable(_))), "{answer:?}");
-    assert!(roots_of("").unwrap_err().contains("no certificate"));
-    assert!(roots_of("-----BEGIN CERTIFICATE-----\n?").is_err());
 }
 
 /// Proxies are named by the environment, which is the process's: so it is another process.

@@ -7,11 +7,14 @@ use std::convert::Infallible;
 use std::io;
 
 use crossbeam_channel::{Receiver, TryRecvError};
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, Either, NextTimeout, Transport};
+
+use crate::drivers::veil::{Veil, Veiled};
 
 /// How far it has come.
 #[derive(Default)]
 pub(super) struct Facts {
+    veil: Veil,
     cancel: Option<Receiver<Infallible>>,
     pub(super) cancelled: bool,
     /// The request, or a part of it. The words by which TLS is agreed on, or a way through a proxy, are none.
@@ -28,8 +31,9 @@ thread_local! {
 pub(super) struct Watched(());
 
 impl Watched {
-    pub(super) fn begin(cancel: Option<Receiver<Infallible>>) -> Self {
-        FACTS.set(Some(Facts { cancel, ..Facts::default() }));
+    /// What the thread asks and is answered passes through the veil.
+    pub(super) fn begin(cancel: Option<Receiver<Infallible>>, veil: Veil) -> Self {
+        FACTS.set(Some(Facts { veil, cancel, ..Facts::default() }));
         Self(())
     }
 
@@ -88,6 +92,28 @@ impl<In: Transport> Connector<In> for SentConnector {
 
 fn note(what: impl FnOnce(&mut Facts)) {
     FACTS.with_borrow_mut(|facts| facts.as_mut().map(what));
+}
+
+/// Hides the request and its answer from the library's log. It comes after all others, but not within a connection to a
+/// proxy, on which the library speaks itself.
+#[derive(Debug)]
+pub(super) struct VeilConnector;
+
+impl<In: Transport> Connector<In> for VeilConnector {
+    type Out = Either<In, Veiled<In>>;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        let is_to_proxy = FACTS.with_borrow(|facts| facts.as_ref().is_some_and(|facts| facts.connecting > 0));
+        Ok(chained.map(|inner| match is_to_proxy {
+            true => Either::A(inner),
+            false => Either::B(Veiled::new(inner, details, veil)),
+        }))
+    }
+}
+
+/// That of the call which this thread makes.
+fn veil() -> Veil {
+    FACTS.with_borrow(|facts| facts.as_ref().map(|facts| facts.veil.clone())).unwrap_or_default()
 }
 
 #[derive(Debug)]

@@ -355,6 +355,22 @@ fn a_throttle_holds_all_of_them_back() {
 }
 
 #[test]
+fn a1_a_session_token_is_not_sent_to_another_machine_without_tls() {
+    for (endpoint, is_sent) in
+        [("http://10.0.0.1:5000", false), ("https://10.0.0.1", true), ("http://127.0.0.1:1", true)]
+    {
+        let mut settings = explicit("eu-token-1");
+        settings.endpoint = Some(endpoint.into());
+        settings.credentials = settings.credentials.map(|key| key.with_session_token(Secret::new("hush")));
+        let bench = Bench::with(settings, Around::default(), [answer(200, GOOD)]);
+        let described = bench.describe();
+        assert_eq!(bench.script.asked().len(), usize::from(is_sent), "{endpoint}");
+        let error = described.map(drop).err().map(|error| error.to_string());
+        assert!(error.is_none_or(|error| error.contains("without TLS") && !is_sent), "{endpoint}");
+    }
+}
+
+#[test]
 fn who_says_no_region_is_told_so() {
     let around = Around::default().variable("AWS_EC2_METADATA_DISABLED", "true");
     let bench = Bench::with(AwsSettings::default(), around, []);
@@ -365,7 +381,7 @@ fn who_says_no_region_is_told_so() {
         endpoint: endpoint.map(str::to_owned),
         ..AwsSettings::default()
     };
-    assert!(AwsClient::new(settings(Some("eu/../1"), None)).unwrap_err().contains("eu/../1"));
+    assert!(AwsClient::new(settings(Some("eu/../1"), None)).unwrap_err().contains("the setting `region`"));
     assert!(AwsClient::new(settings(None, Some("ec2.example"))).unwrap_err().contains("https://"));
 }
 

@@ -2,6 +2,7 @@
 
 mod behaviour;
 pub(super) mod fake;
+mod logged;
 #[cfg(feature = "testing")]
 mod moto;
 #[cfg(feature = "testing")]

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,8 +36,12 @@ impl Around {
 }
 
 impl Surroundings for Around {
-    fn variable(&self, name: &str) -> Option<String> {
-        self.variables.get(name).cloned().filter(|value| !value.is_empty())
+    fn raw_variable(&self, name: &str) -> Option<OsString> {
+        self.variables.get(name).map(OsString::from)
+    }
+
+    fn home(&self) -> Option<PathBuf> {
+        self.variables.get("HOME").map(PathBuf::from)
     }
 
     fn file(&self, path: &Path) -> io::Result<String> {

@@ -1,0 +1,94 @@
+//! What tests use to prove that a text, or a log, reveals nothing of a secret.
+
+use std::process::Command;
+
+/// So many consecutive bytes of a secret may appear nowhere.
+const REVEALING: usize = 5;
+
+/// Panics when five consecutive bytes of the secret occur in the text: as they are, or as `Debug` prints bytes.
+#[track_caller]
+pub(crate) fn assert_reveals_nothing(text: &str, secret: &[u8]) {
+    for window in secret.windows(REVEALING) {
+        let as_list = window.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+        let as_hex = window.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let plain = text.as_bytes().windows(REVEALING).any(|part| part == window);
+        assert!(
+            !plain && !text.contains(&as_list) && !text.contains(&as_hex),
+            "{window:?} of the secret is in: {text}"
+        );
+    }
+}
+
+/// What an error shows.
+pub(crate) fn shown<E: std::fmt::Display + std::fmt::Debug>(error: &E) -> String {
+    format!("{error}\n{error:?}\n{error:#?}")
+}
+
+/// The text after some damage: bytes that are missing, doubled, replaced or cut off, and lines that are joined.
+pub(crate) fn damaged(text: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
+    const REPLACEMENTS: &[&[u8]] = &[
+        b"",
+        b" ",
+        b"\t",
+        b"\\n",
+        b"\r",
+        b"\n\n",
+        b"\"",
+        b"'",
+        b"=",
+        b"-",
+        b"[",
+        b"]",
+        b"#",
+        b"\xef\xbb\xbf",
+        b"\xff",
+    ];
+    let mut text = text.to_vec();
+    if random.u8(..4) == 0 {
+        let with = REPLACEMENTS[random.usize(..REPLACEMENTS.len())];
+        text = text.split(|byte| *byte == b'\n').collect::<Vec<_>>().join(with);
+    }
+    for _ in 0..random.usize(1..4) {
+        let begin = random.usize(..=text.len());
+        let end = (begin + random.usize(..4)).min(text.len());
+        let with = REPLACEMENTS[random.usize(..REPLACEMENTS.len())];
+        match random.u8(..4) {
+            0 => text.truncate(begin),
+            _ => drop(text.splice(begin..end, with.iter().copied())),
+        }
+    }
+    text
+}
+
+/// Everything that is logged while `work` is done, in a process of its own: loggers and variables are the process's. The
+/// test is called by its whole name. In that process this returns `None`.
+pub(crate) fn log_of(test: &str, variables: &[(&str, &str)], work: impl FnOnce()) -> Option<String> {
+    const WORKS: &str = "TEST_LOGS_EVERYTHING";
+    if std::env::var_os(WORKS).is_some() {
+        log::set_logger(&Everything).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+        work();
+        return None;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args([test, "--exact", "--include-ignored", "--nocapture"]).env(WORKS, "1");
+    let output = child.envs(variables.iter().copied()).output().unwrap();
+    let log = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && log.contains("1 passed"), "{log}");
+    Some(log)
+}
+
+/// Prints what is logged.
+struct Everything;
+
+impl log::Log for Everything {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        println!("{} {} {}", record.level(), record.target(), record.args());
+    }
+
+    fn flush(&self) {}
+}
