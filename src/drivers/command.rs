@@ -19,7 +19,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use super::environment::{Environment, SecretFile, secret_files};
-use super::orphans::{end_programs, nothing_found};
+use super::orphans::{Grace, end_marked, end_programs, nothing_found};
 use super::program::{Bounds, End, Ran, Spawned, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::{FirstLine, LINE_LIMIT, Output, Source};
@@ -37,6 +37,9 @@ const DEFAULT_STOP_LIMIT: Duration = Duration::from_secs(600);
 const DEFAULT_CHECK_LIMIT: Duration = Duration::from_secs(60);
 /// How long a reclaim waits for a program that was killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a reclaim runs its program at most while processes of the attempt are found after it.
+const MOST_ROUNDS: u32 = 5;
 
 /// A driver whose instances are started, checked and stopped by programs of the user. Unix only.
 ///
@@ -341,18 +344,32 @@ impl LatentWorker for CommandLatentWorker {
         let programs = [Some(&self.start), self.check.as_ref(), Some(&self.stop), Some(program)];
         let orphans: Vec<_> = programs.into_iter().flatten().map(UserProgram::words).collect();
         let (key, cancel) = (OsStr::new(leftover.key()), leftover.cancel_signal());
-        if !end_programs(&orphans, KEY_VARIABLE, key, self.grace, KILL_PATIENCE, cancel)? {
-            return Err(StopError::new("a program of the dead master still runs after it was killed"));
-        }
+        let grace = Grace { length: self.grace, cancel };
+        end_programs(&orphans, KEY_VARIABLE, key, grace, KILL_PATIENCE)?.check()?;
         let subject = Subject {
             name: &format!("{} (attempt {})", leftover.worker(), leftover.epoch()),
             environment: &Environment::of_leftover(leftover),
             id: leftover.ids().next().map(OsStr::new),
             secret: None,
-            cancel: Some(leftover.cancel_signal()),
+            cancel: Some(cancel),
         };
         let fast = [("LATENT_WORKER_FAST", OsStr::new("1"))];
-        self.run_within(&subject, "reclaim", program, self.stop_limit, &fast).map_err(StopError::new)?;
+        let mut rounds = 0;
+        loop {
+            let reclaimed = self.run_within(&subject, "reclaim", program, self.stop_limit, &fast);
+            let ended = end_marked(KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
+            ended.check()?;
+            // What was ended just now may have made something after the program had looked for it.
+            rounds += 1;
+            if ended.found && !leftover.cancelled() && rounds < MOST_ROUNDS {
+                continue;
+            }
+            reclaimed.map_err(StopError::new)?;
+            if ended.found {
+                return Err(StopError::new("processes with the key of the attempt appear again and again"));
+            }
+            break;
+        }
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
         }

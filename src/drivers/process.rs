@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::environment::{Environment, SecretFile, secret_files};
-use super::orphans::{ProcessId, end_programs, kill_marked, nothing_found};
+use super::orphans::{Grace, ProcessId, end_programs, kill_marked, nothing_found};
 use super::program::{Running, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::Source;
@@ -200,17 +200,16 @@ impl LatentWorker for ProcessLatentWorker {
         let recorded = leftover.ids().map(parse).collect::<Result<Vec<_>, _>>()?;
         let key = OsStr::new(leftover.key());
         // Asked first, because it is the agent that knows what it runs elsewhere.
-        let grace = self.grace.min(FAST_GRACE);
-        let (agent, cancel) = ([self.agent.words()], leftover.cancel_signal());
-        let mut ended = end_programs(&agent, KEY_VARIABLE, key, grace, KILL_PATIENCE, cancel)?;
-        ended &= kill_marked(KEY_VARIABLE, key, KILL_PATIENCE)?;
+        let grace = Grace { length: self.grace.min(FAST_GRACE), cancel: leftover.cancel_signal() };
+        end_programs(&[self.agent.words()], KEY_VARIABLE, key, grace, KILL_PATIENCE)?.check()?;
+        kill_marked(KEY_VARIABLE, key, KILL_PATIENCE)?.check()?;
         for process in recorded {
-            ended &= process.kill(KILL_PATIENCE)?;
+            process.kill(KILL_PATIENCE)?.check()?;
         }
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
         }
-        if ended { Ok(nothing_found()) } else { Err(StopError::new("a process still runs after it was killed")) }
+        Ok(nothing_found())
     }
 
     /// Bad when the agent has ended; the reason has its last words and its exit code or signal. Does not block.

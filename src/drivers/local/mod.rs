@@ -195,10 +195,7 @@ impl LatentWorker for LocalLatentWorker {
             let ended = kill_marked(INSTANCE_VARIABLE, directory.as_os_str(), KILL_PATIENCE)?;
             remove(&directory)
                 .map_err(|error| StopError::new(format!("cannot remove {}: {error}", directory.display())))?;
-            if !ended {
-                let reason = format!("a process of {} still runs after it was killed", directory.display());
-                return Err(StopError::new(reason));
-            }
+            ended.check()?;
         }
         Ok(nothing_found())
     }
