@@ -19,7 +19,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use super::environment::{Environment, SecretFile, secret_files};
-use super::orphans::{Grace, end_marked, end_programs, nothing_found};
+use super::orphans::{Grace, any_marked, end_marked, end_programs, nothing_found};
 use super::program::{Bounds, End, Ran, Spawned, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::{FirstLine, LINE_LIMIT, Output, Source};
@@ -38,7 +38,7 @@ const DEFAULT_CHECK_LIMIT: Duration = Duration::from_secs(60);
 /// How long a reclaim waits for a program that was killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often a reclaim runs its program at most while processes of the attempt are found after it.
+/// How often a reclaim runs its program at most while processes of the attempt are found.
 const MOST_ROUNDS: u32 = 5;
 
 /// A driver whose instances are started, checked and stopped by programs of the user. Unix only.
@@ -135,8 +135,14 @@ const MOST_ROUNDS: u32 = 5;
 /// `LATENT_WORKER_NAME`, `_KEY`, `_EPOCH` and `_OWNER`, `_INSTANCE` if that was recorded, and `LATENT_WORKER_FAST=1`:
 /// not the secret, the address and the properties, for they are in no journal.
 ///
-/// Before that, on Linux, programs of the attempt that still run are ended as after a cancel: those that lead a process
-/// group, were run with the same arguments, and have the key of the attempt as `LATENT_WORKER_KEY`.
+/// On Linux every process that has the key of the attempt as `LATENT_WORKER_KEY` in its environment belongs to the
+/// attempt. Programs of the attempt that still run are ended first, as after a cancel: those that lead a process group
+/// and were run with the same arguments. Then the reclaim program runs, and after it every other process with the key is
+/// ended in the same way. It may be what is left of the instance, or a start program that has become another program.
+/// As it may have made something after the reclaim program had looked, that program is run once more. The instance is
+/// gone when the reclaim program has succeeded and no process had the key when that run began. So what a start program
+/// starts for others, and what is to outlive the instance, must be started without the variable
+/// (`env -u LATENT_WORKER_KEY`). A process that has changed its user or its environment is not found.
 ///
 /// A clone has the same settings; clones share nothing that matters but the thread for the log.
 #[derive(Clone)]
@@ -331,21 +337,21 @@ impl LatentWorker for CommandLatentWorker {
     }
 
     /// Ends programs of the attempt that a dead master has left running (on Linux), runs the
-    /// [reclaim](CommandLatentWorker::reclaim) program, and removes the file with the secret. Blocks until that program
-    /// has exited or was ended. Elsewhere programs that still run cannot be found, and what they may still make is for
+    /// [reclaim](CommandLatentWorker::reclaim) program, ends what has the key of the attempt after that, and removes the
+    /// file with the secret; see [`CommandLatentWorker`]. Blocks until all that has ended. Elsewhere programs that still run cannot be found, and what they may still make is for
     /// people to look after: [`Reclaimed::Unsupported`].
     ///
     /// # Errors
     ///
     /// When the program cannot be run, fails, runs longer than the [limit](CommandLatentWorker::stop_limit) or is
-    /// cancelled by a shutdown; when another program cannot be ended; when the file cannot be removed.
+    /// cancelled by a shutdown; when a process still runs 10 s after it was killed; when the file cannot be removed.
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
         let program = self.reclaim.as_ref().unwrap_or(&self.stop);
         let programs = [Some(&self.start), self.check.as_ref(), Some(&self.stop), Some(program)];
         let orphans: Vec<_> = programs.into_iter().flatten().map(UserProgram::words).collect();
         let (key, cancel) = (OsStr::new(leftover.key()), leftover.cancel_signal());
         let grace = Grace { length: self.grace, cancel };
-        end_programs(&orphans, KEY_VARIABLE, key, grace, KILL_PATIENCE)?.check()?;
+        end_programs(&orphans, KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
         let subject = Subject {
             name: &format!("{} (attempt {})", leftover.worker(), leftover.epoch()),
             environment: &Environment::of_leftover(leftover),
@@ -354,22 +360,23 @@ impl LatentWorker for CommandLatentWorker {
             cancel: Some(cancel),
         };
         let fast = [("LATENT_WORKER_FAST", OsStr::new("1"))];
+        // What has the key may make something after the program has looked for it. So the last run of the program must
+        // begin when nothing has the key any more.
         let mut rounds = 0;
-        loop {
-            let reclaimed = self.run_within(&subject, "reclaim", program, self.stop_limit, &fast);
-            let ended = end_marked(KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
-            ended.check()?;
-            // What was ended just now may have made something after the program had looked for it.
-            rounds += 1;
-            if ended.found && !leftover.cancelled() && rounds < MOST_ROUNDS {
-                continue;
-            }
-            reclaimed.map_err(StopError::new)?;
-            if ended.found {
+        while any_marked(KEY_VARIABLE, key)? {
+            if rounds == MOST_ROUNDS {
                 return Err(StopError::new("processes with the key of the attempt appear again and again"));
             }
-            break;
+            rounds += 1;
+            // What is left may be the instance itself, which its own program stops in a better way. Whether that
+            // succeeds shows in the end.
+            let stopped = self.run_within(&subject, "reclaim", program, self.stop_limit, &fast);
+            end_marked(KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
+            if leftover.cancelled() {
+                stopped.map_err(StopError::new)?;
+            }
         }
+        self.run_within(&subject, "reclaim", program, self.stop_limit, &fast).map_err(StopError::new)?;
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
         }

@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::process::{Pid, Signal};
 
 use super::processes::{Handle, identity, is_gone, marked, members};
-use crate::{Reclaimed, StopError};
+use crate::Reclaimed;
 
 /// The answer of a reclaim that has found and removed all that it can.
 pub(super) fn nothing_found() -> Reclaimed {
@@ -41,11 +41,12 @@ impl ProcessId {
         identity(pid).map(|known| known.map(|(start, boot)| Self { pid, start, boot }))
     }
 
-    /// Kills the process, and if it leads a group all of that, and waits for its end, for `patience` at most.
+    /// Kills the process, and if it leads a group all of that, and waits for its end. An error when it still runs
+    /// `patience` after that.
     ///
     /// Of a group whose leader is gone nothing proves whose it is, and it is left alone.
     #[cfg(feature = "process")]
-    pub(super) fn kill(&self, patience: Duration) -> io::Result<Ended> {
+    pub(super) fn kill(&self, patience: Duration) -> io::Result<()> {
         Hunt { find: &|| Ok(self.find()?.into_iter().collect()), groups: BTreeSet::new() }.kill(patience)
     }
 
@@ -79,22 +80,6 @@ impl FromStr for ProcessId {
     }
 }
 
-/// What has become of processes that were to be ended.
-#[derive(PartialEq, Eq, Debug, Default)]
-pub(super) struct Ended {
-    /// Whether there were any.
-    pub(super) found: bool,
-    /// Those that still run after they were killed.
-    left: Vec<Pid>,
-}
-
-impl Ended {
-    /// An error that names the processes that still run.
-    pub(super) fn check(&self) -> Result<(), StopError> {
-        if self.left.is_empty() { Ok(()) } else { Err(StopError::new(still_running(&self.left))) }
-    }
-}
-
 /// What is said of processes that outlive a kill.
 pub(super) fn still_running(pids: &[Pid]) -> String {
     let numbers: Vec<_> = pids.iter().map(Pid::to_string).collect();
@@ -113,16 +98,22 @@ pub(super) struct Grace<'a> {
     pub(super) cancel: &'a Receiver<Infallible>,
 }
 
+/// Whether there is a process that has `name=value` in its environment.
+#[cfg(feature = "command")]
+pub(super) fn any_marked(name: &str, value: &OsStr) -> io::Result<bool> {
+    Ok(!marked(name, value)?.is_empty())
+}
+
 /// Kills every process that has `name=value` in its environment, and all groups that they lead, until there is none.
-/// Waits for `patience` after the kill.
+/// An error names those that still run `patience` after the kill.
 #[cfg(any(feature = "local", feature = "process"))]
-pub(super) fn kill_marked(name: &str, value: &OsStr, patience: Duration) -> io::Result<Ended> {
+pub(super) fn kill_marked(name: &str, value: &OsStr, patience: Duration) -> io::Result<()> {
     Hunt { find: &|| marked(name, value), groups: BTreeSet::new() }.kill(patience)
 }
 
 /// The same, but asks them to end first.
 #[cfg(feature = "command")]
-pub(super) fn end_marked(name: &str, value: &OsStr, grace: Grace<'_>, patience: Duration) -> io::Result<Ended> {
+pub(super) fn end_marked(name: &str, value: &OsStr, grace: Grace<'_>, patience: Duration) -> io::Result<()> {
     Hunt { find: &|| marked(name, value), groups: BTreeSet::new() }.end(grace, patience)
 }
 
@@ -136,7 +127,7 @@ pub(super) fn end_programs(
     value: &OsStr,
     grace: Grace<'_>,
     patience: Duration,
-) -> io::Result<Ended> {
+) -> io::Result<()> {
     let mut groups = BTreeSet::new();
     for process in &marked(name, value)? {
         if process.leads_a_group() && process.was_run_as_one_of(programs)? {
@@ -144,7 +135,7 @@ pub(super) fn end_programs(
         }
     }
     if groups.is_empty() {
-        return Ok(Ended::default());
+        return Ok(());
     }
     let is_member = |process: &Handle| process.group().is_some_and(|group| groups.contains(&group));
     let find = || Ok(marked(name, value)?.into_iter().filter(is_member).collect());
@@ -167,9 +158,8 @@ impl Hunt<'_> {
 
     /// Asks them to end, and kills what is there after the grace.
     #[cfg(any(feature = "command", feature = "process"))]
-    fn end(mut self, grace: Grace<'_>, patience: Duration) -> io::Result<Ended> {
+    fn end(mut self, grace: Grace<'_>, patience: Duration) -> io::Result<()> {
         let mut found = self.find()?;
-        let asked = !found.is_empty();
         for process in &found {
             // Once each: a program may catch a signal once only.
             if process.leads_a_group() || process.group().is_none_or(|group| !self.groups.contains(&group)) {
@@ -181,38 +171,36 @@ impl Hunt<'_> {
         while !found.is_empty() && have_ended(&found, begin, grace.length, Some(grace.cancel))? {
             found = self.find()?;
         }
-        let ended = self.kill_these(found, patience)?;
-        Ok(Ended { found: asked, ..ended })
+        self.kill_these(found, patience)
     }
 
     #[cfg(any(feature = "local", feature = "process"))]
-    fn kill(mut self, patience: Duration) -> io::Result<Ended> {
+    fn kill(mut self, patience: Duration) -> io::Result<()> {
         let found = self.find()?;
         self.kill_these(found, patience)
     }
 
     /// Kills them, and what is found then, because a process that is not found yet may be the child of one that is.
-    fn kill_these(mut self, mut found: Vec<Handle>, patience: Duration) -> io::Result<Ended> {
+    fn kill_these(mut self, mut found: Vec<Handle>, patience: Duration) -> io::Result<()> {
         let begin = Instant::now();
-        let any = !found.is_empty();
         while !found.is_empty() {
             for process in &found {
                 process.signal_all(Signal::KILL)?;
             }
             if !have_ended(&found, begin, patience, None)? {
-                return Ok(Ended { found: any, left: living(&found)? });
+                break;
             }
             found = self.find()?;
         }
+        let mut left = living(&found)?;
         // A process that has changed its user is not found by its environment, but it is seen in its group.
-        let mut left = Vec::new();
         for group in self.groups {
             let members = members(group)?;
             if !have_ended(&members, begin, patience, None)? {
                 left.extend(living(&members)?);
             }
         }
-        Ok(Ended { found: any, left })
+        if left.is_empty() { Ok(()) } else { Err(io::Error::other(still_running(&left))) }
     }
 }
 
@@ -295,12 +283,13 @@ mod tests {
             ProcessId { boot: "another start of the machine".to_owned(), ..id.clone() },
         ];
         for stranger in strangers {
-            assert_eq!(stranger.kill(PATIENCE).unwrap(), Ended::default(), "it is gone");
+            stranger.kill(PATIENCE).unwrap();
             assert!(child.try_wait().unwrap().is_none(), "and whoever has its number is not touched");
         }
-        id.kill(PATIENCE).unwrap().check().unwrap();
+        id.kill(PATIENCE).unwrap();
         assert_dead(stdout, child);
-        assert_eq!(id.kill(PATIENCE).unwrap(), Ended::default(), "what is gone already counts as killed");
+        // What has ended already counts as killed.
+        id.kill(PATIENCE).unwrap();
     }
 
     #[test]
@@ -316,11 +305,11 @@ mod tests {
         let line = "setsid sh -c 'sleep 1000 & sleep 1000' & (env -u LW_TEST_MARK sleep 1000) & echo; sleep 1000";
         let (child, stdout) = shell(line, &ours);
         let (mut stranger, strangers_output) = shell("echo; sleep 1000", &format!("{ours}-and-more"));
-        assert!(kill_marked("LW_TEST_MARK", OsStr::new(&ours), PATIENCE).unwrap().found);
+        kill_marked("LW_TEST_MARK", OsStr::new(&ours), PATIENCE).unwrap();
         assert_dead(stdout, child);
         assert!(stranger.try_wait().unwrap().is_none());
-        let again = kill_marked("LW_TEST_MARK", OsStr::new(&ours), PATIENCE).unwrap();
-        assert_eq!(again, Ended::default(), "nothing is left");
+        assert!(marked("LW_TEST_MARK", OsStr::new(&ours)).unwrap().is_empty(), "nothing is left");
+        kill_marked("LW_TEST_MARK", OsStr::new(&ours), PATIENCE).unwrap();
         end(stranger);
         drop(strangers_output);
     }
@@ -369,8 +358,7 @@ mod tests {
     fn end_it(words: &[&OsStr], mark: &str, grace: Duration) {
         let (_open, cancel) = crossbeam_channel::bounded(0);
         let grace = Grace { length: grace, cancel: &cancel };
-        let ended = end_programs(&[words.to_vec()], "LW_TEST_MARK", OsStr::new(mark), grace, PATIENCE).unwrap();
-        ended.check().unwrap();
+        end_programs(&[words.to_vec()], "LW_TEST_MARK", OsStr::new(mark), grace, PATIENCE).unwrap();
     }
 
     #[test]
@@ -384,7 +372,7 @@ mod tests {
         let programs = [vec![OsStr::new("another")], words];
         // Without the cancel this would take longer than any test.
         let grace = Grace { length: Duration::from_secs(100_000), cancel: &cancel };
-        assert!(end_programs(&programs, "LW_TEST_MARK", OsStr::new(&mark), grace, PATIENCE).unwrap().found);
+        end_programs(&programs, "LW_TEST_MARK", OsStr::new(&mark), grace, PATIENCE).unwrap();
         assert_dead(stdout, program);
     }
 

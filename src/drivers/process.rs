@@ -201,10 +201,10 @@ impl LatentWorker for ProcessLatentWorker {
         let key = OsStr::new(leftover.key());
         // Asked first, because it is the agent that knows what it runs elsewhere.
         let grace = Grace { length: self.grace.min(FAST_GRACE), cancel: leftover.cancel_signal() };
-        end_programs(&[self.agent.words()], KEY_VARIABLE, key, grace, KILL_PATIENCE)?.check()?;
-        kill_marked(KEY_VARIABLE, key, KILL_PATIENCE)?.check()?;
+        end_programs(&[self.agent.words()], KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
+        kill_marked(KEY_VARIABLE, key, KILL_PATIENCE)?;
         for process in recorded {
-            process.kill(KILL_PATIENCE)?.check()?;
+            process.kill(KILL_PATIENCE)?;
         }
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;

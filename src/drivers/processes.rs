@@ -10,6 +10,7 @@ pub(super) use unsupported::*;
 
 #[cfg(target_os = "linux")]
 mod system {
+    use std::collections::BTreeSet;
     use std::ffi::OsStr;
     use std::fs;
     use std::io;
@@ -143,21 +144,15 @@ mod system {
     /// master. It is not missed: it holds the lock of the journal up to that moment, and nobody reclaims without it.
     pub(in super::super) fn marked(name: &str, value: &OsStr) -> io::Result<Vec<Handle>> {
         let mark = [name.as_bytes(), b"=", value.as_bytes()].concat();
-        let mut empty = 0;
+        let (mut scan, mut empty) = (Scan::default(), 0);
         for _ in 0..MOST_SCANS {
-            let mut scan = Scan::default();
+            scan.missed = false;
+            let mut found = Vec::new();
             for pid in numbers()? {
-                let pid = pid?;
-                // Looked at twice, because to look is cheaper than to open; it is the second time that proves something.
-                if scan.is_marked(pid, &mark)?
-                    && let Some(process) = Handle::open(pid)?
-                    && scan.is_marked(pid, &mark)?
-                {
-                    scan.found.push(process);
-                }
+                found.extend(scan.marked_process(pid?, &mark)?);
             }
-            if !scan.found.is_empty() {
-                return Ok(scan.found);
+            if !found.is_empty() {
+                return Ok(found);
             }
             empty = if scan.missed { 0 } else { empty + 1 };
             if empty == EMPTY_SCANS {
@@ -169,35 +164,52 @@ mod system {
 
     #[derive(Default)]
     struct Scan {
-        found: Vec<Handle>,
-        /// A process has ended before it was looked at: it may have handed over to one whose number was passed already.
+        /// A process has ended before it was known: it may have handed over to one whose number was passed already.
         missed: bool,
+        /// Those that had ended when they were looked at, in this scan and in those before.
+        zombies: BTreeSet<u32>,
     }
 
     impl Scan {
+        fn marked_process(&mut self, pid: Pid, mark: &[u8]) -> io::Result<Option<Handle>> {
+            // Looked at twice, because to look is cheaper than to open; it is the second time that proves something.
+            if !self.is_marked(pid, mark)? {
+                return Ok(None);
+            }
+            let process = Handle::open(pid)?;
+            let found = process.is_some() && self.is_marked(pid, mark)?;
+            self.missed |= !found;
+            Ok(process.filter(|_| found))
+        }
+
         fn is_marked(&mut self, pid: Pid, mark: &[u8]) -> io::Result<bool> {
             let begin = Instant::now();
             loop {
-                match fs::read(format!("/proc/{pid}/environ")) {
-                    // One that is just becoming another program has no environment for a moment.
-                    Ok(text)
-                        if text.is_empty() && Stat::read(pid)?.is_some_and(|stat| stat.becomes_another_program()) =>
-                    {
-                        if begin.elapsed() >= EXEC_PATIENCE {
-                            let message =
-                                format!("process {pid} takes longer than {EXEC_PATIENCE:?} to run its program");
-                            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
-                        }
-                        thread::sleep(EXEC_PAUSE);
-                    }
-                    Err(error) if is_gone(&error) => {
+                let environment = match fs::read(format!("/proc/{pid}/environ")) {
+                    Err(error) if is_gone(&error) => Vec::new(),
+                    read => match known(read)? {
+                        Some(environment) => environment,
+                        None => return Ok(false),
+                    },
+                };
+                if !environment.is_empty() {
+                    return Ok(environment.split(|byte| *byte == 0).any(|variable| variable == mark));
+                }
+                match Stat::read(pid)? {
+                    None => {
                         self.missed = true;
                         return Ok(false);
                     }
-                    read => {
-                        let environment = known(read)?;
-                        return Ok(environment
-                            .is_some_and(|text| text.split(|byte| *byte == 0).any(|variable| variable == mark)));
+                    Some(stat) if stat.has_ended() => {
+                        self.missed |= self.zombies.insert(number(pid));
+                        return Ok(false);
+                    }
+                    Some(stat) if stat.has_no_environment() => return Ok(false),
+                    // It is just becoming another program.
+                    _ if begin.elapsed() < EXEC_PATIENCE => thread::sleep(EXEC_PAUSE),
+                    _ => {
+                        let message = format!("process {pid} takes longer than {EXEC_PATIENCE:?} to run its program");
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                     }
                 }
             }
@@ -244,6 +256,8 @@ mod system {
         const GROUP: usize = 5;
         const FLAGS: usize = 9;
         const START: usize = 22;
+        const CODE: usize = 26;
+        const ENVIRONMENT: usize = 50;
         const END_OF_ENVIRONMENT: usize = 51;
         /// The flag of a thread of the kernel.
         const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -277,9 +291,13 @@ mod system {
             !self.has_ended() && self.number(Self::GROUP) == Some(group.into())
         }
 
-        fn becomes_another_program(&self) -> bool {
+        /// Whether its environment is empty, or it has none as a thread of the kernel. While a process becomes another
+        /// program its environment reads as empty too; where its code begins is set last.
+        fn has_no_environment(&self) -> bool {
             let kernels = self.number(Self::FLAGS).is_some_and(|flags| flags & Self::KERNEL_THREAD != 0);
-            !self.has_ended() && !kernels && self.number(Self::END_OF_ENVIRONMENT) == Some(0)
+            let [code, begin, end] =
+                [Self::CODE, Self::ENVIRONMENT, Self::END_OF_ENVIRONMENT].map(|field| self.number(field));
+            kernels || (code != Some(0) && begin == end)
         }
     }
 

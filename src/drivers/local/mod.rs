@@ -192,10 +192,10 @@ impl LatentWorker for LocalLatentWorker {
             directories.insert(path);
         }
         for directory in directories {
-            let ended = kill_marked(INSTANCE_VARIABLE, directory.as_os_str(), KILL_PATIENCE)?;
+            let ended = kill_marked(INSTANCE_VARIABLE, directory.as_os_str(), KILL_PATIENCE);
             remove(&directory)
                 .map_err(|error| StopError::new(format!("cannot remove {}: {error}", directory.display())))?;
-            ended.check()?;
+            ended?;
         }
         Ok(nothing_found())
     }
