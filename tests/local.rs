@@ -231,3 +231,21 @@ fn w11_b3_an_unknown_kind_does_not_run_on_a_warm_instance() {
     let answer = master.submit(Build::new("typo").with_property("kind", "typo")).wait_timeout(LONG);
     assert!(matches!(answer, Err(BuildError::Cannot { .. })), "{answer:?}");
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn d2_a_stop_kills_processes_that_have_left_the_group_of_their_command() {
+    let root = Root::new();
+    let (_master, worker) = one_worker(root.driver(), IdlePolicy::Never);
+    let alive = root.0.join("alive");
+    assert!(std::process::Command::new("mkfifo").arg(&alive).status().unwrap().success());
+    let lease = lease(&worker);
+    let line = format!("setsid sh -c 'exec 3>{}; exec sleep 1000' >/dev/null 2>&1 &", alive.display());
+    assert!(lease.run(&Command::shell(line)).unwrap().success());
+    // Blocks until the process holds it.
+    let mut line = fs::File::open(&alive).unwrap();
+    drop(lease);
+    assert!(worker.insubstantiate(false).wait_timeout(LONG));
+    // The end comes when nobody holds it any more.
+    line.read_to_end(&mut Vec::new()).unwrap();
+}

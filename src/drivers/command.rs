@@ -19,7 +19,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use super::environment::{Environment, SecretFile, secret_files};
-use super::orphans::{Grace, any_marked, end_marked, end_programs, nothing_found};
+use super::orphans::{Grace, Survivors, any_marked, end_marked, end_programs, nothing_found, still_running};
 use super::program::{Bounds, End, Ran, Spawned, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::{FirstLine, LINE_LIMIT, Output, Source};
@@ -118,7 +118,9 @@ const MOST_ROUNDS: u32 = 5;
 ///
 /// A start that is cancelled, and a check or a stop that runs longer than its limit, is ended: its process group gets a
 /// SIGTERM. After the [grace](Self::grace), or as soon as the program has exited and nobody holds its output any more,
-/// what is left of the group gets a SIGKILL. What has left the group (`setsid`) lives on in all these cases.
+/// what is left of the group gets a SIGKILL. What has left the group (`setsid`) lives on in all these cases. A process of the
+/// group that cannot be killed, because it has changed its user, is named by the error of the stop (on Linux); the
+/// attempt is a leftover until that process has ended.
 ///
 /// # Stopping
 ///
@@ -160,6 +162,7 @@ pub struct CommandLatentWorker {
     compatible_by: Vec<String>,
     /// By key: those whose start program was run and whose stop has not come yet.
     attempts: Arc<Mutex<BTreeMap<String, Arc<Attempt>>>>,
+    survivors: Survivors,
     /// Below the attempts, whose output it is to write.
     log: Arc<ProgramLog>,
 }
@@ -184,6 +187,7 @@ impl CommandLatentWorker {
             secret_files: None,
             compatible_by: Vec::new(),
             attempts: Arc::default(),
+            survivors: Survivors::default(),
             log: Arc::default(),
         }
     }
@@ -274,6 +278,10 @@ impl CommandLatentWorker {
         let source = self.source(subject.name, subject.secret, call);
         let ran = spawned.follow(source).and_then(|running| running.wait(&bounds, &|_| {}));
         let ran = ran.map_err(|error| program.unknown_end(&error))?;
+        if !ran.survivors.is_empty() {
+            self.survivors.add(subject.key, &ran.survivors);
+            return Err(format!("{program}: {}; {}", ran.end, still_running(&ran.survivors)));
+        }
         if ran.end == End::Code(0) { Ok(()) } else { Err(message(program, ran.end, ran.heard.message)) }
     }
 }
@@ -292,6 +300,7 @@ impl LatentWorker for CommandLatentWorker {
         let (environment, secret_file) = Environment::new(start, self.secret_files.as_deref())?;
         let attempt = Arc::new(Attempt {
             name: format!("{} (attempt {})", start.worker(), start.epoch()),
+            key: start.key().to_owned(),
             environment,
             properties: start.properties(),
             secret: start.secret().clone(),
@@ -315,7 +324,8 @@ impl LatentWorker for CommandLatentWorker {
     ///
     /// # Errors
     ///
-    /// When the program cannot be run, fails or runs longer than its limit; when the file cannot be removed.
+    /// When the program cannot be run, fails or runs longer than its limit; when a process of a program still runs after
+    /// it was killed; when the file cannot be removed.
     fn stop_instance(&self, stop: StopRequest<CommandInstance>) -> Result<(), StopError> {
         let Some(attempt) = self.attempts.lock().remove(stop.key()) else { return Ok(()) };
         let fast = [("LATENT_WORKER_FAST", OsStr::new(if stop.fast() { "1" } else { "0" }))];
@@ -323,6 +333,7 @@ impl LatentWorker for CommandLatentWorker {
         let belongings = std::mem::take(&mut *attempt.belongings.lock());
         let removed = belongings.secret_file.map_or(Ok(()), SecretFile::remove);
         stopped.map_err(StopError::new)?;
+        self.survivors.check(stop.key())?;
         removed
     }
 
@@ -354,6 +365,7 @@ impl LatentWorker for CommandLatentWorker {
         end_programs(&orphans, KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
         let subject = Subject {
             name: &format!("{} (attempt {})", leftover.worker(), leftover.epoch()),
+            key: leftover.key(),
             environment: &Environment::of_leftover(leftover),
             id: leftover.ids().next().map(OsStr::new),
             secret: None,
@@ -377,6 +389,7 @@ impl LatentWorker for CommandLatentWorker {
             }
         }
         self.run_within(&subject, "reclaim", program, self.stop_limit, &fast).map_err(StopError::new)?;
+        self.survivors.check(leftover.key())?;
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
         }
@@ -401,8 +414,10 @@ impl CommandLatentWorker {
             Bounds { cancel: Some(start.cancel_signal()), limit: None, grace: self.grace, may_leave_processes: true };
         let running = spawned.follow(self.source(&attempt.name, Some(&attempt.secret), "start"));
         let ran = running.and_then(|running| running.wait(&bounds, &|line| start.progress(line)));
-        let Ran { end, heard, output } =
+        let Ran { end, heard, output, survivors } =
             ran.map_err(|error| StartError::infrastructure(self.start.unknown_end(&error)))?;
+        // Its stop tells of them.
+        self.survivors.add(start.key(), &survivors);
         attempt.belongings.lock()._output = Some(output);
         let succeeded = end == End::Code(0);
         match heard.first_line.map(|line| instance_id(line, succeeded)) {
@@ -468,6 +483,7 @@ impl fmt::Debug for CommandInstance {
 struct Attempt {
     /// For the log.
     name: String,
+    key: String,
     environment: Environment,
     properties: Properties,
     secret: Secret,
@@ -479,6 +495,7 @@ struct Attempt {
 struct Subject<'a> {
     /// For the log.
     name: &'a str,
+    key: &'a str,
     environment: &'a Environment,
     id: Option<&'a OsStr>,
     secret: Option<&'a Secret>,
@@ -490,6 +507,7 @@ impl Attempt {
     fn subject(&self) -> Subject<'_> {
         Subject {
             name: &self.name,
+            key: &self.key,
             environment: &self.environment,
             id: self.id.get().map(OsString::as_os_str),
             secret: Some(&self.secret),

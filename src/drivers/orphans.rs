@@ -7,15 +7,17 @@
 //!
 //! Only on Linux (5.3 or later). Elsewhere nothing is found, and nobody may say that nothing is left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
 
 use super::processes::{Handle, identity, is_gone, marked, members};
@@ -48,6 +50,12 @@ impl ProcessId {
     #[cfg(feature = "process")]
     pub(super) fn kill(&self, patience: Duration) -> io::Result<()> {
         Hunt { find: &|| Ok(self.find()?.into_iter().collect()), groups: BTreeSet::new() }.kill(patience)
+    }
+
+    fn outlives_a_kill(&self) -> io::Result<bool> {
+        let Some(process) = self.find()? else { return Ok(false) };
+        let refused = process.signal(Signal::KILL).is_err();
+        Ok(refused || !process.wait(Some(Duration::ZERO))?)
     }
 
     /// `None` when it has ended, and when its number belongs to another process by now.
@@ -86,6 +94,49 @@ pub(super) fn still_running(pids: &[Pid]) -> String {
     match &numbers[..] {
         [number] => format!("process {number} still runs after it was killed"),
         _ => format!("processes {} still run after they were killed", numbers.join(", ")),
+    }
+}
+
+/// Processes that have outlived their kill, by the attempt that they belong to: its stop fails, and its reclaim does too
+/// until they have ended. Only of this process's own attempts; a clone is the same list.
+#[derive(Clone, Default)]
+pub(super) struct Survivors(Arc<Mutex<BTreeMap<OsString, Vec<ProcessId>>>>);
+
+impl Survivors {
+    /// Those that have ended meanwhile, and those that cannot be told apart on this system, are not kept.
+    pub(super) fn add(&self, attempt: impl AsRef<OsStr>, pids: &[Pid]) {
+        let known = pids.iter().filter_map(|pid| ProcessId::of(*pid).ok().flatten());
+        let mut known = known.peekable();
+        if known.peek().is_some() {
+            self.0.lock().entry(attempt.as_ref().to_owned()).or_default().extend(known);
+        }
+    }
+
+    /// Tries to kill them once more. An error names those that still run; the others are forgotten.
+    pub(super) fn check(&self, attempt: impl AsRef<OsStr>) -> io::Result<()> {
+        let Some(ids) = self.0.lock().remove(attempt.as_ref()) else { return Ok(()) };
+        let (mut left, mut failure) = (Vec::new(), Ok(()));
+        for id in ids {
+            match id.outlives_a_kill() {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) => failure = Err(error),
+            }
+            left.push(id);
+        }
+        if !left.is_empty() {
+            let pids: Vec<_> = left.iter().map(|id| id.pid).collect();
+            self.0.lock().entry(attempt.as_ref().to_owned()).or_default().extend(left);
+            failure?;
+            return Err(io::Error::other(still_running(&pids)));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Survivors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.lock().values().flatten().map(ProcessId::to_string)).finish()
     }
 }
 

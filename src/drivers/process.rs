@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::environment::{Environment, SecretFile, secret_files};
-use super::orphans::{Grace, ProcessId, end_programs, kill_marked, nothing_found};
+use super::orphans::{Grace, ProcessId, Survivors, end_programs, kill_marked, nothing_found};
 use super::program::{Running, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::Source;
@@ -95,6 +95,7 @@ pub struct ProcessLatentWorker {
     /// Where files with secrets are made.
     secret_files: Option<PathBuf>,
     compatible_by: Vec<String>,
+    survivors: Survivors,
     log: Arc<ProgramLog>,
 }
 
@@ -109,6 +110,7 @@ impl ProcessLatentWorker {
             grace: DEFAULT_GRACE,
             secret_files: None,
             compatible_by: Vec::new(),
+            survivors: Survivors::default(),
             log: Arc::default(),
         }
     }
@@ -175,15 +177,19 @@ impl LatentWorker for ProcessLatentWorker {
     ///
     /// # Errors
     ///
-    /// When the file cannot be removed, and when somebody else has reaped the agent: what is left of its group cannot
-    /// be ended then, for its number may be a stranger's.
+    /// When a process of the group still runs after it was killed, because it has changed its user (on Linux); when the
+    /// file cannot be removed; and when somebody else has reaped the agent: what is left of its group cannot be ended
+    /// then, for its number may be a stranger's.
     fn stop_instance(&self, stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
         let grace = if stop.fast() { self.grace.min(FAST_GRACE) } else { self.grace };
+        let key = stop.key().to_owned();
         // Without an instance nothing was started.
         let Some(ProcessInstance { running, secret_file, .. }) = stop.into_instance() else { return Ok(()) };
         let ended = running.end(grace);
         let removed = secret_file.map_or(Ok(()), SecretFile::remove);
-        ended.map_err(|error| StopError::new(self.agent.unknown_end(&error)))?;
+        let survivors = ended.map_err(|error| StopError::new(self.agent.unknown_end(&error)))?;
+        self.survivors.add(&key, &survivors);
+        self.survivors.check(&key)?;
         removed
     }
 
@@ -206,6 +212,7 @@ impl LatentWorker for ProcessLatentWorker {
         for process in recorded {
             process.kill(KILL_PATIENCE)?;
         }
+        self.survivors.check(leftover.key())?;
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
         }
