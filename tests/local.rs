@@ -240,10 +240,13 @@ fn d2_a_stop_kills_processes_that_have_left_the_group_of_their_command() {
     let alive = root.0.join("alive");
     assert!(std::process::Command::new("mkfifo").arg(&alive).status().unwrap().success());
     let lease = lease(&worker);
-    let line = format!("setsid sh -c 'exec 3>{}; exec sleep 1000' >/dev/null 2>&1 &", alive.display());
-    assert!(lease.run(&Command::shell(line)).unwrap().success());
+    let escapes = format!("exec 3>{}; echo >ready; exec sleep 1000", alive.display());
+    let line = format!("mkfifo ready; (setsid sh -c '{escapes}' >/dev/null 2>&1 &); read x <ready");
+    let running = lease.start(&Command::shell(line)).unwrap();
     // Blocks until the process holds it.
     let mut line = fs::File::open(&alive).unwrap();
+    assert!(running.collect(0).unwrap().success());
+    drop(running);
     drop(lease);
     assert!(worker.insubstantiate(false).wait_timeout(LONG));
     // The end comes when nobody holds it any more.
