@@ -1,9 +1,11 @@
-//! A child process that leads a process group of its own: started, waited for, signalled and reaped by one owner.
+//! A child process that leads a process group of its own, without the terminal of this process: started, waited for,
+//! signalled and reaped by one owner.
 //!
 //! A pid is free for others from the moment it is reaped; so the leader stays a zombie, which keeps the number of its
 //! group taken, until whoever owns the group has signalled it for the last time. What leaves the group (`setsid`, a
 //! shell with job control) is not followed. When to signal, and what to do with output, is decided by the owner.
 
+use std::fs::File;
 use std::io::{self, ErrorKind};
 #[cfg(feature = "local")]
 use std::os::fd::OwnedFd;
@@ -13,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use process_wrap::std::{CommandWrap, CommandWrapper, ProcessSession};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use rustix::process::{kill_process, kill_process_group, test_kill_process_group, waitid};
@@ -59,6 +62,22 @@ fn reap_given_up() {
     GIVEN_UP.lock().retain_mut(|child| matches!(child.try_wait(), Ok(None)));
 }
 
+/// Has a command lead a group of its own; and a session, when this process has a terminal that must not be the command's.
+/// A session needs a full `fork`, which takes long in a large process; without a terminal there is no need for one.
+fn detach(prepared: &mut Command) -> io::Result<()> {
+    if has_terminal() {
+        return ProcessSession.pre_spawn(prepared, &CommandWrap::with_new("", |_| {}));
+    }
+    prepared.process_group(0);
+    Ok(())
+}
+
+/// Whether this process has a controlling terminal.
+fn has_terminal() -> bool {
+    let none = [Errno::NXIO, Errno::NOENT].map(|errno| Some(errno.raw_os_error()));
+    File::open("/dev/tty").map_or_else(|error| !none.contains(&error.raw_os_error()), |_| true)
+}
+
 impl Group {
     /// Starts the leader.
     ///
@@ -67,7 +86,7 @@ impl Group {
     /// time.
     pub(super) fn spawn(prepared: &mut Command) -> io::Result<Self> {
         reap_given_up();
-        prepared.process_group(0);
+        detach(prepared)?;
         let mut tries = 1;
         loop {
             match prepared.spawn() {
