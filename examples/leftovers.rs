@@ -33,7 +33,8 @@ Options:
   --reclaim         take away what is left, with the driver that is named, and show what remains
   --local           they are instances of LocalLatentWorker: directories and processes of this machine
   --command LINE    they are instances of CommandLatentWorker; LINE is run by the shell to reclaim one, with
-                    LATENT_WORKER_NAME, _KEY, _EPOCH, _OWNER and, if it is known, _INSTANCE in its environment
+                    LATENT_WORKER_NAME, _KEY, _EPOCH, _OWNER and, if it is known, _INSTANCE in its environment.
+                    Every other process with the key in its environment is ended (on Linux)
   --worker NAME     only those of this worker; can be given more than once
   --patience SECS   how long to try, up to a year (60)
   --help            this text

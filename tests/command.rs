@@ -471,6 +471,27 @@ fn the_example_programs_start_and_stop_an_agent() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn j4_the_example_stop_program_leaves_a_stranger_alone_that_has_the_number_now() {
+    let stop = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/command/stop.sh");
+    for fast in ["0", "1"] {
+        // With the key of another attempt, and with none.
+        for key in [Some("another"), None] {
+            let mut stranger = std::process::Command::new("sleep");
+            let stranger =
+                stranger.arg("1000").env_remove("LATENT_WORKER_KEY").envs(key.map(|key| ("LATENT_WORKER_KEY", key)));
+            let mut stranger = stranger.spawn().unwrap();
+            let mut stopping = std::process::Command::new(&stop);
+            stopping.env("LATENT_WORKER_INSTANCE", stranger.id().to_string()).env("LATENT_WORKER_FAST", fast);
+            assert!(stopping.env("LATENT_WORKER_KEY", "ours").status().unwrap().success());
+            assert!(stranger.try_wait().unwrap().is_none(), "it still runs");
+            stranger.kill().unwrap();
+            stranger.wait().unwrap();
+        }
+    }
+}
+
+#[test]
 fn w14_a_logger_that_hangs_or_panics_harms_no_program_and_sees_no_secret() {
     /// Keeps what programs say, panics at one line and hangs at another.
     struct Logger(std::sync::Mutex<Vec<String>>);

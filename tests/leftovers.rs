@@ -118,6 +118,20 @@ fn j5_a_reclaim_by_a_command_that_fails_shows_what_remains_and_why() {
 }
 
 #[test]
+fn j2_a_reclaim_by_a_command_ends_what_has_the_key_of_the_attempt() {
+    let place = Place::new();
+    place.journal();
+    let json: Value = serde_json::from_str(&place.run(&["--json", "--worker=a", "journal"]).1).unwrap();
+    let key = json["leftovers"][0]["key"].as_str().unwrap();
+    // A start program of a dead master that has become another program.
+    let mut maker = Command::new("sleep").arg("1000").env("LATENT_WORKER_KEY", key).spawn().unwrap();
+    let line = "rmdir \"$LATENT_WORKER_INSTANCE\" 2>/dev/null; true";
+    let (status, left, errors) = place.run(&["--reclaim", "--command", line, "--worker=a", "journal"]);
+    assert_eq!((status, left.as_str(), errors.as_str()), (0, "nothing is left\n", ""));
+    assert!(!maker.wait().unwrap().success());
+}
+
+#[test]
 fn j6_what_cannot_be_told_is_an_error() {
     let place = Place::new();
     fs::write(place.path("letter"), "dear sir").unwrap();

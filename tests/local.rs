@@ -290,3 +290,24 @@ fn j2_a_deep_directory_is_removed_by_a_stop_and_by_the_next_master() {
         assert!(!said.contains("panicked"), "{life}: {said}");
     }
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn d2_a_stop_kills_processes_that_have_left_the_group_of_their_command() {
+    let root = Root::new();
+    let (_master, worker) = one_worker(root.driver(), IdlePolicy::Never);
+    let alive = root.0.join("alive");
+    assert!(std::process::Command::new("mkfifo").arg(&alive).status().unwrap().success());
+    let lease = lease(&worker);
+    let escapes = format!("exec 3>{}; echo >ready; exec sleep 1000", alive.display());
+    let line = format!("mkfifo ready; (setsid sh -c '{escapes}' >/dev/null 2>&1 &); read x <ready");
+    let running = lease.start(&Command::shell(line)).unwrap();
+    // Blocks until the process holds it.
+    let mut line = fs::File::open(&alive).unwrap();
+    assert!(running.collect(0).unwrap().success());
+    drop(running);
+    drop(lease);
+    assert!(worker.insubstantiate(false).wait_timeout(LONG));
+    // The end comes when nobody holds it any more.
+    line.read_to_end(&mut Vec::new()).unwrap();
+}

@@ -250,6 +250,68 @@ mod command {
         assert!(!place.has("made") && !place.has("too-late"));
         drop(request);
     }
+
+    /// A start program whose arguments nobody knows, because it has become another program.
+    fn become_another(start: [String; 3]) {
+        let place = Place::new();
+        let alive = place.lifeline("alive");
+        fs::write(place.path("rest.sh"), "touch made; exec 3>alive; sleep 1000 & wait; touch too-late").unwrap();
+        let [shell, option, lines] = start;
+        let start = [shell, option, format!("cd '{}' || exit 99; {lines}", place.0.display())];
+        // The first run fails, as one may that looks at what is just being made.
+        let stop = "echo run >>runs; rm -f made; [ $(wc -l <runs) = 2 ]";
+        let driver = |stop| CommandLatentWorker::new(start.clone(), place.sh(stop)).grace(Duration::from_millis(100));
+        let (_master, worker) = place.life("journal", driver("true"));
+        let request = worker.warm_up();
+        told(&alive);
+        place.kill_master();
+        let (next, _) = place.life("killed", driver(stop));
+        assert_eq!(reclaimed(&next), Ok(()));
+        told(&alive);
+        assert!(!place.has("made") && !place.has("too-late"));
+        assert_eq!(place.read("runs").lines().count(), 2, "once more when nothing can be made any more");
+        drop(request);
+    }
+
+    #[test]
+    fn j2_command_a_start_program_that_became_another_by_exec_is_ended() {
+        become_another(["/bin/sh", "-c", "exec /bin/sh ./rest.sh"].map(str::to_owned));
+    }
+
+    #[test]
+    fn j2_command_a_start_program_of_bash_that_became_its_last_command_is_ended() {
+        become_another(["/bin/bash", "-c", "true; /bin/sh ./rest.sh"].map(str::to_owned));
+    }
+
+    #[test]
+    fn j2_command_a_start_program_that_has_left_its_group_is_ended() {
+        become_another(["/bin/sh", "-c", "setsid /bin/sh ./rest.sh >/dev/null 2>&1 &"].map(str::to_owned));
+    }
+
+    #[test]
+    fn d2_command_an_instance_with_the_key_is_stopped_by_its_program_and_not_killed_before() {
+        let place = Place::new();
+        let (alive, told_end) = (place.lifeline("alive"), place.pipe("end"));
+        let instance = "exec 3>alive; trap 'echo orderly >orderly; exit' TERM; while :; do sleep 0.01; done";
+        fs::write(place.path("instance.sh"), instance).unwrap();
+        let start = "setsid /bin/sh instance.sh >/dev/null 2>&1 & echo $!";
+        // An order that only its own program knows.
+        let stop = "if [ -e instance.sh ]; then rm instance.sh; read pid <pid; echo stopped >>order; kill $pid; read x <end; fi";
+        let start = format!("{start} >pid; cat pid");
+        let driver = || place.driver(&start, stop);
+        let (master, worker) = place.life("journal", driver());
+        let events = master.events(1000);
+        let request = worker.warm_up();
+        while !matches!(events.recv_timeout(LONG).unwrap().kind, EventKind::StartReturned { .. }) {}
+        told(&alive);
+        place.kill_master();
+        let (next, _) = place.life("killed", driver());
+        told(&alive);
+        fs::write(told_end, "x\n").unwrap();
+        assert_eq!(reclaimed(&next), Ok(()));
+        assert_eq!((place.read("orderly").as_str(), place.read("order").as_str()), ("orderly\n", "stopped\n"));
+        drop(request);
+    }
 }
 
 mod process {

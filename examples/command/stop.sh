@@ -7,12 +7,26 @@
 pid=$LATENT_WORKER_INSTANCE
 [ -n "$pid" ] || exit 0
 
+# The number may belong to another process by now. The agent is the one that has the key in its environment.
+is_the_agent() {
+    if [ -e /proc/self/environ ]; then
+        tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "LATENT_WORKER_KEY=$LATENT_WORKER_KEY"
+    else
+        ps -E -ww -p "$pid" 2>/dev/null | grep -q "LATENT_WORKER_KEY=$LATENT_WORKER_KEY"
+    fi
+} 2>/dev/null
+
+# A process that is just becoming another program has no environment for a moment.
+is_the_agent || { sleep 0.1; is_the_agent; } || exit 0
+
 if [ "$LATENT_WORKER_FAST" = 0 ] && kill -TERM "$pid" 2>/dev/null; then
     tries=50 # a grace of 5 s, unless somebody waits
-    while [ $tries -gt 0 ] && kill -0 "$pid" 2>/dev/null; do
+    while [ $tries -gt 0 ] && is_the_agent; do
         sleep 0.1
         tries=$((tries - 1))
     done
 fi
-kill -KILL "$pid" 2>/dev/null
+if is_the_agent; then
+    kill -KILL "$pid" || exit 1
+fi
 exit 0

@@ -19,7 +19,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use super::environment::{Environment, SecretFile, secret_files};
-use super::orphans::{end_programs, nothing_found};
+use super::orphans::{Grace, Survivors, any_marked, end_marked, end_programs, nothing_found, still_running};
 use super::program::{Bounds, End, Ran, Spawned, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::{FirstLine, LINE_LIMIT, Output, Source};
@@ -37,6 +37,9 @@ const DEFAULT_STOP_LIMIT: Duration = Duration::from_secs(600);
 const DEFAULT_CHECK_LIMIT: Duration = Duration::from_secs(60);
 /// How long a reclaim waits for a program that was killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a reclaim runs its program at most while processes of the attempt are found.
+const MOST_ROUNDS: u32 = 5;
 
 /// A driver whose instances are started, checked and stopped by programs of the user. Unix only.
 ///
@@ -115,7 +118,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// A start that is cancelled, and a check or a stop that runs longer than its limit, is ended: its process group gets a
 /// SIGTERM. After the [grace](Self::grace), or as soon as the program has exited and nobody holds its output any more,
-/// what is left of the group gets a SIGKILL. What has left the group (`setsid`) lives on in all these cases.
+/// what is left of the group gets a SIGKILL. What has left the group (`setsid`) lives on in all these cases. A process of the
+/// group that cannot be killed, because it has changed its user, is named by the error of the stop (on Linux); the
+/// attempt is a leftover until that process has ended.
 ///
 /// # Stopping
 ///
@@ -132,8 +137,14 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// `LATENT_WORKER_NAME`, `_KEY`, `_EPOCH` and `_OWNER`, `_INSTANCE` if that was recorded, and `LATENT_WORKER_FAST=1`:
 /// not the secret, the address and the properties, for they are in no journal.
 ///
-/// Before that, on Linux, programs of the attempt that still run are ended as after a cancel: those that lead a process
-/// group, were run with the same arguments, and have the key of the attempt as `LATENT_WORKER_KEY`.
+/// On Linux every process that has the key of the attempt as `LATENT_WORKER_KEY` in its environment belongs to the
+/// attempt. Programs of the attempt that still run are ended first, as after a cancel: those that lead a process group
+/// and were run with the same arguments. Then the reclaim program runs, and after it every other process with the key is
+/// ended in the same way. It may be what is left of the instance, or a start program that has become another program.
+/// As it may have made something after the reclaim program had looked, that program is run once more. The instance is
+/// gone when the reclaim program has succeeded and no process had the key when that run began. So what a start program
+/// starts for others, and what is to outlive the instance, must be started without the variable
+/// (`env -u LATENT_WORKER_KEY`). A process that has changed its user or its environment is not found.
 ///
 /// A clone has the same settings; clones share nothing that matters but the thread for the log.
 #[derive(Clone)]
@@ -151,6 +162,7 @@ pub struct CommandLatentWorker {
     compatible_by: Vec<String>,
     /// By key: those whose start program was run and whose stop has not come yet.
     attempts: Arc<Mutex<BTreeMap<String, Arc<Attempt>>>>,
+    survivors: Survivors,
     /// Below the attempts, whose output it is to write.
     log: Arc<ProgramLog>,
 }
@@ -175,6 +187,7 @@ impl CommandLatentWorker {
             secret_files: None,
             compatible_by: Vec::new(),
             attempts: Arc::default(),
+            survivors: Survivors::default(),
             log: Arc::default(),
         }
     }
@@ -265,6 +278,10 @@ impl CommandLatentWorker {
         let source = self.source(subject.name, subject.secret, call);
         let ran = spawned.follow(source).and_then(|running| running.wait(&bounds, &|_| {}));
         let ran = ran.map_err(|error| program.unknown_end(&error))?;
+        if !ran.survivors.is_empty() {
+            self.survivors.add(subject.key, &ran.survivors);
+            return Err(format!("{program}: {}; {}", ran.end, still_running(&ran.survivors)));
+        }
         if ran.end == End::Code(0) { Ok(()) } else { Err(message(program, ran.end, ran.heard.message)) }
     }
 }
@@ -283,6 +300,7 @@ impl LatentWorker for CommandLatentWorker {
         let (environment, secret_file) = Environment::new(start, self.secret_files.as_deref())?;
         let attempt = Arc::new(Attempt {
             name: format!("{} (attempt {})", start.worker(), start.epoch()),
+            key: start.key().to_owned(),
             environment,
             properties: start.properties(),
             secret: start.secret().clone(),
@@ -306,7 +324,8 @@ impl LatentWorker for CommandLatentWorker {
     ///
     /// # Errors
     ///
-    /// When the program cannot be run, fails or runs longer than its limit; when the file cannot be removed.
+    /// When the program cannot be run, fails or runs longer than its limit; when a process of a program still runs after
+    /// it was killed; when the file cannot be removed.
     fn stop_instance(&self, stop: StopRequest<CommandInstance>) -> Result<(), StopError> {
         let Some(attempt) = self.attempts.lock().remove(stop.key()) else { return Ok(()) };
         let fast = [("LATENT_WORKER_FAST", OsStr::new(if stop.fast() { "1" } else { "0" }))];
@@ -314,6 +333,7 @@ impl LatentWorker for CommandLatentWorker {
         let belongings = std::mem::take(&mut *attempt.belongings.lock());
         let removed = belongings.secret_file.map_or(Ok(()), SecretFile::remove);
         stopped.map_err(StopError::new)?;
+        self.survivors.check(stop.key())?;
         removed
     }
 
@@ -328,31 +348,48 @@ impl LatentWorker for CommandLatentWorker {
     }
 
     /// Ends programs of the attempt that a dead master has left running (on Linux), runs the
-    /// [reclaim](CommandLatentWorker::reclaim) program, and removes the file with the secret. Blocks until that program
-    /// has exited or was ended. Elsewhere programs that still run cannot be found, and what they may still make is for
+    /// [reclaim](CommandLatentWorker::reclaim) program, ends what has the key of the attempt after that, and removes the
+    /// file with the secret; see [`CommandLatentWorker`]. Blocks until all that has ended. Elsewhere programs that still run cannot be found, and what they may still make is for
     /// people to look after: [`Reclaimed::Unsupported`].
     ///
     /// # Errors
     ///
     /// When the program cannot be run, fails, runs longer than the [limit](CommandLatentWorker::stop_limit) or is
-    /// cancelled by a shutdown; when another program cannot be ended; when the file cannot be removed.
+    /// cancelled by a shutdown; when a process still runs 10 s after it was killed; when the file cannot be removed.
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
         let program = self.reclaim.as_ref().unwrap_or(&self.stop);
         let programs = [Some(&self.start), self.check.as_ref(), Some(&self.stop), Some(program)];
         let orphans: Vec<_> = programs.into_iter().flatten().map(UserProgram::words).collect();
         let (key, cancel) = (OsStr::new(leftover.key()), leftover.cancel_signal());
-        if !end_programs(&orphans, KEY_VARIABLE, key, self.grace, KILL_PATIENCE, cancel)? {
-            return Err(StopError::new("a program of the dead master still runs after it was killed"));
-        }
+        let grace = Grace { length: self.grace, cancel };
+        end_programs(&orphans, KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
         let subject = Subject {
             name: &format!("{} (attempt {})", leftover.worker(), leftover.epoch()),
+            key: leftover.key(),
             environment: &Environment::of_leftover(leftover),
             id: leftover.ids().next().map(OsStr::new),
             secret: None,
-            cancel: Some(leftover.cancel_signal()),
+            cancel: Some(cancel),
         };
         let fast = [("LATENT_WORKER_FAST", OsStr::new("1"))];
+        // What has the key may make something after the program has looked for it. So the last run of the program must
+        // begin when nothing has the key any more.
+        let mut rounds = 0;
+        while any_marked(KEY_VARIABLE, key)? {
+            if rounds == MOST_ROUNDS {
+                return Err(StopError::new("processes with the key of the attempt appear again and again"));
+            }
+            rounds += 1;
+            // What is left may be the instance itself, which its own program stops in a better way. Whether that
+            // succeeds shows in the end.
+            let stopped = self.run_within(&subject, "reclaim", program, self.stop_limit, &fast);
+            end_marked(KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
+            if leftover.cancelled() {
+                stopped.map_err(StopError::new)?;
+            }
+        }
         self.run_within(&subject, "reclaim", program, self.stop_limit, &fast).map_err(StopError::new)?;
+        self.survivors.check(leftover.key())?;
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
         }
@@ -377,8 +414,10 @@ impl CommandLatentWorker {
             Bounds { cancel: Some(start.cancel_signal()), limit: None, grace: self.grace, may_leave_processes: true };
         let running = spawned.follow(self.source(&attempt.name, Some(&attempt.secret), "start"));
         let ran = running.and_then(|running| running.wait(&bounds, &|line| start.progress(line)));
-        let Ran { end, heard, output } =
+        let Ran { end, heard, output, survivors } =
             ran.map_err(|error| StartError::infrastructure(self.start.unknown_end(&error)))?;
+        // Its stop tells of them.
+        self.survivors.add(start.key(), &survivors);
         attempt.belongings.lock()._output = Some(output);
         let succeeded = end == End::Code(0);
         match heard.first_line.map(|line| instance_id(line, succeeded)) {
@@ -444,6 +483,7 @@ impl fmt::Debug for CommandInstance {
 struct Attempt {
     /// For the log.
     name: String,
+    key: String,
     environment: Environment,
     properties: Properties,
     secret: Secret,
@@ -455,6 +495,7 @@ struct Attempt {
 struct Subject<'a> {
     /// For the log.
     name: &'a str,
+    key: &'a str,
     environment: &'a Environment,
     id: Option<&'a OsStr>,
     secret: Option<&'a Secret>,
@@ -466,6 +507,7 @@ impl Attempt {
     fn subject(&self) -> Subject<'_> {
         Subject {
             name: &self.name,
+            key: &self.key,
             environment: &self.environment,
             id: self.id.get().map(OsString::as_os_str),
             secret: Some(&self.secret),

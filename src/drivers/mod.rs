@@ -56,3 +56,5 @@ mod orphans;
 mod pipe;
 #[cfg(all(any(feature = "command", feature = "local", feature = "process"), unix))]
 mod process_group;
+#[cfg(all(any(feature = "command", feature = "local", feature = "process"), unix))]
+mod processes;

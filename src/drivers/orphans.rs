@@ -7,20 +7,20 @@
 //!
 //! Only on Linux (5.3 or later). Elsewhere nothing is found, and nobody may say that nothing is left.
 
-#[cfg(any(feature = "command", feature = "process"))]
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::ffi::OsStr;
-#[cfg(feature = "process")]
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
-#[cfg(feature = "process")]
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-#[cfg(any(feature = "command", feature = "process"))]
 use crossbeam_channel::{Receiver, TryRecvError};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
 
+use super::processes::{Handle, identity, is_gone, marked, members};
 use crate::Reclaimed;
 
 /// The answer of a reclaim that has found and removed all that it can.
@@ -30,7 +30,6 @@ pub(super) fn nothing_found() -> Reclaimed {
 
 /// A process of this machine, and no other one that ever was or will be: its number, the time at which it was started
 /// in clock ticks since the machine was, and which start of the machine that was. As text it can be recorded.
-#[cfg(feature = "process")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ProcessId {
     pid: Pid,
@@ -38,38 +37,45 @@ pub(super) struct ProcessId {
     boot: String,
 }
 
-#[cfg(feature = "process")]
 impl ProcessId {
     /// Of a process that is there: a child that was not reaped, say. `None` where processes cannot be told apart.
     pub(super) fn of(pid: Pid) -> io::Result<Option<Self>> {
-        system::identity(pid).map(|known| known.map(|(start, boot)| Self { pid, start, boot }))
+        identity(pid).map(|known| known.map(|(start, boot)| Self { pid, start, boot }))
     }
 
-    /// Kills the process, and if it leads a group all of that, and waits for its end. False when it is still there
-    /// after `patience`. One that is gone already, and one that is another process by now, counts as killed.
+    /// Kills the process, and if it leads a group all of that, and waits for its end. An error when it still runs
+    /// `patience` after that.
     ///
     /// Of a group whose leader is gone nothing proves whose it is, and it is left alone.
-    pub(super) fn kill(&self, patience: Duration) -> io::Result<bool> {
-        let Some(process) = system::Handle::open(self.pid)? else { return Ok(true) };
+    #[cfg(feature = "process")]
+    pub(super) fn kill(&self, patience: Duration) -> io::Result<()> {
+        Hunt { find: &|| Ok(self.find()?.into_iter().collect()), groups: BTreeSet::new() }.kill(patience)
+    }
+
+    fn outlives_a_kill(&self) -> io::Result<bool> {
+        let Some(process) = self.find()? else { return Ok(false) };
+        let refused = process.signal(Signal::KILL).is_err();
+        Ok(refused || !process.wait(Some(Duration::ZERO))?)
+    }
+
+    /// `None` when it has ended, and when its number belongs to another process by now.
+    fn find(&self) -> io::Result<Option<Handle>> {
+        let Some(process) = Handle::open(self.pid)? else { return Ok(None) };
         match Self::of(self.pid) {
-            Ok(Some(now)) if now == *self => {}
-            Ok(_) => return Ok(true),
-            Err(error) if is_gone(&error) => return Ok(true),
-            Err(error) => return Err(error),
+            Ok(Some(now)) if now == *self && !process.wait(Some(Duration::ZERO))? => Ok(Some(process)),
+            Ok(_) => Ok(None),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
         }
-        process.signal_all(Signal::KILL)?;
-        process.wait(Some(patience))
     }
 }
 
-#[cfg(feature = "process")]
 impl fmt::Display for ProcessId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.pid, self.start, self.boot)
     }
 }
 
-#[cfg(feature = "process")]
 impl FromStr for ProcessId {
     type Err = ();
 
@@ -82,77 +88,186 @@ impl FromStr for ProcessId {
     }
 }
 
-/// Kills every process that has `name=value` in its environment, and all groups that they lead, until there is none.
-/// False when there still is one after `patience`.
-#[cfg(any(feature = "local", feature = "process"))]
-pub(super) fn kill_marked(name: &str, value: &OsStr, patience: Duration) -> io::Result<bool> {
-    let begin = Instant::now();
-    loop {
-        // Again and again, because one that is not found yet may be the child of one that is.
-        let found = system::marked(name, value)?;
-        if found.is_empty() {
-            return Ok(true);
-        }
-        for process in &found {
-            process.signal_all(Signal::KILL)?;
-        }
-        for process in &found {
-            if !process.wait(Some(patience.saturating_sub(begin.elapsed())))? {
-                return Ok(false);
-            }
+/// What is said of processes that outlive a kill.
+pub(super) fn still_running(pids: &[Pid]) -> String {
+    let numbers: Vec<_> = pids.iter().map(Pid::to_string).collect();
+    match &numbers[..] {
+        [number] => format!("process {number} still runs after it was killed"),
+        _ => format!("processes {} still run after they were killed", numbers.join(", ")),
+    }
+}
+
+/// Processes that have outlived their kill, by the attempt that they belong to: its stop fails, and its reclaim does too
+/// until they have ended. Only of this process's own attempts; a clone is the same list.
+#[derive(Clone, Default)]
+pub(super) struct Survivors(Arc<Mutex<BTreeMap<OsString, Vec<ProcessId>>>>);
+
+impl Survivors {
+    /// Those that have ended meanwhile, and those that cannot be told apart on this system, are not kept.
+    pub(super) fn add(&self, attempt: impl AsRef<OsStr>, pids: &[Pid]) {
+        let known = pids.iter().filter_map(|pid| ProcessId::of(*pid).ok().flatten());
+        let mut known = known.peekable();
+        if known.peek().is_some() {
+            self.0.lock().entry(attempt.as_ref().to_owned()).or_default().extend(known);
         }
     }
+
+    /// Tries to kill them once more. An error names those that still run; the others are forgotten.
+    pub(super) fn check(&self, attempt: impl AsRef<OsStr>) -> io::Result<()> {
+        let Some(ids) = self.0.lock().remove(attempt.as_ref()) else { return Ok(()) };
+        let (mut left, mut failure) = (Vec::new(), Ok(()));
+        for id in ids {
+            match id.outlives_a_kill() {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) => failure = Err(error),
+            }
+            left.push(id);
+        }
+        if !left.is_empty() {
+            let pids: Vec<_> = left.iter().map(|id| id.pid).collect();
+            self.0.lock().entry(attempt.as_ref().to_owned()).or_default().extend(left);
+            failure?;
+            return Err(io::Error::other(still_running(&pids)));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Survivors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.lock().values().flatten().map(ProcessId::to_string)).finish()
+    }
+}
+
+/// Asks processes to end before they are killed.
+#[cfg(any(feature = "command", feature = "process"))]
+#[derive(Clone, Copy)]
+pub(super) struct Grace<'a> {
+    pub(super) length: Duration,
+    /// The grace is over at once when this is disconnected.
+    pub(super) cancel: &'a Receiver<Infallible>,
+}
+
+/// Whether there is a process that has `name=value` in its environment.
+#[cfg(feature = "command")]
+pub(super) fn any_marked(name: &str, value: &OsStr) -> io::Result<bool> {
+    Ok(!marked(name, value)?.is_empty())
+}
+
+/// Kills every process that has `name=value` in its environment, and all groups that they lead, until there is none.
+/// An error names those that still run `patience` after the kill.
+#[cfg(any(feature = "local", feature = "process"))]
+pub(super) fn kill_marked(name: &str, value: &OsStr, patience: Duration) -> io::Result<()> {
+    Hunt { find: &|| marked(name, value), groups: BTreeSet::new() }.kill(patience)
+}
+
+/// The same, but asks them to end first.
+#[cfg(feature = "command")]
+pub(super) fn end_marked(name: &str, value: &OsStr, grace: Grace<'_>, patience: Duration) -> io::Result<()> {
+    Hunt { find: &|| marked(name, value), groups: BTreeSet::new() }.end(grace, patience)
 }
 
 /// Ends programs that a dead master has left running, with all that they have run: every process that leads a group,
 /// was run as one of the `programs` and has `name=value` in its environment, and every process of its group that has
-/// that too. Asks them to end, and kills what is still there after the `grace`, which is over at once when `cancel` is
-/// disconnected. False when one outlives that by `patience`.
+/// that too. What they have started elsewhere lives on.
 #[cfg(any(feature = "command", feature = "process"))]
 pub(super) fn end_programs(
     programs: &[Vec<&OsStr>],
     name: &str,
     value: &OsStr,
-    grace: Duration,
+    grace: Grace<'_>,
     patience: Duration,
-    cancel: &Receiver<Infallible>,
-) -> io::Result<bool> {
-    let marked = system::marked(name, value)?;
-    let mut groups = Vec::new();
-    for process in &marked {
+) -> io::Result<()> {
+    let mut groups = BTreeSet::new();
+    for process in &marked(name, value)? {
         if process.leads_a_group() && process.was_run_as_one_of(programs)? {
-            groups.push(process.pid());
+            groups.insert(process.number());
         }
     }
-    let is_member = |process: &system::Handle| process.group().is_some_and(|group| groups.contains(&group));
-    // What was found now is known by its handle, also when its leader has ended. What it starts meanwhile is found by
-    // its mark and its group.
-    let members = |found: Vec<system::Handle>| found.into_iter().filter(is_member).collect::<Vec<_>>();
-    let mut found = members(marked);
-    for leader in found.iter().filter(|process| process.leads_a_group()) {
-        leader.signal_all(Signal::TERM)?;
+    if groups.is_empty() {
+        return Ok(());
     }
-    let begin = Instant::now();
-    while !found.is_empty() && have_ended(&found, begin, grace, Some(cancel))? {
-        found = members(system::marked(name, value)?);
+    let is_member = |process: &Handle| process.group().is_some_and(|group| groups.contains(&group));
+    let find = || Ok(marked(name, value)?.into_iter().filter(is_member).collect());
+    Hunt { find: &find, groups: BTreeSet::new() }.end(grace, patience)
+}
+
+/// Ends processes that are found in some way.
+struct Hunt<'a> {
+    find: &'a dyn Fn() -> io::Result<Vec<Handle>>,
+    /// Those that were led by what was found.
+    groups: BTreeSet<u32>,
+}
+
+impl Hunt<'_> {
+    fn find(&mut self) -> io::Result<Vec<Handle>> {
+        let found = (self.find)()?;
+        self.groups.extend(found.iter().filter(|process| process.leads_a_group()).map(Handle::number));
+        Ok(found)
     }
-    let begin = Instant::now();
-    while !found.is_empty() {
+
+    /// Asks them to end, and kills what is there after the grace.
+    #[cfg(any(feature = "command", feature = "process"))]
+    fn end(mut self, grace: Grace<'_>, patience: Duration) -> io::Result<()> {
+        let mut found = self.find()?;
         for process in &found {
-            process.signal_all(Signal::KILL)?;
+            // Once each: a program may catch a signal once only.
+            if process.leads_a_group() || process.group().is_none_or(|group| !self.groups.contains(&group)) {
+                process.signal_all(Signal::TERM)?;
+            }
         }
-        if !have_ended(&found, begin, patience, None)? {
-            return Ok(false);
+        let begin = Instant::now();
+        // What was found is known by its handle, also when its leader has ended; what it starts is found again.
+        while !found.is_empty() && have_ended(&found, begin, grace.length, Some(grace.cancel))? {
+            found = self.find()?;
         }
-        found = members(system::marked(name, value)?);
+        self.kill_these(found, patience)
     }
-    Ok(true)
+
+    #[cfg(any(feature = "local", feature = "process"))]
+    fn kill(mut self, patience: Duration) -> io::Result<()> {
+        let found = self.find()?;
+        self.kill_these(found, patience)
+    }
+
+    /// Kills them, and what is found then, because a process that is not found yet may be the child of one that is.
+    fn kill_these(mut self, mut found: Vec<Handle>, patience: Duration) -> io::Result<()> {
+        let begin = Instant::now();
+        while !found.is_empty() {
+            for process in &found {
+                process.signal_all(Signal::KILL)?;
+            }
+            if !have_ended(&found, begin, patience, None)? {
+                break;
+            }
+            found = self.find()?;
+        }
+        let mut left = living(&found)?;
+        // A process that has changed its user is not found by its environment, but it is seen in its group.
+        for group in self.groups {
+            let members = members(group)?;
+            if !have_ended(&members, begin, patience, None)? {
+                left.extend(living(&members)?);
+            }
+        }
+        if left.is_empty() { Ok(()) } else { Err(io::Error::other(still_running(&left))) }
+    }
+}
+
+fn living(processes: &[Handle]) -> io::Result<Vec<Pid>> {
+    let mut living = Vec::new();
+    for process in processes {
+        if !process.wait(Some(Duration::ZERO))? {
+            living.push(process.pid());
+        }
+    }
+    Ok(living)
 }
 
 /// Waits for the end of all of them; false when that has not come in time, or not before `cancel` was disconnected.
-#[cfg(any(feature = "command", feature = "process"))]
 fn have_ended(
-    processes: &[system::Handle],
+    processes: &[Handle],
     begin: Instant,
     limit: Duration,
     cancel: Option<&Receiver<Infallible>>,
@@ -170,218 +285,13 @@ fn have_ended(
     Ok(true)
 }
 
-/// What is said of a process that is not there (any more): there is no such file, no such process.
-#[cfg(any(target_os = "linux", feature = "process"))]
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
-}
-
-#[cfg(target_os = "linux")]
-mod system {
-    use std::fs;
-    use std::os::fd::OwnedFd;
-    use std::os::unix::ffi::OsStrExt;
-
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::io::Errno;
-    use rustix::process::{PidfdFlags, getpgid, kill_process_group, pidfd_open, pidfd_send_signal};
-
-    use super::*;
-
-    /// How often it is looked for processes before it is said that there are none.
-    const SCANS: u32 = 3;
-
-    /// A process, whatever becomes of its number.
-    pub(super) struct Handle {
-        pid: Pid,
-        pidfd: OwnedFd,
-    }
-
-    impl Handle {
-        /// `None` when there is no such process.
-        pub(super) fn open(pid: Pid) -> io::Result<Option<Self>> {
-            match pidfd_open(pid, PidfdFlags::empty()) {
-                Ok(pidfd) => Ok(Some(Self { pid, pidfd })),
-                Err(Errno::SRCH) => Ok(None),
-                Err(error) => Err(error.into()),
-            }
-        }
-
-        #[cfg(any(feature = "command", feature = "process"))]
-        pub(super) fn pid(&self) -> Pid {
-            self.pid
-        }
-
-        /// The number of its group; `None` when it has ended.
-        pub(super) fn group(&self) -> Option<Pid> {
-            getpgid(Some(self.pid)).ok()
-        }
-
-        pub(super) fn leads_a_group(&self) -> bool {
-            self.group() == Some(self.pid)
-        }
-
-        /// Whether its arguments are those of one of the programs: all of them, or those of the interpreter of a script
-        /// before them.
-        #[cfg(any(feature = "command", feature = "process"))]
-        pub(super) fn was_run_as_one_of(&self, programs: &[Vec<&OsStr>]) -> io::Result<bool> {
-            let Some(arguments) = known(fs::read(format!("/proc/{}/cmdline", self.pid)))? else { return Ok(false) };
-            let Some(arguments) = arguments.strip_suffix(&[0]) else { return Ok(false) };
-            let arguments: Vec<_> = arguments.split(|byte| *byte == 0).collect();
-            let same = |(number, (argument, word)): (usize, (&&[u8], &&OsStr))| {
-                // An interpreter is told the whole path of a script that was looked for.
-                let name = argument.rsplit(|byte| *byte == b'/').next();
-                *argument == word.as_bytes() || (number == 0 && name == Some(word.as_bytes()))
-            };
-            let is_one = |words: &Vec<&OsStr>| {
-                let first = arguments.len().checked_sub(words.len());
-                first.is_some_and(|first| {
-                    !words.is_empty() && arguments[first..].iter().zip(words).enumerate().all(same)
-                })
-            };
-            Ok(programs.iter().any(is_one))
-        }
-
-        /// Sends the signal to the process, and to its group if it leads one.
-        pub(super) fn signal_all(&self, signal: Signal) -> io::Result<()> {
-            // The number of the group is taken for as long as its leader is there, and that is looked at last.
-            if self.leads_a_group() && !self.wait(Some(Duration::ZERO))? {
-                let _ = kill_process_group(self.pid, signal);
-            }
-            match pidfd_send_signal(&self.pidfd, signal) {
-                Ok(()) | Err(Errno::SRCH) => Ok(()),
-                Err(error) => Err(error.into()),
-            }
-        }
-
-        /// Waits for its end; false when that has not come in time.
-        pub(super) fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
-            let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-            loop {
-                let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-                let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-                match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], timeout.as_ref()) {
-                    Ok(ended) => return Ok(ended > 0),
-                    Err(Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-    }
-
-    /// What was read of a process; `None` when that has ended or is none of this user's. Everything else that may go wrong
-    /// must not be taken for an answer.
-    pub(super) fn known(read: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
-        match read {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// All processes with `name=value` in their environment. Those of others, into whose environment this process may
-    /// not look, are none of ours.
-    pub(super) fn marked(name: &str, value: &OsStr) -> io::Result<Vec<Handle>> {
-        let mark = [name.as_bytes(), b"=", value.as_bytes()].concat();
-        let is_marked = |pid: Pid| -> io::Result<bool> {
-            let environment = known(fs::read(format!("/proc/{pid}/environ")))?;
-            Ok(environment.is_some_and(|text| text.split(|byte| *byte == 0).any(|variable| variable == mark)))
-        };
-        let mut found = Vec::new();
-        let mut scans = 0;
-        // One that is just becoming another program has no environment for a moment, and a new one may have a number
-        // that was passed already.
-        while found.is_empty() && scans < SCANS {
-            scans += 1;
-            for entry in fs::read_dir("/proc")? {
-                let name = entry?.file_name();
-                let Some(pid) =
-                    name.to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid > 0).and_then(Pid::from_raw)
-                else {
-                    continue;
-                };
-                // Looked at twice, because to look is cheaper than to open; it is the second time that proves something.
-                if is_marked(pid)?
-                    && let Some(process) = Handle::open(pid)?
-                    && is_marked(pid)?
-                {
-                    found.push(process);
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// When the process was started, and in which life of the machine: see proc(5), `stat` and `boot_id`.
-    #[cfg(feature = "process")]
-    pub(super) fn identity(pid: Pid) -> io::Result<Option<(u64, String)>> {
-        let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not as expected"));
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The second field is a name in parentheses with anything in it; the start time is the 22nd.
-        let (_, after_name) = stat.rsplit_once(") ").ok_or_else(bad)?;
-        let start = after_name.split(' ').nth(19).and_then(|field| field.parse().ok()).ok_or_else(bad)?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        Ok(Some((start, boot.trim().to_owned())))
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod system {
-    use super::*;
-
-    /// There is none.
-    pub(super) enum Handle {}
-
-    impl Handle {
-        pub(super) fn open(_: Pid) -> io::Result<Option<Self>> {
-            Ok(None)
-        }
-
-        #[cfg(any(feature = "command", feature = "process"))]
-        pub(super) fn pid(&self) -> Pid {
-            match *self {}
-        }
-
-        #[cfg(any(feature = "command", feature = "process"))]
-        pub(super) fn group(&self) -> Option<Pid> {
-            match *self {}
-        }
-
-        #[cfg(any(feature = "command", feature = "process"))]
-        pub(super) fn leads_a_group(&self) -> bool {
-            match *self {}
-        }
-
-        #[cfg(any(feature = "command", feature = "process"))]
-        pub(super) fn was_run_as_one_of(&self, _: &[Vec<&OsStr>]) -> io::Result<bool> {
-            match *self {}
-        }
-
-        pub(super) fn signal_all(&self, _: Signal) -> io::Result<()> {
-            match *self {}
-        }
-
-        pub(super) fn wait(&self, _: Option<Duration>) -> io::Result<bool> {
-            match *self {}
-        }
-    }
-
-    pub(super) fn marked(_: &str, _: &OsStr) -> io::Result<Vec<Handle>> {
-        Ok(Vec::new())
-    }
-
-    #[cfg(feature = "process")]
-    pub(super) fn identity(_: Pid) -> io::Result<Option<(u64, String)>> {
-        Ok(None)
-    }
-}
-
 #[cfg(all(test, target_os = "linux", feature = "command", feature = "local", feature = "process"))]
 mod tests {
     use std::io::Read;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
 
+    use super::super::processes::known;
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -424,12 +334,13 @@ mod tests {
             ProcessId { boot: "another start of the machine".to_owned(), ..id.clone() },
         ];
         for stranger in strangers {
-            assert!(stranger.kill(PATIENCE).unwrap(), "it is gone");
+            stranger.kill(PATIENCE).unwrap();
             assert!(child.try_wait().unwrap().is_none(), "and whoever has its number is not touched");
         }
-        assert!(id.kill(PATIENCE).unwrap());
+        id.kill(PATIENCE).unwrap();
         assert_dead(stdout, child);
-        assert!(id.kill(PATIENCE).unwrap(), "what is gone already counts as killed");
+        // What has ended already counts as killed.
+        id.kill(PATIENCE).unwrap();
     }
 
     #[test]
@@ -445,10 +356,11 @@ mod tests {
         let line = "setsid sh -c 'sleep 1000 & sleep 1000' & (env -u LW_TEST_MARK sleep 1000) & echo; sleep 1000";
         let (child, stdout) = shell(line, &ours);
         let (mut stranger, strangers_output) = shell("echo; sleep 1000", &format!("{ours}-and-more"));
-        assert!(kill_marked("LW_TEST_MARK", OsStr::new(&ours), PATIENCE).unwrap());
+        kill_marked("LW_TEST_MARK", OsStr::new(&ours), PATIENCE).unwrap();
         assert_dead(stdout, child);
         assert!(stranger.try_wait().unwrap().is_none());
-        assert!(kill_marked("LW_TEST_MARK", OsStr::new(&ours), PATIENCE).unwrap(), "nothing is left");
+        assert!(marked("LW_TEST_MARK", OsStr::new(&ours)).unwrap().is_empty(), "nothing is left");
+        kill_marked("LW_TEST_MARK", OsStr::new(&ours), PATIENCE).unwrap();
         end(stranger);
         drop(strangers_output);
     }
@@ -460,8 +372,8 @@ mod tests {
         let end_it = |line: &str, grace| end_it(&["/bin/sh", "-c", line].map(OsStr::new), &mark, grace);
         let (program, mut stdout) = shell(line, &mark);
         let (mut instance, instances_output) = shell("echo; sleep 1000", &mark);
-        assert!(end_it("something else", PATIENCE));
-        assert!(end_it(line, PATIENCE));
+        end_it("something else", PATIENCE);
+        end_it(line, PATIENCE);
         let mut said = String::new();
         stdout.read_to_string(&mut said).unwrap();
         assert_eq!(said, "asked\n");
@@ -472,7 +384,7 @@ mod tests {
 
         let stubborn = "trap '' TERM; echo; sleep 1000 & wait; sleep 1000";
         let (program, stdout) = shell(stubborn, &mark);
-        assert!(end_it(stubborn, Duration::from_millis(10)));
+        end_it(stubborn, Duration::from_millis(10));
         assert_dead(stdout, program);
     }
 
@@ -484,7 +396,7 @@ mod tests {
             let line = format!("sh -c \"{tool}; echo; while :; do sleep 0.01; done\"; true");
             let (mut program, mut stdout) = shell(&line, &mark);
             let words = ["/bin/sh", "-c", &line].map(OsStr::new);
-            assert!(end_it(&words, &mark, grace));
+            end_it(&words, &mark, grace);
             program.wait().unwrap();
             let mut stdout_is_closed = rustix::event::PollFd::new(&stdout, rustix::event::PollFlags::IN);
             let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -494,9 +406,10 @@ mod tests {
         }
     }
 
-    fn end_it(words: &[&OsStr], mark: &str, grace: Duration) -> bool {
+    fn end_it(words: &[&OsStr], mark: &str, grace: Duration) {
         let (_open, cancel) = crossbeam_channel::bounded(0);
-        end_programs(&[words.to_vec()], "LW_TEST_MARK", OsStr::new(mark), grace, PATIENCE, &cancel).unwrap()
+        let grace = Grace { length: grace, cancel: &cancel };
+        end_programs(&[words.to_vec()], "LW_TEST_MARK", OsStr::new(mark), grace, PATIENCE).unwrap();
     }
 
     #[test]
@@ -509,8 +422,8 @@ mod tests {
         drop(open);
         let programs = [vec![OsStr::new("another")], words];
         // Without the cancel this would take longer than any test.
-        let grace = Duration::from_secs(100_000);
-        assert!(end_programs(&programs, "LW_TEST_MARK", OsStr::new(&mark), grace, PATIENCE, &cancel).unwrap());
+        let grace = Grace { length: Duration::from_secs(100_000), cancel: &cancel };
+        end_programs(&programs, "LW_TEST_MARK", OsStr::new(&mark), grace, PATIENCE).unwrap();
         assert_dead(stdout, program);
     }
 
@@ -519,17 +432,17 @@ mod tests {
         use rustix::io::Errno;
 
         for passed_over in [Errno::NOENT, Errno::SRCH, Errno::ACCESS, Errno::PERM] {
-            assert_eq!(system::known(Err(passed_over.into())).unwrap(), None);
+            assert_eq!(known(Err(passed_over.into())).unwrap(), None);
         }
         for told in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO] {
-            assert_eq!(system::known(Err(told.into())).unwrap_err().raw_os_error(), Some(told.raw_os_error()));
+            assert_eq!(known(Err(told.into())).unwrap_err().raw_os_error(), Some(told.raw_os_error()));
         }
     }
 
     #[test]
     fn a_script_is_known_by_its_words_after_those_of_its_interpreter() {
         let (child, _stdout) = shell("echo; sleep 1000", "");
-        let process = system::Handle::open(Pid::from_child(&child)).unwrap().unwrap();
+        let process = Handle::open(Pid::from_child(&child)).unwrap().unwrap();
         let is = |words: &[&str]| process.was_run_as_one_of(&[words.iter().map(OsStr::new).collect()]).unwrap();
         assert!(is(&["/bin/sh", "-c", "echo; sleep 1000"]) && is(&["sh", "-c", "echo; sleep 1000"]));
         assert!(is(&["-c", "echo; sleep 1000"]));

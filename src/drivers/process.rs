@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::directory;
 use super::environment::{Environment, SecretFile, secret_files};
-use super::orphans::{ProcessId, end_programs, kill_marked, nothing_found};
+use super::orphans::{Grace, ProcessId, Survivors, end_programs, kill_marked, nothing_found};
 use super::program::{Running, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::Source;
@@ -100,6 +100,7 @@ pub struct ProcessLatentWorker {
     /// Where directories of instances are made.
     directories: Option<PathBuf>,
     compatible_by: Vec<String>,
+    survivors: Survivors,
     log: Arc<ProgramLog>,
 }
 
@@ -115,6 +116,7 @@ impl ProcessLatentWorker {
             secret_files: None,
             directories: None,
             compatible_by: Vec::new(),
+            survivors: Survivors::default(),
             log: Arc::default(),
         }
     }
@@ -214,21 +216,24 @@ impl LatentWorker for ProcessLatentWorker {
     ///
     /// # Errors
     ///
-    /// When the file cannot be removed, and when somebody else has reaped the agent: what is left of its group cannot
-    /// be ended then, for its number may be a stranger's.
+    /// When a process of the group still runs after it was killed, because it has changed its user (on Linux); when the
+    /// file cannot be removed; and when somebody else has reaped the agent: what is left of its group cannot be ended
+    /// then, for its number may be a stranger's.
     fn stop_instance(&self, stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
         let grace = if stop.fast() { self.grace.min(FAST_GRACE) } else { self.grace };
-        let directory = self.directory(stop.key());
+        let (key, directory) = (stop.key().to_owned(), self.directory(stop.key()));
         // Without an instance no agent was started, or it was killed when it could not be recorded.
-        let (ended, removed) = match stop.into_instance() {
-            Some(ProcessInstance { running, secret_file, .. }) => {
-                (running.end(grace).map(drop), secret_file.map_or(Ok(()), SecretFile::remove))
-            }
-            None => (Ok(()), Ok(())),
-        };
+        let ended = stop.into_instance().map(|ProcessInstance { running, secret_file, .. }| {
+            (running.end(grace), secret_file.map_or(Ok(()), SecretFile::remove))
+        });
         let emptied = directory.map_or(Ok(()), |directory| remove_directory(&directory, &mut || true));
-        ended.map_err(|error| StopError::new(self.agent.unknown_end(&error)))?;
-        removed.and(emptied)
+        if let Some((ended, removed)) = ended {
+            let survivors = ended.map_err(|error| StopError::new(self.agent.unknown_end(&error)))?;
+            self.survivors.add(&key, &survivors);
+            self.survivors.check(&key)?;
+            removed?;
+        }
+        emptied
     }
 
     /// Ends what is left of the agent of a dead master (on Linux), and removes the file with the secret; see
@@ -256,20 +261,20 @@ impl LatentWorker for ProcessLatentWorker {
         }
         let key = OsStr::new(leftover.key());
         // Asked first, because it is the agent that knows what it runs elsewhere.
-        let grace = self.grace.min(FAST_GRACE);
-        let (agent, cancel) = ([self.agent.words()], leftover.cancel_signal());
-        let mut ended = end_programs(&agent, KEY_VARIABLE, key, grace, KILL_PATIENCE, cancel)?;
-        ended &= kill_marked(KEY_VARIABLE, key, KILL_PATIENCE)?;
+        let grace = Grace { length: self.grace.min(FAST_GRACE), cancel: leftover.cancel_signal() };
+        end_programs(&[self.agent.words()], KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
+        kill_marked(KEY_VARIABLE, key, KILL_PATIENCE)?;
         for process in recorded {
-            ended &= process.kill(KILL_PATIENCE)?;
+            process.kill(KILL_PATIENCE)?;
         }
+        self.survivors.check(leftover.key())?;
         if let Some(parent) = &self.secret_files {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
         }
         for directory in directories {
             remove_directory(&directory, &mut || !leftover.cancelled())?;
         }
-        if ended { Ok(nothing_found()) } else { Err(StopError::new("a process still runs after it was killed")) }
+        Ok(nothing_found())
     }
 
     /// Bad when the agent has ended; the reason has its last words and its exit code or signal. Does not block.

@@ -1,21 +1,30 @@
-//! A child process that leads a process group of its own: started, waited for, signalled and reaped by one owner.
+//! A child process that leads a process group of its own, without the terminal of this process: started, waited for,
+//! signalled and reaped by one owner.
 //!
 //! A pid is free for others from the moment it is reaped; so the leader stays a zombie, which keeps the number of its
 //! group taken, until whoever owns the group has signalled it for the last time. What leaves the group (`setsid`, a
 //! shell with job control) is not followed. When to signal, and what to do with output, is decided by the owner.
 
+use std::fs::File;
 use std::io::{self, ErrorKind};
 #[cfg(feature = "local")]
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use process_wrap::std::{CommandWrap, CommandWrapper, ProcessSession};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::process::{kill_process, kill_process_group, test_kill_process_group, waitid};
 
 use super::pipe::OutputPipe;
+use super::processes::members;
+
+/// How long processes that were killed may take to end.
+pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often, and how far apart, a program is tried that somebody still has open for writing.
 const BUSY_TRIES: u32 = 10;
@@ -41,9 +50,32 @@ pub(super) fn end_by_now(pid: Pid) -> io::Result<Option<rustix::process::WaitIdS
 
 /// A process group, by its leader. The only one who signals the group and who reaps the leader.
 pub(super) struct Group {
-    leader: Child,
-    /// The number may belong to a stranger.
-    reaped: bool,
+    pid: Pid,
+    /// `None` when it was reaped or given up: the number may belong to a stranger.
+    leader: Option<Child>,
+}
+
+/// Leaders that could not be killed. They are reaped when they have ended, so that they do not stay as zombies.
+static GIVEN_UP: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+fn reap_given_up() {
+    GIVEN_UP.lock().retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+}
+
+/// Has a command lead a group of its own; and a session, when this process has a terminal that must not be the command's.
+/// A session needs a full `fork`, which takes long in a large process; without a terminal there is no need for one.
+fn detach(prepared: &mut Command) -> io::Result<()> {
+    if has_terminal() {
+        return ProcessSession.pre_spawn(prepared, &CommandWrap::with_new("", |_| {}));
+    }
+    prepared.process_group(0);
+    Ok(())
+}
+
+/// Whether this process has a controlling terminal.
+fn has_terminal() -> bool {
+    let none = [Errno::NXIO, Errno::NOENT].map(|errno| Some(errno.raw_os_error()));
+    File::open("/dev/tty").map_or_else(|error| !none.contains(&error.raw_os_error()), |_| true)
 }
 
 impl Group {
@@ -53,11 +85,12 @@ impl Group {
     /// (between its fork and its exec): the system calls it busy, nobody tells when it is not, and it is over in no
     /// time.
     pub(super) fn spawn(prepared: &mut Command) -> io::Result<Self> {
-        prepared.process_group(0);
+        reap_given_up();
+        detach(prepared)?;
         let mut tries = 1;
         loop {
             match prepared.spawn() {
-                Ok(leader) => return Ok(Self { leader, reaped: false }),
+                Ok(leader) => return Ok(Self { pid: Pid::from_child(&leader), leader: Some(leader) }),
                 Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
                     tries += 1;
                     thread::sleep(BUSY_PAUSE);
@@ -68,7 +101,7 @@ impl Group {
     }
 
     pub(super) fn pid(&self) -> Pid {
-        Pid::from_child(&self.leader)
+        self.pid
     }
 
     /// A descriptor that can be read when the leader has ended; `None` where the system has no such thing.
@@ -82,28 +115,35 @@ impl Group {
 
     /// Standard output and standard error, as far as they are pipes. Once.
     pub(super) fn take_output(&mut self) -> io::Result<[Option<OutputPipe>; 2]> {
-        let stdout = self.leader.stdout.take().map(|pipe| OutputPipe::new(pipe.into()));
-        let stderr = self.leader.stderr.take().map(|pipe| OutputPipe::new(pipe.into()));
+        let leader = self.leader.as_mut();
+        let (stdout, stderr) = leader.map(|leader| (leader.stdout.take(), leader.stderr.take())).unwrap_or_default();
+        let stdout = stdout.map(|pipe| OutputPipe::new(pipe.into()));
+        let stderr = stderr.map(|pipe| OutputPipe::new(pipe.into()));
         Ok([stdout.transpose()?, stderr.transpose()?])
     }
 
-    /// Asks the whole group to end.
+    /// Asks the whole group to end. A process that refuses is killed after its grace, which tells of the refusal.
     #[cfg(any(feature = "command", feature = "process"))]
     pub(super) fn terminate(&self) {
         self.signal(Signal::TERM).ok();
     }
 
-    /// An error when the system refuses to kill the leader; when it has ended, systems differ in what they say.
+    /// Kills the whole group. An error when the leader cannot be killed: it has changed its user. Other members are
+    /// looked at when the group [ends](Self::end).
     pub(super) fn kill(&self) -> io::Result<()> {
         self.signal(Signal::KILL)
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {
-        if !self.reaped {
-            let group = kill_process_group(self.pid(), signal);
+        if self.leader.is_some() {
+            let group = kill_process_group(self.pid, signal);
             // By itself too, for it may have moved to another group; but a signal that can be caught only once.
             if signal == Signal::KILL || group.is_err() {
-                kill_process(self.pid(), signal)?;
+                match kill_process(self.pid, signal) {
+                    // It has ended: systems differ in what they say then.
+                    Err(Errno::SRCH) => {}
+                    done => done?,
+                }
             }
         }
         Ok(())
@@ -111,23 +151,54 @@ impl Group {
 
     /// Blocks until the leader has ended. What is left of the group is left alone from now on.
     pub(super) fn reap(&mut self) -> io::Result<ExitStatus> {
-        let status = self.leader.wait();
-        self.reaped = true;
-        status
+        let mut leader = self.leader.take().ok_or(Errno::CHILD)?;
+        leader.wait()
+    }
+
+    /// Kills what is left of the group of a leader that has ended, and reaps the leader. Tells which processes still run
+    /// `patience` after that, on Linux.
+    pub(super) fn end(&mut self, patience: Duration) -> io::Result<(ExitStatus, Vec<Pid>)> {
+        // The leader has ended, and what else refuses is looked at below.
+        let _ = self.kill();
+        let status = self.reap()?;
+        // Its members keep the number of a group taken.
+        match test_kill_process_group(self.pid) {
+            Err(Errno::SRCH) => Ok((status, Vec::new())),
+            _ => Ok((status, survivors(self.pid, patience)?)),
+        }
+    }
+
+    /// Leaves a leader alone that does not end although it was killed. Tells which processes of its group still run.
+    pub(super) fn give_up(&mut self) -> Vec<Pid> {
+        let survivors = survivors(self.pid, Duration::ZERO).unwrap_or_default();
+        GIVEN_UP.lock().extend(self.leader.take());
+        if survivors.is_empty() { vec![self.pid] } else { survivors }
     }
 
     /// Somebody else has reaped the leader.
     pub(super) fn lost(&mut self) {
-        self.reaped = true;
+        self.leader = None;
     }
 }
 
 impl Drop for Group {
     /// For a start that failed half-way and for an owner that panicked.
     fn drop(&mut self) {
-        if !self.reaped {
-            let _ = self.kill();
-            let _ = self.reap();
+        match self.kill() {
+            Ok(()) => _ = self.reap(),
+            Err(_) => GIVEN_UP.lock().extend(self.leader.take()),
         }
     }
+}
+
+/// Kills the members of a group once more. Those that refuse, and those that still run after `patience`.
+fn survivors(group: Pid, patience: Duration) -> io::Result<Vec<Pid>> {
+    let begin = Instant::now();
+    let mut survivors = Vec::new();
+    for member in members(group.as_raw_nonzero().get().unsigned_abs())? {
+        if member.signal(Signal::KILL).is_err() || !member.wait(Some(patience.saturating_sub(begin.elapsed())))? {
+            survivors.push(member.pid());
+        }
+    }
+    Ok(survivors)
 }

@@ -16,11 +16,12 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, at, bounded, never, select};
+use rustix::process::Pid;
 
 use super::environment::Environment;
 #[cfg(feature = "process")]
 use super::process_group::end_by_now;
-use super::process_group::{Group, wait_for_end};
+use super::process_group::{Group, KILL_PATIENCE, wait_for_end};
 use super::program_output::{Heard, Output, Source};
 use crate::StartError;
 
@@ -155,6 +156,8 @@ pub(super) struct Ran {
     pub(super) heard: Heard,
     /// For as long as what it left running is to be read.
     pub(super) output: Output,
+    /// What still runs although it was killed.
+    pub(super) survivors: Vec<Pid>,
 }
 
 /// A program that was started. Killed when dropped.
@@ -178,7 +181,7 @@ pub(super) struct Running {
 
 #[cfg(feature = "process")]
 impl Running {
-    pub(super) fn leader(&self) -> rustix::process::Pid {
+    pub(super) fn leader(&self) -> Pid {
         self.group.pid()
     }
 
@@ -200,14 +203,15 @@ impl Running {
         self.output.heard.try_recv().unwrap_or_else(|_| self.output.heard_by_now())
     }
 
-    /// Ends it and whatever is left of its group. What it has left behind when it ended by itself has no grace.
-    pub(super) fn end(self, grace: Duration) -> io::Result<()> {
+    /// Ends it and whatever is left of its group. What it has left behind when it ended by itself has no grace. Tells
+    /// what still runs although it was killed.
+    pub(super) fn end(self, grace: Duration) -> io::Result<Vec<Pid>> {
         let has_ended = self.end_by_now().is_ok_and(|end| end.is_some());
         let grace = if has_ended { Duration::ZERO } else { grace };
         let (cancelled, cancel) = bounded(0);
         drop(cancelled);
         let bounds = Bounds { cancel: Some(&cancel), limit: None, grace, may_leave_processes: false };
-        self.wait(&bounds, &|_| {}).map(drop)
+        Ok(self.wait(&bounds, &|_| {})?.survivors)
     }
 }
 
@@ -215,7 +219,8 @@ impl Running {
     /// Waits for its end. Lines of progress are handed over on this thread.
     ///
     /// When it must not go on its group gets a SIGTERM. After the grace, or when the leader has ended and nobody can
-    /// write to its output any more, whatever is left of the group gets a SIGKILL.
+    /// write to its output any more, whatever is left of the group gets a SIGKILL. A leader that cannot be killed, or does
+    /// not end then, is given up.
     pub(super) fn wait(self, bounds: &Bounds<'_>, progress: &dyn Fn(&str)) -> io::Result<Ran> {
         let began = Instant::now();
         let Self { mut group, output } = self;
@@ -227,8 +232,8 @@ impl Running {
         let moment = |from: Instant, after: Duration| from.checked_add(after).map_or_else(never, at);
         let mut deadline = bounds.limit.map_or_else(never, |limit| moment(began, limit));
         let (mut asked_to_end, mut killed) = (None, false);
-        let (mut ended, mut heard) = (None, None);
-        while ended.is_none() || (asked_to_end.is_some() && heard.is_none() && !killed) {
+        let (mut ended, mut heard, mut given_up) = (None, None, None);
+        while given_up.is_none() && (ended.is_none() || (asked_to_end.is_some() && heard.is_none() && !killed)) {
             let ask = select! {
                 recv(leader_end) -> end => {
                     leader_end = never();
@@ -253,10 +258,11 @@ impl Running {
                 }
                 recv(deadline) -> _ => {
                     deadline = never();
-                    if asked_to_end.is_some() {
+                    if killed || (asked_to_end.is_some() && group.kill().is_err()) {
+                        given_up = Some(group.give_up());
+                    } else if asked_to_end.is_some() {
                         killed = true;
-                        // One that cannot be killed (it has changed its user) is waited for.
-                        let _ = group.kill();
+                        deadline = moment(Instant::now(), KILL_PATIENCE);
                     }
                     bounds.limit.map(End::LimitReached)
                 }
@@ -268,13 +274,20 @@ impl Running {
             }
         }
 
-        let status = reap(&mut group, ended, asked_to_end.is_some() || !bounds.may_leave_processes);
-        // It ended when it told the end of the leader.
-        let _ = waiter.join();
-        let status = status?;
+        let (end, survivors) = match given_up {
+            // The thread that waits for it ends with it.
+            Some(survivors) => (asked_to_end.unwrap_or(End::Cancelled), survivors),
+            None => {
+                let reaped = reap(&mut group, ended, asked_to_end.is_some() || !bounds.may_leave_processes);
+                // It ended when it told the end of the leader.
+                let _ = waiter.join();
+                let (status, survivors) = reaped?;
+                (asked_to_end.unwrap_or_else(|| status.into()), survivors)
+            }
+        };
         let heard = heard.unwrap_or_else(|| output.heard_by_now());
         output.progress.try_iter().for_each(|line| progress(&line));
-        Ok(Ran { end: asked_to_end.unwrap_or_else(|| status.into()), heard, output })
+        Ok(Ran { end, heard, output, survivors })
     }
 }
 
@@ -285,14 +298,12 @@ fn watch_leader(group: &Group) -> io::Result<(JoinHandle<()>, Receiver<io::Resul
     Ok((Builder::new().name("program waiter".into()).spawn(tell)?, leader_end))
 }
 
-fn reap(group: &mut Group, ended: Option<io::Result<()>>, kill_the_rest: bool) -> io::Result<ExitStatus> {
+/// Reaps the leader, and tells what of its group still runs although it was killed.
+fn reap(group: &mut Group, ended: Option<io::Result<()>>, kill_the_rest: bool) -> io::Result<(ExitStatus, Vec<Pid>)> {
     if let Some(Err(error)) = ended {
         // Somebody else has reaped it, and its number may be a stranger's.
         group.lost();
         return Err(error);
     }
-    if kill_the_rest {
-        let _ = group.kill();
-    }
-    group.reap()
+    if kill_the_rest { group.end(KILL_PATIENCE) } else { Ok((group.reap()?, Vec::new())) }
 }

@@ -21,7 +21,7 @@ use super::provider::Provider;
 pub(crate) const DIRECTORY: &str = "LW_CRASH_DIRECTORY";
 pub(crate) const KIND: &str = "LW_CRASH_KIND";
 pub(crate) const CUT_AT: &str = "LW_CRASH_CUT_AT";
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 const WORKERS: [&str; 4] = ["w", "broken", "stubborn", "at-shutdown"];
 const MANY: usize = 8;
 /// So short that a life has the journal replaced now and then.
@@ -55,6 +55,8 @@ pub(crate) fn live() {
         "local" => in_turn(directory, local(directory), &run_something),
         #[cfg(feature = "command")]
         "command" => in_turn(directory, command(directory), &|_| {}),
+        #[cfg(target_os = "linux")]
+        "starts" => super::starts::live(directory),
         #[cfg(feature = "process")]
         "process" => in_turn(directory, process(directory), &|_| {}),
         other => panic!("{other}"),
@@ -86,7 +88,7 @@ fn master(directory: &Path, clock: &ManualClock) -> Master {
     builder.clock(clock.clone()).build()
 }
 
-fn config(name: &str) -> WorkerConfig {
+pub(crate) fn config(name: &str) -> WorkerConfig {
     WorkerConfig::new(name).with_idle(IdlePolicy::Never)
 }
 
@@ -133,7 +135,7 @@ fn in_turn<D: LatentWorker>(directory: &Path, driver: D, work: &dyn Fn(&latent_w
     drop(lease);
 }
 
-fn reclaim_all_of(master: &Master, clock: &ManualClock, worker: &str) {
+pub(crate) fn reclaim_all_of(master: &Master, clock: &ManualClock, worker: &str) {
     let deadline = Instant::now() + LONG;
     while master.leftovers().iter().any(|leftover| &*leftover.worker == worker) {
         assert!(Instant::now() < deadline, "{:?}", master.leftovers());

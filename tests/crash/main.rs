@@ -12,6 +12,8 @@
 
 mod life;
 mod provider;
+#[cfg(target_os = "linux")]
+mod starts;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;

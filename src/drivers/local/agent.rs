@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
+use rustix::process::Pid;
 
 use super::process::{self, Control, Running};
 use super::supervisors::Supervisors;
+use crate::drivers::orphans::Survivors;
 use crate::{Agent, Command, CommandError, Files, LeaseEnd, Process, Program};
 
 /// The secrets in the environment of a process that is an agent.
@@ -41,11 +43,14 @@ struct Shared {
     environment: Environment,
     state: Mutex<State>,
     supervisors: Arc<Supervisors>,
+    survivors: Survivors,
     /// Disconnected when the agent is closed and no command is left.
     ended: Receiver<Infallible>,
 }
 
 struct State {
+    /// Whether there was a command at all.
+    has_run: bool,
     /// Of which every command holds a copy; `None` when the agent is closed.
     alive: Option<Sender<Infallible>>,
     /// Those that run, and some that have ended since the last one was started.
@@ -53,10 +58,13 @@ struct State {
 }
 
 impl LocalAgent {
-    pub(super) fn new(directory: PathBuf, environment: Environment) -> Self {
+    /// What outlives its kill is known by the directory.
+    pub(super) fn new(directory: PathBuf, environment: Environment, survivors: Survivors) -> Self {
         let (alive, ended) = bounded(0);
-        let state = Mutex::new(State { alive: Some(alive), running: Vec::new() });
-        Self { shared: Arc::new(Shared { directory, environment, state, supervisors: Arc::default(), ended }) }
+        let state = Mutex::new(State { has_run: false, alive: Some(alive), running: Vec::new() });
+        Self {
+            shared: Arc::new(Shared { directory, environment, state, supervisors: Arc::default(), survivors, ended }),
+        }
     }
 
     /// An agent apart from any driver, for a program that is itself the agent of a master elsewhere. Its commands run
@@ -67,7 +75,7 @@ impl LocalAgent {
     /// Commands go on when this is dropped: [`close`](Agent::close) and
     /// [`close_and_wait`](LocalAgent::close_and_wait) end them.
     pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
-        Self::new(super::absolute(directory.into()), Environment::new())
+        Self::new(super::absolute(directory.into()), Environment::new(), Survivors::default())
     }
 
     /// The instance's own directory, an absolute path. The driver removes it when the instance is stopped.
@@ -75,15 +83,21 @@ impl LocalAgent {
         &self.shared.directory
     }
 
-    /// [Closes](Agent::close) the agent and blocks until no command is left. False when `limit` has passed before that:
-    /// some process could not be killed yet. May be called again.
+    /// [Closes](Agent::close) the agent and blocks until no command is left. False when `limit` has passed before that,
+    /// and when a process still runs after it was killed: it is stuck in the kernel, or it has changed its user. May be
+    /// called again.
     pub fn close_and_wait(&self, limit: Duration) -> bool {
         self.close();
         if self.shared.ended.recv_timeout(limit) != Err(RecvTimeoutError::Disconnected) {
             return false;
         }
         self.shared.supervisors.join();
-        true
+        self.shared.survivors.check(&self.shared.directory).is_ok()
+    }
+
+    /// Whether commands may have left processes behind that have left their group.
+    pub(super) fn has_run(&self) -> bool {
+        self.shared.state.lock().has_run
     }
 
     /// Unless the agent is closed: what [`close_and_wait`](LocalAgent::close_and_wait) waits for to be dropped.
@@ -134,7 +148,9 @@ impl Agent for LocalAgent {
     ///   `LATENT_WORKER_SECRET_FILE`, `WORKERPASS`), then the kind's, then `LATENT_WORKER_INSTANCE` (the instance's
     ///   directory), then the command's. `HOME` is left alone.
     /// - When the process has ended, the command has: whatever else is left of its group is killed. A process that has
-    ///   left the group (`setsid`) lives on; of its output only what is there at that moment is delivered.
+    ///   left the group (`setsid`) lives on up to the stop of the instance; of its output only what is there at that moment is delivered.
+    /// - A process of the group that cannot be killed because it has changed its user is an error of the command,
+    ///   [`Output::Failed`](crate::Output::Failed), which names it (on Linux). Nobody waits for it.
     /// - Output that is not read slows the command and does not count as silence. After an interrupt only the last
     ///   16 pieces (of 64 KiB at most) of what nobody has read are kept.
     ///
@@ -149,7 +165,9 @@ impl Agent for LocalAgent {
         // Held from before the start, so that `close_and_wait` waits for a command that is just being started.
         let alive = self.alive()?;
         let started = self.prepare(command).and_then(|prepared| {
-            let Running { process, control, supervisor } = process::start(prepared, command, alive)?;
+            let (survivors, directory) = (self.shared.survivors.clone(), self.shared.directory.clone());
+            let outlived = Box::new(move |pids: &[Pid]| survivors.add(directory, pids));
+            let Running { process, control, supervisor } = process::start(prepared, command, alive, outlived)?;
             if let Some(supervisor) = supervisor.run_briefly(Instant::now() + BRIEF) {
                 self.shared.supervisors.begin(supervisor)?;
             }
@@ -158,6 +176,7 @@ impl Agent for LocalAgent {
         let (process, control) =
             started.map_err(|source| CommandError::Start { program: command.program_name().to_owned(), source })?;
         let mut state = self.shared.state.lock();
+        state.has_run = true;
         state.running.retain(|control| control.strong_count() > 0);
         state.running.push(Arc::downgrade(&control));
         let closed = state.alive.is_none();
@@ -205,7 +224,7 @@ mod tests {
     use crate::Exit;
 
     fn agent(place: &Place) -> LocalAgent {
-        LocalAgent::new(place.path().to_owned(), Environment::new())
+        LocalAgent::new(place.path().to_owned(), Environment::new(), Survivors::default())
     }
 
     fn stdout(agent: &LocalAgent, command: &Command) -> String {
@@ -220,7 +239,7 @@ mod tests {
         let ours = std::env::var("PATH").unwrap();
         let kind = [("A", Some("kind")), ("B", Some("kind")), ("C", Some("kind")), ("HOME", None)];
         let kind = kind.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
-        let agent = LocalAgent::new(place.path().to_owned(), kind.into());
+        let agent = LocalAgent::new(place.path().to_owned(), kind.into(), Survivors::default());
         let line = "echo $PATH $A $B ${C-none} ${HOME-none}; echo $LATENT_WORKER_INSTANCE";
         let seen = stdout(&agent, &Command::shell(line).env("B", "command").env_remove("C"));
         assert_eq!(seen, format!("{ours} kind command none none\n{}\n", place.path().display()));

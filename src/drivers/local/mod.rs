@@ -21,7 +21,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::directory::{create, remove};
-use super::orphans::{kill_marked, nothing_found};
+use super::orphans::{Survivors, kill_marked, nothing_found};
 use crate::{Attachment, BoxError, Cancelled, Health, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
@@ -38,7 +38,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// A start creates a directory that only this user can enter, fills it when its [kind](LocalKind) has a template, and
 /// attaches a [`LocalAgent`]; it needs nothing but a file system. Builds run their commands there, each as a child
-/// process in a process group of its own. A stop kills what still runs, at once, and removes the directory.
+/// process in a process group of its own. A stop kills what still runs, at once, and removes the directory; on Linux
+/// that includes every process that has the directory as `LATENT_WORKER_INSTANCE` in its environment.
 ///
 /// A build chooses the kind of its instance with a property; without the property it gets the kind `default`, which is
 /// empty unless it is replaced. An idle instance is only used for builds of its own kind.
@@ -61,13 +62,19 @@ pub struct LocalLatentWorker {
     root: PathBuf,
     property: String,
     kinds: BTreeMap<String, LocalKind>,
+    survivors: Survivors,
 }
 
 impl LocalLatentWorker {
     /// Instances of the kind `default` alone, in [`std::env::temp_dir`]. Other kinds are chosen by the property `kind`.
     pub fn new() -> Self {
         let kinds = BTreeMap::from([(DEFAULT_KIND.to_owned(), LocalKind::new())]);
-        Self { root: absolute(std::env::temp_dir()), property: "kind".to_owned(), kinds }
+        Self {
+            root: absolute(std::env::temp_dir()),
+            property: "kind".to_owned(),
+            kinds,
+            survivors: Survivors::default(),
+        }
     }
 
     /// Where the directories of instances are made. It is created when it does not exist, and never removed. A relative
@@ -141,7 +148,7 @@ impl LatentWorker for LocalLatentWorker {
             start.progress(&format!("copying {}", template.display()));
             copy_template(template, &directory, &|| start.cancelled())?;
         }
-        let agent = LocalAgent::new(directory.clone(), kind.environment.clone());
+        let agent = LocalAgent::new(directory.clone(), kind.environment.clone(), self.survivors.clone());
         // The last step that can fail, so that every error above is that of a start without an agent.
         let attachment = start.attacher().attach(agent.clone())?;
         let instance = LocalInstance { kind: name.to_owned(), agent, _attachment: attachment };
@@ -160,7 +167,16 @@ impl LatentWorker for LocalLatentWorker {
         // Kept to the end: dropping it detaches the agent.
         let instance = stop.into_instance();
         let ended = instance.as_ref().is_none_or(|instance| instance.agent.close_and_wait(KILL_PATIENCE));
+        // A process that has left the group of its command is found by its environment, and that takes a while.
+        let escaped = match &instance {
+            Some(instance) if instance.agent.has_run() => {
+                kill_marked(INSTANCE_VARIABLE, directory.as_os_str(), KILL_PATIENCE)
+            }
+            _ => Ok(()),
+        };
         remove(&directory, &mut || true).map_err(|error| StopError::new(format!("cannot remove {error}")))?;
+        escaped?;
+        self.survivors.check(&directory)?;
         if !ended {
             let reason = format!("a command in {} still runs after it was killed", directory.display());
             return Err(StopError::new(reason));
@@ -187,13 +203,11 @@ impl LatentWorker for LocalLatentWorker {
             directories.insert(path);
         }
         for directory in directories {
-            let ended = kill_marked(INSTANCE_VARIABLE, directory.as_os_str(), KILL_PATIENCE)?;
+            let ended = kill_marked(INSTANCE_VARIABLE, directory.as_os_str(), KILL_PATIENCE);
             let mut go_on = || !leftover.cancelled();
             remove(&directory, &mut go_on).map_err(|error| StopError::new(format!("cannot remove {error}")))?;
-            if !ended {
-                let reason = format!("a process of {} still runs after it was killed", directory.display());
-                return Err(StopError::new(reason));
-            }
+            ended?;
+            self.survivors.check(&directory)?;
         }
         Ok(nothing_found())
     }

@@ -22,10 +22,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, at, bounded, never, select};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
+use crate::drivers::orphans::still_running;
 use crate::drivers::pipe::{OutputPipe, PIECE, is_momentary};
-use crate::drivers::process_group::{Group, wait_for_end};
+use crate::drivers::process_group::{Group, KILL_PATIENCE, wait_for_end};
 use crate::{Command, CommandEnd, Exit, Output, Process};
 
 /// As much is read at once until a command has more to say: most have not.
@@ -43,11 +44,15 @@ pub(super) struct Running {
     pub(super) supervisor: Supervisor,
 }
 
+/// Is told which processes still run although they were killed.
+pub(super) type Outlived = Box<dyn FnOnce(&[Pid]) + Send>;
+
 /// Starts `prepared`, with the standard input and the limits of `command`. The supervisor holds `alive` to its end.
 pub(super) fn start(
     mut prepared: std::process::Command,
     command: &Command,
     alive: Sender<Infallible>,
+    survivors: Outlived,
 ) -> io::Result<Running> {
     let (control, events) = Control::new()?;
     let stdin = if command.stdin.is_empty() {
@@ -88,6 +93,7 @@ pub(super) fn start(
         killed: None,
         interrupted: false,
         ended: None,
+        outlived: Some(survivors),
         _alive: alive,
     };
     if supervisor.watch.end.is_none() {
@@ -196,8 +202,9 @@ pub(super) struct Supervisor {
     killed: Option<Exit>,
     /// Nobody waits for all of the output any more.
     interrupted: bool,
-    /// Set when the leader was reaped.
-    ended: Option<io::Result<CommandEnd>>,
+    /// Set when the leader was reaped or given up: the last item of the output.
+    ended: Option<Output>,
+    outlived: Option<Outlived>,
     /// The last field: dropped when everything else is.
     _alive: Sender<Infallible>,
 }
@@ -250,10 +257,8 @@ impl Supervisor {
     /// Delivers what waits in the pipes, and the end.
     fn finish(mut self, waiting: [usize; 2]) {
         self.drain(waiting);
-        match self.ended.take() {
-            Some(Ok(end)) => self.deliver(Output::End(end)),
-            Some(Err(error)) => log::warn!("the end of process {} is unknown: {error}", self.group.pid()),
-            None => {}
+        if let Some(end) = self.ended.take() {
+            self.deliver(end);
         }
         if let Some(waiter) = self.watch.waiter.take() {
             // It ended when it told the end of the leader.
@@ -300,13 +305,18 @@ impl Supervisor {
                 self.interrupted = true;
                 self.kill(Exit::Interrupted);
             }
-            Event::LeaderEnded(Ok(())) => {
-                let _ = self.group.kill();
-                self.ended = Some(self.group.reap().map(|status| self.end(status)));
-            }
-            Event::LeaderEnded(Err(error)) => {
-                self.group.lost();
-                self.ended = Some(Err(error));
+            // It was given up.
+            Event::LeaderEnded(_) if self.ended.is_some() => {}
+            Event::LeaderEnded(ended) => {
+                let ended = ended.and_then(|()| self.group.end(KILL_PATIENCE));
+                self.ended = Some(match ended {
+                    Ok((status, survivors)) if survivors.is_empty() => Output::End(self.end(status)),
+                    Ok((status, survivors)) => self.outlived(self.end(status).exit, &survivors),
+                    Err(error) => {
+                        self.group.lost();
+                        Output::Failed(format!("how process {} ended is unknown: {error}", self.group.pid()))
+                    }
+                });
             }
         }
     }
@@ -314,8 +324,20 @@ impl Supervisor {
     fn kill(&mut self, reason: Exit) {
         if self.ended.is_none() && self.killed.is_none() {
             self.killed = Some(reason);
-            let _ = self.group.kill();
+            if self.group.kill().is_err() {
+                let survivors = self.group.give_up();
+                self.ended = Some(self.outlived(reason, &survivors));
+                // The thread that waits for the leader ends with it.
+                self.watch.waiter = None;
+            }
         }
+    }
+
+    fn outlived(&mut self, exit: Exit, survivors: &[Pid]) -> Output {
+        if let Some(outlived) = self.outlived.take() {
+            outlived(survivors);
+        }
+        Output::Failed(format!("{exit}; {}", still_running(survivors)))
     }
 
     fn end(&self, status: ExitStatus) -> CommandEnd {
@@ -435,7 +457,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     use rustix::io::Errno;
     #[cfg(target_os = "linux")]
-    use rustix::process::{Pid, kill_process};
+    use rustix::process::kill_process;
 
     /// A command with the thread of its supervisor.
     struct Begun {
@@ -446,7 +468,7 @@ mod tests {
     fn begin_in(place: &Path, command: Command) -> Begun {
         let mut prepared = std::process::Command::new("/bin/sh");
         prepared.arg("-c").arg(command.to_string()).current_dir(place);
-        let Running { process, supervisor, .. } = start(prepared, &command, bounded(0).0).unwrap();
+        let Running { process, supervisor, .. } = start(prepared, &command, bounded(0).0, Box::new(|_| {})).unwrap();
         Begun { process, thread: thread::spawn(move || supervisor.run()) }
     }
 
@@ -461,7 +483,7 @@ mod tests {
     fn started(line: &str) -> Running {
         let mut prepared = std::process::Command::new("/bin/sh");
         prepared.args(["-c", line]);
-        start(prepared, &Command::shell(line), bounded(0).0).unwrap()
+        start(prepared, &Command::shell(line), bounded(0).0, Box::new(|_| {})).unwrap()
     }
 
     #[test]
@@ -767,7 +789,7 @@ mod tests {
             let running = begin(Command::shell("sleep 1000").time_limit(Duration::from_millis(5)));
             finish(running);
             let missing = std::process::Command::new("no-such-program");
-            assert!(start(missing, &Command::shell("").stdin("in"), bounded(0).0).is_err());
+            assert!(start(missing, &Command::shell("").stdin("in"), bounded(0).0, Box::new(|_| {})).is_err());
         }
         // A thread can be joined a moment before the system has taken it off its list, now and in the census before.
         let deadline = Instant::now() + PATIENCE;

@@ -107,7 +107,8 @@ mod tests {
     fn run(supervisors: &Arc<Supervisors>, line: &str) {
         let mut prepared = std::process::Command::new("/bin/sh");
         prepared.args(["-c", line]);
-        let Running { process, supervisor, .. } = start(prepared, &Command::shell(line), bounded(0).0).unwrap();
+        let Running { process, supervisor, .. } =
+            start(prepared, &Command::shell(line), bounded(0).0, Box::new(|_| {})).unwrap();
         supervisors.begin(supervisor).unwrap();
         assert!(collect(&process).2.exit.success());
     }

@@ -1,0 +1,379 @@
+//! The processes of this machine, as `/proc` shows them: found by a variable of their environment or by their group,
+//! told apart by their start time, and signalled through a handle (a pidfd) that no other process can take over.
+//!
+//! Only on Linux (5.3 or later). Elsewhere nothing is found.
+
+#[cfg(target_os = "linux")]
+pub(super) use system::*;
+#[cfg(not(target_os = "linux"))]
+pub(super) use unsupported::*;
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::collections::BTreeSet;
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::io;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::ffi::OsStrExt;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::io::Errno;
+    use rustix::process::{Pid, PidfdFlags, Signal, getpgid, kill_process_group, pidfd_open, pidfd_send_signal};
+
+    /// How many scans in a row must find nothing before nothing is there.
+    const EMPTY_SCANS: u32 = 3;
+    /// How many scans are made at most while processes end before they can be looked at: a process escapes a scan only
+    /// when it hands over to a child of its own just then, so that it would have to do that in each of them.
+    const MOST_SCANS: u32 = 12;
+    /// How long, and how often, a process is looked at that is just becoming another program.
+    const EXEC_PATIENCE: Duration = Duration::from_secs(10);
+    const EXEC_PAUSE: Duration = Duration::from_millis(1);
+
+    /// A process, whatever becomes of its number.
+    pub(in super::super) struct Handle {
+        pid: Pid,
+        pidfd: OwnedFd,
+    }
+
+    impl Handle {
+        /// `None` when there is no such process.
+        pub(in super::super) fn open(pid: Pid) -> io::Result<Option<Self>> {
+            match pidfd_open(pid, PidfdFlags::empty()) {
+                Ok(pidfd) => Ok(Some(Self { pid, pidfd })),
+                Err(Errno::SRCH) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        }
+
+        pub(in super::super) fn pid(&self) -> Pid {
+            self.pid
+        }
+
+        pub(in super::super) fn number(&self) -> u32 {
+            number(self.pid)
+        }
+
+        /// The number of its group; `None` when it has ended.
+        pub(in super::super) fn group(&self) -> Option<u32> {
+            getpgid(Some(self.pid)).ok().map(number)
+        }
+
+        pub(in super::super) fn leads_a_group(&self) -> bool {
+            self.group() == Some(self.number())
+        }
+
+        /// Whether its arguments are those of one of the programs: all of them, or those of the interpreter of a script
+        /// before them.
+        #[cfg(any(feature = "command", feature = "process"))]
+        pub(in super::super) fn was_run_as_one_of(&self, programs: &[Vec<&OsStr>]) -> io::Result<bool> {
+            let Some(arguments) = known(fs::read(format!("/proc/{}/cmdline", self.pid)))? else { return Ok(false) };
+            let Some(arguments) = arguments.strip_suffix(&[0]) else { return Ok(false) };
+            let arguments: Vec<_> = arguments.split(|byte| *byte == 0).collect();
+            let same = |(number, (argument, word)): (usize, (&&[u8], &&OsStr))| {
+                // An interpreter is told the whole path of a script that was looked for.
+                let name = argument.rsplit(|byte| *byte == b'/').next();
+                *argument == word.as_bytes() || (number == 0 && name == Some(word.as_bytes()))
+            };
+            let is_one = |words: &Vec<&OsStr>| {
+                let first = arguments.len().checked_sub(words.len());
+                first.is_some_and(|first| {
+                    !words.is_empty() && arguments[first..].iter().zip(words).enumerate().all(same)
+                })
+            };
+            Ok(programs.iter().any(is_one))
+        }
+
+        /// Sends the signal to the process alone. A process that has ended counts as signalled.
+        pub(in super::super) fn signal(&self, signal: Signal) -> io::Result<()> {
+            match pidfd_send_signal(&self.pidfd, signal) {
+                Ok(()) | Err(Errno::SRCH) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        }
+
+        /// Sends the signal to the process, and to its group if it leads one. What of the group refuses it is found by
+        /// [`members`] afterwards.
+        pub(in super::super) fn signal_all(&self, signal: Signal) -> io::Result<()> {
+            // The number of the group is taken for as long as its leader is there, and that is looked at last.
+            if self.leads_a_group() && !self.wait(Some(Duration::ZERO))? {
+                match kill_process_group(self.pid, signal) {
+                    Ok(()) | Err(Errno::SRCH | Errno::PERM) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            self.signal(signal)
+        }
+
+        /// Waits for its end; false when that has not come in time.
+        pub(in super::super) fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
+            let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+            loop {
+                let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+                match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], timeout.as_ref()) {
+                    Ok(ended) => return Ok(ended > 0),
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// What was read of a process; `None` when it has ended or belongs to another user. Every other error must not be
+    /// taken for an answer.
+    pub(in super::super) fn known(read: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
+        match read {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is said of a process that is not there (any more): there is no such file, no such process.
+    pub(in super::super) fn is_gone(error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
+    }
+
+    /// All processes with `name=value` in their environment. Those of other users, into whose environment this process
+    /// may not look, are not found.
+    ///
+    /// A child that a dead master had forked and that had not yet become another program has the environment of the
+    /// master. It is not missed: it holds the lock of the journal up to that moment, and nobody reclaims without it.
+    pub(in super::super) fn marked(name: &str, value: &OsStr) -> io::Result<Vec<Handle>> {
+        let mark = [name.as_bytes(), b"=", value.as_bytes()].concat();
+        let (mut scan, mut empty) = (Scan::default(), 0);
+        for _ in 0..MOST_SCANS {
+            scan.missed = false;
+            let mut found = Vec::new();
+            for pid in numbers()? {
+                found.extend(scan.marked_process(pid?, &mark)?);
+            }
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            empty = if scan.missed { 0 } else { empty + 1 };
+            if empty == EMPTY_SCANS {
+                break;
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    #[derive(Default)]
+    struct Scan {
+        /// A process has ended before it was known: it may have handed over to one whose number was passed already.
+        missed: bool,
+        /// Those that had ended when they were looked at, in this scan and in those before.
+        zombies: BTreeSet<u32>,
+    }
+
+    impl Scan {
+        fn marked_process(&mut self, pid: Pid, mark: &[u8]) -> io::Result<Option<Handle>> {
+            // Looked at twice, because to look is cheaper than to open; it is the second time that proves something.
+            if !self.is_marked(pid, mark)? {
+                return Ok(None);
+            }
+            let process = Handle::open(pid)?;
+            let found = process.is_some() && self.is_marked(pid, mark)?;
+            self.missed |= !found;
+            Ok(process.filter(|_| found))
+        }
+
+        fn is_marked(&mut self, pid: Pid, mark: &[u8]) -> io::Result<bool> {
+            let begin = Instant::now();
+            loop {
+                let environment = match fs::read(format!("/proc/{pid}/environ")) {
+                    Err(error) if is_gone(&error) => Vec::new(),
+                    read => match known(read)? {
+                        Some(environment) => environment,
+                        None => return Ok(false),
+                    },
+                };
+                if !environment.is_empty() {
+                    return Ok(environment.split(|byte| *byte == 0).any(|variable| variable == mark));
+                }
+                match Stat::read(pid)? {
+                    None => {
+                        self.missed = true;
+                        return Ok(false);
+                    }
+                    Some(stat) if stat.has_ended() => {
+                        self.missed |= self.zombies.insert(number(pid));
+                        return Ok(false);
+                    }
+                    Some(stat) if stat.has_no_environment() => return Ok(false),
+                    // It is just becoming another program.
+                    _ if begin.elapsed() < EXEC_PATIENCE => thread::sleep(EXEC_PAUSE),
+                    _ => {
+                        let message = format!("process {pid} takes longer than {EXEC_PATIENCE:?} to run its program");
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                    }
+                }
+            }
+        }
+    }
+
+    fn number(pid: Pid) -> u32 {
+        pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// The processes of a group that live. Zombies do not count: they do nothing any more.
+    pub(in super::super) fn members(group: u32) -> io::Result<Vec<Handle>> {
+        let lives_there = |pid: Pid| Ok::<_, io::Error>(Stat::read(pid)?.is_some_and(|stat| stat.lives_in(group)));
+        let mut found = Vec::new();
+        for pid in numbers()? {
+            let pid = pid?;
+            if lives_there(pid)?
+                && let Some(process) = Handle::open(pid)?
+                && lives_there(pid)?
+            {
+                found.push(process);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The numbers of all processes.
+    fn numbers() -> io::Result<impl Iterator<Item = io::Result<Pid>>> {
+        let number = |entry: io::Result<fs::DirEntry>| match entry {
+            Ok(entry) => {
+                let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+                number.filter(|pid| *pid > 0).and_then(Pid::from_raw).map(Ok)
+            }
+            Err(error) => Some(Err(error)),
+        };
+        Ok(fs::read_dir("/proc")?.filter_map(number))
+    }
+
+    /// `/proc/PID/stat`; see proc(5).
+    struct Stat(String);
+
+    impl Stat {
+        const STATE: usize = 3;
+        const GROUP: usize = 5;
+        const FLAGS: usize = 9;
+        const START: usize = 22;
+        const CODE: usize = 26;
+        const ENVIRONMENT: usize = 50;
+        const END_OF_ENVIRONMENT: usize = 51;
+        /// The flag of a thread of the kernel.
+        const KERNEL_THREAD: u64 = 0x0020_0000;
+
+        /// `None` when there is no such process.
+        fn read(pid: Pid) -> io::Result<Option<Self>> {
+            // The name in it can be any bytes.
+            match fs::read(format!("/proc/{pid}/stat")) {
+                Ok(text) => Ok(Some(Self(String::from_utf8_lossy(&text).into_owned()))),
+                Err(error) if is_gone(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+
+        /// The field with this number in proc(5), of those after the name.
+        fn field(&self, number: usize) -> Option<&str> {
+            // The second field is a name in parentheses with anything in it.
+            let (_, after_name) = self.0.rsplit_once(") ")?;
+            after_name.trim_end().split(' ').nth(number - Self::STATE)
+        }
+
+        fn number(&self, number: usize) -> Option<u64> {
+            self.field(number)?.parse().ok()
+        }
+
+        fn has_ended(&self) -> bool {
+            matches!(self.field(Self::STATE), Some("Z" | "X" | "x") | None)
+        }
+
+        fn lives_in(&self, group: u32) -> bool {
+            !self.has_ended() && self.number(Self::GROUP) == Some(group.into())
+        }
+
+        /// Whether its environment is empty, or it has none as a thread of the kernel. While a process becomes another
+        /// program its environment reads as empty too; where its code begins is set last.
+        fn has_no_environment(&self) -> bool {
+            let kernels = self.number(Self::FLAGS).is_some_and(|flags| flags & Self::KERNEL_THREAD != 0);
+            let [code, begin, end] =
+                [Self::CODE, Self::ENVIRONMENT, Self::END_OF_ENVIRONMENT].map(|field| self.number(field));
+            kernels || (code != Some(0) && begin == end)
+        }
+    }
+
+    /// When the process was started, in clock ticks since the machine was, and which start of the machine that was.
+    pub(in super::super) fn identity(pid: Pid) -> io::Result<Option<(u64, String)>> {
+        let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not as expected"));
+        let stat = Stat::read(pid)?.ok_or(Errno::SRCH)?;
+        let start = stat.number(Stat::START).ok_or_else(bad)?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        Ok(Some((start, boot.trim().to_owned())))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod unsupported {
+    use std::ffi::OsStr;
+    use std::io;
+    use std::time::Duration;
+
+    use rustix::process::{Pid, Signal};
+
+    /// There is none.
+    pub(in super::super) enum Handle {}
+
+    impl Handle {
+        pub(in super::super) fn open(_: Pid) -> io::Result<Option<Self>> {
+            Ok(None)
+        }
+
+        pub(in super::super) fn pid(&self) -> Pid {
+            match *self {}
+        }
+
+        pub(in super::super) fn number(&self) -> u32 {
+            match *self {}
+        }
+
+        pub(in super::super) fn group(&self) -> Option<u32> {
+            match *self {}
+        }
+
+        pub(in super::super) fn leads_a_group(&self) -> bool {
+            match *self {}
+        }
+
+        #[cfg(any(feature = "command", feature = "process"))]
+        pub(in super::super) fn was_run_as_one_of(&self, _: &[Vec<&OsStr>]) -> io::Result<bool> {
+            match *self {}
+        }
+
+        pub(in super::super) fn signal(&self, _: Signal) -> io::Result<()> {
+            match *self {}
+        }
+
+        pub(in super::super) fn signal_all(&self, _: Signal) -> io::Result<()> {
+            match *self {}
+        }
+
+        pub(in super::super) fn wait(&self, _: Option<Duration>) -> io::Result<bool> {
+            match *self {}
+        }
+    }
+
+    pub(in super::super) fn is_gone(error: &io::Error) -> bool {
+        error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+    }
+
+    pub(in super::super) fn marked(_: &str, _: &OsStr) -> io::Result<Vec<Handle>> {
+        Ok(Vec::new())
+    }
+
+    pub(in super::super) fn members(_: u32) -> io::Result<Vec<Handle>> {
+        Ok(Vec::new())
+    }
+
+    pub(in super::super) fn identity(_: Pid) -> io::Result<Option<(u64, String)>> {
+        Ok(None)
+    }
+}
