@@ -9,7 +9,7 @@ mod event;
 mod files;
 #[cfg(any(feature = "tls", feature = "ec2"))]
 mod pem;
-#[cfg(test)]
+#[cfg(all(test, any(feature = "docker", feature = "ec2", feature = "tls")))]
 mod secrecy;
 mod worker;
 

@@ -3,6 +3,8 @@
 //! No error contains anything that was read: the parser's own errors quote it, and a key that lost its line breaks would
 //! be quoted whole.
 
+#![cfg_attr(not(feature = "tls"), allow(dead_code, reason = "EC2 alone has no private key"))]
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,7 +28,6 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// Reads the first private key of a file, which must not be encrypted.
-#[cfg(feature = "tls")]
 pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     let error = |problem| PemError { what: "the private key", path: path.to_owned(), problem };
     let text = read(path).map_err(error)?;

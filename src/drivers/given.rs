@@ -3,6 +3,8 @@
 //! Pure. Most values end up in a header, an address or a path far from where they were read: what is invalid is refused
 //! here, where its origin is known. No error repeats the value, which may be a secret.
 
+#![cfg_attr(not(all(feature = "docker", feature = "ec2")), allow(dead_code, reason = "neither driver needs all of it"))]
+
 /// What is wrong with a value that may be any text, such as a path.
 pub(super) fn check_text(value: &str) -> Result<(), &'static str> {
     if value.is_empty() {

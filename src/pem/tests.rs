@@ -39,7 +39,6 @@ fn lines_of(key: &[u8]) -> Vec<&[u8]> {
 #[test]
 fn good_files_are_loaded() {
     assert_eq!(certificates(&Path::new(SAMPLES).join("master.pem")).unwrap().len(), 1);
-    #[cfg(feature = "tls")]
     private_key(&Path::new(SAMPLES).join("master.key.pem")).unwrap();
 }
 
@@ -61,7 +60,6 @@ fn an_error_names_the_file_and_the_problem() {
 }
 
 #[test]
-#[cfg(feature = "tls")]
 fn a1_a_key_without_line_breaks_is_not_quoted() {
     let (scratch, key) = (Scratch::new("joined"), sample("master.key.pem"));
     for with in ["", " ", "\\n", "\t"] {
@@ -72,13 +70,11 @@ fn a1_a_key_without_line_breaks_is_not_quoted() {
     }
 }
 
-#[cfg(feature = "tls")]
 fn lines_of_all(key: &[u8]) -> Vec<&[u8]> {
     key.split(|byte| *byte == b'\n').collect()
 }
 
 #[test]
-#[cfg(feature = "tls")]
 fn a1_no_damage_has_a_key_quoted() {
     let (scratch, key) = (Scratch::new("damaged"), sample("master.key.pem"));
     let mut random = fastrand::Rng::with_seed(12);

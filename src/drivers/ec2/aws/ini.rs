@@ -119,7 +119,10 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Vec<(String, Vec<(String, Option<String>)>)> {
+    /// The name of a section, and the names and values of its settings; nested ones have no value.
+    type Read = (String, Vec<(String, Option<String>)>);
+
+    fn read(text: &str) -> Vec<Read> {
         let text_of = |value| match value {
             Value::Text(text) => Some(text),
             Value::Nested => None,
