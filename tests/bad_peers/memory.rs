@@ -61,6 +61,9 @@ fn a5_blocks_are_not_given_faster_than_they_are_read() {
     world.finish(leases);
 }
 
+/// What a worker does in the middle of a transfer, whose command has this id.
+type Misbehaviour = Box<dyn FnOnce(&mut Fake, &str) + Send>;
+
 /// What a transfer came to whose worker did this and then said that all went well.
 fn transfer(write: bool, size: u64, misbehave: impl FnOnce(&mut Fake, &str) + Send + 'static) -> Result<u64, String> {
     let mut world = World::new();
@@ -84,7 +87,7 @@ fn transfer(write: bool, size: u64, misbehave: impl FnOnce(&mut Fake, &str) + Se
 #[test]
 fn a_short_transfer_is_an_error_whatever_the_worker_says() {
     let nothing = |_: &mut Fake, _: &str| {};
-    let writes: [(&str, Box<dyn FnOnce(&mut Fake, &str) + Send>); 3] = [
+    let writes: [(&str, Misbehaviour); 3] = [
         ("whole file", Box::new(nothing)),
         ("asks for no bytes", Box::new(|fake, command| _ = fake.want(command, 0))),
         ("whole file", Box::new(|fake, command| _ = fake.want(command, 100))),
@@ -93,7 +96,7 @@ fn a_short_transfer_is_an_error_whatever_the_worker_says() {
         let error = transfer(true, 0, misbehave).unwrap_err();
         assert!(error.contains(reason), "{error}");
     }
-    let reads: [(&str, u64, Box<dyn FnOnce(&mut Fake, &str) + Send>); 4] = [
+    let reads: [(&str, u64, Misbehaviour); 4] = [
         ("0 bytes of a file of 10", 10, Box::new(nothing)),
         ("4 bytes of a file of 10", 10, Box::new(|fake, command| fake.block(command, b"four"))),
         ("larger than was asked for", 0, Box::new(|fake, command| fake.block(command, &vec![7; MIB]))),
