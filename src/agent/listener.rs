@@ -124,9 +124,9 @@ impl AgentListenerBuilder {
     /// if that is less, until it is complete.
     ///
     /// When the budget is exhausted, the agent with the next long message waits: nothing is read from its connection until
-    /// others have finished theirs, in the order in which they came. No agent is lost because of that, its silence does
-    /// not count, and all agents with shorter messages go on. An agent that holds a part of the budget must send what it
-    /// has begun within the [`write_timeout`](Self::write_timeout).
+    /// others have finished theirs, in the order in which they came. The listener loses no agent because of that: its
+    /// silence does not count, and agents with shorter messages go on. An agent that holds a part of the budget is lost
+    /// when it sends too slowly; see [`write_timeout`](Self::write_timeout).
     #[must_use]
     pub fn message_budget(mut self, bytes: usize) -> Self {
         self.message_budget = bytes;

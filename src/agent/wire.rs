@@ -115,6 +115,7 @@ impl Wire {
     /// Writes what is here and nothing more; ends after the linger time at the latest. Does not wait.
     pub(super) fn finish(&self) {
         self.outbox.finish(later(self.limits.linger));
+        self.budget.look_again();
     }
 
     /// Blocks until what was to be written at the end is, or the linger time is over, and ends the connection. To be called
@@ -196,7 +197,7 @@ impl WireReader {
     pub(super) fn new(wire: Arc<Wire>, rest: Vec<u8>, deadline: Instant, max_greeting: usize) -> Self {
         let role = if wire.masks.is_some() { Role::Client } else { Role::Server };
         let longest = Some(max_greeting.min(wire.limits.max_message));
-        let arriving = Arriving { bytes: 0, share: None };
+        let arriving = Arriving { bytes: 0, large: None };
         let incoming = Incoming { wire: wire.clone(), deadline: Some(deadline), arriving };
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
@@ -287,7 +288,7 @@ struct Arriving {
     /// How much of it has come, and of what was read with it.
     bytes: usize,
     /// Of one that is not small.
-    share: Option<Large>,
+    large: Option<Large>,
 }
 
 /// What a large message holds, and what is expected of it in return.
@@ -304,11 +305,12 @@ impl Incoming {
     /// is memory for it.
     fn large_deadline(&mut self, more: usize) -> Option<Instant> {
         let (arriving, limits) = (&mut self.arriving, &self.wire.limits);
-        if arriving.bytes + more <= SMALL {
+        // Until the greeting is over there is a deadline for all, and the longest message is short.
+        if self.deadline.is_some() || arriving.bytes + more <= SMALL {
             return None;
         }
         let wire = &self.wire;
-        let large = arriving.share.get_or_insert_with(|| {
+        let large = arriving.large.get_or_insert_with(|| {
             // A connection that is about to end has a deadline for that, and needs none of what others wait for.
             let share = wire.budget.take(limits.max_message, || !wire.is_open());
             Large { _share: share, expected: arriving.bytes + ROOM, deadline: later(limits.write_timeout) }
@@ -329,7 +331,7 @@ impl Incoming {
             return Ok(());
         }
         self.arriving.bytes = 0;
-        if self.arriving.share.take().is_some() && self.deadline.is_none() {
+        if self.arriving.large.take().is_some() {
             self.wire.transport.set_read_timeout(self.wire.limits.heartbeat_timeout)?;
         }
         Ok(())

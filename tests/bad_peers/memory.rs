@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use latent_worker::testing::PATIENCE;
 use latent_worker::{Command, FileError, Lease, LeaseEnd};
@@ -61,6 +61,9 @@ fn a5_blocks_are_not_given_faster_than_they_are_read() {
     world.finish(leases);
 }
 
+/// What a worker does in the middle of a transfer, whose command has this id.
+type Misbehaviour = Box<dyn FnOnce(&mut Fake, &str) + Send>;
+
 /// What a transfer came to whose worker did this and then said that all went well.
 fn transfer(write: bool, size: u64, misbehave: impl FnOnce(&mut Fake, &str) + Send + 'static) -> Result<u64, String> {
     let mut world = World::new();
@@ -84,7 +87,7 @@ fn transfer(write: bool, size: u64, misbehave: impl FnOnce(&mut Fake, &str) + Se
 #[test]
 fn a_short_transfer_is_an_error_whatever_the_worker_says() {
     let nothing = |_: &mut Fake, _: &str| {};
-    let writes: [(&str, Box<dyn FnOnce(&mut Fake, &str) + Send>); 3] = [
+    let writes: [(&str, Misbehaviour); 3] = [
         ("whole file", Box::new(nothing)),
         ("asks for no bytes", Box::new(|fake, command| _ = fake.want(command, 0))),
         ("whole file", Box::new(|fake, command| _ = fake.want(command, 100))),
@@ -93,7 +96,7 @@ fn a_short_transfer_is_an_error_whatever_the_worker_says() {
         let error = transfer(true, 0, misbehave).unwrap_err();
         assert!(error.contains(reason), "{error}");
     }
-    let reads: [(&str, u64, Box<dyn FnOnce(&mut Fake, &str) + Send>); 4] = [
+    let reads: [(&str, u64, Misbehaviour); 4] = [
         ("0 bytes of a file of 10", 10, Box::new(nothing)),
         ("4 bytes of a file of 10", 10, Box::new(|fake, command| fake.block(command, b"four"))),
         ("larger than was asked for", 0, Box::new(|fake, command| fake.block(command, &vec![7; MIB]))),
@@ -186,37 +189,65 @@ fn a5_pings_do_not_hide_the_parts_of_a_message() {
     world.finish(Vec::new());
 }
 
-#[test]
-fn a6_an_exhausted_budget_delays_large_messages_and_loses_nobody() {
+/// A world with room for one large message, which this agent has begun.
+fn exhausted() -> (World, Lease, Fake) {
     let mut world =
         World::with(|listener| listener.max_message_size(64 * MIB).message_budget(64 * MIB).write_timeout(PATIENCE));
-    let leases = world.good_agents();
-    let (_, holder, mut holding) = world.attached("holder");
+    let (_, lease, mut fake) = world.attached("holder");
     let mut begun = header(40 * MIB as u64);
     begun.resize(32 * MIB, 0xc1);
     // More than all buffers between the two take: when it is sent, the master has read enough to have taken the budget.
-    holding.socket.get_mut().write_all(&begun).unwrap();
+    fake.socket.get_mut().write_all(&begun).unwrap();
+    (world, lease, fake)
+}
+
+/// An agent whose command has a large message to send, and the thread that sends it.
+fn begin_large(world: &mut World) -> (Lease, thread::JoinHandle<Fake>) {
     let (_, lease, mut fake) = world.attached("waiting");
-    let running = lease.start(&Command::shell("x")).unwrap();
     let worker = thread::spawn(move || {
         let start = fake.request().unwrap();
         fake.answer(&start);
-        fake.finish_command(&start.command, &"x".repeat(2 * MIB));
+        // It fits into what is between the two.
+        fake.finish_command(&start.command, &"x".repeat(MIB));
         fake
     });
+    (lease, worker)
+}
+
+#[test]
+fn a6_an_exhausted_budget_delays_large_messages_and_loses_nobody() {
+    let (mut world, holder, holding) = exhausted();
+    let leases = world.good_agents();
+    let (lease, worker) = begin_large(&mut world);
+    let running = lease.start(&Command::shell("x")).unwrap();
     assert_eq!(running.recv_timeout(Duration::from_millis(500)).unwrap(), None, "the budget is exhausted");
     work_undelayed(&leases);
     assert!(lease.end().is_none() && holder.end().is_none());
-    let begin = Instant::now();
     drop(holding);
     let mut seen = 0;
     while let latent_worker::Output::Stdout(bytes) = running.recv_timeout(PATIENCE).unwrap().unwrap() {
         seen += bytes.len();
     }
-    assert_eq!(seen, 2 * MIB, "after {:?}", begin.elapsed());
+    assert_eq!(seen, MIB);
     drop(running);
     drop((worker.join().unwrap(), lease, holder));
     world.finish(leases);
+}
+
+#[test]
+fn a6_an_agent_that_waits_for_the_budget_is_stopped() {
+    let (mut world, holder, holding) = exhausted();
+    let (lease, worker) = begin_large(&mut world);
+    let running = lease.start(&Command::shell("x")).unwrap();
+    assert_eq!(running.recv_timeout(Duration::from_millis(500)).unwrap(), None, "the budget is exhausted");
+    drop(running);
+    let waiting = lease.worker().to_owned();
+    drop(lease);
+    let stopped = world.master.worker(&waiting).expect("it is there").insubstantiate(true);
+    assert!(stopped.wait_timeout(PATIENCE));
+    assert!(worker.join().unwrap().is_closed(), "it waits for the budget for ever");
+    drop((holder, holding));
+    world.finish(Vec::new());
 }
 
 /// It asks, and asks, and reads nothing.
