@@ -51,7 +51,7 @@ impl<'m> Envelope<'m> {
     /// The answer, or the text of the peer's error; `None` when it is none.
     pub(super) fn response(&self) -> Option<Result<Raw<'m>, String>> {
         let result = self.result.unwrap_or(NIL);
-        (self.op == "response").then(|| if self.is_exception { Err(result.lossy_text()) } else { Ok(result) })
+        (self.op == "response").then(|| if self.is_exception { Err(result.shown_text()) } else { Ok(result) })
     }
 }
 
@@ -174,7 +174,7 @@ impl<'m> Request<'m> {
                 None => unusable(command, "the args of an update are a list"),
             },
             ("complete", Some(command), args) => {
-                let error = args.filter(|args| !args.is_nil()).map(Raw::lossy_text);
+                let error = args.filter(|args| !args.is_nil()).map(Raw::shown_text);
                 Self::Complete { command, error }
             }
             ("update_upload_file_write", Some(command), Some(args)) => match args.bytes() {

@@ -6,6 +6,8 @@
 
 use rmp::Marker;
 
+use crate::printable::printable;
+
 /// How deep a message may nest; an update of the stock worker nests five deep.
 const MAX_DEPTH: usize = 32;
 
@@ -59,9 +61,9 @@ impl<'m> Raw<'m> {
     }
 
     /// For people: the beginning of a text, whatever it is.
-    pub(super) fn lossy_text(self) -> String {
+    pub(super) fn shown_text(self) -> String {
         let bytes = self.bytes().unwrap_or(b"no text");
-        String::from_utf8_lossy(&bytes[..bytes.len().min(1000)]).into_owned()
+        printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(1000)])).into_owned()
     }
 
     pub(super) fn unsigned(self) -> Option<u64> {

@@ -13,6 +13,7 @@ use super::codec::{
     Updates, WorkerInfo,
 };
 use super::msgpack::{Malformed, Raw};
+use crate::printable::printable;
 use crate::{Command, CommandEnd, Exit, Program};
 
 /// A command of this connection.
@@ -445,7 +446,7 @@ impl FileJob {
             // The last thing that it says is why it failed. The stock worker has headers without that, too.
             Update::Stderr(text) | Update::Header(text) if !text.trim_ascii().is_empty() => {
                 let text = &text[..text.len().min(MAX_WORDS)];
-                self.words = String::from_utf8_lossy(text).trim().to_owned();
+                self.words = printable(String::from_utf8_lossy(text).trim()).into_owned();
             }
             _ => {}
         }

@@ -17,6 +17,7 @@ use rustix::io::ioctl_fionbio;
 use super::pipe::{OutputPipe, PIECE, is_momentary};
 use super::program_log::LogSender;
 use crate::Secret;
+use crate::printable::printable;
 
 /// The length in bytes at which lines are cut.
 pub(super) const LINE_LIMIT: usize = 4096;
@@ -216,8 +217,8 @@ impl Line<'_> {
             None => (text.into_owned(), 0),
         };
         let kept = if self.cut { text.chars().count().saturating_sub(length) } else { usize::MAX };
-        let mut text: String =
-            text.trim_end().chars().take(kept).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let kept: String = text.trim_end().chars().take(kept).collect();
+        let mut text = printable(&kept).into_owned();
         if self.cut {
             text.push('…');
         }

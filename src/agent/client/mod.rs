@@ -48,6 +48,7 @@ use super::threads::Threads;
 use super::tls::ClientTls;
 use super::transport::{Transport, later, time_left};
 use super::wire::Limits;
+use crate::printable::printable;
 use crate::{Agent, Secret};
 
 use backoff::Backoff;
@@ -350,7 +351,8 @@ impl AgentClient {
             let (over, attached) = self.connect_and_serve();
             let reason = match over {
                 Over::Shutdown => return Ok(AgentEnd::ShutDown),
-                Over::Lost(reason) => reason,
+                // A master has words of its own.
+                Over::Lost(reason) => printable(&reason).into_owned(),
             };
             if attached {
                 log::info!("the connection to the master at {} was lost: {reason}", self.settings.address);

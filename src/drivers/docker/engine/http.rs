@@ -19,6 +19,7 @@ use super::transport::{EngineConnector, NoResolver};
 use super::watch::{Facts, Interruption, Watch};
 use super::{EngineError, Patience, floor_char_boundary};
 use crate::drivers::veil::{Length, Veil};
+use crate::printable::printable;
 
 /// So many idle connections are kept, and so long; then an engine may have closed its side.
 const MAX_IDLE: usize = 8;
@@ -389,7 +390,7 @@ impl Answer {
     }
 
     pub(super) fn reported(&self, message: impl Into<String>) -> EngineError {
-        EngineError::Reported { doing: self.doing.clone(), message: message.into() }
+        EngineError::Reported { doing: self.doing.clone(), message: printable(&message.into()).into_owned() }
     }
 
     fn into_error(mut self) -> EngineError {
@@ -403,7 +404,8 @@ impl Answer {
         // In seconds; the other form, a date, needs a clock that both agree on.
         let retry_after = self.headers.get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let retry_after = retry_after.map(Duration::from_secs);
-        EngineError::Status { doing: self.doing, status: self.status, message: text, retry_after }
+        let message = printable(&text).into_owned();
+        EngineError::Status { doing: self.doing, status: self.status, message, retry_after }
     }
 }
 

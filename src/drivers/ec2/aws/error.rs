@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::printable::printable;
 use crate::{FailureCause, StartError};
 
 /// What kind of failure it is.
@@ -109,10 +110,10 @@ impl AwsError {
         };
         Self {
             class,
-            code: code.map(Into::into),
+            code: code.map(|code| printable(code).into()),
             doing: doing.to_owned(),
             message,
-            request_id: request_id.map(Into::into),
+            request_id: request_id.map(|id| printable(id).into()),
             // An error that the service itself has named is its answer, but for trouble of its own; and what was asked for
             // before with this token, and other words, may well have been done.
             outcome_unknown: class == Class::Server || code == Some(OTHER_WORDS),
@@ -310,7 +311,8 @@ fn without_secrets(message: &str) -> String {
     const MARKS: [&str; 3] =
         ["Encoded authorization failure message:", "The Canonical String for this request", "The String-to-Sign"];
     let end = MARKS.iter().filter_map(|mark| message.find(mark)).min().unwrap_or(message.len());
-    message[..end].trim_end().chars().take(2000).collect()
+    let shown: String = message[..end].trim_end().chars().take(2000).collect();
+    printable(&shown).into_owned()
 }
 
 #[cfg(test)]
