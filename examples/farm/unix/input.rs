@@ -10,8 +10,6 @@ use super::jobs::{self, Job};
 
 /// The largest source, in bytes. What is larger is another file altogether, or one without an end.
 const LARGEST: u64 = 64 << 20;
-/// So many bad lines mean that it is another file altogether.
-const MOST_BAD_LINES: usize = 100;
 
 const UTF_8_MARK: &[u8] = b"\xef\xbb\xbf";
 const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
@@ -41,9 +39,12 @@ pub(crate) fn read(source: &Source) -> Result<Vec<Job>, Vec<String>> {
     let bytes = bytes.map_err(|error| vec![format!("cannot read {source}: {error}")])?;
     let text = without_mark(&bytes).map_err(|what| vec![format!("cannot read {source}: {what}")])?;
     jobs::parse(text).map_err(|bad| {
-        let shown = bad.iter().take(MOST_BAD_LINES).map(|bad| format!("{source}:{}: {bad}", bad.line));
-        let hidden = bad.len().saturating_sub(MOST_BAD_LINES);
-        shown.chain((hidden > 0).then(|| format!("{source}: and {hidden} more invalid lines"))).collect()
+        let shown = bad.shown.iter().map(|bad| format!("{source}:{}: {bad}", bad.line));
+        let hidden = (bad.hidden > 0).then(|| match bad.hidden {
+            1 => format!("{source}: and 1 more invalid line"),
+            hidden => format!("{source}: and {hidden} more invalid lines"),
+        });
+        shown.chain(hidden).collect()
     })
 }
 
