@@ -8,14 +8,10 @@ mod record;
 #[path = "support/farm.rs"]
 mod support;
 
-use std::fs::{self, File};
-use std::io::{BufReader, Read};
-use std::process::Child;
-use std::sync::mpsc;
-use std::thread;
+use std::fs;
 use std::time::{Duration, Instant};
 
-use support::{LIMIT, Place, Ran, end, signal, wait_for};
+use support::{Place, end};
 
 #[test]
 fn exits_with_0_when_every_build_succeeded() {
@@ -231,7 +227,7 @@ fn the_built_in_list_runs_in_any_directory() {
 
 /// The address in the line that tells where agents connect to.
 #[cfg(all(feature = "agent", any(feature = "command", feature = "process", feature = "docker")))]
-fn address(ran: &Ran) -> String {
+fn address(ran: &support::Ran) -> String {
     let mut told = ran.stderr.lines().filter_map(|line| line.strip_prefix("farm: agents connect to "));
     let address = told.next().unwrap_or_else(|| panic!("no address: {ran:?}")).to_owned();
     assert_eq!(told.next(), None, "{ran:?}");
@@ -350,6 +346,13 @@ mod command {
 
 #[cfg(all(feature = "agent", feature = "process"))]
 mod process {
+    use std::fs::File;
+    use std::io::{BufReader, Read};
+    use std::process::Child;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::support::{LIMIT, signal, wait_for};
     use super::*;
 
     #[test]
