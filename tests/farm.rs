@@ -9,7 +9,6 @@ mod record;
 mod support;
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use support::{Place, end};
 
@@ -194,12 +193,10 @@ fn a_time_limit_ends_a_build() {
 #[test]
 fn the_built_in_list_shows_what_a_newcomer_should_see() {
     let place = Place::new();
-    let begun = Instant::now();
     // On the checkout, as cargo runs it.
     let mut farm = place.farm(&["--events=events"]);
     let ran = end(farm.env("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR")).spawn().unwrap());
     ran.assert_status(0);
-    assert!(begun.elapsed() < Duration::from_secs(20));
     ran.assert_stdout_has("local-1 starts instance 1 of kind text");
     ran.assert_stdout_has("local-2 starts instance 1 of kind text");
     ran.assert_stdout_has("warm instance");

@@ -95,6 +95,7 @@ fn complain(message: impl Display) {
 
 /// Runs all builds. The errors are those of a user, found before anything was started.
 fn run(options: &Options, interrupts: &Interrupts) -> Result<u8, Vec<String>> {
+    input::check_that_events_have_their_own_file(options).map_err(|error| vec![error])?;
     let jobs: Arc<[Job]> = input::read(&options.source)?.into();
     let directory = start_directory(&options.source).map_err(|error| vec![error])?;
     let record = match &options.events {
