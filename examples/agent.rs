@@ -30,28 +30,28 @@ mod unix {
     use crate::signals;
 
     const HELP: &str = "\
-Connects to a master as the agent of a worker, and runs its commands until the master says that it is enough.
+Connects to a master as the agent of a worker, and runs commands until the master ends it.
 
 Usage: agent [OPTIONS] [DIRECTORY]
 
-Commands run in DIRECTORY (the present one), which is made if it is not there. Who it is and where the master is
-comes from the environment, as the drivers of latent-worker set it; the images of buildbot-worker use the names in
+Commands run in DIRECTORY (the current one), which is created if it does not exist. The name of the worker and the address of
+the master come from the environment, as the drivers of latent-worker set it; the images of buildbot-worker use the names in
 brackets:
 
   LATENT_WORKER_MASTER        where the master listens, host:port    [BUILDMASTER, BUILDMASTER_PORT]
   LATENT_WORKER_NAME          the name of the worker                 [WORKERNAME]
-  LATENT_WORKER_SECRET        what it proves itself with             [WORKERPASS]
-  LATENT_WORKER_SECRET_FILE   a file with that, instead; it is removed when it was read
+  LATENT_WORKER_SECRET        the secret of the worker               [WORKERPASS]
+  LATENT_WORKER_SECRET_FILE   a file with the secret, instead; it is removed after it was read
 
 Options:
   --master-timeout SECONDS    ends when the master has been unreachable for so long, up to a year (600)
-  --follow-stdin              ends when standard input does: whoever started it is gone
+  --follow-stdin              ends when standard input ends, because the program that started the agent has ended
   --authorities FILE          speaks TLS, and trusts these authorities (feature tls)
   -h, --help                  shows this
 
 SIGINT, SIGTERM and SIGHUP end the agent and its commands; under nohup, SIGHUP does nothing.
 
-Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad usage.
+Exit status: 0 the master or a signal has ended the agent, 1 the master is unreachable, 2 bad usage.
 ";
 
     struct Options {

@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     let outcome = match parse() {
         Ok(None) => print(HELP).map(|()| 0),
         Ok(Some(options)) => run(&options),
-        Err(error) => Err(format!("{error}; --help tells how it is used").into()),
+        Err(error) => Err(format!("{error}; see --help for the usage").into()),
     };
     match outcome {
         Ok(0) => ExitCode::SUCCESS,

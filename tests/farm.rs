@@ -8,14 +8,9 @@ mod record;
 #[path = "support/farm.rs"]
 mod support;
 
-use std::fs::{self, File};
-use std::io::{BufReader, Read};
-use std::process::Child;
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::fs;
 
-use support::{LIMIT, Place, Ran, end, signal, wait_for};
+use support::{Place, end};
 
 #[test]
 fn exits_with_0_when_every_build_succeeded() {
@@ -198,12 +193,10 @@ fn a_time_limit_ends_a_build() {
 #[test]
 fn the_built_in_list_shows_what_a_newcomer_should_see() {
     let place = Place::new();
-    let begun = Instant::now();
     // On the checkout, as cargo runs it.
     let mut farm = place.farm(&["--events=events"]);
     let ran = end(farm.env("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR")).spawn().unwrap());
     ran.assert_status(0);
-    assert!(begun.elapsed() < Duration::from_secs(20));
     ran.assert_stdout_has("local-1 starts instance 1 of kind text");
     ran.assert_stdout_has("local-2 starts instance 1 of kind text");
     ran.assert_stdout_has("warm instance");
@@ -231,7 +224,7 @@ fn the_built_in_list_runs_in_any_directory() {
 
 /// The address in the line that tells where agents connect to.
 #[cfg(all(feature = "agent", any(feature = "command", feature = "process", feature = "docker")))]
-fn address(ran: &Ran) -> String {
+fn address(ran: &support::Ran) -> String {
     let mut told = ran.stderr.lines().filter_map(|line| line.strip_prefix("farm: agents connect to "));
     let address = told.next().unwrap_or_else(|| panic!("no address: {ran:?}")).to_owned();
     assert_eq!(told.next(), None, "{ran:?}");
@@ -350,6 +343,13 @@ mod command {
 
 #[cfg(all(feature = "agent", feature = "process"))]
 mod process {
+    use std::fs::File;
+    use std::io::{BufReader, Read};
+    use std::process::Child;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::support::{LIMIT, signal, wait_for};
     use super::*;
 
     #[test]

@@ -177,3 +177,20 @@ fn j1_a_journal_that_cannot_be_written_is_an_error_before_anything_is_started() 
     ran.assert_stderr_has("cannot write to the journal journal: ");
     assert!(!place.has("started"));
 }
+
+#[test]
+fn a_record_of_events_destroys_neither_the_journal_nor_the_builds() {
+    let place = Place::new();
+    place.run(&["--journal=journal"], "-- true\n").assert_status(0);
+    std::fs::hard_link(place.path("journal"), place.path("link")).unwrap();
+    let journal = std::fs::read(place.path("journal")).unwrap();
+    for events in ["jobs", "./jobs", "journal", "./journal", "link"] {
+        let ran = place.run(&["--journal=journal", "--events", events], "-- true\n");
+        ran.assert_status(2);
+        ran.assert_stderr_has(&format!("--events {events} is the file of "));
+        assert_eq!(std::fs::read(place.path("journal")).unwrap(), journal);
+    }
+    let ran = place.run(&["--journal=new", "--events=new"], "-- true\n");
+    ran.assert_status(2);
+    assert!(!place.has("new"));
+}

@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use support::{Place, end, signal, wait_for};
 
@@ -63,10 +62,8 @@ fn s1_two_interrupts_end_running_builds_and_leave_nothing_behind() {
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     signal("INT", child.id());
     wait_for(&mut stderr, "Ctrl-C again");
-    let begun = Instant::now();
     signal("INT", child.id());
     end(child).assert_status(130);
-    assert!(begun.elapsed() < Duration::from_secs(30));
     // Ends when nobody holds the pipe any more.
     held.join().unwrap();
     let mut rest = String::new();

@@ -12,21 +12,21 @@ use lexopt::prelude::*;
 use crate::numbers::{self, LONGEST};
 
 pub(crate) const HELP: &str = "\
-Runs builds on latent workers: workers that come up when work arrives and go away after it.
+Runs builds on latent workers: their instances start when there is work and stop when there is none.
 
 Usage: farm [OPTIONS] [FILE]
        (in the checkout: cargo run --release --example farm -- [OPTIONS] [FILE])
 
-FILE has one build a line; `-` is standard input. Without FILE a short built-in list is run, to look at.
+FILE has one build per line, in UTF-8; `-` is standard input. Without FILE, farm runs a short built-in list as an example.
 
     # properties, then a shell command
     kind=text case=big -- wc -l \"$FARM_DIR\"/*.txt
     -- make test
 
-The property `kind` chooses the kind of instance: an instance of one kind takes no build of another one; so does
-`image` with the drivers `docker` and `ec2`. Every build runs in the directory of its instance; that of the driver `local` is
-private and removed with it. FARM_DIR is the directory that farm was started in. Builds are named by the number of
-their line.
+The property `kind` chooses the kind of instance: an instance of one kind takes no build of another one. The property
+`image` does the same with the drivers `docker` and `ec2`. Every build runs in the directory of its instance; with the driver
+`local` the directory is private and is removed with the instance. FARM_DIR is the directory that farm was started in. The
+name of a build is the number of its line.
 
 Options:
   --workers N             how many workers there are, up to 100000
@@ -42,40 +42,41 @@ Options:
                           docker   a container, whose agent connects to farm
                           ec2      a machine of Amazon EC2, whose agent connects to farm
   --events FILE           writes what happens to FILE, as lines of JSON
-  --journal FILE          keeps in FILE which instances there may be: when farm is killed, the next one with this FILE,
-                          the same driver and as many workers takes away what is left of them
-  --quiet                 shows failures and the summary, and nothing else
-  -h, --help              shows this
+  --journal FILE          records in FILE which instances may exist. When farm is killed, the next farm with this FILE,
+                          the same driver and as many workers removes what is left of them
+  --quiet                 shows only failures and the summary
+  -h, --help              shows this text
   -V, --version           shows the version
 
 With --driver local:
-  --kind NAME=DIRECTORY   instances of kind NAME start with a copy of DIRECTORY; may be given again
+  --kind NAME=DIRECTORY   instances of kind NAME start with a copy of DIRECTORY; can be given more than once
 
-With --driver command, where each PROGRAM is a line for /bin/sh, run in the present directory:
+With --driver command, where each PROGRAM is a line for /bin/sh, run in the current directory:
   --start PROGRAM         starts an instance: its environment has LATENT_WORKER_NAME, LATENT_WORKER_SECRET and
                           LATENT_WORKER_MASTER for the agent, and LATENT_WORKER_PROPERTY_kind; its first line of output
                           is what the others get as LATENT_WORKER_INSTANCE. The documentation of CommandLatentWorker
                           tells more.
   --stop PROGRAM          stops it
-  --check PROGRAM         fails when an instance whose agent has not connected yet never will (all are well)
+  --check PROGRAM         fails if the agent of an instance, which has not connected yet, will never connect
+                          (every instance is good)
 
 With --driver docker, where DOCKER_HOST and its like say which engine, as they do for docker itself:
-  --image IMAGE           what containers are made of, unless a build has a property `image`. It starts an agent that
-                          finds farm through LATENT_WORKER_MASTER, _NAME and _SECRET; FARM_DIR is not in there.
-  --memory M              how much memory a container may use: 512m, 2g, or bytes (as much as there is)
+  --image IMAGE           the image of the containers, unless a build has a property `image`. It starts an agent that
+                          finds farm through LATENT_WORKER_MASTER, _NAME and _SECRET. It does not contain FARM_DIR.
+  --memory M              how much memory a container may use, 6m to 1024t: 512m, 2g, or bytes (no limit)
 
 With --driver ec2, where AWS_REGION, AWS_PROFILE and their like say whose account it is, as they do for aws itself:
-  --image AMI             what machines are made of, unless a build has a property `image`: ami-..., or ssm: and the name
+  --image AMI             the image of the machines, unless a build has a property `image`: ami-..., or ssm: and the name
                           of a parameter
-  --offer OFFER           what kind of machine: TYPE[@ZONE or @SUBNET][:spot]. May be given again, the preferred one first:
-                          the next one is asked for when one is not to be had.
-  --user-data FILE        what a machine is told, a script or a cloud-config that starts an agent: the documentation of
-                          Ec2LatentWorker tells more, and examples/ec2/user-data.sh is one. FARM_DIR is not in there.
+  --offer OFFER           the type of machine: TYPE[@ZONE or @SUBNET][:spot]. Can be given more than once, the preferred one
+                          first: the next one is requested when one is unavailable.
+  --user-data FILE        a script or a cloud-config that starts an agent: see the documentation of Ec2LatentWorker, and
+                          examples/ec2/user-data.sh for an example. The machines do not have FARM_DIR.
 
 With --driver command, process, docker or ec2:
-  --listen HOST:PORT      where agents connect to, seen from where they are (127.0.0.1:0 for process; for docker
-                          0.0.0.0:0, of which containers are told the address that they see). Port 0 is a free one; the
-                          line `farm: agents connect to HOST:PORT` of standard error tells which.
+  --listen HOST:PORT      the address that agents connect to, as they see it (127.0.0.1:0 for process; 0.0.0.0:0 for
+                          docker, where containers get the address that they see). Port 0 is any free port; the line
+                          `farm: agents connect to HOST:PORT` on standard error names it.
 
 Ctrl-C lets running builds finish and starts no others. A second Ctrl-C ends them as well. A third one ends farm at once,
 and farm lists what it leaves behind. SIGTERM and SIGHUP do the same as Ctrl-C; under nohup, SIGHUP does nothing.
@@ -269,7 +270,7 @@ impl Given {
     fn driver(self) -> Result<Driver, lexopt::Error> {
         let name = &*self.driver;
         if !["local", "command", "process", "docker", "ec2"].contains(&name) {
-            return Err(format!("--driver wants local, command, process, docker or ec2, not {name:?}").into());
+            return Err(format!("invalid --driver {name:?}: use local, command, process, docker or ec2").into());
         }
         for (option, is_given, owners) in [
             ("--kind", !self.templates.is_empty(), ["local"].as_slice()),
@@ -286,7 +287,7 @@ impl Given {
                 return Err(format!("{option} goes with --driver {}, not with {name}", owners.join(" or ")).into());
             }
         }
-        let missing = |option: &str| format!("--driver {name} wants {option} too");
+        let missing = |option: &str| format!("--driver {name} needs {option}");
         let wanted = |value: Option<String>, option| value.ok_or_else(|| missing(option));
         Ok(match name {
             "command" => Driver::Command(Programs {
@@ -318,7 +319,7 @@ fn listen(value: &str) -> Result<String, lexopt::Error> {
 }
 
 fn image(value: String) -> Result<String, lexopt::Error> {
-    if value.is_empty() { Err("--image wants the name of an image".into()) } else { Ok(value) }
+    if value.is_empty() { Err("invalid --image \"\": use the name of an image".into()) } else { Ok(value) }
 }
 
 fn text(parser: &mut lexopt::Parser) -> Result<String, lexopt::Error> {
@@ -358,7 +359,7 @@ fn kind(value: &str) -> Result<(String, PathBuf), lexopt::Error> {
             }
             Ok((name.to_owned(), template))
         }
-        _ => Err(format!("--kind wants NAME=DIRECTORY, not {value:?}").into()),
+        _ => Err(format!("invalid --kind {value:?}: use NAME=DIRECTORY").into()),
     }
 }
 
@@ -470,10 +471,10 @@ mod tests {
         assert_eq!(options(&all).driver, Driver::Ec2(expected));
         for missing in ["--image", "--user-data", "--listen"] {
             let given: Vec<&str> = all.into_iter().filter(|given| !given.starts_with(missing)).collect();
-            assert_eq!(error(&given), format!("--driver ec2 wants {missing} too"));
+            assert_eq!(error(&given), format!("--driver ec2 needs {missing}"));
         }
         let given: Vec<&str> = all.into_iter().filter(|given| !given.starts_with("--offer")).collect();
-        assert_eq!(error(&given), "--driver ec2 wants --offer too");
+        assert_eq!(error(&given), "--driver ec2 needs --offer");
         assert!(error(&["--offer=a"]).contains("--offer goes with --driver ec2"));
     }
 
@@ -483,7 +484,7 @@ mod tests {
         for missing in 1..command.len() {
             let mut given = command.to_vec();
             let option = given.remove(missing).split('=').next().unwrap();
-            assert_eq!(error(&given), format!("--driver command wants {option} too"));
+            assert_eq!(error(&given), format!("--driver command needs {option}"));
         }
         assert_eq!(error(&["--start=a"]), "--start goes with --driver command, not with local");
         assert!(error(&["--stop=a", "--driver=local"]).contains("--stop"));
@@ -492,7 +493,7 @@ mod tests {
             error(&["--listen=host:1"])
                 .starts_with("--listen goes with --driver command or process or docker or ec2, not")
         );
-        assert_eq!(error(&["--driver=docker"]), "--driver docker wants --image too");
+        assert_eq!(error(&["--driver=docker"]), "--driver docker needs --image");
         assert_eq!(error(&["--image=i"]), "--image goes with --driver docker or ec2, not with local");
         assert!(error(&["--memory=1g", "--driver=process"]).contains("--memory"));
         assert!(error(&["--driver=docker", "--image=i", "--kind=a=/"]).contains("--kind"));

@@ -50,7 +50,7 @@ pub(crate) fn prepare(driver: &Driver, jobs: &[Job]) -> Result<Box<dyn Instances
 fn needs(driver: &Driver, features: &str) -> String {
     let name = driver.name();
     format!(
-        "--driver {name} is not in this farm; it needs more features: \
+        "--driver {name} is not part of this build of farm; it needs more features: \
          cargo run --release --features {features} --example farm"
     )
 }

@@ -1,17 +1,17 @@
 //! Reads the builds from where the command line says. The errors name the source, and the line where there is one.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use super::args::Source;
+use super::args::{Options, Source};
 use super::complain;
 use super::jobs::{self, Job};
 
 /// The largest source, in bytes. What is larger is another file altogether, or one without an end.
 const LARGEST: u64 = 64 << 20;
-/// So many bad lines mean that it is another file altogether.
-const MOST_BAD_LINES: usize = 100;
 
 const UTF_8_MARK: &[u8] = b"\xef\xbb\xbf";
 const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
@@ -24,6 +24,29 @@ impl fmt::Display for Source {
             Self::File(path) => write!(f, "{}", path.display()),
         }
     }
+}
+
+/// Writing the record of events destroys what its file had.
+pub(crate) fn check_that_events_have_their_own_file(options: &Options) -> Result<(), String> {
+    let Some(events) = &options.events else { return Ok(()) };
+    let builds = match &options.source {
+        Source::File(path) => Some(path),
+        Source::BuiltIn | Source::Stdin => None,
+    };
+    for (other, what) in [(options.journal.as_ref(), "the journal"), (builds, "the builds")] {
+        if other.is_some_and(|other| is_same_file(events, other)) {
+            return Err(format!("--events {} is the file of {what}: use another file", events.display()));
+        }
+    }
+    Ok(())
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    one == other || identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 /// All builds, or what is wrong. Blocks until the source ends.
@@ -41,15 +64,18 @@ pub(crate) fn read(source: &Source) -> Result<Vec<Job>, Vec<String>> {
     let bytes = bytes.map_err(|error| vec![format!("cannot read {source}: {error}")])?;
     let text = without_mark(&bytes).map_err(|what| vec![format!("cannot read {source}: {what}")])?;
     jobs::parse(text).map_err(|bad| {
-        let shown = bad.iter().take(MOST_BAD_LINES).map(|bad| format!("{source}:{}: {bad}", bad.line));
-        let hidden = bad.len().saturating_sub(MOST_BAD_LINES);
-        shown.chain((hidden > 0).then(|| format!("{source}: and {hidden} more invalid lines"))).collect()
+        let shown = bad.shown.iter().map(|bad| format!("{source}:{}: {bad}", bad.line));
+        let hidden = (bad.hidden > 0).then(|| match bad.hidden {
+            1 => format!("{source}: and 1 more invalid line"),
+            hidden => format!("{source}: and {hidden} more invalid lines"),
+        });
+        shown.chain(hidden).collect()
     })
 }
 
 /// The text of a file that an option names.
 #[cfg(all(feature = "agent", feature = "ec2"))]
-pub(crate) fn text_of(path: &std::path::Path) -> Result<String, String> {
+pub(crate) fn text_of(path: &Path) -> Result<String, String> {
     let bytes = File::open(path).and_then(limited).map_err(|error| error.to_string())?;
     let text = without_mark(&bytes)?;
     String::from_utf8(text.to_vec()).map_err(|_| "it is not UTF-8".to_owned())

@@ -19,6 +19,11 @@ pub(crate) const IMAGE: &str = "image";
 /// with the environment.
 const LONGEST_LINE: usize = 64 << 10;
 
+/// Each of them is kept in memory to the end.
+const MOST_BUILDS: usize = 1_000_000;
+/// So many bad lines mean that it is another file altogether.
+const MOST_BAD_LINES: usize = 100;
+
 /// One line with a build.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Job {
@@ -47,18 +52,31 @@ impl fmt::Display for BadLine {
     }
 }
 
-/// All builds, or all lines that are wrong.
-pub(crate) fn parse(file: &[u8]) -> Result<Vec<Job>, Vec<BadLine>> {
+/// The first lines that are invalid, and how many others there are.
+#[derive(PartialEq, Default, Debug)]
+pub(crate) struct BadLines {
+    pub(crate) shown: Vec<BadLine>,
+    pub(crate) hidden: usize,
+}
+
+/// All builds, or the lines that are invalid.
+pub(crate) fn parse(file: &[u8]) -> Result<Vec<Job>, BadLines> {
     let mut jobs = Vec::new();
-    let mut bad = Vec::new();
+    let mut bad = BadLines::default();
     for (index, bytes) in file.split(|byte| *byte == b'\n').enumerate() {
         let line = index + 1;
         match parse_line(line, bytes) {
+            Ok(Some(_)) if jobs.len() == MOST_BUILDS => {
+                let what = format!("the list has more than {MOST_BUILDS} builds: split it");
+                bad.shown.push(BadLine { line, what });
+                break;
+            }
             Ok(job) => jobs.extend(job),
-            Err(what) => bad.push(BadLine { line, what }),
+            Err(_) if bad.shown.len() == MOST_BAD_LINES => bad.hidden += 1,
+            Err(what) => bad.shown.push(BadLine { line, what }),
         }
     }
-    if bad.is_empty() { Ok(jobs) } else { Err(bad) }
+    if bad.shown.is_empty() { Ok(jobs) } else { Err(bad) }
 }
 
 /// The job of this line; the jobs are in the order of their lines.
@@ -141,8 +159,8 @@ mod tests {
                 Ok((jobs[0].properties.to_string(), jobs[0].command.to_string()))
             }
             Err(bad) => {
-                assert_eq!(bad.len(), 1, "{line:?}");
-                Err(bad[0].to_string())
+                assert_eq!((bad.shown.len(), bad.hidden), (1, 0), "{line:?}");
+                Err(bad.shown[0].to_string())
             }
         }
     }
@@ -209,9 +227,23 @@ mod tests {
 
     #[test]
     fn every_bad_line_is_reported() {
-        let bad = parse(b"-- fine\nbad\n# fine\nx= -- bad\n-- \xff").unwrap_err();
+        let bad = parse(b"-- fine\nbad\n# fine\nx= -- bad\n-- \xff").unwrap_err().shown;
         assert_eq!(bad.iter().map(|bad| bad.line).collect::<Vec<_>>(), [2, 4, 5]);
         assert!(bad[2].to_string().contains("UTF-8"));
+    }
+
+    #[test]
+    fn a_file_of_bad_lines_is_counted_and_not_kept() {
+        let bad = parse(&b"bad\n".repeat(1000)).unwrap_err();
+        assert_eq!((bad.shown.len(), bad.hidden), (MOST_BAD_LINES, 1000 - MOST_BAD_LINES));
+    }
+
+    #[test]
+    fn a_list_without_an_end_is_refused() {
+        assert_eq!(parse(&b"-- a\n".repeat(MOST_BUILDS)).unwrap().len(), MOST_BUILDS);
+        let bad = parse(&b"-- a\n".repeat(MOST_BUILDS + 2)).unwrap_err().shown;
+        assert_eq!((bad.len(), bad[0].line), (1, MOST_BUILDS + 1));
+        assert!(bad[0].to_string().contains("more than 1000000 builds: split it"), "{}", bad[0]);
     }
 
     #[test]

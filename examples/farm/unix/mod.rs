@@ -71,7 +71,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(Request::Version) => say(concat!("farm ", env!("CARGO_PKG_VERSION"), "\n")),
         Err(error) => {
             complain(error);
-            complain("--help tells how it is used");
+            complain("see --help for the usage");
             BAD_USAGE
         }
     };
@@ -95,6 +95,7 @@ fn complain(message: impl Display) {
 
 /// Runs all builds. The errors are those of a user, found before anything was started.
 fn run(options: &Options, interrupts: &Interrupts) -> Result<u8, Vec<String>> {
+    input::check_that_events_have_their_own_file(options).map_err(|error| vec![error])?;
     let jobs: Arc<[Job]> = input::read(&options.source)?.into();
     let directory = start_directory(&options.source).map_err(|error| vec![error])?;
     let record = match &options.events {
@@ -133,8 +134,8 @@ fn start(
     let screen = Arc::new(Screen::start(bars)?);
     if options.source == Source::BuiltIn && !options.quiet {
         let (builds, workers) = (jobs.len(), options.workers);
-        let message = "farm: no FILE is given, so that the built-in list is run";
-        screen.alert(format!("{message}: {builds} builds, {workers} workers; --help tells more"));
+        let message = "farm: running the built-in list, because no FILE is given";
+        screen.alert(format!("{message}: {builds} builds, {workers} workers; see --help for more"));
     }
     let exits = Arc::new(ExitCodes::default());
     let story = Story::new(jobs.clone(), options.quiet);
@@ -216,9 +217,9 @@ fn start_directory(source: &Source) -> Result<String, String> {
     if let Some(checkout) = checkout {
         return Ok(checkout);
     }
-    let current = std::env::current_dir().map_err(|error| format!("cannot tell the present directory: {error}"))?;
+    let current = std::env::current_dir().map_err(|error| format!("cannot find the current directory: {error}"))?;
     current
         .into_os_string()
         .into_string()
-        .map_err(|name| format!("the name of the present directory is not UTF-8: {name:?}"))
+        .map_err(|name| format!("the name of the current directory is not UTF-8: {name:?}"))
 }

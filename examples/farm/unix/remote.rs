@@ -58,7 +58,7 @@ pub(crate) fn command(programs: &Programs) -> Result<Remote<CommandLatentWorker>
 /// environment does not show that.
 #[cfg(feature = "process")]
 pub(crate) fn process(listen: &str) -> Result<Remote<ProcessLatentWorker>, String> {
-    let farm = std::env::current_exe().map_err(|error| format!("cannot tell where farm itself is: {error}"))?;
+    let farm = std::env::current_exe().map_err(|error| format!("cannot find the program farm itself: {error}"))?;
     let driver = ProcessLatentWorker::new([farm.into_os_string(), agent::ARGUMENT.into()]);
     // To look at a process costs nothing.
     Remote::new(driver.compatible_by([jobs::KIND]).secret_in_file().private_directory(), Duration::from_secs(1), listen)

@@ -13,6 +13,7 @@ use super::super::super::fuzzing::{Steps, command, file_command};
 use super::super::super::session::{self as master, CommandId, Ending, FileFailure, Findings, StartRefused};
 use super::super::codec::{self, FileJob, Info, Job, Piece, Run};
 use super::super::session::{Session, Todo};
+use crate::printable::printable;
 use crate::{Command, CommandEnd, Exit, FileStatus, Program};
 
 /// A master and an agent that talk: what is started and sent, and what is read first, is as the input says.
@@ -434,6 +435,10 @@ fn is_told(ending: &Ending, command: &Started) {
             assert_eq!(told.exit, exit);
             let elapsed = if end.exit == Exit::Interrupted { Duration::ZERO } else { end.elapsed };
             assert_same_time(Some(told.elapsed), Some(elapsed));
+        }
+        (Ending::Files(Err(told)), Place::Ended(Ending::Files(Err(end)))) => {
+            // What it says is made safe to show on the way.
+            assert_eq!((told.code, &*told.words), (end.code, &*printable(end.words.trim())));
         }
         (Ending::Files(told), Place::Ended(Ending::Files(end))) => assert_eq!(told, end),
         (Ending::Broken(_), Place::Ended(Ending::Broken(_)) | Place::Refused) => {}
