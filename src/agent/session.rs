@@ -248,7 +248,7 @@ impl Session {
     fn requested<'m>(&mut self, now: Instant, number: u64, request: Request<'m>) -> Result<Turn<'m>, Violation> {
         let mut turn = Turn::default();
         if let Request::Transfer { command, step: Step::Take(_) | Step::Give(_) } = request
-            && let Ok((_, Job { kind: Kind::Files(FileJob { awaits_answer: true, .. }), .. })) = self.job(command)
+            && let Ok((_, Job { kind: Kind::Files(FileJob { unanswered: true, .. }), .. })) = self.job(command)
         {
             return Err(Violation::Impatient);
         }
@@ -359,7 +359,7 @@ impl Session {
     /// What the worker has asked while a file is copied is being answered: it may go on.
     pub(super) fn transfer_answered(&mut self, command: CommandId) {
         if let Some(Job { kind: Kind::Files(files), .. }) = self.commands.get_mut(&command) {
-            files.awaits_answer = false;
+            files.unanswered = false;
         }
     }
 
@@ -405,8 +405,8 @@ struct FileJob {
     code: Option<i64>,
     words: String,
     findings: Findings,
-    /// It has sent a block, or asked for one, and was not answered.
-    awaits_answer: bool,
+    /// It has sent a block, or asked for one, and was not answered yet.
+    unanswered: bool,
     /// What the worker did wrong first. Whatever it says about the end, a part of the file is missing.
     fault: Option<&'static str>,
 }
@@ -414,7 +414,7 @@ struct FileJob {
 impl FileJob {
     fn new(what: FileCommand) -> Self {
         let findings = Findings::default();
-        Self { what, code: None, words: String::new(), findings, awaits_answer: false, fault: None }
+        Self { what, code: None, words: String::new(), findings, unanswered: false, fault: None }
     }
 
     /// Whether this step is for the thread that copies, which answers it.
@@ -430,7 +430,7 @@ impl FileJob {
             (FileCommand::Write { .. }, Step::Give(_)) => {}
             _ => return Err(MIXED_UP),
         }
-        self.awaits_answer = true;
+        self.unanswered = true;
         Ok(true)
     }
 

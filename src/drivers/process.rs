@@ -130,8 +130,9 @@ impl ProcessLatentWorker {
     }
 
     /// Hands the secret over in a file, `LATENT_WORKER_SECRET_FILE`, and not in the environment, which the commands of
-    /// builds may inherit from the agent. The file can only be read by this user (mode 0600), in a directory of its own
-    /// in [`std::env::temp_dir`] that only this user can enter. It is removed after the instance was stopped or
+    /// builds may inherit from the agent, or read. An agent that uses `AgentClient::take_secret` removes the file before
+    /// it runs a command. The file can only be read by this user (mode 0600), in a directory of its own
+    /// in [`std::env::temp_dir`] that only this user can enter. It is removed at the latest after the instance was stopped or
     /// reclaimed; without a journal it stays when this process is killed.
     #[must_use]
     pub fn secret_in_file(mut self) -> Self {

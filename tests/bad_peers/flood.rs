@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use latent_worker::testing::PATIENCE;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use crate::World;
@@ -21,6 +22,8 @@ const OPEN: usize = 300;
 /// A connection that comes from this address of the machine.
 fn connect_from(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    // Reset when it is closed: thousands of closed connections that linger would take the ports that other tests need.
+    set_socket_linger(&socket, Some(Duration::ZERO))?;
     bind(&socket, &SocketAddrV4::new(source, 0))?;
     connect(&socket, &address)?;
     Ok(socket.into())

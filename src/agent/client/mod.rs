@@ -74,9 +74,9 @@ const COMMANDS_PATIENCE: Duration = Duration::from_secs(10);
 ///
 #[cfg_attr(all(feature = "local", unix), doc = "```no_run")]
 #[cfg_attr(not(all(feature = "local", unix)), doc = "```ignore")]
-/// use latent_worker::{AgentClient, LocalAgent, Secret};
+/// use latent_worker::{AgentClient, LocalAgent};
 ///
-/// let secret = Secret::new(std::fs::read_to_string("secret")?.trim_end());
+/// let secret = AgentClient::take_secret()?;
 /// let agent = LocalAgent::in_directory("/var/tmp/build");
 /// let client = AgentClient::builder("10.0.0.1:9989", "worker-1", secret).build(agent.directory(), agent.clone());
 /// let end = client.run()?; // blocks until the master says so, or is gone for too long

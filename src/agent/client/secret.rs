@@ -88,11 +88,9 @@ mod unix {
             writer.write_all(secret.as_bytes())?;
             drop(writer);
             let mut arguments = env::args_os();
-            let mut program = Command::new(program()?);
-            if let Some(name) = arguments.next() {
-                program.arg0(name);
-            }
-            program.args(arguments).env(FILE, PIPE).stdout(reader);
+            let name = arguments.next().unwrap_or_default();
+            let mut program = Command::new(program().unwrap_or_else(|| name.clone().into()));
+            program.arg0(name).args(arguments).env(FILE, PIPE).stdout(reader);
             VARIABLES.iter().for_each(|name| _ = program.env_remove(name));
             Ok(program.exec())
         };
@@ -100,10 +98,10 @@ mod unix {
         io::Error::new(error.kind(), format!("cannot execute this program again to clear its environment: {error}"))
     }
 
-    /// This program, also when its file was replaced.
-    fn program() -> io::Result<PathBuf> {
-        let path = env::current_exe()?;
-        Ok(if path.exists() { path } else { "/proc/self/exe".into() })
+    /// This program, also when its file was replaced. `None` where the system does not say, as without `/proc`.
+    fn program() -> Option<PathBuf> {
+        let path = env::current_exe().ok()?;
+        Some(if path.exists() { path } else { "/proc/self/exe".into() })
     }
 
     /// The pipe of [`begin_again`]. Standard output becomes a copy of standard error.

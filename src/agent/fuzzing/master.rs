@@ -105,7 +105,7 @@ struct Open {
     files: Option<FileCommand>,
     interrupted: bool,
     /// The worker goes on with a file and was not answered.
-    awaits_answer: bool,
+    unanswered: bool,
 }
 
 impl Connection {
@@ -170,7 +170,7 @@ impl Connection {
         assert!(self.ready);
         assert_eq!(id, self.next_command, "every command has a number of its own");
         self.next_command += 1;
-        self.open.insert(id, Open { files, interrupted: false, awaits_answer: false });
+        self.open.insert(id, Open { files, interrupted: false, unanswered: false });
         self.sent(message, "start_command", Asked::Start(id));
     }
 
@@ -222,7 +222,7 @@ impl Connection {
                         let id = envelope.command.and_then(|command| command.parse().ok());
                         let open = id.and_then(|id: CommandId| self.open.get(&id));
                         assert_eq!(violation, Violation::Impatient);
-                        assert!(open.is_some_and(|open| open.awaits_answer), "it waits for no answer");
+                        assert!(open.is_some_and(|open| open.unanswered), "it waits for no answer");
                         false
                     }
                 },
@@ -267,7 +267,7 @@ impl Connection {
         assert!(!turn.ready);
         let id = envelope.command.and_then(|command| command.parse().ok());
         let open = id.and_then(|id: CommandId| self.open.get(&id));
-        assert!(turn.transfer.is_none() || open.is_some_and(|open| !open.awaits_answer), "it was not answered");
+        assert!(turn.transfer.is_none() || open.is_some_and(|open| !open.unanswered), "it was not answered");
         let is_accepted = match &turn.send {
             Some(answer) => is_accepted(answer, envelope.number),
             None => {
@@ -309,7 +309,7 @@ impl Connection {
         if let Some(command) = going_on {
             // Mostly at once.
             if envelope.number % 8 == 7 {
-                self.open.get_mut(&command).expect("it runs").awaits_answer = true;
+                self.open.get_mut(&command).expect("it runs").unanswered = true;
             } else {
                 self.session.transfer_answered(command);
             }
