@@ -4,7 +4,7 @@ use super::*;
 use crate::secrecy::{assert_reveals_nothing, damaged, shown};
 
 fn read(config: &str, credentials: &str) -> Result<Profiles, String> {
-    let source = |path: &str, text: &str| Source { path: path.into(), text: text.into() };
+    let source = |path: &str, text: &str| SharedFile { path: path.into(), text: text.into() };
     Profiles::of_files(&source("/c", config), &source("/s", credentials))
 }
 
