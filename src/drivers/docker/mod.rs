@@ -104,9 +104,9 @@ const CREATED_BY_THEN: Duration = Duration::from_secs(300);
 /// as progress of the start. Starts that need the same missing image at once wait for one of them to fetch it, and fail
 /// with it; those that [always pull](PullPolicy::Always) each ask for themselves.
 ///
-/// A registry that wants to know who pulls is told so if the driver has
-/// [credentials for it](DockerLatentWorkerBuilder::registry_credentials). They are sent for images of that registry only: a
-/// build that names an image of another registry does not get them sent there.
+/// For a registry that requires a login, give the driver its
+/// [credentials](DockerLatentWorkerBuilder::registry_credentials). They are sent for images of that registry only, whatever
+/// image a build names.
 ///
 /// # What the agent is told
 ///

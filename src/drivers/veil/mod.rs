@@ -38,7 +38,7 @@ struct Passing {
 
 /// The body of a request.
 pub(super) enum Length {
-    /// There is none.
+    /// The request has no body.
     Nothing,
     Bytes(usize),
     /// It is streamed, and ends when it ends.

@@ -128,7 +128,7 @@ impl Profiles {
 }
 
 impl File {
-    /// `name_of` says which profile a section is; `None` if it is none.
+    /// `name_of` says which profile a section is; `None` if it is not a profile.
     fn read(
         source: &SharedFile,
         name_of: fn(&Section) -> Result<Option<String>, &'static str>,
@@ -213,7 +213,7 @@ fn check_setting(setting: &Entry) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A part of an access key. An inline comment is none here: not every tool knows them, and a key may have a `#` in it.
+/// A part of an access key. An inline comment is not removed: not every tool knows them, and a key may contain a `#`.
 fn checked(setting: &Entry) -> Result<&str, &'static str> {
     let Value::Text(text) = &setting.value else { return Err("is missing") };
     check_word(text)?;

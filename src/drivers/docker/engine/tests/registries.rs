@@ -1,4 +1,4 @@
-//! Who is shown the credentials of a registry.
+//! Credentials of registries: for which images they are sent.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn keyring(registries: &[&str]) -> Keyring {
 }
 
 #[test]
-fn a_pull_proves_who_pulls_and_nobody_else_learns_that() {
+fn a_pull_sends_the_credentials_and_shows_them_nowhere_else() {
     let directory = Directory::new();
     let (heard, hears) = unbounded();
     let fake = Fake::unix(directory.path(), move |_, mut peer| {

@@ -119,6 +119,18 @@ fn settings_that_cannot_be_sent_are_refused_when_the_driver_is_built() {
 }
 
 #[test]
+fn a1_a_token_in_place_of_its_file_is_not_shown() {
+    let token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJwb2QifQ";
+    let web = nowhere().variable("AWS_WEB_IDENTITY_TOKEN_FILE", token).variable("AWS_ROLE_ARN", "arn:ci");
+    let container = nowhere()
+        .variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/x")
+        .variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token);
+    for around in [web, container] {
+        assert_reveals_nothing(&Bench::new(around).error(), token.as_bytes());
+    }
+}
+
+#[test]
 fn a_broken_file_is_not_skipped() {
     for text in ["aws_access_key_id = hush-hush", "[default\naws_access_key_id = hush-hush", "\u{feff}[default]"] {
         for around in [with_files(text, ""), with_files("", text)] {
