@@ -53,7 +53,7 @@ fn a1_credentials_that_cannot_be_sent_are_refused_without_being_shown() {
     const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
     let mut random = fastrand::Rng::with_seed(13);
     let mut refused = 0;
-    for _ in 0..1_000 {
+    for _ in 0..300 {
         let mut damage = |text: &str| String::from_utf8_lossy(&damaged(text.as_bytes(), &mut random)).into_owned();
         let json = serde_json::json!({
             "Code": "Success", "AccessKeyId": "ID", "SecretAccessKey": SECRET, "Token": SECRET, "Expiration": IN_AN_HOUR,
@@ -92,7 +92,7 @@ fn a1_credentials_that_cannot_be_sent_are_refused_without_being_shown() {
             }
         }
     }
-    assert!(refused > 1_000, "{refused}");
+    assert!(refused > 300, "{refused}");
 }
 
 #[test]
