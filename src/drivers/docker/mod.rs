@@ -104,9 +104,9 @@ const CREATED_BY_THEN: Duration = Duration::from_secs(300);
 /// as progress of the start. Starts that need the same missing image at once wait for one of them to fetch it, and fail
 /// with it; those that [always pull](PullPolicy::Always) each ask for themselves.
 ///
-/// A registry that wants to know who pulls is told so if the driver has
-/// [credentials for it](DockerLatentWorkerBuilder::registry_credentials). They are sent for images of that registry only: a
-/// build that names an image of another registry does not get them sent there.
+/// For a registry that requires a login, give the driver its
+/// [credentials](DockerLatentWorkerBuilder::registry_credentials). They are sent for images of that registry only, whatever
+/// image a build names.
 ///
 /// # What the agent is told
 ///
@@ -255,7 +255,7 @@ impl DockerLatentWorker {
         if created.as_ref().is_err_and(EngineError::outcome_unknown) {
             self.unanswered.lock().insert(identity.key.clone());
         }
-        created.map_err(verdict::of_container)
+        created.map_err(|error| verdict::of_container(error.without(start.secret())))
     }
 
     /// What is recorded before the container is created: its name, and which engine is to be asked for it.
@@ -389,7 +389,7 @@ impl LatentWorker for DockerLatentWorker {
         if self.secret_in_file {
             let secret = start.secret().expose().as_bytes();
             let written = self.engine.put_file(&id, SECRET_PATH, secret, 0o444, patience(start.cancel_signal()));
-            written.map_err(verdict::of_container)?;
+            written.map_err(|error| verdict::of_container(error.without(start.secret())))?;
         }
         self.engine.start(&id, patience(start.cancel_signal())).map_err(verdict::of_container)?;
 

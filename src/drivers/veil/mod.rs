@@ -38,7 +38,7 @@ struct Passing {
 
 /// The body of a request.
 pub(super) enum Length {
-    /// There is none.
+    /// The request has no body.
     Nothing,
     Bytes(usize),
     /// It is streamed, and ends when it ends.
@@ -166,7 +166,7 @@ impl<In: Transport> Transport for Veiled<In> {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        if self.inner.buffers().input().is_empty() && !self.inner.await_input(timeout)? {
+        if self.inner.buffers().input().is_empty() && !In::await_input(&mut self.inner, timeout)? {
             return Ok(false);
         }
         let received = self.inner.buffers().input();

@@ -1,4 +1,4 @@
-//! What proves to a registry who pulls, and to which registry it may be shown.
+//! The credentials of registries, and which of them are sent for which image.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Secret;
+
 /// Why a call to an engine did not do what it should.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
@@ -38,6 +40,18 @@ pub(crate) enum EngineError {
 }
 
 impl EngineError {
+    /// Without this secret: an engine, or what stands before it, may repeat what it was sent.
+    pub(crate) fn without(mut self, secret: &Secret) -> Self {
+        if let Self::Status { message, .. }
+        | Self::Reported { message, .. }
+        | Self::Malformed { reason: message, .. }
+        | Self::Cut { reason: message, .. } = &mut self
+        {
+            *message = message.replace(secret.expose(), "[secret]");
+        }
+        self
+    }
+
     /// The status of the engine's answer, if it was one.
     pub(crate) fn status(&self) -> Option<u16> {
         match self {

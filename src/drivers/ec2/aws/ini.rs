@@ -11,12 +11,12 @@ pub(super) struct Section {
     pub(super) name: String,
     /// From 1 on.
     pub(super) line: usize,
-    pub(super) settings: Vec<Setting>,
+    pub(super) settings: Vec<Entry>,
 }
 
 /// `name = value`.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Setting {
+pub(super) struct Entry {
     /// In lower case.
     pub(super) name: String,
     pub(super) line: usize,
@@ -32,9 +32,9 @@ pub(super) enum Value {
 }
 
 /// The value may be a secret.
-impl std::fmt::Debug for Setting {
+impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Setting").field("line", &self.line).finish_non_exhaustive()
+        f.debug_struct("Entry").field("line", &self.line).finish_non_exhaustive()
     }
 }
 
@@ -105,7 +105,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Section>, Mistake> {
         if section.settings.iter().any(|setting| setting.name == name) {
             return mistake("the setting occurs twice in its section");
         }
-        section.settings.push(Setting { name, line, value: Value::Text(value.trim().into()) });
+        section.settings.push(Entry { name, line, value: Value::Text(value.trim().into()) });
     }
     Ok(sections)
 }

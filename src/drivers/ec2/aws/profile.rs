@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ini::{Mistake, Section, Setting, Value, parse};
+use super::ini::{Entry, Mistake, Section, Value, parse};
 use crate::drivers::given::check_word;
 
 const ACCESS_KEY_ID: &str = "aws_access_key_id";
@@ -33,7 +33,7 @@ const PLAIN: [&str; 13] = [
 
 /// One of the files, as it was read.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Source {
+pub(super) struct SharedFile {
     /// For errors.
     pub(super) path: String,
     pub(super) text: String,
@@ -63,7 +63,7 @@ pub(super) struct Key<'a> {
 
 impl Profiles {
     /// Reads `config`, where profiles other than the default are called `[profile NAME]`, and `credentials`.
-    pub(super) fn of_files(config: &Source, credentials: &Source) -> Result<Self, String> {
+    pub(super) fn of_files(config: &SharedFile, credentials: &SharedFile) -> Result<Self, String> {
         Ok(Self { config: File::read(config, in_config)?, credentials: File::read(credentials, in_credentials)? })
     }
 
@@ -128,8 +128,11 @@ impl Profiles {
 }
 
 impl File {
-    /// `name_of` says which profile a section is; `None` if it is none.
-    fn read(source: &Source, name_of: fn(&Section) -> Result<Option<String>, &'static str>) -> Result<Self, String> {
+    /// `name_of` says which profile a section is; `None` if it is not a profile.
+    fn read(
+        source: &SharedFile,
+        name_of: fn(&Section) -> Result<Option<String>, &'static str>,
+    ) -> Result<Self, String> {
         let mut file = Self { path: source.path.clone(), profiles: BTreeMap::new(), others: Vec::new() };
         let sections = parse(&source.text).map_err(|Mistake { line, what }| file.mistake(line, what))?;
         for section in sections {
@@ -148,7 +151,7 @@ impl File {
         Ok(file)
     }
 
-    fn setting(&self, profile: &str, name: &str) -> Option<&Setting> {
+    fn setting(&self, profile: &str, name: &str) -> Option<&Entry> {
         self.profiles.get(profile)?.settings.iter().find(|setting| setting.name == name)
     }
 
@@ -198,7 +201,7 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn check_setting(setting: &Setting) -> Result<(), &'static str> {
+fn check_setting(setting: &Entry) -> Result<(), &'static str> {
     let name = &setting.name;
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "_-.".contains(character);
     if !name.chars().all(is_plain) {
@@ -210,8 +213,8 @@ fn check_setting(setting: &Setting) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A part of an access key. An inline comment is none here: not every tool knows them, and a key may have a `#` in it.
-fn checked(setting: &Setting) -> Result<&str, &'static str> {
+/// A part of an access key. An inline comment is not removed: not every tool knows them, and a key may contain a `#`.
+fn checked(setting: &Entry) -> Result<&str, &'static str> {
     let Value::Text(text) = &setting.value else { return Err("is missing") };
     check_word(text)?;
     if text.contains(char::is_whitespace) {

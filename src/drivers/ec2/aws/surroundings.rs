@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ureq::tls::{Certificate, RootCerts};
 
-use super::profile::{Profiles, Source};
+use super::profile::{Profiles, SharedFile};
 use crate::drivers::given::{check_text, check_word};
 use crate::pem::certificates;
 
@@ -127,18 +127,20 @@ impl dyn Surroundings + '_ {
         Profiles::of_files(&config, &self.shared_file("AWS_SHARED_CREDENTIALS_FILE", "credentials")?)
     }
 
-    fn shared_file(&self, variable: &str, name: &str) -> Result<Source, String> {
+    fn shared_file(&self, variable: &str, name: &str) -> Result<SharedFile, String> {
         let path = match self.variable(variable)? {
             Some(path) => self.expanded(&path).map_err(|why| format!("the environment variable {variable} {why}"))?,
             None => match self.home() {
                 Some(home) => home.join(".aws").join(name),
-                None => return Ok(Source { path: format!("~/.aws/{name}"), text: String::new() }),
+                None => return Ok(SharedFile { path: format!("~/.aws/{name}"), text: String::new() }),
             },
         };
         let shown = path.display().to_string();
         match self.file(&path) {
-            Ok(text) => Ok(Source { path: shown, text }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Source { path: shown, text: String::new() }),
+            Ok(text) => Ok(SharedFile { path: shown, text }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(SharedFile { path: shown, text: String::new() })
+            }
             Err(error) => Err(format!("cannot read {shown}: {error}")),
         }
     }

@@ -6,7 +6,7 @@ use super::super::{BuildContext, Engine, ImageBuild, Keyring, Patience, Pull, Re
 use super::Directory;
 use super::fake::{Fake, Peer};
 use crate::Secret;
-use crate::secrecy::{assert_reveals_nothing, log_of};
+use crate::secrecy::{assert_reveals_nothing, damaged, log_of, shown};
 
 const PASSWORD: &str = "tr0ub4dor";
 const OF_AGENT: &str = "vG4mTq81Zs";
@@ -28,6 +28,48 @@ fn answer(line: &str, peer: &mut Peer) {
         "start" => peer.answer(500, &format!(r#"{{"message":"{OF_AGENT}"}}"#)),
         _ => peer.answer(200, ""),
     }
+}
+
+/// Of what is looked at only the state is needed; the environment comes with it.
+#[test]
+fn a1_no_answer_that_makes_no_sense_is_quoted() {
+    let container = format!(
+        r#"{{"Id":"c","State":{{"Status":"running","Running":true}},"Config":{{"Env":["S={OF_AGENT}"],"Labels":{{"{OF_LOG}":"{OF_AGENT}"}}}}}}"#
+    );
+    let directory = Directory::new();
+    let fake = Fake::unix(directory.path(), move |_, mut peer| {
+        let mut random = fastrand::Rng::with_seed(11);
+        while peer.asked_of("1.41").is_some() {
+            let damaged = damaged(container.as_bytes(), &mut random);
+            // Values of other types, too.
+            let text = String::from_utf8_lossy(&damaged).replace("true", ["true", "\"vG4mTq81Zs\""][random.usize(..2)]);
+            peer.answer(200, &text);
+        }
+    });
+    let engine = Engine::new(fake.address());
+    let mut refused = 0;
+    for _ in 0..500 {
+        if let Err(error) = engine.inspect("c", Patience::new(Duration::from_secs(600))) {
+            refused += 1;
+            [OF_AGENT, OF_LOG].iter().for_each(|secret| assert_reveals_nothing(&shown(&error), secret.as_bytes()));
+        }
+    }
+    assert!(refused > 250, "{refused}");
+}
+
+#[test]
+fn a1_a_secret_that_an_engine_repeats_is_not_passed_on() {
+    let directory = Directory::new();
+    let fake = Fake::unix(directory.path(), |_, mut peer| {
+        while let Some(asked) = peer.asked_of("1.41") {
+            peer.answer(400, &format!("cannot parse {}", String::from_utf8(asked.body).unwrap()));
+        }
+    });
+    let body = serde_json::json!({ "Env": [format!("LATENT_WORKER_SECRET={OF_AGENT}")] });
+    let created = Engine::new(fake.address()).create("c", None, &body, Patience::new(Duration::from_secs(600)));
+    let error = created.unwrap_err().without(&Secret::new(OF_AGENT));
+    assert!(error.to_string().contains("LATENT_WORKER_SECRET=[secret]"), "{error}");
+    assert_reveals_nothing(&shown(&error), OF_AGENT.as_bytes());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod behaviour;
 mod fake;
 mod logged;
+mod registries;
 #[cfg(feature = "tls")]
 mod tls;
 

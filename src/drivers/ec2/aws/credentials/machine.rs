@@ -47,7 +47,7 @@ fn token(metadata: &Metadata<'_>, service: &str) -> Result<Header, NoMetadata> {
     let uri = format!("{service}/latest/api/token");
     let headers = [("x-aws-ec2-metadata-token-ttl-seconds", TOKEN_LIFE.to_owned())];
     let token = metadata.ask(&Asking { method: Method::PUT, uri: &uri, headers: &headers, body: b"" })?;
-    // What cannot be sent back is none, whatever answers at that address.
+    // What cannot be sent back is not a token; something else answers at that address.
     let token = token.trim();
     check_word(token).map_err(|problem| NoMetadata::Nothing(format!("its token {problem}")))?;
     Ok(("x-aws-ec2-metadata-token", token.into()))

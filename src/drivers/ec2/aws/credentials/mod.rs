@@ -152,7 +152,9 @@ impl Sources<'_> {
 
     /// A token that a file contains.
     fn token_file(&self, path: &str) -> Result<String, AwsError> {
-        let error = |why: &dyn fmt::Display| failed(format!("cannot use the token in {path}: {why}"));
+        // What is not a whole path may be the token itself, which somebody has taken for its file.
+        let shown = if Path::new(path).is_absolute() { path } else { "a file with a relative path" };
+        let error = |why: &dyn fmt::Display| failed(format!("cannot use the token in {shown}: {why}"));
         let text = self.metadata.around.file(Path::new(path)).map_err(|why| error(&why))?;
         let token = text.trim();
         check_word(token).map_err(|problem| error(&format_args!("it {problem}")))?;

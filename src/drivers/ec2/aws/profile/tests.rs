@@ -4,7 +4,7 @@ use super::*;
 use crate::secrecy::{assert_reveals_nothing, damaged, shown};
 
 fn read(config: &str, credentials: &str) -> Result<Profiles, String> {
-    let source = |path: &str, text: &str| Source { path: path.into(), text: text.into() };
+    let source = |path: &str, text: &str| SharedFile { path: path.into(), text: text.into() };
     Profiles::of_files(&source("/c", config), &source("/s", credentials))
 }
 
@@ -108,7 +108,7 @@ fn a1_no_damage_has_a_secret_quoted() {
     );
     let mut random = fastrand::Rng::with_seed(12);
     let mut refused = 0;
-    for _ in 0..3_000 {
+    for _ in 0..500 {
         let bytes = damaged(text.as_bytes(), &mut random);
         let text = String::from_utf8_lossy(&bytes);
         for (config, credentials) in [(&*text, ""), ("", &*text)] {
@@ -126,5 +126,5 @@ fn a1_no_damage_has_a_secret_quoted() {
             SECRETS.iter().for_each(|secret| assert_reveals_nothing(&texts, secret.as_bytes()));
         }
     }
-    assert!(refused > 1_000, "{refused}");
+    assert!(refused > 250, "{refused}");
 }
