@@ -96,6 +96,8 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
         let made = std::fs::create_dir_all(&options.directory);
         made.map_err(|error| format!("cannot make {}: {error}", options.directory.display()))?;
         let agent = LocalAgent::in_directory(&options.directory);
+        // As the first process of a container it inherits what commands leave behind.
+        agent.reap_orphans()?;
         let name = variable(&["LATENT_WORKER_NAME", "WORKERNAME"])?;
         let mut builder = AgentClient::builder(master()?, name, secret()?);
         if let Some(timeout) = options.master_timeout {

@@ -46,6 +46,7 @@ fn run() -> Result<(), String> {
 /// Runs the commands of the master in the directory, until it says that this is the end, or somebody else does.
 fn serve(told: Told, directory: &Path, end: Receiver<()>) -> Result<(), String> {
     let agent = LocalAgent::in_directory(directory);
+    agent.reap_orphans().map_err(|error| format!("cannot reap processes: {error}"))?;
     let client = AgentClient::builder(told.master, told.name, told.secret).build(directory, agent.clone());
     let stopper = client.stopper();
     let stop = move || _ = end.recv().map(|()| stopper.stop());
