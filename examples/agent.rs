@@ -125,7 +125,9 @@ Exit status: 0 the master or a signal has ended it, 1 the master is gone, 2 bad 
         }
         let end = client.run();
         // What runs was told to end; nobody is to be left behind.
-        agent.close_and_wait(Duration::from_secs(10));
+        if !agent.close_and_wait(Duration::from_secs(10)) {
+            eprintln!("agent: a process of a command still runs after it was killed");
+        }
         eprintln!("agent: {}", end?);
         Ok(())
     }

@@ -183,8 +183,11 @@ impl LatentWorker for ProcessLatentWorker {
     fn stop_instance(&self, stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
         let grace = if stop.fast() { self.grace.min(FAST_GRACE) } else { self.grace };
         let key = stop.key().to_owned();
-        // Without an instance nothing was started.
-        let Some(ProcessInstance { running, secret_file, .. }) = stop.into_instance() else { return Ok(()) };
+        let Some(ProcessInstance { running, secret_file, .. }) = stop.into_instance() else {
+            // Nothing was started, but a file that could not be removed then may be there.
+            let file = self.secret_files.as_ref().map(|parent| SecretFile::left_behind(parent, &key));
+            return file.map_or(Ok(()), SecretFile::remove);
+        };
         let ended = running.end(grace);
         let removed = secret_file.map_or(Ok(()), SecretFile::remove);
         let survivors = ended.map_err(|error| StopError::new(self.agent.unknown_end(&error)))?;

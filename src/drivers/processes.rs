@@ -267,7 +267,6 @@ mod system {
 
     impl Stat {
         const STATE: usize = 3;
-        const PARENT: usize = 4;
         const GROUP: usize = 5;
         const FLAGS: usize = 9;
         const START: usize = 22;
@@ -304,7 +303,8 @@ mod system {
 
         #[cfg(feature = "local")]
         fn is_child_of(&self, parent: u32) -> bool {
-            self.number(Self::PARENT) == Some(parent.into())
+            const PARENT: usize = 4;
+            self.number(PARENT) == Some(parent.into())
         }
 
         fn lives_in(&self, group: u32) -> bool {

@@ -54,7 +54,9 @@ fn serve(told: Told, directory: &Path, end: Receiver<()>) -> Result<(), String> 
     watching.map_err(|error| format!("cannot listen to signals: {error}"))?;
     let served = client.run();
     // The directory is theirs until they have ended.
-    agent.close_and_wait(PATIENCE);
+    if !agent.close_and_wait(PATIENCE) {
+        complain("a process of a command still runs after it was killed");
+    }
     served.map(drop).map_err(|error| error.to_string())
 }
 
