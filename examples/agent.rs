@@ -101,6 +101,8 @@ Exit status: 0 the master or a signal has ended the agent, 1 the master is unrea
         let made = std::fs::create_dir_all(&options.directory);
         made.map_err(|error| format!("cannot make {}: {error}", options.directory.display()))?;
         let agent = LocalAgent::in_directory(&options.directory);
+        // As the first process of a container it inherits what commands leave behind.
+        agent.reap_orphans()?;
         let name = variable(&["LATENT_WORKER_NAME", "WORKERNAME"])?;
         let mut builder = AgentClient::builder(master()?, name, secret);
         if let Some(timeout) = options.master_timeout {
@@ -124,7 +126,9 @@ Exit status: 0 the master or a signal has ended the agent, 1 the master is unrea
         }
         let end = client.run();
         // What runs was told to end; nobody is to be left behind.
-        agent.close_and_wait(Duration::from_secs(10));
+        if !agent.close_and_wait(Duration::from_secs(10)) {
+            say(&"a process of a command still runs after it was killed");
+        }
         say(&end?);
         Ok(())
     }

@@ -327,7 +327,11 @@ impl LatentWorker for CommandLatentWorker {
     /// When the program cannot be run, fails or runs longer than its limit; when a process of a program still runs after
     /// it was killed; when the file cannot be removed.
     fn stop_instance(&self, stop: StopRequest<CommandInstance>) -> Result<(), StopError> {
-        let Some(attempt) = self.attempts.lock().remove(stop.key()) else { return Ok(()) };
+        let Some(attempt) = self.attempts.lock().remove(stop.key()) else {
+            // Nothing was started, but a file that could not be removed then may be there.
+            let file = self.secret_files.as_ref().map(|parent| SecretFile::left_behind(parent, stop.key()));
+            return file.map_or(Ok(()), SecretFile::remove);
+        };
         let fast = [("LATENT_WORKER_FAST", OsStr::new(if stop.fast() { "1" } else { "0" }))];
         let stopped = self.run_within(&attempt.subject(), "stop", &self.stop, self.stop_limit, &fast);
         let belongings = std::mem::take(&mut *attempt.belongings.lock());

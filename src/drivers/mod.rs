@@ -1,4 +1,20 @@
 //! The kinds of workers that come with the library, one feature each. They use nothing but what every user can.
+//!
+//! # What proves that an instance is gone
+//!
+//! A reclaim answers [`Gone`](crate::Reclaimed::Gone) after it has looked at the following. The lock of the journal is part
+//! of the proof: a child that a dead master had just forked holds it until it has become the program that was to be run.
+//!
+//! | driver | what is looked at | what could still come |
+//! |---|---|---|
+//! | local | on Linux every process with the directory as `LATENT_WORKER_INSTANCE` in its environment, and the groups that such processes lead, after they were killed; then the directory | a process that has changed its user or this variable |
+//! | command | on Linux every process with the key as `LATENT_WORKER_KEY` in its environment: none was there when the last run of the reclaim program began, which has succeeded | a process that has changed its user or this variable; what the reclaim program does not find |
+//! | process | on Linux every process with the key in its environment, and the agent by its number and start time, after they were killed | a process, but for the agent, that has changed its user or this variable |
+//! | docker | the containers with the labels of the attempt and the one with its name; as long as no id was recorded the engine may still create one, and the answer is `Pending` until that is older than it takes | a container that the engine creates later than that; one on an engine that is not the recorded one is an error |
+//! | ec2 | the machines, requests and parameters with the tags of the attempt, and those that were recorded; until a lookup can be trusted the answer is `Pending` | a machine that the cloud shows later than it ever should |
+//!
+//! On other systems than Linux the first three cannot find processes and answer `Unsupported`. Processes that have outlived
+//! a kill of this very master are known by number and start time, whatever their user: see `orphans::Survivors`.
 
 #[cfg(all(feature = "command", unix))]
 pub(crate) mod command;

@@ -223,18 +223,23 @@ impl LatentWorker for ProcessLatentWorker {
     fn stop_instance(&self, stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
         let grace = if stop.fast() { self.grace.min(FAST_GRACE) } else { self.grace };
         let (key, directory) = (stop.key().to_owned(), self.directory(stop.key()));
-        // Without an instance no agent was started, or it was killed when it could not be recorded.
-        let ended = stop.into_instance().map(|ProcessInstance { running, secret_file, .. }| {
-            (running.end(grace), secret_file.map_or(Ok(()), SecretFile::remove))
-        });
+        let (ended, removed) = match stop.into_instance() {
+            Some(ProcessInstance { running, secret_file, .. }) => {
+                (Some(running.end(grace)), secret_file.map_or(Ok(()), SecretFile::remove))
+            }
+            // No agent runs, but a file that could not be removed then may be there.
+            None => {
+                let file = self.secret_files.as_ref().map(|parent| SecretFile::left_behind(parent, &key));
+                (None, file.map_or(Ok(()), SecretFile::remove))
+            }
+        };
         let emptied = directory.map_or(Ok(()), |directory| remove_directory(&directory, &mut || true));
-        if let Some((ended, removed)) = ended {
+        if let Some(ended) = ended {
             let survivors = ended.map_err(|error| StopError::new(self.agent.unknown_end(&error)))?;
             self.survivors.add(&key, &survivors);
             self.survivors.check(&key)?;
-            removed?;
         }
-        emptied
+        removed.and(emptied)
     }
 
     /// Ends what is left of the agent of a dead master (on Linux), and removes the file with the secret; see

@@ -5,6 +5,7 @@
 //! group taken, until whoever owns the group has signalled it for the last time. What leaves the group (`setsid`, a
 //! shell with job control) is not followed. When to signal, and what to do with output, is decided by the owner.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 #[cfg(feature = "local")]
@@ -14,7 +15,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use process_wrap::std::{CommandWrap, CommandWrapper, ProcessSession};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -59,7 +60,36 @@ pub(super) struct Group {
 static GIVEN_UP: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 fn reap_given_up() {
-    GIVEN_UP.lock().retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    GIVEN_UP.lock().retain_mut(|child| {
+        let _family = FAMILY.read();
+        let runs = matches!(child.try_wait(), Ok(None));
+        if !runs {
+            LEADERS.lock().remove(&child.id());
+        }
+        runs
+    });
+}
+
+/// All leaders that were not reaped. They belong to their groups, and nobody else reaps them.
+static LEADERS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+/// Read while a child begins or is reaped by its group; written while children are reaped that have no group here.
+static FAMILY: RwLock<()> = RwLock::new(());
+
+/// Reaps the children of this process that it has not started but inherited, as far as they have ended.
+#[cfg(all(feature = "local", target_os = "linux"))]
+pub(super) fn reap_inherited() -> io::Result<()> {
+    let _family = FAMILY.write();
+    let any = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    if matches!(waitid(WaitId::All, any | WaitIdOptions::NOWAIT), Ok(None) | Err(Errno::CHILD)) {
+        return Ok(());
+    }
+    for child in super::processes::ended_children()? {
+        if !LEADERS.lock().contains(&child.as_raw_nonzero().get().unsigned_abs()) {
+            // It has ended: this blocks for nothing, and what is gone is reaped.
+            let _ = waitid(WaitId::Pid(child), any);
+        }
+    }
+    Ok(())
 }
 
 /// Has a command lead a group of its own; and a session, when this process has a terminal that must not be the command's.
@@ -88,9 +118,13 @@ impl Group {
         reap_given_up();
         detach(prepared)?;
         let mut tries = 1;
+        let _family = FAMILY.read();
         loop {
             match prepared.spawn() {
-                Ok(leader) => return Ok(Self { pid: Pid::from_child(&leader), leader: Some(leader) }),
+                Ok(leader) => {
+                    LEADERS.lock().insert(leader.id());
+                    return Ok(Self { pid: Pid::from_child(&leader), leader: Some(leader) });
+                }
                 Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
                     tries += 1;
                     thread::sleep(BUSY_PAUSE);
@@ -152,6 +186,10 @@ impl Group {
     /// Blocks until the leader has ended. What is left of the group is left alone from now on.
     pub(super) fn reap(&mut self) -> io::Result<ExitStatus> {
         let mut leader = self.leader.take().ok_or(Errno::CHILD)?;
+        // Not within the family, because it may take long. An error comes once more.
+        let _ = wait_for_end(self.pid);
+        let _family = FAMILY.read();
+        LEADERS.lock().remove(&leader.id());
         leader.wait()
     }
 
@@ -177,7 +215,9 @@ impl Group {
 
     /// Somebody else has reaped the leader.
     pub(super) fn lost(&mut self) {
-        self.leader = None;
+        if let Some(leader) = self.leader.take() {
+            LEADERS.lock().remove(&leader.id());
+        }
     }
 }
 

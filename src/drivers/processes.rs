@@ -236,6 +236,20 @@ mod system {
         Ok(found)
     }
 
+    /// The children of this process that have ended and were not reaped.
+    #[cfg(feature = "local")]
+    pub(in super::super) fn ended_children() -> io::Result<Vec<Pid>> {
+        let parent = std::process::id();
+        let mut ended = Vec::new();
+        for pid in numbers()? {
+            let pid = pid?;
+            if Stat::read(pid)?.is_some_and(|stat| stat.has_ended() && stat.is_child_of(parent)) {
+                ended.push(pid);
+            }
+        }
+        Ok(ended)
+    }
+
     /// The numbers of all processes.
     fn numbers() -> io::Result<impl Iterator<Item = io::Result<Pid>>> {
         let number = |entry: io::Result<fs::DirEntry>| match entry {
@@ -285,6 +299,12 @@ mod system {
 
         fn has_ended(&self) -> bool {
             matches!(self.field(Self::STATE), Some("Z" | "X" | "x") | None)
+        }
+
+        #[cfg(feature = "local")]
+        fn is_child_of(&self, parent: u32) -> bool {
+            const PARENT: usize = 4;
+            self.number(PARENT) == Some(parent.into())
         }
 
         fn lives_in(&self, group: u32) -> bool {

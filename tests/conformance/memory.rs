@@ -140,6 +140,7 @@ pub(crate) enum Flaw {
     ReclaimsOnlyOnce,
     TellsSecretInError,
     ShowsSecretInArguments,
+    ShowsSecretInPassing,
     ForgetsKey,
     GoesOnAfterReturn,
     NamesByWorker,
@@ -343,6 +344,10 @@ impl LatentWorker for Driver {
             shell.args(["-c", "read line", start.secret().expose()]).stdin(Stdio::piped());
             shell.spawn().unwrap()
         });
+        if self.has(Flaw::ShowsSecretInPassing) {
+            let mut tool = Command::new("/bin/sh");
+            assert!(tool.args(["-c", "sleep 0.5; true", start.secret().expose()]).status().unwrap().success());
+        }
         start.progress("booted");
         Ok(Started::new(Instance { name: name.clone(), image, child, checks: AtomicU32::new(0) }).detail(name))
     }

@@ -70,6 +70,13 @@ fn a1_a_process_with_the_secret_in_its_arguments() {
     caught(Flaw::ShowsSecretInArguments, "a1_process_arguments", "/cmdline shows the secret");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a1_a_tool_of_the_start_with_the_secret_in_its_arguments() {
+    let report = subject(Driver::family(Flaw::ShowsSecretInPassing)).only("a1_process_arguments").run();
+    assert_eq!(report.broken(), ["a1_process_arguments"], "{report}");
+}
+
 #[test]
 fn d4_what_was_made_is_not_known_by_the_key() {
     caught(

@@ -5,7 +5,7 @@
 //! something.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -107,7 +107,7 @@ fn chain(seed: u64, kills: usize) {
 
 fn kill_masters(kills: usize) {
     let seed = std::env::var(SEED).map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
-    writeln!(std::io::stdout(), "{SEED}={seed}").unwrap();
+    println!("{SEED}={seed}");
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(2, usize::from) {

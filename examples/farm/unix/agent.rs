@@ -41,6 +41,7 @@ fn run() -> Result<(), String> {
 /// Runs the commands of the master in the directory, until it says that this is the end, or somebody else does.
 fn serve(told: Told, end: Receiver<()>) -> Result<(), String> {
     let agent = LocalAgent::in_directory(&told.directory);
+    agent.reap_orphans().map_err(|error| format!("cannot reap processes: {error}"))?;
     let client = AgentClient::builder(told.master, told.name, told.secret).build(&told.directory, agent.clone());
     let stopper = client.stopper();
     let stop = move || _ = end.recv().map(|()| stopper.stop());
@@ -48,7 +49,9 @@ fn serve(told: Told, end: Receiver<()>) -> Result<(), String> {
     watching.map_err(|error| format!("cannot listen to signals: {error}"))?;
     let served = client.run();
     // The directory is theirs until they have ended.
-    agent.close_and_wait(PATIENCE);
+    if !agent.close_and_wait(PATIENCE) {
+        complain("a process of a command still runs after it was killed");
+    }
     served.map(drop).map_err(|error| error.to_string())
 }
 

@@ -78,6 +78,35 @@ impl LocalAgent {
         Self::new(super::absolute(directory.into()), Environment::new(), Survivors::default())
     }
 
+    /// Reaps the processes that this process inherits when their parents end, until the agent is closed; otherwise they
+    /// stay as zombies. For a program that is an agent in a container: as the first process there (number 1) it inherits
+    /// them all. Does nothing where this process inherits none, and on other systems than Linux.
+    ///
+    /// A thread looks once a second. What agents and drivers of this library have started is left to them. **A child that
+    /// this process has started by other means may be reaped**, so that nobody is told how it ended.
+    ///
+    /// # Errors
+    ///
+    /// When there is no thread.
+    pub fn reap_orphans(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if std::process::id() == 1 || rustix::process::child_subreaper().is_ok_and(|reaper| reaper.is_some()) {
+            /// How often it is looked for them.
+            const PAUSE: Duration = Duration::from_secs(1);
+            let ended = self.shared.ended.clone();
+            let reap = move || {
+                while ended.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
+                    if let Err(error) = crate::drivers::process_group::reap_inherited() {
+                        log::warn!("cannot look for processes to reap: {error}");
+                    }
+                }
+            };
+            let thread = std::thread::Builder::new().name("local reaper".into()).spawn(reap)?;
+            self.shared.supervisors.keep(thread);
+        }
+        Ok(())
+    }
+
     /// The instance's own directory, an absolute path. The driver removes it when the instance is stopped.
     pub fn directory(&self) -> &Path {
         &self.shared.directory

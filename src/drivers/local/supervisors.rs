@@ -84,6 +84,12 @@ impl Supervisors {
         inner.spare = None;
     }
 
+    /// Joins this thread with the others. It ends when no command is left.
+    #[cfg(target_os = "linux")]
+    pub(super) fn keep(&self, thread: JoinHandle<()>) {
+        self.inner.lock().threads.push(thread);
+    }
+
     /// Joins the threads. To be called when no command is left and no other will come.
     pub(super) fn join(&self) {
         let threads = std::mem::take(&mut self.inner.lock().threads);

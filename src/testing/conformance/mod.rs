@@ -200,6 +200,7 @@
 //! A driver that hangs does not hang the kit: after the [patience](Subject::patience) the check is broken, the thread
 //! that hangs is left alone, and the next check is tried.
 
+mod arguments;
 mod checks;
 mod gate;
 mod observed;

@@ -101,6 +101,11 @@ impl Record {
         self.lock().secrets.get(key).cloned()
     }
 
+    /// Whether the text has one of the secrets that are known by now.
+    pub(super) fn has_secret(&self, text: &str) -> bool {
+        !text.is_empty() && self.lock().secrets.values().any(|secret| text.contains(secret.expose()))
+    }
+
     /// Looks for every secret that is known by now. Where one is found is kept, without the secret.
     pub(super) fn look_at(&self, what: &str, text: &str) {
         let mut inner = self.lock();

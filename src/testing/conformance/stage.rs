@@ -128,6 +128,30 @@ impl Stage {
         self.list().difference(before).cloned().collect()
     }
 
+    /// Waits, as long as a listing may lag, until `count` things are there that were not `before`. What there is then.
+    pub(super) fn appeared(&self, before: &Listing, count: usize) -> Listing {
+        let deadline = Instant::now() + self.means.settle;
+        loop {
+            let new = self.new_since(before);
+            if new.len() >= count || Instant::now() >= deadline {
+                return new;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Waits, as long as a listing may lag, until none of these is there. What there is then.
+    pub(super) fn left_of(&self, these: &Listing) -> Listing {
+        let deadline = Instant::now() + self.means.settle;
+        loop {
+            let left: Listing = self.list().intersection(these).cloned().collect();
+            if left.is_empty() || Instant::now() >= deadline {
+                return left;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
     /// Waits, as long as a listing may lag, until nothing is there that was not `before`.
     pub(super) fn nothing_left(&self, before: &Listing, after: &str) -> Proved {
         let deadline = Instant::now() + self.means.settle;
@@ -153,7 +177,7 @@ impl Stage {
         let destroy =
             given(&self.means.destroy, "means to remove something behind the driver's back (Subject::destroy)")?;
         these.iter().for_each(|name| destroy(name));
-        let left: Listing = self.list().intersection(these).cloned().collect();
+        let left = self.left_of(these);
         if left.is_empty() {
             return Ok(());
         }

@@ -132,7 +132,7 @@ fn one_stop(stage: &Stage, fault: Fault) -> Proved {
     let stopped_soon = hand.worker.insubstantiate(false).wait_timeout(stage.means.settle);
     let met = was_met(&injection);
     if stopped_soon && hand.stopped(life)?.outcome() == Some(&Outcome::Well) {
-        let left = stage.new_since(&before);
+        let left = stage.left_of(&stage.new_since(&before));
         if !left.is_empty() {
             return broken(format!("stop_instance says that all went well, and this is still there: {}", shown(&left)));
         }

@@ -1,5 +1,6 @@
 //! Lives without trouble of the driver's own making.
 
+use super::super::arguments::Watch;
 use super::super::stage::{Listing, Proved, Stage, broken, given, not_tried, shown};
 use crate::{BuildResult, SubstantiateError};
 
@@ -11,7 +12,7 @@ pub(super) fn whole(stage: &Stage) -> Proved {
     let (farm, driver) = (stage.farm(), stage.driver());
     let hand = farm.worker("conformance", &*driver)?;
     let up = hand.up(stage.build())?;
-    if stage.new_since(&before).is_empty() {
+    if stage.appeared(&before, 1).is_empty() {
         return broken(
             "the subject's list shows nothing new while an instance is up: so no check could see what is left behind",
         );
@@ -20,25 +21,23 @@ pub(super) fn whole(stage: &Stage) -> Proved {
     stage.nothing_left(&before, "after the stop")
 }
 
-/// Everybody on a machine can read the arguments of every process on it.
+/// From before the start to after the stop.
 pub(super) fn arguments(stage: &Stage) -> Proved {
     if !cfg!(target_os = "linux") {
         return not_tried("only Linux tells it in /proc");
     }
     let (farm, driver) = (stage.farm(), stage.driver());
     let hand = farm.worker("conformance", &*driver)?;
-    let asked = hand.ask(stage.build());
-    let key = hand.called(asked.life())?.call.key;
-    let up = hand.finish(asked)?;
-    let Some(secret) = stage.record.secret_of(&key) else { return broken("the attempt has no secret") };
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let shows_it = |path: &std::path::Path| {
-        let arguments = std::fs::read(path.join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&arguments).contains(secret.expose())
-    };
-    let found = processes.map(|process| process.path()).find(|path| shows_it(path));
-    hand.stop(up, false)?;
-    found.map_or(Ok(()), |path| broken(format!("{}/cmdline shows the secret", path.display())))
+    let watch =
+        Watch::begin(stage.record.clone()).or_else(|error| broken(format!("the kit has no thread: {error}")))?;
+    let lived = hand.up(stage.build()).and_then(|up| {
+        // Once when all that belongs to the instance is there for certain.
+        let shown = watch.end();
+        let watch = Watch::begin(stage.record.clone());
+        hand.stop(up, false)?;
+        Ok(shown.or_else(|| watch.ok()?.end()))
+    });
+    lived?.map_or(Ok(()), |path| broken(format!("{} shows the secret", path.display())))
 }
 
 pub(super) fn twice(stage: &Stage) -> Proved {
@@ -75,7 +74,7 @@ pub(super) fn parallel(stage: &Stage) -> Proved {
     let hands = names.iter().map(|name| farm.worker(name, &*driver)).collect::<Proved<Vec<_>>>()?;
     let asked: Vec<_> = hands.iter().map(|hand| hand.ask(stage.build())).collect();
     let ups = hands.iter().zip(asked).map(|(hand, asked)| hand.finish(asked)).collect::<Proved<Vec<_>>>()?;
-    let new = stage.new_since(&before);
+    let new = stage.appeared(&before, PARALLEL);
     if new.len() < PARALLEL {
         return broken(format!("{PARALLEL} instances are up, and the subject lists only {}", shown(&new)));
     }
@@ -95,10 +94,10 @@ pub(super) fn same_name(stage: &Stage) -> Proved {
     let (our_hand, their_hand) =
         (ours.worker("conformance", &*our_driver)?, theirs.worker("conformance", &*their_driver)?);
     let our_up = our_hand.up(stage.build())?;
-    let of_us = stage.new_since(&before);
+    let of_us = stage.appeared(&before, 1);
     let their_up = their_hand.up(stage.build())?;
+    let of_them: Listing = stage.appeared(&before, of_us.len() + 1).difference(&of_us).cloned().collect();
     stage.still_there(&of_us, "after a start by the second master, what the first one has started")?;
-    let of_them: Listing = stage.new_since(&before).difference(&of_us).cloned().collect();
     if of_them.is_empty() {
         return broken("the second master's instance is nothing new: it has taken over that of the first one");
     }
@@ -142,7 +141,7 @@ pub(super) fn dies(stage: &Stage) -> Proved {
     let mut asked = hand.ask(build);
     if stage.means.dying.is_none() {
         hand.returned_well(&asked)?;
-        stage.destroy_all(&stage.new_since(&before))?;
+        stage.destroy_all(&stage.appeared(&before, 1))?;
     }
     match hand.answered(&mut asked) {
         Ok(Err(SubstantiateError::Failed { reason, .. })) if reason.trim().is_empty() => {
@@ -232,7 +231,7 @@ pub(super) fn gone_before_stop(stage: &Stage) -> Proved {
     let (farm, driver) = (stage.farm(), stage.driver());
     let hand = farm.worker("conformance", &*driver)?;
     let up = hand.up(stage.build())?;
-    stage.destroy_all(&stage.new_since(&before))?;
+    stage.destroy_all(&stage.appeared(&before, 1))?;
     hand.stop(up, false)?;
     stage.nothing_left(&before, "after the stop of what was gone")
 }

@@ -52,7 +52,7 @@ pub(super) fn gone(stage: &Stage) -> Proved {
         let (farm, driver) = (stage.journal_farm(Mode::Open)?, stage.driver());
         let hand = farm.worker(WORKER, &*driver)?;
         let _up = hand.up(stage.build())?;
-        stage.destroy_all(&stage.new_since(&before))?;
+        stage.destroy_all(&stage.appeared(&before, 1))?;
         reclaim_next(&farm, stage).map_err(why("removed by somebody else"))?;
     }
     Ok(())
@@ -77,7 +77,7 @@ pub(super) fn neighbours(stage: &Stage) -> Proved {
     let (farm, driver) = (stage.journal_farm(Mode::Open)?, stage.driver());
     let hand = farm.worker(WORKER, &*driver)?;
     let _ours = hand.up(stage.build())?;
-    let of_us = stage.new_since(&before);
+    let of_us = stage.appeared(&before, 1);
     let longer = format!("{WORKER}-2");
     let longer_hand = farm.worker(&longer, &*driver)?;
     let _longer = longer_hand.up(stage.build())?;
@@ -85,7 +85,7 @@ pub(super) fn neighbours(stage: &Stage) -> Proved {
     let (other, other_driver) = (stage.farm(), stage.driver());
     let other_hand = other.worker(WORKER, &*other_driver)?;
     let other_up = other_hand.up(stage.build())?;
-    let of_neighbours: Listing = stage.new_since(&before).difference(&of_us).cloned().collect();
+    let of_neighbours: Listing = stage.appeared(&before, of_us.len() + 2).difference(&of_us).cloned().collect();
     if of_neighbours.is_empty() {
         return broken("two neighbours have started, and the subject lists nothing new");
     }
@@ -94,7 +94,7 @@ pub(super) fn neighbours(stage: &Stage) -> Proved {
     next.worker(WORKER, &*next_driver)?;
     next.reclaimed(WORKER)?;
     stage.still_there(&of_neighbours, "after the reclaim of one attempt, what a neighbour has started")?;
-    let left: Listing = stage.list().intersection(&of_us).cloned().collect();
+    let left = stage.left_of(&of_us);
     if !left.is_empty() {
         return broken(format!("left behind after the reclaim: {}", shown(&left)));
     }
