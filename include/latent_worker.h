@@ -84,7 +84,7 @@ enum lw_code
   LW_ERROR_UNSUPPORTED = 6,
   // The system refuses something: a file, an address, a thread.
   LW_ERROR_SYSTEM = 7,
-  // The journal cannot be used: another master uses it, or it is none.
+  // The journal cannot be used: it is in use by another master, or is not a journal.
   LW_ERROR_JOURNAL = 8,
   // There is a worker of that name already.
   LW_ERROR_NAME_TAKEN = 9,
@@ -413,7 +413,7 @@ typedef struct lw_leftover {
   // How far it had come: 0 its start may have been called, 1 it has recorded something, 2 its stop may have been
   // called.
   int32_t stage;
-  // How long ago the start was called, by the clock on the wall.
+  // How long ago the start was called, by the wall clock; 0 when that is not known.
   uint64_t age_ms;
 } lw_leftover;
 
@@ -573,7 +573,7 @@ typedef struct lw_command_options {
   const char *const *check;
   // How many there are, the program included.
   size_t check_count;
-  // The program that removes what an earlier master has left. NULL: none.
+  // The program that removes what an attempt has left behind. NULL: the stop program does that as well.
   const char *const *reclaim;
   // How many there are, the program included.
   size_t reclaim_count;
@@ -609,8 +609,9 @@ typedef struct lw_process_options {
   uint64_t grace_ms;
   // Not 0: the secret is handed over in a file and not in the environment.
   int32_t secret_in_file;
-  // Not used.
-  int32_t reserved;
+  // Not 0: each instance has a directory of its own, which the agent finds in LATENT_WORKER_DIRECTORY, and which is
+  // removed with the instance.
+  int32_t private_directory;
 } lw_process_options;
 
 // Who a lease belongs to. Free it with lw_free.
@@ -699,10 +700,9 @@ typedef struct lw_report {
   size_t size;
   // Nothing is in flight any more.
   bool complete;
-  // What is still in flight, for people.
+  // What is still in flight and what may be left behind, for people.
   const char *text;
-  // The same as a JSON object: complete, in_flight (workers), reclaiming and left_behind
-    // (leftovers), text.
+  // The same as a JSON object: complete, in_flight (workers), reclaiming and left_behind (leftovers), text.
   const char *json;
 } lw_report;
 
@@ -928,7 +928,7 @@ lw_code lw_master_add_docker(struct lw_master *master,
 //
 // settings is a JSON object; each member is optional. Templates are as those of lw_master_add_docker.
 //
-// Templates: image ("ami-..." or the path of a parameter), launch_template, subnet, key_pair, placement_group, tenancy,
+// Templates: image ("ami-...", or "ssm:" and the name of a parameter), launch_template, subnet, key_pair, placement_group, tenancy,
 // profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large", "c7i.large:spot<0.08",
 // "c7i.large@subnet-1"), security_groups. Objects of templates: tags; volumes, of devices.
 //

@@ -222,7 +222,7 @@ class _ProcessOptions(_Sized):
     _fields_ = [
         ("size", c_size_t), ("agent", POINTER(c_char_p)), ("agent_count", c_size_t),
         ("compatible_by", POINTER(c_char_p)), ("compatible_by_count", c_size_t), ("grace_ms", c_uint64),
-        ("secret_in_file", c_int32), ("reserved", c_int32),
+        ("secret_in_file", c_int32), ("private_directory", c_int32),
     ]
 
 
@@ -1455,12 +1455,14 @@ class Master(_Handle):
         compatible_by: Sequence[str] = (),
         grace: Optional[float] = None,
         secret_in_file: bool = False,
+        private_directory: bool = False,
         **options: Any,
     ) -> Worker:
         """Adds a worker whose instances are child processes that attach by themselves; see ``lw_process_options``."""
         c = _ProcessOptions(
             agent=_texts(agent), agent_count=len(agent), compatible_by=_texts(compatible_by),
             compatible_by_count=len(compatible_by), grace_ms=_setting_ms(grace), secret_in_file=int(secret_in_file),
+            private_directory=int(private_directory),
         )
         return self._add("lw_master_add_process", name, options, byref(c))
 

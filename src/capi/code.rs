@@ -24,7 +24,7 @@ pub enum lw_code {
     LW_ERROR_UNSUPPORTED = 6,
     /// The system refuses something: a file, an address, a thread.
     LW_ERROR_SYSTEM = 7,
-    /// The journal cannot be used: another master uses it, or it is none.
+    /// The journal cannot be used: it is in use by another master, or is not a journal.
     LW_ERROR_JOURNAL = 8,
     /// There is a worker of that name already.
     LW_ERROR_NAME_TAKEN = 9,

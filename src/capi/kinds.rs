@@ -74,7 +74,7 @@ pub struct lw_command_options {
     pub check: *const *const c_char,
     /// How many there are, the program included.
     pub check_count: usize,
-    /// The program that removes what an earlier master has left. NULL: none.
+    /// The program that removes what an attempt has left behind. NULL: the stop program does that as well.
     pub reclaim: *const *const c_char,
     /// How many there are, the program included.
     pub reclaim_count: usize,
@@ -115,8 +115,9 @@ pub struct lw_process_options {
     pub grace_ms: u64,
     /// Not 0: the secret is handed over in a file and not in the environment.
     pub secret_in_file: i32,
-    /// Not used.
-    pub reserved: i32,
+    /// Not 0: each instance has a directory of its own, which the agent finds in LATENT_WORKER_DIRECTORY, and which is
+    /// removed with the instance.
+    pub private_directory: i32,
 }
 
 // SAFETY: integers and raw pointers, the size first.
@@ -205,7 +206,7 @@ pub extern "C" fn lw_master_add_docker(
 ///
 /// settings is a JSON object; each member is optional. Templates are as those of lw_master_add_docker.
 ///
-/// Templates: image ("ami-..." or the path of a parameter), launch_template, subnet, key_pair, placement_group, tenancy,
+/// Templates: image ("ami-...", or "ssm:" and the name of a parameter), launch_template, subnet, key_pair, placement_group, tenancy,
 /// profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large", "c7i.large:spot<0.08",
 /// "c7i.large@subnet-1"), security_groups. Objects of templates: tags; volumes, of devices.
 ///
@@ -327,6 +328,9 @@ fn process_from(options: *const lw_process_options) -> Result<crate::ProcessLate
         .compatible_by(texts("process.compatible_by", given.compatible_by, given.compatible_by_count)?);
     if let Some(grace) = setting_ms(given.grace_ms) {
         driver = driver.grace(grace);
+    }
+    if given.private_directory != 0 {
+        driver = driver.private_directory();
     }
     Ok(if given.secret_in_file != 0 { driver.secret_in_file() } else { driver })
 }

@@ -91,10 +91,9 @@ pub struct lw_report {
     pub size: usize,
     /// Nothing is in flight any more.
     pub complete: bool,
-    /// What is still in flight, for people.
+    /// What is still in flight and what may be left behind, for people.
     pub text: *const c_char,
-    /// The same as a JSON object: complete, in_flight (workers), reclaiming and left_behind
-    /// (leftovers), text.
+    /// The same as a JSON object: complete, in_flight (workers), reclaiming and left_behind (leftovers), text.
     pub json: *const c_char,
 }
 

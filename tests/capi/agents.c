@@ -49,6 +49,7 @@ int main(int argc, char **argv)
     process.agent = agent;
     process.agent_count = 3;
     process.secret_in_file = 1;
+    process.private_directory = 1;
     GROWING(lw_worker_options, options);
     const char *label = "process";
     options.name = "process";
