@@ -177,8 +177,7 @@ const GROWTH: u64 = 64 << 20;
 ///
 /// A `read` first asks for the size of the file. It fails when the worker sends less, and when it sends over 64 MiB more: a
 /// file may grow while it is read, but not shrink. A `write` fails unless the worker has taken all bytes. What a worker
-/// claims as the size is not limited here: to limit a read, ask for the [status](Files::status) first, or have the
-/// writer fail.
+/// claims as the size is not limited here; see [`LeaseFiles::read_at_most`](crate::LeaseFiles::read_at_most).
 ///
 /// What the stock `buildbot-worker` does differently from a local instance: it writes into the file itself, so that a
 /// write that fails leaves none (not what was there before); directories above a file that is written are made; a

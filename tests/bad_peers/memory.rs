@@ -31,12 +31,20 @@ fn lost(lease: &Lease) -> String {
 
 /// Answers the question for the size of a file, and returns the id of the transfer that follows.
 fn begin_transfer(fake: &mut Fake, size: u64) -> String {
-    let status = fake.request().expect("the status is asked for");
-    fake.answer(&status);
-    fake.status(&status.command, size);
-    let start = fake.request().expect("the transfer follows");
-    fake.answer(&start);
-    start.command
+    let status = await_start(fake);
+    fake.status(&status, size);
+    await_start(fake)
+}
+
+/// The id of the next command. The end of a transfer before this one may be asked for first.
+fn await_start(fake: &mut Fake) -> String {
+    loop {
+        let request = fake.request().expect("it is asked for");
+        fake.answer(&request);
+        if request.op == "start_command" {
+            return request.command;
+        }
+    }
 }
 
 #[test]
@@ -107,6 +115,33 @@ fn a_short_transfer_is_an_error_whatever_the_worker_says() {
         assert!(error.contains(reason), "{error}");
     }
     assert_eq!(transfer(false, 0, |fake, command| fake.block(command, b"four")), Ok(4), "it grew");
+}
+
+#[test]
+fn a_file_has_at_most_the_length_that_its_reader_allows() {
+    let mut world = World::new();
+    let (_, lease, mut fake) = world.attached("long");
+    let worker = thread::spawn(move || {
+        for _ in 0..2 {
+            let command = begin_transfer(&mut fake, 8);
+            fake.block(&command, b"four");
+            fake.await_answer();
+            fake.block(&command, b"more");
+            fake.finish_command(&command, "");
+        }
+        fake
+    });
+    let mut taken = Vec::new();
+    match lease.files().read_at_most("file", &mut taken, 7) {
+        Err(FileError::Caller(error)) => assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(taken, b"four");
+    taken.clear();
+    assert_eq!(lease.files().read_at_most("file", &mut taken, 8).unwrap(), 8);
+    assert_eq!(taken, b"fourmore");
+    drop((worker.join().unwrap(), lease));
+    world.finish(Vec::new());
 }
 
 #[test]

@@ -80,6 +80,21 @@ impl<'a> LeaseFiles<'a> {
         result
     }
 
+    /// As [`read`](LeaseFiles::read), of a file that has at most `limit` bytes: for instances that are not trusted, which
+    /// could send a file without an end.
+    ///
+    /// # Errors
+    /// [`FileError::Caller`] of the kind [`FileTooLarge`](io::ErrorKind::FileTooLarge) when the file is longer, and those
+    /// that `read` has. `to` has got no more than `limit` bytes then.
+    pub fn read_at_most(
+        &self,
+        path: impl AsRef<Path>,
+        to: &mut (impl Write + ?Sized),
+        limit: u64,
+    ) -> Result<u64, FileError> {
+        self.read(path, &mut AtMost { inner: to, limit, left: limit })
+    }
+
     /// Makes a file of the instance out of all bytes of `from` and returns how many there were. A file that is there
     /// already is replaced and keeps its permissions; a new one has those that new files usually have there.
     ///
@@ -165,6 +180,29 @@ impl<'a> LeaseFiles<'a> {
         });
         let result = asked.unwrap_or_else(|panic| Err(FileError::Failed(panic.to_string())));
         result.map_err(|error| self.lease.end().map_or(error, FileError::LeaseEnded))
+    }
+}
+
+/// Takes so many bytes, and fails when there are more.
+struct AtMost<'a, W: ?Sized> {
+    inner: &'a mut W,
+    limit: u64,
+    left: u64,
+}
+
+impl<W: Write + ?Sized> Write for AtMost<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() as u64 > self.left {
+            let longer = format!("the file is longer than {} bytes", self.limit);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, longer));
+        }
+        let count = self.inner.write(bytes)?;
+        self.left = self.left.saturating_sub(count as u64);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 
