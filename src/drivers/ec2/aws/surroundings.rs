@@ -13,7 +13,9 @@ use crate::drivers::given::{check_text, check_word};
 use crate::pem::certificates;
 
 pub(super) trait Surroundings: Send + Sync + fmt::Debug {
+    /// A variable as it is, not checked.
     fn raw_variable(&self, name: &str) -> Option<OsString>;
+    /// The home directory of the user.
     fn home(&self) -> Option<PathBuf>;
     fn file(&self, path: &Path) -> io::Result<String>;
 }
@@ -30,7 +32,8 @@ impl Surroundings for System {
     }
 
     fn home(&self) -> Option<PathBuf> {
-        std::env::home_dir()
+        // An empty one would be the current directory.
+        std::env::home_dir().filter(|home| !home.as_os_str().is_empty())
     }
 
     fn file(&self, path: &Path) -> io::Result<String> {
