@@ -416,43 +416,6 @@ fn b4_an_inbox_that_is_dropped_cancels_what_waits_and_a_lease_that_was_taken_goe
     world.finish(&[&running_script, &lying_script, &starting_script]);
 }
 
-/// Each lease that is given back could go to the next build, and that one's lease would come back as well.
-#[test]
-fn b4_many_builds_of_a_dropped_inbox_need_little_stack_and_start_nothing() {
-    const BUILDS: usize = 100_000;
-    let world = World::new();
-    let (worker, script) = automatic(&world, WorkerConfig::new("w"));
-    let master = world.master.clone();
-    let dropping = std::thread::Builder::new().stack_size(256 << 10).spawn(move || {
-        let inbox = Inbox::new();
-        for number in 0..BUILDS {
-            master.submit_to(Build::new(number.to_string()), &inbox);
-        }
-        let first = inbox.recv_timeout(PATIENCE).expect("the first one has its turn");
-        drop(inbox);
-        drop(first);
-    });
-    bounded("the drop", move || dropping.unwrap().join().unwrap());
-    assert_eq!(worker.status().leases, 0);
-    assert!(script.count(DriverCall::Start) <= 1);
-    world.finish(&[&script]);
-}
-
-/// A worker whose requests are all given up while their answers are under way.
-#[test]
-fn b4_tickets_that_are_dropped_one_after_the_other_need_little_stack() {
-    let world = World::new();
-    let (worker, script) = automatic(&world, WorkerConfig::new("w"));
-    let master = world.master.clone();
-    let dropping = std::thread::Builder::new().stack_size(256 << 10).spawn(move || {
-        let tickets: Vec<Ticket> = (0..20_000).map(|number| master.submit(Build::new(number.to_string()))).collect();
-        drop(tickets);
-    });
-    bounded("the drop", move || dropping.unwrap().join().unwrap());
-    assert_eq!(worker.status().leases, 0);
-    world.finish(&[&script]);
-}
-
 #[test]
 fn b5_priority_then_age() {
     let world = World::new();

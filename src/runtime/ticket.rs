@@ -13,6 +13,7 @@ use super::queue::{InboxNumber, Submitter};
 use super::shared::Shared;
 use crate::build::{Build, BuildId};
 use crate::error::BuildError;
+use crate::event::BuildResult;
 
 /// The claim to the answer for one submitted build.
 ///
@@ -82,7 +83,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         // A lease that lies here untaken is given back as it is dropped; one that was taken goes on.
         match self.answers.try_recv() {
-            Ok(untaken) => drop(untaken),
+            Ok(untaken) => cancel_untaken(untaken),
             Err(TryRecvError::Empty) => self.shared.abandon_build(self.id),
             Err(TryRecvError::Disconnected) => {}
         }
@@ -158,7 +159,9 @@ impl Drop for Inbox {
             }
         }
         // Its builds have ended or had their lease, so that no place that is given back goes to one of them.
-        while self.answers.try_recv().is_ok() {}
+        while let Ok((_, untaken)) = self.answers.try_recv() {
+            cancel_untaken(untaken);
+        }
     }
 }
 
@@ -171,5 +174,12 @@ impl Default for Inbox {
 impl fmt::Debug for Inbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inbox").field("answers", &self.answers.len()).finish_non_exhaustive()
+    }
+}
+
+/// Nobody will take this answer: a lease is given back, and its build ends.
+fn cancel_untaken(answer: Result<Lease, BuildError>) {
+    if let Ok(lease) = answer {
+        lease.finish(BuildResult::Cancelled);
     }
 }
