@@ -7,7 +7,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command as Program;
+use std::process::{Command as Program, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use latent_worker::{
@@ -29,6 +30,9 @@ fn as_nobody() -> Option<PathBuf> {
     let name = std::thread::current().name().unwrap().to_owned();
     let place = std::env::temp_dir().join(format!("lw-survivors-{}-{name}", std::process::id()));
     fs::create_dir(&place).unwrap();
+    // A program cannot run while a child that another test has just forked holds its file open for writing.
+    static COPIES: Mutex<()> = Mutex::new(());
+    let copies = COPIES.lock().unwrap_or_else(PoisonError::into_inner);
     let copy = |from: &Path, name: &str, mode| {
         fs::copy(from, place.join(name)).unwrap();
         fs::set_permissions(place.join(name), fs::Permissions::from_mode(mode)).unwrap();
@@ -40,7 +44,10 @@ fn as_nobody() -> Option<PathBuf> {
     let mut again = Program::new("/usr/bin/setpriv");
     again.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(place.join("tests"));
     again.args(["--exact", &name, "--include-ignored", "--nocapture"]);
-    let output = again.env(PLACE, &place).env("TMPDIR", &place).current_dir(&place).output().unwrap();
+    again.env(PLACE, &place).env("TMPDIR", &place).current_dir(&place).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let again = again.spawn().unwrap();
+    drop(copies);
+    let output = again.wait_with_output().unwrap();
     let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     fs::remove_dir_all(&place).unwrap();
     assert!(output.status.success() && told.contains("1 passed"), "{told}");
