@@ -50,6 +50,34 @@ pub(super) struct Shared {
     pub(super) closing: AtomicBool,
     /// Agents that named a worker that does not exist.
     pub(super) unknown_agents: AtomicU64,
+    #[cfg(feature = "testing")]
+    pub(super) steps: Steps,
+}
+
+/// Counts the turns of workers, so that a test can tell that no thread is in the middle of one.
+#[cfg(feature = "testing")]
+#[derive(Default)]
+pub(super) struct Steps {
+    begun: AtomicU64,
+    done: AtomicU64,
+}
+
+#[cfg(feature = "testing")]
+impl Steps {
+    pub(super) fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn end(&self) {
+        self.done.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many are done; `None` while one is under way.
+    pub(super) fn done(&self) -> Option<u64> {
+        // In this order: a step that begins in between makes the numbers differ.
+        let done = self.done.load(Ordering::SeqCst);
+        (self.begun.load(Ordering::SeqCst) == done).then_some(done)
+    }
 }
 
 #[derive(Default)]
@@ -145,6 +173,8 @@ impl Shared {
             dirty: Mutex::default(),
             closing: AtomicBool::new(false),
             unknown_agents: AtomicU64::new(0),
+            #[cfg(feature = "testing")]
+            steps: Steps::default(),
         }
     }
 

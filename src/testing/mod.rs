@@ -33,14 +33,20 @@
 //! For authors of drivers there is a kit that runs a driver through all that the library promises of it,
 //! [`conformance`], and a proxy that goes wrong when a test wants it, [`FaultyHttp`].
 
+mod agent;
+mod checker;
 mod clock;
 pub mod conformance;
 mod faulty_http;
 mod scripted;
+mod watch;
 
+pub use agent::{AgentScript, CommandCall, ScriptedAgent};
+pub use checker::{EventChecker, EventSummary, Rule, Violation, Violations};
 pub use clock::ManualClock;
 pub use faulty_http::{FaultyHttp, HttpFault, HttpRule, InjectedFault};
 pub use scripted::{
     CheckCall, CompatibleCall, PATIENCE, ReclaimCall, Script, ScriptedCall, ScriptedInstance, ScriptedWorker,
     StartCall, StopCall,
 };
+pub use watch::Watch;
