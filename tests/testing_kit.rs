@@ -20,13 +20,9 @@ struct Bench {
 }
 
 fn bench() -> Bench {
-    bench_with_patience(Duration::from_secs(60))
-}
-
-fn bench_with_patience(patience: Duration) -> Bench {
     let clock = ManualClock::new();
     let master = Master::builder().clock(clock.clone()).build();
-    let watch = Watch::with_patience(&master, patience);
+    let watch = Watch::with_patience(&master, Duration::from_secs(60));
     Bench { clock, master, watch }
 }
 
@@ -67,29 +63,31 @@ fn a_watch_waits_for_events_and_states() {
 
 #[test]
 fn waits_that_fail_show_the_workers_and_the_last_events() {
-    let bench = bench_with_patience(Duration::from_millis(50));
+    let bench = bench();
     let (worker, script) = bench.worker("the-worker");
+    let watch = Watch::with_patience(&bench.master, Duration::from_millis(50));
     let _ticket = bench.master.submit(Build::new("b"));
     let start = script.expect_start();
     let shows = |message: &str, what: &str| {
-        for part in [what, "the-worker: starting for 0.0 s", "in start_instance", "start called"] {
+        for part in [what, "workers:\n  the-worker: st", "in start_instance", "start called"] {
             assert!(message.contains(part), "{part:?} is missing in {message}");
         }
     };
-    shows(&failure(|| drop(bench.watch.wait_event("attached"))), "there was no event attached within 50ms");
-    let state = || drop(bench.watch.wait_state(&worker, WorkerState::Substantiated));
+    shows(&failure(|| drop(watch.wait_event("attached"))), "there was no event attached within 50ms");
+    let state = || drop(watch.wait_state(&worker, WorkerState::Substantiated));
     shows(&failure(state), "worker the-worker did not reach the state \"substantiated\"");
-    shows(&failure(|| drop(bench.watch.shut_down_and_check(&EventChecker::new()))), "the shutdown did not complete");
+    shows(&failure(|| drop(watch.shut_down_and_check(&EventChecker::new()))), "the shutdown did not complete");
     start.fail("over");
     script.automate_all();
 }
 
 #[test]
 fn a_call_that_is_missing_is_reported_with_the_workers() {
-    let bench = bench();
-    let (_worker, script) = bench.worker("the-worker");
+    let master = Master::new();
+    let watch = Watch::with_patience(&master, Duration::from_millis(50));
+    let (_worker, script) = watch.add_scripted(WorkerConfig::new("the-worker"));
     let message = failure(|| drop(script.expect_stop()));
-    for part in ["stop_instance was not called", "the-worker: not substantiated"] {
+    for part in ["stop_instance was not called within 50ms", "the-worker: not substantiated"] {
         assert!(message.contains(part), "{part:?} is missing in {message}");
     }
 }
@@ -202,17 +200,18 @@ impl LatentWorker for Slow {
 
 #[test]
 fn a_master_is_not_quiet_while_a_call_of_another_driver_is_out() {
-    let bench = bench_with_patience(Duration::from_millis(50));
+    let bench = bench();
     let end = Arc::new(AtomicBool::new(false));
     let worker = bench.master.add_worker(WorkerConfig::new("slow"), Slow(end.clone())).unwrap();
     let request = worker.substantiate(&Build::new("b"));
-    let message = failure(|| bench.watch.wait_quiet());
+    bench.watch.wait_event("start_called");
+    let impatient = Watch::with_patience(&bench.master, Duration::from_millis(50));
+    let message = failure(|| impatient.wait_quiet());
     assert!(message.contains("the master did not become quiet within 50ms"), "{message}");
     assert!(message.contains("slow: starting for 0.0 s, 1 waiting; in start_instance"), "{message}");
     end.store(true, Ordering::SeqCst);
     assert!(request.wait().is_err());
-    let patient = Watch::with_patience(&bench.master, Duration::from_secs(60));
-    patient.wait_quiet();
+    bench.watch.wait_quiet();
     assert_eq!(worker.status().state, WorkerState::NotSubstantiated);
 }
 
@@ -310,7 +309,6 @@ fn a_scripted_agent_runs_commands_refuses_them_and_is_interrupted() {
     let running = lease.start(&Command::shell("ends without a word")).unwrap();
     drop(commands.expect_command());
     assert!(matches!(running.collect(1024), Err(CommandError::NoEnd)));
-    drop(lease);
     script.automate_all();
 }
 

@@ -260,6 +260,11 @@ impl Watch {
         panic!("{message}\n{self}")
     }
 
+    /// How long a wait may take.
+    pub(in crate::testing) fn patience(&self) -> Duration {
+        self.inner.patience
+    }
+
     fn deadline(&self) -> Instant {
         Instant::now() + self.inner.patience
     }

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
 
+use super::PATIENCE;
+#[allow(unused_imports, reason = "named by the documentation")]
+use super::ScriptedWorker;
 use super::call::{Call, CheckCall, CompatibleCall, ReclaimCall, StartCall, StopCall};
 use super::stage::{Inner, Stage};
-#[allow(unused_imports, reason = "named by the documentation")]
-use super::{PATIENCE, ScriptedWorker};
 use crate::testing::Watch;
 use crate::{DriverCall, Epoch};
 
@@ -44,7 +45,8 @@ impl Script {
     /// Waits for a call of `start_instance`.
     ///
     /// # Panics
-    /// As all `expect_` methods: when there is no such call within [`PATIENCE`]; the message tells what was called.
+    /// As all `expect_` methods: when there is no such call within [`PATIENCE`], or within the patience of the [`Watch`]
+    /// that made the script; the message tells what was called.
     pub fn expect_start(&self) -> StartCall {
         self.expect()
     }
@@ -70,7 +72,10 @@ impl Script {
     }
 
     fn expect<C: Call>(&self) -> C {
-        self.stage.expect(|| self.watch.as_ref().map(|watch| format!("\n{watch}")).unwrap_or_default())
+        match &self.watch {
+            Some(watch) => self.stage.expect(watch.patience(), || format!("\n{watch}")),
+            None => self.stage.expect(PATIENCE, String::new),
+        }
     }
 
     /// Waits until the master is [quiet](Watch::wait_quiet), and asserts that every call of this kind was taken out by an
@@ -94,7 +99,7 @@ impl Script {
     /// ```
     ///
     /// # Panics
-    /// When there was such a call, or when the master does not become quiet within [`PATIENCE`].
+    /// When there was such a call, or when the master does not become quiet in time.
     pub fn expect_no_call(&self, call: DriverCall, watch: &Watch) {
         watch.follow(self);
         watch.wait_quiet();
@@ -110,7 +115,7 @@ impl Script {
     /// expected or not.
     ///
     /// # Panics
-    /// When it was made more or less often, or when the master does not become quiet within [`PATIENCE`].
+    /// When it was made more or less often, or when the master does not become quiet in time.
     pub fn expect_count(&self, call: DriverCall, count: usize, watch: &Watch) {
         watch.follow(self);
         watch.wait_quiet();

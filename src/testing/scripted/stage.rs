@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
+use super::ScriptedCall;
 use super::call::{Call, CheckCall, CompatibleCall, ReclaimCall, StartCall, StopCall};
-use super::{PATIENCE, ScriptedCall};
 use crate::{DriverCall, Epoch};
 
 /// Where driver and test meet.
@@ -127,8 +127,8 @@ impl Stage {
     }
 
     /// Takes out the next call of a kind. `context` adds to the message of the panic.
-    pub(super) fn expect<C: Call>(&self, context: impl FnOnce() -> String) -> C {
-        let deadline = Instant::now() + PATIENCE;
+    pub(super) fn expect<C: Call>(&self, patience: Duration, context: impl FnOnce() -> String) -> C {
+        let deadline = Instant::now() + patience;
         let mut inner = self.lock();
         loop {
             if let Some(call) = C::waiting(&mut inner).pop_front() {
@@ -140,7 +140,7 @@ impl Stage {
                 let calls: Vec<_> = inner.calls.iter().map(ToString::to_string).collect();
                 drop(inner);
                 let calls = calls.join(", ");
-                panic!("{} was not called within {PATIENCE:?}; all calls so far: [{calls}]{}", C::KIND, context());
+                panic!("{} was not called within {patience:?}; all calls so far: [{calls}]{}", C::KIND, context());
             }
             inner = self.called.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
