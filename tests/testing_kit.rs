@@ -1,14 +1,14 @@
 //! The testing kit itself: waits, quiet, calls that are not expected, scripted agents, and the messages of failures.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use latent_worker::testing::{EventChecker, ManualClock, Rule, Script, ScriptedAgent, ScriptedWorker, Watch};
 use latent_worker::{
-    Build, BuildResult, Command, CommandError, DriverCall, Exit, Health, IdlePolicy, LatentWorker, Master, StartError,
-    StartRequest, Started, StopError, StopRequest, Worker, WorkerConfig, WorkerState,
+    Build, BuildResult, Clock, Command, CommandError, DriverCall, Exit, Health, IdlePolicy, LatentWorker, Master,
+    StartError, StartRequest, Started, StopError, StopRequest, Worker, WorkerConfig, WorkerState,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -174,6 +174,82 @@ fn checks_and_questions_are_not_expected_either() {
     script.expect_check().bad("broken");
     script.automate_all();
     assert!(request.wait().is_err());
+}
+
+/// A clock that holds the thread of the worker `first` the second time that it asks, once it is armed.
+#[derive(Clone)]
+struct HoldingClock {
+    manual: ManualClock,
+    /// How often the thread has asked since the clock was armed.
+    asked: Arc<(Mutex<Option<u32>>, Condvar)>,
+}
+
+impl HoldingClock {
+    fn set(&self, asked: Option<u32>) {
+        *self.asked.0.lock().unwrap() = asked;
+        self.asked.1.notify_all();
+    }
+
+    fn wait_held(&self) {
+        let asked = self.asked.0.lock().unwrap();
+        drop(self.asked.1.wait_while(asked, |asked| asked.is_some_and(|times| times < 2)).unwrap());
+    }
+}
+
+impl Clock for HoldingClock {
+    fn now(&self) -> Instant {
+        if std::thread::current().name() == Some("lw first") {
+            let (asked, changed) = &*self.asked;
+            let mut asked = asked.lock().unwrap();
+            if let Some(times) = &mut *asked {
+                *times += 1;
+                changed.notify_all();
+                drop(changed.wait_while(asked, |asked| asked.is_some_and(|times| times >= 2)).unwrap());
+            }
+        }
+        self.manual.now()
+    }
+
+    fn real_time_until(&self, deadline: Instant) -> Option<Duration> {
+        self.manual.real_time_until(deadline)
+    }
+
+    fn subscribe(&self, on_jump: Box<dyn Fn() + Send + Sync>) {
+        self.manual.subscribe(on_jump);
+    }
+}
+
+/// Between the answer to a question and the start that follows from it, no status tells that anything is under way.
+#[test]
+fn a_master_is_not_quiet_while_a_thread_carries_out_what_follows_from_a_call() {
+    let clock = HoldingClock { manual: ManualClock::new(), asked: Arc::default() };
+    let master = Master::builder().clock(clock.clone()).build();
+    let watch = Watch::new(&master);
+    let (driver, script) = ScriptedWorker::new();
+    let driver = driver.may_be_incompatible(true);
+    let config = WorkerConfig::new("first").with_max_builds(2.try_into().unwrap());
+    let (_first, first) = watch.add_driver(config, driver, script);
+    let (worker, second) = watch.add_scripted(WorkerConfig::new("second"));
+    worker.pause();
+    let lease = master.submit(Build::new("one").with_property("kind", "a"));
+    first.expect_start().succeed_attached();
+    let lease = lease.wait().unwrap();
+    let _other = master.submit(Build::new("two").with_property("kind", "b"));
+    let question = first.expect_compatible();
+    worker.unpause();
+    watch.wait_quiet();
+    clock.set(Some(0));
+    question.no();
+    clock.wait_held();
+    let impatient = Watch::with_patience(&master, Duration::from_millis(50));
+    impatient.follow(&first);
+    impatient.follow(&second);
+    failure(|| impatient.wait_quiet());
+    clock.set(None);
+    failure(|| second.expect_no_call(DriverCall::Start, &watch));
+    second.automate_all();
+    first.automate_all();
+    drop(lease);
 }
 
 /// A driver without a script, whose start returns when it is told to.

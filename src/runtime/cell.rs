@@ -213,12 +213,10 @@ impl WorkerCell {
     /// Takes one turn and does all that follows from it.
     pub(super) fn turn<R>(self: &Arc<Self>, shared: &Arc<Shared>, step: impl FnOnce(&mut Transition<'_>) -> R) -> R {
         #[cfg(feature = "testing")]
-        shared.steps.begin();
+        let _step = shared.steps.begin();
         let mut agenda = Agenda::default();
         let result = self.transition(shared, &mut agenda, step);
         shared.perform(agenda);
-        #[cfg(feature = "testing")]
-        shared.steps.end();
         result
     }
 

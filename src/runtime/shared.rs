@@ -54,7 +54,8 @@ pub(super) struct Shared {
     pub(super) steps: Steps,
 }
 
-/// Counts the turns of workers, so that a test can tell that no thread is in the middle of one.
+/// Counts what threads do of their own accord, such as turns of workers, so that a test can tell that no thread is in the
+/// middle of it.
 #[cfg(feature = "testing")]
 #[derive(Default)]
 pub(super) struct Steps {
@@ -64,12 +65,10 @@ pub(super) struct Steps {
 
 #[cfg(feature = "testing")]
 impl Steps {
-    pub(super) fn begin(&self) {
+    /// Begins a step, which is done when the value is dropped.
+    pub(super) fn begin(&self) -> Step<'_> {
         self.begun.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub(super) fn end(&self) {
-        self.done.fetch_add(1, Ordering::SeqCst);
+        Step(self)
     }
 
     /// How many are done; `None` while one is under way.
@@ -77,6 +76,16 @@ impl Steps {
         // In this order: a step that begins in between makes the numbers differ.
         let done = self.done.load(Ordering::SeqCst);
         (self.begun.load(Ordering::SeqCst) == done).then_some(done)
+    }
+}
+
+#[cfg(feature = "testing")]
+pub(super) struct Step<'a>(&'a Steps);
+
+#[cfg(feature = "testing")]
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        self.0.done.fetch_add(1, Ordering::SeqCst);
     }
 }
 
