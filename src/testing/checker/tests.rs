@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{EventChecker, Rule, Violations};
-use crate::{BuildId, BuildResult, Epoch, Event, EventKind, StopCause};
+use crate::{BuildId, BuildResult, Event, EventKind, StopCause};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -15,14 +15,8 @@ impl Record {
     fn push(mut self, worker: Option<&str>, epoch: u64, build: u64, kind: EventKind) -> Self {
         let sequence = self.0.len() as u64;
         let at = SECOND * u32::try_from(sequence).unwrap();
-        self.0.push(Event {
-            sequence,
-            at,
-            worker: worker.map(Into::into),
-            epoch: worker.map(|_| Epoch(epoch)),
-            build: (build > 0).then_some(BuildId(build)),
-            kind,
-        });
+        let (epoch, build) = (worker.map(|_| epoch), (build > 0).then_some(build));
+        self.0.push(Event::made_by_hand(sequence, at, worker, epoch, build, kind));
         self
     }
 
