@@ -236,8 +236,8 @@ impl Watch {
         record.seen.clone()
     }
 
-    /// Shuts the master down fast, which must be complete in time, and checks the whole record of events. Unanswered calls
-    /// of followed scripts must be answered by another thread, or by [`Script::automate_all`].
+    /// Shuts the master down fast, which must be complete in time, and checks the whole record of events. Calls of
+    /// scripts that wait for the test keep the shutdown from being complete: call [`Script::automate_all`] before.
     ///
     /// # Panics
     /// When the shutdown is not complete in time, or the record breaks a rule of the checker.

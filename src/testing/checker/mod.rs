@@ -49,8 +49,11 @@ pub struct EventChecker {
 #[derive(Clone)]
 struct Liveness {
     limit: Duration,
-    fits: Arc<dyn Fn(BuildId, &str) -> bool + Send + Sync>,
+    fits: Arc<Fits>,
 }
+
+/// Whether a build may run on the worker of this name.
+type Fits = dyn Fn(BuildId, &str) -> bool + Send + Sync;
 
 /// What the [`EventChecker`] checks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
