@@ -156,7 +156,7 @@ impl AgentScript {
     }
 
     /// Lets [`Agent::close`] hang from now on, until [`release`](AgentScript::release). The stop of the instance waits for
-    /// it.
+    /// it, and the master is not [quiet](super::Watch::wait_quiet) meanwhile.
     pub fn hold_close(&self) {
         self.stage.change(|inner| inner.close_held = true);
     }
