@@ -33,6 +33,23 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+#[cfg(feature = "testing")]
+impl Event {
+    /// Makes an event by hand, for tests of what reads events: from a record in another format, for example. `epoch` and
+    /// `build` are the numbers of an attempt and of a build.
+    pub fn made_by_hand(
+        sequence: u64,
+        at: Duration,
+        worker: Option<&str>,
+        epoch: Option<u64>,
+        build: Option<u64>,
+        kind: EventKind,
+    ) -> Self {
+        let worker = worker.map(Into::into);
+        Self { sequence, at, worker, epoch: epoch.map(Epoch), build: build.map(BuildId), kind }
+    }
+}
+
 /// What happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]

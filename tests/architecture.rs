@@ -86,6 +86,9 @@ const PURE_PARTS: &[&str] = &[
     "journal/record.rs",
     "journal/recovery.rs",
     "journal/schedule.rs",
+    "testing/checker/life.rs",
+    "testing/checker/mod.rs",
+    "testing/checker/reader.rs",
     "testing/conformance/report.rs",
     "testing/faulty_http/head.rs",
 ];

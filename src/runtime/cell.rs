@@ -212,6 +212,8 @@ impl WorkerCell {
 
     /// Takes one turn and does all that follows from it.
     pub(super) fn turn<R>(self: &Arc<Self>, shared: &Arc<Shared>, step: impl FnOnce(&mut Transition<'_>) -> R) -> R {
+        #[cfg(feature = "testing")]
+        let _step = shared.steps.begin();
         let mut agenda = Agenda::default();
         let result = self.transition(shared, &mut agenda, step);
         shared.perform(agenda);

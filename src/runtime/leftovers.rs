@@ -222,6 +222,8 @@ impl Shared {
 
     /// A try has ended.
     fn reclaimed(self: &Arc<Self>, remains: &Remains, outcome: Outcome) {
+        #[cfg(feature = "testing")]
+        let _step = self.steps.begin();
         let (now, chance) = (self.clock.now(), entropy::fraction());
         let result = match &outcome {
             Outcome::Gone => Ok(Reclaimed::Gone),

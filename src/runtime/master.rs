@@ -435,6 +435,14 @@ impl Master {
         cells.iter().map(|cell| cell.status(now)).collect()
     }
 
+    /// The number of steps that the workers of this master have completed, for tests; `None` while a thread is in the
+    /// middle of a step. The same number before and after a look at [`status`](Master::status) means that nothing has
+    /// changed meanwhile. [`testing::Watch::wait_quiet`](crate::testing::Watch::wait_quiet) builds on it.
+    #[cfg(feature = "testing")]
+    pub fn completed_steps(&self) -> Option<u64> {
+        self.shared().steps.done()
+    }
+
     /// What may have been left behind, and what is done about it: attempts of an earlier master on the same
     /// [journal](MasterBuilder::journal) that it has not told the end of, and instances whose stop has failed. By
     /// worker and attempt.

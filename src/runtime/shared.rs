@@ -53,6 +53,43 @@ pub(super) struct Shared {
     pub(super) closing: AtomicBool,
     /// Agents that named a worker that does not exist.
     pub(super) unknown_agents: AtomicU64,
+    #[cfg(feature = "testing")]
+    pub(super) steps: Steps,
+}
+
+/// Counts what threads do of their own accord, such as turns of workers, so that a test can tell that no thread is in the
+/// middle of it.
+#[cfg(feature = "testing")]
+#[derive(Default)]
+pub(super) struct Steps {
+    begun: AtomicU64,
+    done: AtomicU64,
+}
+
+#[cfg(feature = "testing")]
+impl Steps {
+    /// Begins a step, which is done when the value is dropped.
+    pub(super) fn begin(&self) -> Step<'_> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        Step(self)
+    }
+
+    /// How many are done; `None` while one is under way.
+    pub(super) fn done(&self) -> Option<u64> {
+        // In this order: a step that begins in between makes the numbers differ.
+        let done = self.done.load(Ordering::SeqCst);
+        (self.begun.load(Ordering::SeqCst) == done).then_some(done)
+    }
+}
+
+#[cfg(feature = "testing")]
+pub(super) struct Step<'a>(&'a Steps);
+
+#[cfg(feature = "testing")]
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        self.0.done.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Default)]
@@ -151,6 +188,8 @@ impl Shared {
             dirty: Mutex::default(),
             closing: AtomicBool::new(false),
             unknown_agents: AtomicU64::new(0),
+            #[cfg(feature = "testing")]
+            steps: Steps::default(),
         }
     }
 

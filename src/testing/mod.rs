@@ -1,4 +1,5 @@
-//! For tests of code that uses this library: a worker that does what the test says, and a clock that is moved by hand.
+//! Tools for tests of code that uses this library: scripted workers and agents, a clock that is moved by hand, waits for
+//! events and states, and a checker of the event record.
 //!
 //! Threads, queue, deadlines and events are the real ones. Only the driver and the time are the test's own, so that any
 //! order of things, however rare in production, is a few lines, takes no time and comes out the same every time.
@@ -28,19 +29,74 @@
 //! stop.succeed();
 //! ```
 //!
-//! Make the [`Script`] after the master: it is dropped first then, and the master's drop finds nobody hanging.
+//! # What is there
 //!
-//! For authors of drivers there is a kit that runs a driver through all that the library promises of it,
-//! [`conformance`], and a proxy that goes wrong when a test wants it, [`FaultyHttp`].
+//! | for | use |
+//! |---|---|
+//! | a driver that does what the test says, or hangs | [`ScriptedWorker`] and its [`Script`] |
+//! | an agent that does what the test says, hangs, or refuses | [`ScriptedAgent`] and its [`AgentScript`] |
+//! | time that stands still until the test moves it | [`ManualClock`] |
+//! | waiting for an event, a state or a quiet master | [`Watch`] |
+//! | that a driver was not called | [`Script::expect_no_call`] |
+//! | that all promises were kept which events can show | [`EventChecker`] |
+//! | a driver of your own, with faults injected | [`conformance`] and [`FaultyHttp`] |
+//!
+//! # A first test of a driver
+//!
+//! ```
+//! use latent_worker::testing::{EventChecker, Watch};
+//! use latent_worker::{
+//!     Attachment, Build, BuildResult, IdlePolicy, LatentWorker, Master, StartError, StartRequest, Started, StopError,
+//!     StopRequest, WorkerConfig,
+//! };
+//!
+//! struct MyDriver;
+//!
+//! impl LatentWorker for MyDriver {
+//!     type Instance = Attachment;
+//!
+//!     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<Attachment>, StartError> {
+//!         Ok(Started::new(start.attacher().attach(())?))
+//!     }
+//!
+//!     fn stop_instance(&self, _: StopRequest<Attachment>) -> Result<(), StopError> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let master = Master::new();
+//! let watch = Watch::new(&master);
+//! master.add_worker(WorkerConfig::new("w").with_idle(IdlePolicy::AfterBuild), MyDriver).unwrap();
+//! for _ in 0..3 {
+//!     let lease = master.submit(Build::new("a build")).wait().unwrap();
+//!     lease.finish(BuildResult::Succeeded);
+//!     watch.wait_event("stop_returned"); // every build has an instance of its own
+//! }
+//! let summary = watch.shut_down_and_check(&EventChecker::new().with_max_builds(1));
+//! assert_eq!((summary.builds, summary.total_starts()), (3, 3));
+//! ```
+//!
+//! A first test of a scheduler is at [`Watch`].
+//!
+//! # Order of drops
+//!
+//! Make the [`Script`] after the master: it is dropped first then, which lets every call go on that hangs, so that the drop of the
+//! master has nothing to wait for.
 
+mod agent;
+mod checker;
 mod clock;
 pub mod conformance;
 mod faulty_http;
 mod scripted;
+mod watch;
 
+pub use agent::{AgentScript, CommandCall, ScriptedAgent};
+pub use checker::{EventChecker, EventSummary, Rule, Violation, Violations};
 pub use clock::ManualClock;
 pub use faulty_http::{FaultyHttp, HttpFault, HttpRule, InjectedFault};
 pub use scripted::{
     CheckCall, CompatibleCall, PATIENCE, ReclaimCall, Script, ScriptedCall, ScriptedInstance, ScriptedWorker,
     StartCall, StopCall,
 };
+pub use watch::Watch;

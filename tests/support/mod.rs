@@ -2,7 +2,6 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "every test binary uses its own part of this")]
 
-mod checker;
 mod clock;
 mod world;
 

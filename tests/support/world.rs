@@ -6,13 +6,11 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded as channel};
-use latent_worker::testing::{ManualClock, PATIENCE, Script, ScriptedWorker};
+use latent_worker::testing::{EventChecker, ManualClock, PATIENCE, Script, ScriptedWorker};
 use latent_worker::{
     Attacher, Attachment, Build, Clock, Event, EventKind, Lease, Master, ShutdownMode, ShutdownReport,
     SubstantiateError, Substantiation, Worker, WorkerConfig, WorkerState,
 };
-
-use super::checker;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -164,16 +162,8 @@ impl World {
     /// Checks the record of a master that has shut down.
     pub fn check(&self) {
         let events = self.events();
-        let entries: Vec<_> = events
-            .iter()
-            .map(|event| checker::Entry {
-                event: event.kind.name().to_owned(),
-                worker: event.worker.as_ref().map(ToString::to_string),
-                epoch: event.epoch.map(|epoch| epoch.get()),
-            })
-            .collect();
-        if let Err(broken) = checker::check(&entries, usize::MAX) {
-            panic!("{broken}; all events: {:#?}", lines(&events));
+        if let Err(violations) = EventChecker::new().check_ended(&events) {
+            panic!("{violations}; all events: {:#?}", lines(&events));
         }
     }
 }
