@@ -1,349 +1,318 @@
-//! Removes directory trees that others have made: however deep and wide they are, whatever their permissions.
+//! Removes directory trees whose shape others decide.
 //!
-//! A build decides what it leaves in its directory. So nothing here recurses, and few descriptors are open at a time: a
-//! directory below the top is emptied by moving its own subdirectories up to the top, where their turn comes later. No
-//! path is resolved: every name is looked up in an open directory, links are not followed, and other file systems that
-//! are mounted in the tree are not entered. A removal that was interrupted goes on where it was when it is called again.
+//! A build may leave a million files, a hundred thousand levels, directories that nobody may enter, and processes that
+//! still change all of it. The walk therefore keeps the way down on the heap and has a fixed number of directories open,
+//! whatever the depth. It names every entry relative to an open directory: no path becomes too long, and no symbolic
+//! link is followed, and what is mounted in the tree is not entered. It goes up through `..`, and only into the
+//! directory that it came from.
+//!
+//! An entry that changes under the walk ends a pass, and the next pass begins at the top. Passes that remove something
+//! are progress; only a number of passes without progress is a failure.
 
-use std::ffi::{CStr, CString};
-use std::fmt;
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fchmod, fstat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-/// As many entries of a directory are known at a time.
-const BATCH: usize = 256;
-/// As often may a directory that was found empty have entries again.
-const REFILLS: u32 = 100;
-/// What subdirectories are called that were moved to the top.
-const MOVED: &str = ".latent-worker-removal";
+/// How long the removal waits after a pass that has not finished. A process that was killed may be in the middle of
+/// creating a file, and nobody tells when it has ended.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How many passes in a row may remove nothing: about one second.
+const IDLE_PASSES: u32 = 100;
+/// How many passes there are at all: a process may create files as fast as they are removed.
+const PASSES: u32 = 1000;
+/// How many subdirectories are remembered of one level. The rest is read again later.
+const BATCH: usize = 64;
+/// How many names of a long path an error shows at each end.
+const SHOWN: usize = 4;
 
-/// Why a tree could not be removed.
-#[derive(Debug)]
-pub(crate) struct RemovalError {
-    /// What is still there.
-    path: PathBuf,
-    pub(crate) source: io::Error,
-    /// How many entries were removed or moved before.
-    pub(crate) progress: u64,
-}
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
-impl fmt::Display for RemovalError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.source)
-    }
-}
+/// Asked before every step; an error ends the removal and is its result.
+type GoOn<'a> = &'a dyn Fn() -> io::Result<()>;
 
-impl From<RemovalError> for io::Error {
-    fn from(error: RemovalError) -> Self {
-        Self::new(error.source.kind(), error.to_string())
-    }
-}
-
-/// Removes the directory at `path` with all that is in it. A link at `path` is removed itself. Nothing at `path`, and
-/// nothing that could be a directory above it, is a success.
+/// Removes a directory with everything in it. A symbolic link is removed itself. Succeeds when nothing has this name;
+/// any other file is refused.
 ///
-/// Asks `go_on` before every entry: false ends the removal with [`ErrorKind::Interrupted`].
-pub(crate) fn remove_tree(path: &Path, go_on: &mut dyn FnMut() -> bool) -> Result<(), RemovalError> {
-    let mut removal = Removal { path, go_on, progress: 0, moved: 0 };
-    let result = removal.run();
-    result.map_err(|(entry, source)| RemovalError {
-        path: if entry.is_empty() { path.to_owned() } else { path.join(os_name(&entry)) },
-        source,
-        progress: removal.progress,
-    })
-}
-
-/// An error, and the path of the entry below the top; empty for the top itself.
-type Failure = (Vec<u8>, io::Error);
-
-struct Removal<'a> {
-    path: &'a Path,
-    go_on: &'a mut dyn FnMut() -> bool,
-    progress: u64,
-    /// For names that were not given before.
-    moved: u64,
-}
-
-/// An open directory, and which file system it is on.
-struct Directory {
-    descriptor: OwnedFd,
-    device: u64,
-}
-
-/// What came of the try to remove an entry that need not be a directory.
-enum Entry {
-    Removed,
-    FullDirectory,
-}
-
-impl Removal<'_> {
-    fn run(&mut self) -> Result<(), Failure> {
-        let of_top = |error: Errno| (Vec::new(), error.into());
-        let Some(name) = self.path.file_name() else {
-            return Err((Vec::new(), io::Error::new(ErrorKind::InvalidInput, "the path does not name a directory")));
-        };
-        let name = CString::new(name.as_encoded_bytes()).map_err(|error| (Vec::new(), error.into()))?;
-        let parent = match self.path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let above = match openat(CWD, parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(above) => above,
-            // Without a directory above it there is nothing.
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-            // It may be entered, though it may not be read.
-            Err(Errno::ACCESS) => self.open_unreadable(parent).map_err(of_top)?,
-            Err(error) => return Err(of_top(error)),
-        };
-        for _ in 0..REFILLS {
-            let top = match open(above.as_fd(), &name, None) {
-                Ok(top) => top,
-                Err(Errno::NOENT) => return Ok(()),
-                Err(Errno::LOOP | Errno::NOTDIR) => return remove_link(above.as_fd(), &name).map_err(of_top),
-                Err(error) => return Err(of_top(error)),
-            };
-            self.empty(&top)?;
-            match unlinkat(&above, &name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => return Ok(()),
-                // Somebody has put something into it, or something else in its place.
-                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
-                Err(error) => return Err((Vec::new(), explained(error))),
-            }
-        }
-        Err((Vec::new(), io::Error::new(ErrorKind::DirectoryNotEmpty, "new entries keep appearing in it")))
-    }
-
-    fn open_unreadable(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
-        #[cfg(target_os = "linux")]
-        return openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        #[cfg(not(target_os = "linux"))]
-        openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    }
-
-    /// Removes all that is in the top directory.
-    fn empty(&mut self, top: &Directory) -> Result<(), Failure> {
-        self.remove_entries(top, &mut |removal, name| removal.remove_directory(top, name), b"")
-    }
-
-    /// Removes a full subdirectory of the top.
-    fn remove_directory(&mut self, top: &Directory, name: &CStr) -> Result<(), Failure> {
-        let failed = |error: Errno| (name.to_bytes().to_vec(), explained(error));
-        for _ in 0..REFILLS {
-            let directory = match open(top.descriptor.as_fd(), name, Some(top.device)) {
-                Ok(directory) => directory,
-                // Somebody was faster, or has put something else in its place: the next look at the top finds it.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
-                Err(error) => return Err(failed(error)),
-            };
-            let mut move_up = |removal: &mut Self, subdirectory: &CStr| {
-                removal.move_to_top(&directory, subdirectory, top).map_err(|error| {
-                    let path = [name.to_bytes(), b"/", subdirectory.to_bytes()].concat();
-                    (path, explained(error))
-                })
-            };
-            self.remove_entries(&directory, &mut move_up, name.to_bytes())?;
-            match unlinkat(&top.descriptor, name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-                Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Err((
-            name.to_bytes().to_vec(),
-            io::Error::new(ErrorKind::DirectoryNotEmpty, "new entries keep appearing in it"),
-        ))
-    }
-
-    /// Removes the entries of a directory; what is to be done with full subdirectories is said by `full`. Goes on past
-    /// entries that cannot be removed, and ends with the first such error when nothing else is left.
-    fn remove_entries(
-        &mut self,
-        directory: &Directory,
-        full: &mut dyn FnMut(&mut Self, &CStr) -> Result<(), Failure>,
-        prefix: &[u8],
-    ) -> Result<(), Failure> {
-        let path = |name: &CStr| match prefix {
-            b"" => name.to_bytes().to_vec(),
-            prefix => [prefix, b"/", name.to_bytes()].concat(),
-        };
-        loop {
-            let names = names(&directory.descriptor).map_err(|error| (prefix.to_vec(), error.into()))?;
-            if names.is_empty() {
-                return Ok(());
-            }
-            let before = self.progress;
-            let mut first_error = None;
-            for name in &names {
-                if !(self.go_on)() {
-                    return Err((path(name), ErrorKind::Interrupted.into()));
-                }
-                let removed = match remove_entry(directory.descriptor.as_fd(), name) {
-                    Ok(Entry::Removed) => Ok(()),
-                    Ok(Entry::FullDirectory) => full(self, name),
-                    Err(error) => Err((path(name), explained(error))),
-                };
-                match removed {
-                    Ok(()) => self.progress += 1,
-                    Err((_, error)) if error.kind() == ErrorKind::Interrupted => return Err((path(name), error)),
-                    Err(error) => _ = first_error.get_or_insert(error),
-                }
-            }
-            if let Some(error) = first_error
-                && self.progress == before
-            {
-                return Err(error);
-            }
-        }
-    }
-
-    /// Moves a full directory out of `from` to the top, under a name that nobody else uses.
-    fn move_to_top(&mut self, from: &Directory, name: &CStr, top: &Directory) -> rustix::io::Result<()> {
-        let mut repaired = false;
-        loop {
-            self.moved += 1;
-            let new = format!("{MOVED}-{}-{}", std::process::id(), self.moved);
-            match renameat(&from.descriptor, name, &top.descriptor, new) {
-                Ok(()) | Err(Errno::NOENT) => return Ok(()),
-                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR | Errno::ISDIR) => {}
-                // Who moves a directory changes what is in it: its entry for the one above.
-                Err(Errno::ACCESS) if !repaired => {
-                    repaired = true;
-                    drop(open(from.descriptor.as_fd(), name, Some(from.device))?);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-/// Removes a file, a link or an empty directory.
-fn remove_entry(directory: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<Entry> {
-    match unlinkat(directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(Entry::Removed),
-        // Systems differ in what they say of a directory.
-        Err(error @ (Errno::ISDIR | Errno::PERM | Errno::ACCESS)) => {
-            match unlinkat(directory, name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => Ok(Entry::Removed),
-                Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(Entry::FullDirectory),
-                Err(Errno::NOTDIR) => Err(error),
-                Err(error) => Err(error),
-            }
-        }
+/// Blocks until it is done. Makes directories writable where that is necessary. Mount points are errors.
+pub(crate) fn remove_directory(path: &Path, go_on: GoOn<'_>) -> io::Result<()> {
+    let (above, name) = split(path)?;
+    let there = open_above(above).and_then(|above| Ok(statat(above, &name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode));
+    match there.map(FileType::from_raw_mode) {
+        Ok(FileType::Directory | FileType::Symlink) => remove_anything(path, go_on),
+        Ok(_) => Err(Errno::NOTDIR.into()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// What is at the path is no directory: a link is removed, anything else is not what was asked for.
-fn remove_link(above: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
-    let status = match statat(above, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(()),
-        status => status?,
+/// Removes what has a name that belongs to the caller alone: the same, for a file of any type.
+///
+/// Also succeeds when a name above is not that of a directory: nothing can be below it.
+pub(crate) fn remove_anything(path: &Path, go_on: GoOn<'_>) -> io::Result<()> {
+    let (above, name) = split(path)?;
+    let mut idle_passes = 0;
+    for pass in 1.. {
+        // Opened for each pass: it may be another directory by then.
+        let above = match open_above(above) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+            above => above?,
+        };
+        let mut walk = Walk { path, above: above.as_fd(), go_on, levels: Vec::new(), removed: false };
+        match walk.run(&name) {
+            Ok(()) => break,
+            Err(Halt::Told(error)) => return Err(error),
+            Err(Halt::Failed(error)) => {
+                idle_passes = if walk.removed { 0 } else { idle_passes + 1 };
+                if idle_passes == IDLE_PASSES || pass == PASSES {
+                    return Err(error);
+                }
+            }
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+fn split(path: &Path) -> io::Result<(&Path, CString)> {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(ErrorKind::InvalidInput, format!("{path:?} does not end with a name")));
     };
-    if FileType::from_raw_mode(status.st_mode) != FileType::Symlink {
-        return Err(Errno::NOTDIR);
-    }
-    match unlinkat(above, name, AtFlags::empty()) {
-        Err(Errno::NOENT) => Ok(()),
-        result => result,
-    }
+    Ok((above, CString::new(name.as_bytes())?))
 }
 
-/// Opens a directory, never through a link, and makes it readable and writable for its owner. With a `device`, one that
-/// something else is mounted on is refused.
-fn open(above: BorrowedFd<'_>, name: &CStr, device: Option<u64>) -> rustix::io::Result<Directory> {
-    let mut opened = open_once(above, name, device.is_some());
-    if let Err(Errno::ACCESS) = opened {
-        make_accessible(above, name)?;
-        opened = open_once(above, name, device.is_some());
-    }
-    let descriptor = opened?;
-    let status = fstat(&descriptor)?;
-    if device.is_some_and(|device| device != device_of(&status)) {
-        return Err(Errno::XDEV);
-    }
-    if status.st_mode & 0o700 != 0o700 {
-        // Whether that was enough shows when an entry is removed.
-        let _ = fchmod(&descriptor, Mode::from_raw_mode(status.st_mode & 0o7777 | 0o700));
-    }
-    Ok(Directory { device: device_of(&status), descriptor })
-}
-
-// The type of the number differs from system to system.
-#[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
-fn device_of(status: &Stat) -> u64 {
-    status.st_dev as u64
-}
-
-const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-fn open_once(above: BorrowedFd<'_>, name: &CStr, within: bool) -> rustix::io::Result<OwnedFd> {
-    // Notices what the number of the file system does not tell: a directory of the same one that is mounted here.
+/// Links are followed here: the caller's own path may have some.
+fn open_above(path: &Path) -> io::Result<File> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    // The caller need not be able to list it.
     #[cfg(target_os = "linux")]
-    if within {
-        use rustix::fs::{ResolveFlags, openat2};
-        let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
-        match openat2(above, name, FLAGS, Mode::empty(), resolve) {
-            // Older than Linux 5.6, or forbidden.
-            Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => {}
-            result => return result,
+    let access = OFlags::PATH;
+    #[cfg(not(target_os = "linux"))]
+    let access = OFlags::RDONLY;
+    Ok(rustix::fs::open(path, access | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?.into())
+}
+
+/// Why a pass ended early.
+enum Halt {
+    /// By the caller.
+    Told(io::Error),
+    /// By an entry that could not be removed.
+    Failed(io::Error),
+}
+
+/// A directory that the walk is in or below.
+struct Level {
+    name: CString,
+    identity: (u64, u64),
+    /// Subdirectories that were not empty.
+    full: Vec<CString>,
+}
+
+enum Found {
+    Removed,
+    /// A directory with something in it.
+    Full,
+}
+
+/// One pass over the tree.
+struct Walk<'a> {
+    path: &'a Path,
+    above: BorrowedFd<'a>,
+    go_on: GoOn<'a>,
+    /// From the top of the tree down to where the walk is.
+    levels: Vec<Level>,
+    removed: bool,
+}
+
+impl Walk<'_> {
+    fn run(&mut self, name: &CStr) -> Result<(), Halt> {
+        if let Found::Removed = self.remove_entry(self.above, name, FileType::Unknown)? {
+            return Ok(());
+        }
+        let Some(mut current) = self.enter(self.above, name)? else { return Ok(()) };
+        while let Some(level) = self.levels.last_mut() {
+            if let Some(name) = level.full.pop() {
+                if let Some(below) = self.enter(current.as_fd(), &name)? {
+                    current = below;
+                }
+                continue;
+            }
+            let full = self.clear(&current)?;
+            let Some(level) = self.levels.last_mut() else { break };
+            level.full = full;
+            if level.full.is_empty() {
+                match self.leave(&current)? {
+                    Some(up) => current = up,
+                    None => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a directory and goes down into it. `None` when it has vanished.
+    fn enter(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<Option<File>, Halt> {
+        let opened = match open_within(directory, name) {
+            Err(Errno::ACCESS) => {
+                unlock(directory, name).map_err(|error| self.failed(name, &error))?;
+                open_within(directory, name)
+            }
+            opened => opened,
+        };
+        let below = match opened {
+            Ok(below) => File::from(below),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::XDEV) => return Err(self.failed(name, &mounted())),
+            Err(error) => return Err(self.failed(name, &error.into())),
+        };
+        let metadata = below.metadata().map_err(|error| self.failed(name, &error))?;
+        if metadata.mode() & 0o700 != 0o700 {
+            let mode = Permissions::from_mode(metadata.mode() & 0o7777 | 0o700);
+            below.set_permissions(mode).map_err(|error| self.failed(name, &error))?;
+        }
+        let identity = (metadata.dev(), metadata.ino());
+        if self.levels.last().is_some_and(|level| level.identity.0 != identity.0) {
+            return Err(self.failed(name, &mounted()));
+        }
+        self.levels.push(Level { name: name.to_owned(), identity, full: Vec::new() });
+        Ok(Some(below))
+    }
+
+    /// Removes what can be removed in a directory, and returns some of its subdirectories that are not empty. If there
+    /// are none, the directory is empty.
+    fn clear(&mut self, directory: &File) -> Result<Vec<CString>, Halt> {
+        let mut full = Vec::new();
+        let mut entries = Dir::read_from(directory).map_err(|error| self.failed(c".", &error.into()))?;
+        while let Some(entry) = entries.read() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // Another process has removed the directory.
+                Err(Errno::NOENT) => break,
+                Err(error) => return Err(self.failed(c".", &error.into())),
+            };
+            let name = entry.file_name();
+            if [c".", c".."].contains(&name) {
+                continue;
+            }
+            if let Found::Full = self.remove_entry(directory.as_fd(), name, entry.file_type())? {
+                full.push(name.to_owned());
+                if full.len() == BATCH {
+                    break;
+                }
+            }
+        }
+        Ok(full)
+    }
+
+    /// Removes a directory that was found empty, and returns the one above it; `None` at the top.
+    fn leave(&mut self, directory: &File) -> Result<Option<File>, Halt> {
+        let Some(left) = self.levels.pop() else { return Ok(None) };
+        let up = match self.levels.last() {
+            None => None,
+            Some(level) => {
+                let up = openat(directory, c"..", DIRECTORY, Mode::empty()).map(File::from).map_err(io::Error::from);
+                let up = up.and_then(|up| Ok((up.metadata()?, up)));
+                let (metadata, up) = up.map_err(|error| self.failed(&left.name, &error))?;
+                if (metadata.dev(), metadata.ino()) != level.identity {
+                    return Err(self.failed(&left.name, &io::Error::other("it was moved while it was being removed")));
+                }
+                Some(up)
+            }
+        };
+        let directory = up.as_ref().map_or(self.above, AsFd::as_fd);
+        match self.remove_entry(directory, &left.name, FileType::Directory)? {
+            Found::Removed => Ok(up),
+            Found::Full => Err(self.failed(&left.name, &Errno::NOTEMPTY.into())),
         }
     }
-    let _ = within;
-    openat(above, name, FLAGS, Mode::empty())
+
+    /// Removes anything but a directory that is not empty.
+    fn remove_entry(&mut self, directory: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<Found, Halt> {
+        (self.go_on)().map_err(Halt::Told)?;
+        let first = if kind == FileType::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let removed = match unlinkat(directory, name, first) {
+            // For a directory, POSIX has `EPERM`; Linux has `EISDIR`, and checks the permissions first.
+            Err(error @ (Errno::ISDIR | Errno::PERM | Errno::ACCESS)) if first.is_empty() => {
+                match unlinkat(directory, name, AtFlags::REMOVEDIR) {
+                    Err(Errno::NOTDIR) => Err(error),
+                    removed => removed,
+                }
+            }
+            Err(Errno::NOTDIR) => unlinkat(directory, name, AtFlags::empty()),
+            removed => removed,
+        };
+        match removed {
+            Ok(()) => self.removed = true,
+            Err(Errno::NOENT) => {}
+            Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(Found::Full),
+            Err(Errno::BUSY) => {
+                return Err(self.failed(name, &mounted()));
+            }
+            Err(error) => return Err(self.failed(name, &error.into())),
+        }
+        Ok(Found::Removed)
+    }
+
+    /// With the path of an entry in the directory that the walk is in.
+    fn failed(&self, name: &CStr, error: &io::Error) -> Halt {
+        // The first level has the name that the path ends with.
+        let above = self.levels.iter().skip(1).map(|level| level.name.as_c_str());
+        let names: Vec<_> = above.chain((!self.levels.is_empty()).then_some(name)).collect();
+        let join = |path: PathBuf, names: &[&CStr]| {
+            names.iter().fold(path, |path, name| path.join(OsStr::from_bytes(name.to_bytes())))
+        };
+        let entry = if names.len() <= 2 * SHOWN {
+            format!("{:?}", join(self.path.to_owned(), &names))
+        } else {
+            let (first, last) = (&names[..SHOWN], &names[names.len() - SHOWN..]);
+            let hidden = names.len() - 2 * SHOWN;
+            format!("{:?} ({hidden} levels) {:?}", join(self.path.to_owned(), first), join(PathBuf::new(), last))
+        };
+        Halt::Failed(io::Error::new(error.kind(), format!("{entry}: {error}")))
+    }
 }
 
-/// Lets the owner of a directory read, change and enter it. Never through a link.
-#[cfg(target_os = "linux")]
-fn make_accessible(above: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
-    use std::os::fd::AsRawFd;
+fn mounted() -> io::Error {
+    io::Error::new(ErrorKind::ResourceBusy, "it is a mount point or in use by the system; unmount it first")
+}
 
+/// Opens a directory; `EXDEV` when something is mounted on it. A directory of the same file system that is mounted there
+/// is only noticed on Linux, 5.6 or later.
+fn open_within(directory: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{ResolveFlags, openat2};
+        match openat2(directory, name, DIRECTORY, Mode::empty(), ResolveFlags::NO_XDEV) {
+            // An older system, or a filter of system calls that does not know it.
+            Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => {}
+            opened => return opened,
+        }
+    }
+    openat(directory, name, DIRECTORY, Mode::empty())
+}
+
+/// Lets this user enter a directory that it cannot open. A link that has taken the place of the directory is left alone.
+#[cfg(target_os = "linux")]
+fn unlock(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = openat(above, name, flags, Mode::empty())?;
-    let mode = fstat(&directory)?.st_mode;
-    // The system has no other way to change what such a descriptor stands for.
-    let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
-    rustix::fs::chmod(path, Mode::from_raw_mode(mode & 0o7777 | 0o700))
+    let locked = File::from(openat(directory, name, flags, Mode::empty())?);
+    let mode = locked.metadata()?.mode() & 0o7777 | 0o700;
+    // Such a descriptor has no `fchmod`, and older kernels have no way to change a mode without following links.
+    std::fs::set_permissions(format!("/proc/self/fd/{}", locked.as_raw_fd()), Permissions::from_mode(mode))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn make_accessible(above: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
-    let mode = statat(above, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
-    rustix::fs::chmodat(above, name, Mode::from_raw_mode(mode & 0o7777 | 0o700), AtFlags::SYMLINK_NOFOLLOW)
-}
-
-/// The first names in a directory.
-fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name != c"." && name != c".." {
-            names.push(name.to_owned());
-            if names.len() == BATCH {
-                break;
-            }
-        }
-    }
-    Ok(names)
-}
-
-fn explained(error: Errno) -> io::Error {
-    let source = io::Error::from(error);
-    match error {
-        Errno::XDEV | Errno::BUSY => {
-            io::Error::new(source.kind(), format!("something is mounted there, unmount it first: {source}"))
-        }
-        _ => source,
-    }
-}
-
-fn os_name(bytes: &[u8]) -> &Path {
-    use std::os::unix::ffi::OsStrExt;
-    Path::new(std::ffi::OsStr::from_bytes(bytes))
+fn unlock(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    Ok(rustix::fs::chmodat(directory, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 #[cfg(test)]

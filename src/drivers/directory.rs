@@ -1,18 +1,19 @@
 //! The directory of one instance on this machine: made for it alone, and removed with all that its builds have left.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::removal::remove_tree;
+use crate::removal::remove_anything;
+use crate::{Leftover, StopError};
 
-/// How long a stop tries to remove a directory of which nothing can be removed, how often, and how often at most.
-const REMOVE_PATIENCE: Duration = Duration::from_secs(1);
-const REMOVE_PAUSE: Duration = Duration::from_millis(10);
-const REMOVE_ROUNDS: u32 = 1000;
+/// How long a removal may take while it makes progress. Without progress it ends after about a second.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long it may go on after the reclaim was cancelled: a small directory is removed to the end.
+const CANCELLED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Creates a directory that nobody else can enter, and that was not there before.
 pub(super) fn create(directory: &Path) -> io::Result<()> {
@@ -22,22 +23,36 @@ pub(super) fn create(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(directory)
 }
 
-/// Removes a directory with all that is in it; one that is not there counts as removed. Ends with the last error when
-/// `go_on` returns false.
-///
-/// It tries for a while: a process that was killed may be in the middle of creating a file, and nobody tells when it is
-/// gone, because it is not our child. As long as something is removed the tree is just large.
-pub(super) fn remove(directory: &Path, go_on: &mut dyn FnMut() -> bool) -> io::Result<()> {
-    let mut begin = Instant::now();
-    for _ in 0..REMOVE_ROUNDS {
-        let Err(error) = remove_tree(directory, go_on) else { return Ok(()) };
-        if error.progress > 0 {
-            begin = Instant::now();
+/// Removes the directory of an instance with everything in it. One that is not there counts as removed.
+pub(super) fn remove(directory: &Path) -> Result<(), StopError> {
+    remove_unless(directory, &|| Ok(()))
+}
+
+/// Removes a directory that an earlier attempt has left.
+pub(super) fn remove_left(directory: &Path, leftover: &Leftover) -> Result<(), StopError> {
+    let cancelled_since = Cell::new(None);
+    remove_unless(directory, &|| {
+        if leftover.cancelled() && cancelled_since.get().is_none() {
+            cancelled_since.set(Some(Instant::now()));
         }
-        if error.source.kind() == ErrorKind::Interrupted || begin.elapsed() > REMOVE_PATIENCE {
-            return Err(error.into());
+        match cancelled_since.get() {
+            Some(since) if since.elapsed() >= CANCELLED_PATIENCE => {
+                Err(io::Error::other("the reclaim was cancelled; the next one continues"))
+            }
+            _ => Ok(()),
         }
-        thread::sleep(REMOVE_PAUSE);
-    }
-    Err(io::Error::new(ErrorKind::DirectoryNotEmpty, "new entries keep appearing in it"))
+    })
+}
+
+fn remove_unless(directory: &Path, go_on: &dyn Fn() -> io::Result<()>) -> Result<(), StopError> {
+    let begin = Instant::now();
+    let in_time = || {
+        if begin.elapsed() < PATIENCE {
+            return go_on();
+        }
+        let reason = format!("timed out after {PATIENCE:?}; some processes may still write");
+        Err(io::Error::new(ErrorKind::TimedOut, reason))
+    };
+    remove_anything(directory, &in_time)
+        .map_err(|error| StopError::new(format!("cannot remove {}: {error}", directory.display())))
 }

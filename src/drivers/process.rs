@@ -168,10 +168,6 @@ fn directory_name(key: &str) -> String {
     format!("latent-worker-{key}.instance")
 }
 
-fn remove_directory(directory: &Path, go_on: &mut dyn FnMut() -> bool) -> Result<(), StopError> {
-    directory::remove(directory, go_on).map_err(|error| StopError::new(format!("cannot remove {error}")))
-}
-
 impl LatentWorker for ProcessLatentWorker {
     type Instance = ProcessInstance;
 
@@ -233,7 +229,7 @@ impl LatentWorker for ProcessLatentWorker {
                 (None, file.map_or(Ok(()), SecretFile::remove))
             }
         };
-        let emptied = directory.map_or(Ok(()), |directory| remove_directory(&directory, &mut || true));
+        let emptied = directory.map_or(Ok(()), |directory| directory::remove(&directory));
         if let Some(ended) = ended {
             let survivors = ended.map_err(|error| StopError::new(self.agent.unknown_end(&error)))?;
             self.survivors.add(&key, &survivors);
@@ -278,7 +274,7 @@ impl LatentWorker for ProcessLatentWorker {
             SecretFile::left_behind(parent, leftover.key()).remove()?;
         }
         for directory in directories {
-            remove_directory(&directory, &mut || !leftover.cancelled())?;
+            directory::remove_left(&directory, leftover)?;
         }
         Ok(nothing_found())
     }

@@ -13,7 +13,7 @@ use rustix::fs::{Access, OFlags, access};
 use rustix::io::Errno;
 
 use super::agent::LocalAgent;
-use crate::removal::remove_tree;
+use crate::removal::remove_directory;
 use crate::{FileError, FileStatus, Files, Interrupt};
 
 /// How much is copied between two looks at the interrupt.
@@ -83,11 +83,10 @@ impl Files for LocalAgent {
         self.go_on(interrupt)?;
         // Without a last `.`, by which the system removes nothing.
         let directory: PathBuf = self.locate(path).components().collect();
-        let mut go_on = || self.go_on(interrupt).is_ok();
-        remove_tree(&directory, &mut go_on).map_err(|error| {
-            // Why it was told to end is another error.
-            self.go_on(interrupt).err().unwrap_or_else(|| instance_error(path, error.into()))
-        })
+        let go_on = || self.go_on(interrupt).map_err(io::Error::other);
+        // Why it was told to end is another error.
+        remove_directory(&directory, &go_on)
+            .map_err(|error| self.go_on(interrupt).err().unwrap_or_else(|| instance_error(path, error)))
     }
 
     fn status(&self, path: &Path, interrupt: &Interrupt) -> Result<FileStatus, FileError> {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
-use super::directory::{create, remove};
+use super::directory::{create, remove, remove_left};
 use super::orphans::{Survivors, kill_marked, nothing_found};
 use crate::{Attachment, BoxError, Cancelled, Health, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
@@ -174,7 +174,7 @@ impl LatentWorker for LocalLatentWorker {
             }
             _ => Ok(()),
         };
-        remove(&directory, &mut || true).map_err(|error| StopError::new(format!("cannot remove {error}")))?;
+        remove(&directory)?;
         escaped?;
         self.survivors.check(&directory)?;
         if !ended {
@@ -204,8 +204,7 @@ impl LatentWorker for LocalLatentWorker {
         }
         for directory in directories {
             let ended = kill_marked(INSTANCE_VARIABLE, directory.as_os_str(), KILL_PATIENCE);
-            let mut go_on = || !leftover.cancelled();
-            remove(&directory, &mut go_on).map_err(|error| StopError::new(format!("cannot remove {error}")))?;
+            remove_left(&directory, leftover)?;
             ended?;
             self.survivors.check(&directory)?;
         }
@@ -392,7 +391,7 @@ mod testing {
     impl Place {
         pub(super) fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("latent-worker-test-{name}-{}", std::process::id()));
-            remove(&path, &mut || true).unwrap();
+            remove(&path).unwrap();
             create(&path).unwrap();
             // What a shell calls its directory has no links in it.
             Self(fs::canonicalize(path).unwrap())
@@ -405,7 +404,7 @@ mod testing {
 
     impl Drop for Place {
         fn drop(&mut self) {
-            let _ = remove(&self.0, &mut || true);
+            let _ = remove(&self.0);
         }
     }
 
@@ -480,7 +479,7 @@ mod tests {
         assert_eq!(fs::metadata(copy.join("old")).unwrap().modified().unwrap(), old);
         assert_eq!(fs::read_link(copy.join("dangling")).unwrap(), Path::new("/nowhere/at/all"));
         assert_eq!(fs::read_link(copy.join("loop")).unwrap(), Path::new(".."));
-        remove(&copy, &mut || true).unwrap();
+        remove(&copy).unwrap();
         assert!(!copy.exists());
     }
 
@@ -519,7 +518,7 @@ mod tests {
     fn removing_what_is_gone_succeeds_and_never_follows_links() {
         let place = Place::new("remove");
         let directory = place.path().join("instance");
-        remove(&directory, &mut || true).unwrap();
+        remove(&directory).unwrap();
         create(&directory).unwrap();
         fs::create_dir(place.path().join("outside")).unwrap();
         fs::write(place.path().join("outside/kept"), "").unwrap();
@@ -529,7 +528,7 @@ mod tests {
         fs::write(directory.join("locked/deep/file"), "").unwrap();
         set_mode(&directory.join("locked/deep"), 0o000);
         set_mode(&directory.join("locked"), 0o500);
-        remove(&directory, &mut || true).unwrap();
+        remove(&directory).unwrap();
         assert!(!directory.exists());
         assert!(place.path().join("outside/kept").exists());
         assert_eq!(mode(&place.path().join("outside")), 0o500);
