@@ -78,7 +78,7 @@ pub enum ShutdownMode {
     /// They are waited for, and instances stop with grace. What earlier attempts have left behind is reclaimed, as far as
     /// that is due.
     Graceful,
-    /// They end, and `fast` reaches the drivers.
+    /// They end, and `fast` reaches the drivers. Reclaims that run are cancelled.
     Fast,
 }
 
@@ -511,8 +511,6 @@ impl Handle {
         } else {
             shared.threads.wait(Instant::now().checked_add(limit))
         };
-        // Whatever is still being reclaimed has had its time.
-        shared.leftovers.close();
         if complete && !on_own_thread {
             self.end_own_threads(limit);
         }
