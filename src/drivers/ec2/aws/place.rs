@@ -44,7 +44,7 @@ impl Region {
         Self(known.into())
     }
 
-    /// The error contains `origin`, and not the value.
+    /// Parses a region. The error contains `origin`, and not the value.
     pub(super) fn parse(name: &str, origin: &str) -> Result<Self, String> {
         let plain = name.chars().all(|character| character.is_ascii_alphanumeric() || character == '-');
         if plain && !name.is_empty() {
