@@ -100,11 +100,11 @@ fn a_call_that_is_not_expected_is_found_however_late_it_comes() {
         let _ticket = bench.master.submit(Build::new("b"));
         // The start is made on another thread, and perhaps not yet.
         let message = failure(|| script.expect_no_call(DriverCall::Start, &bench.watch));
-        assert!(message.contains("start_instance was called without being expected (1 times)"), "{message}");
+        assert!(message.contains("start_instance was called unexpectedly, calls: 1"), "{message}");
         script.expect_start().fail("over");
         // The failed start is followed by a stop.
         let message = failure(|| script.expect_no_call(DriverCall::Stop, &bench.watch));
-        assert!(message.contains("stop_instance was called without being expected"), "{message}");
+        assert!(message.contains("stop_instance was called unexpectedly"), "{message}");
         script.automate_all();
     }
 }
