@@ -1,4 +1,4 @@
-//! What signals do to the example `farm`.
+//! Tests how the example `farm` handles signals.
 #![cfg(all(unix, feature = "local"))]
 
 #[path = "support/record.rs"]

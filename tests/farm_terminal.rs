@@ -1,4 +1,4 @@
-//! The example `farm` on a terminal.
+//! Tests the example `farm` on a terminal.
 #![cfg(all(target_os = "linux", feature = "local"))]
 
 #[path = "support/record.rs"]

@@ -1,5 +1,5 @@
-//! What drivers, agents, programs and builds say is made safe before anybody is shown it: no control character, and none
-//! that changes the direction of text or cannot be seen, arrives in an event, a status or an error.
+//! Texts from drivers, agents, programs and builds are made safe before they are shown: events, statuses and errors
+//! contain no control characters, no characters that change the direction of text, and no invisible characters.
 
 mod support;
 

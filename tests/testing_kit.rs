@@ -252,7 +252,7 @@ fn a_master_is_not_quiet_while_a_thread_carries_out_what_follows_from_a_call() {
     drop(lease);
 }
 
-/// A driver without a script, whose start returns when it is told to.
+/// A driver without a script. The test decides when its start returns.
 struct Slow(Arc<AtomicBool>);
 
 impl LatentWorker for Slow {
@@ -303,7 +303,7 @@ fn the_owner_is_told_to_every_start_of_a_master() {
     drop(tickets);
 }
 
-/// What a checker of records says to a real record, and to each record that lacks one event of it.
+/// Returns the results of a checker for a real record, and for each record that lacks one of its events.
 #[test]
 fn the_checker_accepts_a_real_record_and_misses_every_event_of_it() {
     let bench = bench();
