@@ -219,7 +219,7 @@ impl Clock for HoldingClock {
     }
 }
 
-/// Between the answer to a question and the start that follows from it, no status tells that anything is under way.
+/// Between the answer to a question and the start that follows from it, no status shows that anything is under way.
 #[test]
 fn a_master_is_not_quiet_while_a_thread_carries_out_what_follows_from_a_call() {
     let clock = HoldingClock { manual: ManualClock::new(), asked: Arc::default() };
@@ -340,7 +340,7 @@ fn a_build_that_waits_beside_a_free_place_is_found_in_a_real_record() {
     let _ticket = bench.master.submit(Build::new("waits").with_label("there"));
     let start = other_script.expect_start();
     bench.watch.wait_quiet();
-    // It does not fit; a checker that is told otherwise must see it.
+    // The build does not fit that worker; a checker that assumes that it fits must report a violation.
     let checker = |fits: bool| EventChecker::new().with_liveness(SECOND, move |_, _| fits);
     checker(false).check_quiet(&bench.watch.events()).unwrap();
     assert!(checker(true).check_quiet(&bench.watch.events()).unwrap_err().breaks(Rule::Liveness));

@@ -1,4 +1,4 @@
-//! Tests that the table of bounds in the documentation of this module agrees with the constants and names existing tests.
+//! Tests that the table of bounds in the documentation agrees with the constants and names existing tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};

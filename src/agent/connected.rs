@@ -199,9 +199,8 @@ impl Files for ConnectedAgent {
                     total += bytes.len() as u64;
                     if total > size.saturating_add(GROWTH) {
                         call.refuse(number);
-                        let more = format!(
-                            "received {total} bytes of a file of {size} bytes: the file may grow by at most {GROWTH} bytes"
-                        );
+                        let more =
+                            format!("received {total} bytes of a file of {size} bytes, expected at most {GROWTH} more");
                         return Err(FileError::Failed(more));
                     }
                     call.taken(number);

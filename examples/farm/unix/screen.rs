@@ -42,7 +42,7 @@ struct Losses {
 }
 
 impl Losses {
-    /// The first call tells the main loop.
+    /// The first call notifies the main loop.
     fn close(&self, closed: &Sender<()>) {
         self.any.store(true, Ordering::Relaxed);
         if !self.closed.swap(true, Ordering::Relaxed) {

@@ -53,7 +53,7 @@ fn read(path: &Path) -> io::Result<String> {
     let file = File::open(path).map_err(explained)?;
     let is_file = file.metadata().map_err(explained)?.is_file();
     file.take(LONGEST as u64 + 2).read_to_string(&mut text).map_err(explained)?;
-    // A link, a pipe or a device belongs to somebody else.
+    // A symbolic link, a pipe or a device must not be removed: it may have other users.
     if is_file
         && !path.is_symlink()
         && let Err(error) = std::fs::remove_file(path)
