@@ -95,13 +95,13 @@ Exit status: 0 the master or a signal has ended the agent, 1 the master is unrea
     }
 
     fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
-        // First of all: this may begin the program once more.
+        // Must come first: this may execute the program again.
         let secret = AgentClient::take_secret()?;
         let interrupts = signals::interrupts()?;
         let made = std::fs::create_dir_all(&options.directory);
         made.map_err(|error| format!("cannot make {}: {error}", options.directory.display()))?;
         let agent = LocalAgent::in_directory(&options.directory);
-        // As the first process of a container it inherits what commands leave behind.
+        // The first process of a container inherits the orphans of commands.
         agent.reap_orphans()?;
         let name = variable(&["LATENT_WORKER_NAME", "WORKERNAME"])?;
         let mut builder = AgentClient::builder(master()?, name, secret);

@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         eprintln!("attached: {}", worker.status().details.join(", "));
         lease.run(&Command::shell(command))
     })?;
-    // The machine is ended also when its output cannot be written.
+    // The machine is terminated even if its output cannot be written.
     let written = std::io::stdout().write_all(&finished.stdout).and_then(|()| std::io::stdout().flush());
     let _ = std::io::stderr().write_all(&finished.stderr);
 

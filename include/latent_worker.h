@@ -413,7 +413,7 @@ typedef struct lw_leftover {
   // How far it had come: 0 its start may have been called, 1 it has recorded something, 2 its stop may have been
   // called.
   int32_t stage;
-  // How long ago the start was called, by the wall clock; 0 when that is not known.
+  // How long ago the start was called, by the wall clock; 0 if unknown.
   uint64_t age_ms;
 } lw_leftover;
 
@@ -573,7 +573,7 @@ typedef struct lw_command_options {
   const char *const *check;
   // How many there are, the program included.
   size_t check_count;
-  // The program that removes what an attempt has left behind. NULL: the stop program does that as well.
+  // The program that removes what an attempt has left behind. NULL: the stop program is used.
   const char *const *reclaim;
   // How many there are, the program included.
   size_t reclaim_count;
@@ -609,8 +609,8 @@ typedef struct lw_process_options {
   uint64_t grace_ms;
   // Not 0: the secret is handed over in a file and not in the environment.
   int32_t secret_in_file;
-  // Not 0: each instance has a directory of its own, which the agent finds in LATENT_WORKER_DIRECTORY, and which is
-  // removed with the instance.
+  // Not 0: creates a directory for each instance and removes it with the instance. LATENT_WORKER_DIRECTORY in the
+  // environment of the agent is its path.
   int32_t private_directory;
 } lw_process_options;
 
@@ -700,7 +700,7 @@ typedef struct lw_report {
   size_t size;
   // Nothing is in flight any more.
   bool complete;
-  // What is still in flight and what may be left behind, for people.
+  // The workers in flight and the leftovers, as text for people.
   const char *text;
   // The same as a JSON object: complete, in_flight (workers), reclaiming and left_behind (leftovers), text.
   const char *json;
@@ -799,8 +799,9 @@ lw_code lw_inbox_take(struct lw_inbox *inbox, uint64_t timeout_ms, uint64_t *num
 // then it is readable for nothing. The first call starts a thread, which ends when the inbox is freed.
 lw_code lw_inbox_fd(struct lw_inbox *inbox, int *fd);
 
-// Frees an inbox and cancels its builds: builds that wait end, and leases that lie in it are given back. A build whose
-// lease was taken goes on. A thread that waits in lw_inbox_take is told. Does not block. NULL is allowed.
+// Frees an inbox and cancels its builds: waiting builds end, and leases that are still in the inbox are given back.
+// Builds with a lease that was taken continue. A thread that waits in lw_inbox_take returns. Does not block. NULL is
+// allowed.
 lw_code lw_inbox_free(struct lw_inbox *inbox);
 
 // Adds a worker whose driver is a table of callbacks. It costs no thread until work needs it.

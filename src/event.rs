@@ -35,7 +35,7 @@ pub struct Event {
 
 #[cfg(feature = "testing")]
 impl Event {
-    /// Makes an event by hand, for tests of what reads events: from a record in another format, for example. `epoch` and
+    /// Creates an event, for tests of code that reads events, for example from a record in another format. `epoch` and
     /// `build` are the numbers of an attempt and of a build.
     pub fn made_by_hand(
         sequence: u64,
@@ -256,7 +256,7 @@ impl fmt::Display for Event {
             write!(f, ", build {build}")?;
         }
         match self.kind.reason() {
-            // The names of builds are whatever the submitter made of them.
+            // The names of builds may contain anything.
             Some(reason) => write!(f, ": {}", printable(&reason)),
             None => Ok(()),
         }

@@ -1,7 +1,7 @@
 //! Certificates and private keys from PEM files, for everything in this library that speaks TLS.
 //!
-//! No error contains anything that was read: the parser's own errors quote it, and a key that lost its line breaks would
-//! be quoted whole.
+//! Errors contain nothing that was read. The parser's own errors quote the text, and would quote a whole key that has
+//! lost its line breaks.
 
 #![cfg_attr(not(feature = "tls"), allow(dead_code, reason = "EC2 alone has no private key"))]
 
@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// The most that is read from a file; the bundle of all public authorities has less than 1 MiB.
+/// The largest file that is read; the bundle of all public authorities has less than 1 MiB.
 const LARGEST_FILE: u64 = 16 << 20;
 
-/// Reads all certificates of a file, in their order. There is at least one.
+/// Reads all certificates of a file, in the order of the file; at least one.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let error = |problem| PemError { what: "the certificates", path: path.to_owned(), problem };
     let text = read(path).map_err(error)?;
@@ -79,7 +79,7 @@ impl fmt::Display for PemError {
         write!(f, "cannot load {} from {}: ", self.what, ShownPath(&self.path))?;
         match &self.problem {
             Problem::Unreadable(error) => write!(f, "{error}"),
-            Problem::TooLarge => write!(f, "the file has more than {} MiB", LARGEST_FILE >> 20),
+            Problem::TooLarge => write!(f, "the file is larger than {} MiB", LARGEST_FILE >> 20),
             Problem::Missing(what) => write!(f, "the file contains no {what}"),
             Problem::NoBegin => {
                 f.write_str("invalid PEM: a BEGIN line is malformed; each must be on a line of its own")
@@ -90,7 +90,7 @@ impl fmt::Display for PemError {
     }
 }
 
-/// As [`Display`](fmt::Display): the fields would show the path in any case.
+/// The same as [`Display`](fmt::Display): the derived `Debug` would always show the path.
 impl fmt::Debug for PemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PemError({self})")
@@ -99,7 +99,7 @@ impl fmt::Debug for PemError {
 
 impl std::error::Error for PemError {}
 
-/// A path in an error. Where the caller has mistaken the text of a key for the path of its file, it is not repeated.
+/// A path in an error. It is not shown if the caller has passed the text of a key instead of the path of its file.
 struct ShownPath<'a>(&'a Path);
 
 impl fmt::Display for ShownPath<'_> {

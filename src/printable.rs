@@ -1,19 +1,19 @@
-//! Text that others wrote, made safe to show: one function for every event, error, log line and terminal.
+//! Makes text from other programs and users safe to show in events, errors, logs and on terminals.
 
 use std::borrow::Cow;
 
-/// Longer texts are cut, in characters.
+/// The longest text, in characters; longer texts are cut.
 const LIMIT: usize = 8192;
 
-/// Returns `text` without anything that a terminal or a log reader would obey instead of show.
+/// Returns `text` without characters that a terminal or a log viewer would interpret instead of show.
 ///
 /// Tabs and line ends become spaces, so that the result is one line. Other control characters (escape sequences begin
-/// with one), characters that change the direction of text, and characters without any width become `U+FFFD`. A text of
+/// with one), characters that change the direction of text, and characters without width become `U+FFFD`. A text of
 /// more than 8192 characters is cut and ends with `…`.
 ///
 /// The library does this to every text of a driver, an agent, a program or a provider before it appears in an event, a
-/// status, an error or the log. The output of a build's commands is left as it is: show it with this function, or as
-/// bytes.
+/// status, an error or the log. The output of a build's commands is not changed: pass it through this function before
+/// you show it, or show it as bytes.
 ///
 /// ```
 /// use latent_worker::printable;

@@ -1,13 +1,13 @@
-//! What tests use to prove that a text, or a log, reveals nothing of a secret.
+//! Helpers for tests that prove that a text or a log reveals nothing of a secret.
 
 #![cfg_attr(not(all(feature = "docker", feature = "ec2")), allow(dead_code, reason = "neither driver needs all of it"))]
 
 use std::process::Command;
 
-/// So many consecutive bytes of a secret may appear nowhere.
+/// How many consecutive bytes of a secret must not appear anywhere.
 const REVEALING: usize = 5;
 
-/// Panics when five consecutive bytes of the secret occur in the text: as they are, or as `Debug` prints bytes.
+/// Panics if five consecutive bytes of the secret occur in the text, as they are or as `Debug` prints bytes.
 #[track_caller]
 pub(crate) fn assert_reveals_nothing(text: &str, secret: &[u8]) {
     for window in secret.windows(REVEALING) {
@@ -21,12 +21,12 @@ pub(crate) fn assert_reveals_nothing(text: &str, secret: &[u8]) {
     }
 }
 
-/// What an error shows.
+/// Returns what an error shows.
 pub(crate) fn shown<E: std::fmt::Display + std::fmt::Debug>(error: &E) -> String {
     format!("{error}\n{error:?}\n{error:#?}")
 }
 
-/// The text after some damage: bytes that are missing, doubled, replaced or cut off, and lines that are joined.
+/// Returns a damaged version of the text: with missing, doubled, replaced or truncated bytes, or with joined lines.
 pub(crate) fn damaged(text: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     const REPLACEMENTS: &[&[u8]] = &[
         b"",
@@ -62,8 +62,8 @@ pub(crate) fn damaged(text: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     text
 }
 
-/// Everything that is logged while `work` is done, in a process of its own: loggers and variables are the process's. The
-/// test is called by its whole name. In that process this returns `None`.
+/// Returns everything that is logged during `work`, which runs in a process of its own, because loggers and variables
+/// belong to the process. `test` is the full name of the calling test. Returns `None` in that process.
 pub(crate) fn log_of(test: &str, variables: &[(&str, &str)], work: impl FnOnce()) -> Option<String> {
     const WORKS: &str = "TEST_LOGS_EVERYTHING";
     if std::env::var_os(WORKS).is_some() {
@@ -80,7 +80,7 @@ pub(crate) fn log_of(test: &str, variables: &[(&str, &str)], work: impl FnOnce()
     Some(log)
 }
 
-/// Prints what is logged.
+/// A logger that prints every record.
 struct Everything;
 
 impl log::Log for Everything {

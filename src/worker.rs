@@ -508,7 +508,7 @@ pub(crate) trait AttachPoint: Send + Sync {
     #[cfg(feature = "agent")]
     fn knock(&self, worker: &str, secret: &str) -> Result<(), AttachError>;
 
-    /// About how many instances there are, whether their agents have attached or not.
+    /// Returns the approximate number of instances, with and without an attached agent.
     #[cfg(feature = "agent")]
     fn instances(&self) -> usize;
 }

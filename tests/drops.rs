@@ -14,7 +14,7 @@ use latent_worker::{
 
 use support::World;
 
-/// So many that the stack of the test would overflow if each one took a frame.
+/// Enough for a stack overflow if each one took a stack frame.
 const MANY: usize = 100_000;
 const SMALL_STACK: usize = 256 << 10;
 

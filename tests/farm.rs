@@ -446,7 +446,7 @@ mod docker {
         place.write("jobs", "-- true\n");
         let mut farm = place.farm(&["--driver=docker", "--image=any", "--workers=1", "--max-attempts=1", "jobs"]);
         let ran = end(farm.env("DOCKER_HOST", "unix:///no/such/engine.sock").spawn().unwrap());
-        // Without an engine nothing tells whether a container was made.
+        // Without an engine, it is unknown whether a container was created.
         ran.assert_status(3);
         ran.assert_stdout_has("/no/such/engine.sock");
         ran.assert_stderr_has("farm: left behind: docker-1 ");

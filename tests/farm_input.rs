@@ -1,4 +1,4 @@
-//! What the example `farm` makes of the builds and the options that it is given.
+//! Tests how the example `farm` handles its builds and its options.
 #![cfg(all(unix, feature = "local"))]
 
 #[path = "support/record.rs"]

@@ -1,4 +1,4 @@
-//! What the example `farm` says about what it leaves behind, and its exit status.
+//! Tests the messages of the example `farm` about leftovers, and its exit status.
 #![cfg(all(unix, feature = "agent", feature = "command", feature = "local"))]
 
 #[path = "support/record.rs"]

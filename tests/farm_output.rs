@@ -1,4 +1,4 @@
-//! What the example `farm` writes, and what it does when that fails.
+//! Tests the output of the example `farm`, and what it does when its output cannot be written.
 #![cfg(all(unix, feature = "local"))]
 
 #[path = "support/record.rs"]
@@ -27,7 +27,7 @@ fn s1_a_closed_pipe_cancels_the_builds_and_leaves_nothing_behind() {
     for quiet in [false, true] {
         let place = Place::new();
         place.pipe("running");
-        // It says nothing any more, so that nothing is written until it ends.
+        // The build writes nothing more, so the farm writes nothing until the build ends.
         place.write("jobs", "-- echo running > \"$FARM_DIR\"/running; sleep 1000\n-- touch \"$FARM_DIR\"/second\n");
         let mut arguments = vec!["--workers=1", "--events=events", "jobs"];
         arguments.extend(quiet.then_some("--quiet"));

@@ -1,4 +1,4 @@
-//! What signals do to the example `farm`.
+//! Tests how the example `farm` handles signals.
 #![cfg(all(unix, feature = "local"))]
 
 #[path = "support/record.rs"]
@@ -113,7 +113,7 @@ fn a_hangup_does_nothing_under_nohup() {
     wait_for(&mut stdout, "build 1 | running");
     signal("HUP", child.id());
     drop(File::options().write(true).open(place.path("go")).unwrap());
-    // The pipe is read to its end, so that the farm is not told that nobody reads it.
+    // The pipe is read to its end, so that the farm does not get an error from a closed pipe.
     stdout.read_to_string(&mut String::new()).unwrap();
     let ran = end(child);
     ran.assert_status(0);
@@ -126,7 +126,7 @@ fn s2_a_third_interrupt_ends_the_farm_at_once_and_lists_what_is_left() {
     let place = Place::new();
     place.pipe("stopping");
     place.pipe("held");
-    // It never ends, whatever it is told.
+    // The stop program ignores these signals.
     let stop = "trap '' TERM INT; echo stopping > stopping; cat held";
     let arguments = ["--driver=command", "--start=echo id; echo up > stopping", "--stop", stop, "--listen=127.0.0.1:0"];
     place.write("jobs", "-- true\n");

@@ -1,4 +1,4 @@
-//! The example `farm` on a terminal.
+//! Tests the example `farm` on a terminal.
 #![cfg(all(target_os = "linux", feature = "local"))]
 
 #[path = "support/record.rs"]
@@ -118,7 +118,7 @@ fn s1_a_farm_whose_terminal_is_closed_ends_as_after_ctrl_c() {
         "jobs",
         "-- echo running; cat \"$FARM_DIR\"/go; touch \"$FARM_DIR\"/first\n-- touch \"$FARM_DIR\"/second\n",
     );
-    // The shell passes the hangup on, as an interactive one does, and tells of the end.
+    // The shell passes the hangup on, as an interactive shell does, and reports the end of the farm.
     let line = "\"$FARM\" --workers=1 jobs 2>told & trap \"kill -HUP $!\" HUP; wait $!; wait $!; echo $? > ended";
     let mut terminal = Terminal::run(&place, line);
     let mut told = BufReader::new(File::open(place.path("told")).unwrap());

@@ -1,5 +1,5 @@
-//! What drivers, agents, programs and builds say is made safe before anybody is shown it: no control character, and none
-//! that changes the direction of text or cannot be seen, arrives in an event, a status or an error.
+//! Texts from drivers, agents, programs and builds are made safe before they are shown: events, statuses and errors
+//! contain no control characters, no characters that change the direction of text, and no invisible characters.
 
 mod support;
 
@@ -16,7 +16,7 @@ fn is_forbidden(character: char) -> bool {
     character.is_control() || "\u{202e}\u{2066}\u{200b}\u{feff}\u{2028}".contains(character)
 }
 
-/// What a scenario was told as an error, if it was.
+/// The error of a scenario, if any.
 type Told = Vec<String>;
 
 type Scenario = fn(&World, &Worker, &Script) -> Told;
@@ -137,7 +137,7 @@ fn e2_no_word_of_others_reaches_a_person_as_it_is() {
         for text in &shown {
             assert!(!text.contains(is_forbidden), "{name}: {text:?}");
         }
-        // The words themselves are there: the scenario has told them.
+        // The harmless part of the text is still shown.
         let told = shown.iter().any(|text| text.contains("gnp.exe"));
         let is_not_told = *name == "the error of a question";
         assert!(told || is_not_told, "{name}: {shown:#?}");

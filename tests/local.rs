@@ -235,7 +235,7 @@ fn w11_b3_an_unknown_kind_does_not_run_on_a_warm_instance() {
 const DEEP_LIFE: &str = "LW_TEST_DEEP_LIFE";
 
 /// One life of a master with a journal, as a process of its own: the first one nests directories and dies; the second
-/// one takes away what is left. Does nothing when nobody asks for it.
+/// one removes what is left. Does nothing unless another test starts it.
 #[test]
 fn a_life_with_a_deep_directory() {
     let Ok(life) = std::env::var(DEEP_LIFE) else { return };

@@ -1,5 +1,5 @@
-//! An agent that is the first process of a container: it inherits what commands leave behind, and reaps it. Here it is
-//! another process that inherits orphans.
+//! Tests an agent that is the first process of a container: it inherits orphans of commands, and reaps them. The test
+//! uses a child subreaper instead of a container.
 #![cfg(all(target_os = "linux", feature = "local"))]
 
 use std::fs;

@@ -251,7 +251,7 @@ mod command {
         drop(request);
     }
 
-    /// A start program whose arguments nobody knows, because it has become another program.
+    /// A start program with unknown arguments, because it has executed another program.
     fn become_another(start: [String; 3]) {
         let place = Place::new();
         let alive = place.lifeline("alive");
@@ -296,7 +296,7 @@ mod command {
         let instance = "exec 3>alive; trap 'echo orderly >orderly; exit' TERM; while :; do sleep 0.01; done";
         fs::write(place.path("instance.sh"), instance).unwrap();
         let start = "setsid /bin/sh instance.sh >/dev/null 2>&1 & echo $!";
-        // An order that only its own program knows.
+        // These steps need an order that only the stop program knows.
         let stop = "if [ -e instance.sh ]; then rm instance.sh; read pid <pid; echo stopped >>order; kill $pid; read x <end; fi";
         let start = format!("{start} >pid; cat pid");
         let driver = || place.driver(&start, stop);

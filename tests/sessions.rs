@@ -1,5 +1,5 @@
-//! What runs on this machine has no terminal, also when the farm was started from one: a build that asks its user
-//! something gets an error, and is not stopped for ever.
+//! Processes on this machine have no terminal, even if the master was started from one: a build that tries to read from
+//! the terminal gets an error, and is not stopped by the system.
 #![cfg(all(target_os = "linux", feature = "local", feature = "command", feature = "process"))]
 
 use std::fs;

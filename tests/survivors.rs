@@ -1,7 +1,7 @@
-//! Processes that outlive their kill, because they have become another user's: a build, a start program, an agent ends all
-//! the same, its error names them, and the instance is a leftover until they have ended.
+//! Tests processes that survive a kill because they have changed their user. The build, the start program or the agent
+//! still ends, its error names the processes, and the instance is a leftover until they have ended.
 //!
-//! Such a process needs a user that is not root, and a program that makes its processes root's.
+//! Such a process needs a user other than root, and a program that changes the user to root.
 #![cfg(all(target_os = "linux", feature = "local", feature = "command", feature = "process"))]
 
 use std::fs;
@@ -61,7 +61,7 @@ fn root(place: &Path) -> String {
     format!("{place}/become --reuid 0 --regid 0 --clear-groups /bin/sh -c '{line}'")
 }
 
-/// Waits for the process that is root's.
+/// Waits for the process of root.
 fn pid(place: &Path) -> String {
     let deadline = Instant::now() + LONG;
     loop {

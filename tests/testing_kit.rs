@@ -100,11 +100,11 @@ fn a_call_that_is_not_expected_is_found_however_late_it_comes() {
         let _ticket = bench.master.submit(Build::new("b"));
         // The start is made on another thread, and perhaps not yet.
         let message = failure(|| script.expect_no_call(DriverCall::Start, &bench.watch));
-        assert!(message.contains("start_instance was called without being expected (1 times)"), "{message}");
+        assert!(message.contains("start_instance was called unexpectedly, calls: 1"), "{message}");
         script.expect_start().fail("over");
         // The failed start is followed by a stop.
         let message = failure(|| script.expect_no_call(DriverCall::Stop, &bench.watch));
-        assert!(message.contains("stop_instance was called without being expected"), "{message}");
+        assert!(message.contains("stop_instance was called unexpectedly"), "{message}");
         script.automate_all();
     }
 }
@@ -219,7 +219,7 @@ impl Clock for HoldingClock {
     }
 }
 
-/// Between the answer to a question and the start that follows from it, no status tells that anything is under way.
+/// Between the answer to a question and the start that follows from it, no status shows that anything is under way.
 #[test]
 fn a_master_is_not_quiet_while_a_thread_carries_out_what_follows_from_a_call() {
     let clock = HoldingClock { manual: ManualClock::new(), asked: Arc::default() };
@@ -252,7 +252,7 @@ fn a_master_is_not_quiet_while_a_thread_carries_out_what_follows_from_a_call() {
     drop(lease);
 }
 
-/// A driver without a script, whose start returns when it is told to.
+/// A driver without a script. The test decides when its start returns.
 struct Slow(Arc<AtomicBool>);
 
 impl LatentWorker for Slow {
@@ -303,7 +303,7 @@ fn the_owner_is_told_to_every_start_of_a_master() {
     drop(tickets);
 }
 
-/// What a checker of records says to a real record, and to each record that lacks one event of it.
+/// Returns the results of a checker for a real record, and for each record that lacks one of its events.
 #[test]
 fn the_checker_accepts_a_real_record_and_misses_every_event_of_it() {
     let bench = bench();
@@ -340,7 +340,7 @@ fn a_build_that_waits_beside_a_free_place_is_found_in_a_real_record() {
     let _ticket = bench.master.submit(Build::new("waits").with_label("there"));
     let start = other_script.expect_start();
     bench.watch.wait_quiet();
-    // It does not fit; a checker that is told otherwise must see it.
+    // The build does not fit that worker; a checker that assumes that it fits must report a violation.
     let checker = |fits: bool| EventChecker::new().with_liveness(SECOND, move |_, _| fits);
     checker(false).check_quiet(&bench.watch.events()).unwrap();
     assert!(checker(true).check_quiet(&bench.watch.events()).unwrap_err().breaks(Rule::Liveness));

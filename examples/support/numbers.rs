@@ -1,16 +1,16 @@
-//! Numbers of a command line: each has a range, and the error names the option, the value and the range.
+//! Parses numbers of a command line. Each has a range; errors name the option, the value and the range.
 
 #![allow(dead_code, reason = "every example uses its own part of this")]
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// The longest time that a command line takes: a year.
+/// The longest time that a command line accepts: a year.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Reads a whole number.
 pub(crate) fn whole(option: &str, value: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
-    // `parse` takes a plus sign, which no other tool does.
+    // `parse` accepts a plus sign, unlike other tools.
     let number = if value.starts_with('+') { None } else { value.parse().ok() };
     number.filter(|number| range.contains(number)).ok_or_else(|| {
         format!("invalid {option} {value:?}: use a whole number from {} to {}", range.start(), range.end())
@@ -39,7 +39,7 @@ pub(crate) fn host_and_port<'a>(
     Ok((host, u16::try_from(port).map_err(|error| format!("invalid {option} {value:?}: {error}"))?))
 }
 
-/// Without brackets, nothing tells the last part of an IPv6 address from a port.
+/// Without brackets, the last part of an IPv6 address cannot be distinguished from a port.
 fn is_one_host(host: &str) -> bool {
     !host.contains(':') || (host.starts_with('[') && host.ends_with(']'))
 }

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, TrySendError, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
-/// How many signals wait to be looked at. More of them say nothing new.
+/// How many signals may wait in the channel. Further ones contain no information.
 const WAITING: usize = 8;
 
 /// From now on SIGINT, SIGTERM and SIGHUP do not end the process; each of them becomes a message.
@@ -41,14 +41,14 @@ fn hangup_is_ignored() -> bool {
     }
 }
 
-/// The set of ignored signals in Linux's account of a process: one bit for each.
+/// The set of ignored signals in `/proc` on Linux: one bit for each signal.
 fn ignored_signals(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// Other systems tell a process what it ignores through `sigaction` alone, which safe code cannot call. A child inherits
-/// what is ignored.
+/// On other systems only `sigaction` returns the ignored signals, and safe code cannot call it. A child inherits the
+/// ignored signals.
 fn shell_survives_hangup() -> bool {
     let shell = Command::new("/bin/sh").args(["-c", "kill -HUP $$; exit 0"]).stdin(Stdio::null()).status();
     shell.is_ok_and(|status| status.success())

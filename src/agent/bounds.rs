@@ -1,4 +1,4 @@
-//! The table of bounds in the documentation of this module says what the constants say, and names tests that exist.
+//! Tests that the table of bounds in the documentation agrees with the constants and names existing tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};

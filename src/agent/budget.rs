@@ -1,8 +1,8 @@
 //! The memory that the unfinished large messages of all connections of a listener share.
 //!
-//! A message takes all that it may need at once, before the bytes that need it are read: a connection that has a share
-//! never waits for another one, so that no two can wait for each other. Connections that wait get a share in the order in
-//! which they came.
+//! A message reserves all the memory that it may need at once, before its bytes are read. A connection that has a share
+//! therefore never waits for another connection, and two connections cannot wait for each other. Waiting connections
+//! get their shares in the order of their requests.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(super) struct Budget {
 struct State {
     free: usize,
     next: u64,
-    /// Those that wait, the first that came at the front.
+    /// The turns of the connections that wait, the earliest at the front.
     waiting: VecDeque<u64>,
 }
 
@@ -34,8 +34,8 @@ impl Budget {
         Arc::new(Self { total, state, changed: Condvar::new() })
     }
 
-    /// Blocks until so many bytes are free, or all of the budget if that is less. `None` when the connection has ended
-    /// before, of which [`look_again`](Self::look_again) must tell.
+    /// Blocks until `bytes` bytes are free, or the whole budget if that is less. Returns `None` if the connection ends
+    /// before that; call [`look_again`](Self::look_again) when a connection has ended.
     pub(super) fn take(self: &Arc<Self>, bytes: usize, has_ended: impl Fn() -> bool) -> Option<Share> {
         let bytes = bytes.min(self.total);
         let mut state = self.state.lock();
@@ -52,7 +52,7 @@ impl Budget {
             self.changed.wait(&mut state);
         };
         state.waiting.retain(|other| *other != turn);
-        // The next one may fit as well.
+        // There may be enough memory for the next connection as well.
         self.changed.notify_all();
         if ended {
             return None;
@@ -61,7 +61,7 @@ impl Budget {
         Some(Share { budget: self.clone(), bytes })
     }
 
-    /// A connection has ended: if it waits here, it stops that.
+    /// Tells a connection that waits here that it may have ended: its [`take`](Self::take) then returns `None`.
     pub(super) fn look_again(&self) {
         drop(self.state.lock());
         self.changed.notify_all();

@@ -85,12 +85,12 @@ pub(super) enum Request<'m> {
         command: &'m str,
         error: Option<String>,
     },
-    /// Something about a command that lacks what it needs; why, for the answer.
+    /// A request about a command that is incomplete or invalid, with the reason for the answer.
     Unusable {
         command: &'m str,
         why: &'static str,
     },
-    /// An operation that we do not know, or one without a command; why, for the answer.
+    /// An unknown operation, or one without a command, with the reason for the answer.
     Refused(&'static str),
 }
 
@@ -171,7 +171,7 @@ impl<'m> Request<'m> {
         match (envelope.op, envelope.command, envelope.args) {
             ("update", Some(command), Some(args)) => match args.items() {
                 Some((left, rest)) => Self::Update { command, updates: Updates { rest, left } },
-                None => unusable(command, "the args of an update are a list"),
+                None => unusable(command, "the args of an update must be a list"),
             },
             ("complete", Some(command), args) => {
                 let error = args.filter(|args| !args.is_nil()).map(Raw::shown_text);
@@ -179,11 +179,11 @@ impl<'m> Request<'m> {
             }
             ("update_upload_file_write", Some(command), Some(args)) => match args.bytes() {
                 Some(bytes) => transfer(command, Step::Take(bytes)),
-                None => unusable(command, "the args of a write are bytes"),
+                None => unusable(command, "the args of a write must be bytes"),
             },
             ("update_read_file", Some(command), _) => match envelope.length {
                 Some(length) => transfer(command, Step::Give(length)),
-                None => unusable(command, "the length of a read is a number"),
+                None => unusable(command, "the length of a read must be a number"),
             },
             ("update_upload_file_close" | "update_upload_file_utime" | "update_read_file_close", Some(command), _) => {
                 transfer(command, Step::Closed)
@@ -199,7 +199,7 @@ impl<'m> Request<'m> {
 
 /// The most names of one directory: they take more memory here than on the wire.
 pub(super) const MAX_NAMES: u32 = 100_000;
-/// The longest text that a worker says of itself.
+/// The longest text in what a worker reports about itself, in bytes.
 pub(super) const MAX_INFO: usize = 4096;
 
 impl<'m> Raw<'m> {
@@ -335,8 +335,8 @@ impl FileCommand {
 /// The bytes of a file in one message.
 pub(super) const BLOCK: usize = 256 << 10;
 
-/// The longest message that starts a command, its standard input included; and what all commands that an agent runs at
-/// the same time may hold together.
+/// The longest message that starts a command, including its standard input. Also the limit of all such messages
+/// together, for the commands that an agent runs at the same time.
 pub(super) const MAX_COMMAND: usize = 1 << 30;
 
 /// How many commands may run on one connection.
@@ -384,7 +384,7 @@ fn start(number: u64, command: &str, name: &str) -> Writer {
     writer
 }
 
-/// All of `shell` may be no longer than [`MAX_COMMAND`].
+/// The whole of `shell` must not be longer than [`MAX_COMMAND`].
 pub(super) fn encode_start(number: u64, command: &str, shell: &Shell<'_>) -> Vec<u8> {
     let mut writer = start(number, command, "shell");
     writer.field("args").map(14);

@@ -108,7 +108,7 @@ impl ConnectedAgent {
                 FileEvent::Give(number, length) => {
                     block.clear();
                     let most = length.min(BLOCK as u64);
-                    // The end of the file is told once and for all, even if the reader has more to give later.
+                    // The end of the file is final, even if the reader could supply more later.
                     if !whole && let Err(error) = { &mut *from }.take(most).read_to_end(&mut block) {
                         call.refuse(number);
                         return Err(FileError::Caller(error));
@@ -153,8 +153,9 @@ impl Agent for ConnectedAgent {
     /// # Errors
     ///
     /// [`CommandError::LeaseEnded`] when the connection has ended; [`CommandError::Start`] when the command and its
-    /// standard input are longer than 1 GiB, 256 commands of this worker have not ended, or the worker has not read in 10 s
-    /// what it was sent before. What the worker itself cannot run fails as [`CommandError::Failed`] while it is waited for.
+    /// standard input are longer than 1 GiB, 256 commands of this worker have not ended, or the worker has not read
+    /// earlier messages within 10 s. A command that the worker itself cannot run fails with [`CommandError::Failed`]
+    /// when its output is read.
     fn start_command(&self, command: &Command) -> Result<Process, CommandError> {
         self.link.start(command)
     }
@@ -169,15 +170,16 @@ impl Agent for ConnectedAgent {
     }
 }
 
-/// How much a file may grow while it is read. Some files of the kernel say that they are empty, and are not.
+/// How much a file may grow while it is read, in bytes. Some files of the kernel report a size of 0 although they have
+/// contents.
 const GROWTH: u64 = 64 << 20;
 
 /// Paths are in the worker's own flavour. Each method asks the worker at least once and waits for it: as long as the
 /// heartbeat allows when it does not answer at all.
 ///
-/// A `read` first asks for the size of the file. It fails when the worker sends less, and when it sends over 64 MiB more: a
-/// file may grow while it is read, but not shrink. A `write` fails unless the worker has taken all bytes. What a worker
-/// claims as the size is not limited here; see [`LeaseFiles::read_at_most`](crate::LeaseFiles::read_at_most).
+/// A `read` first asks for the size of the file. It fails if the worker sends less than that, or over 64 MiB more: a
+/// file may grow while it is read, but not shrink. A `write` fails unless the worker has accepted all bytes. The size
+/// that a worker reports is not limited here; see [`LeaseFiles::read_at_most`](crate::LeaseFiles::read_at_most).
 ///
 /// What the stock `buildbot-worker` does differently from a local instance: it writes into the file itself, so that a
 /// write that fails leaves none (not what was there before); directories above a file that is written are made; a
@@ -197,7 +199,8 @@ impl Files for ConnectedAgent {
                     total += bytes.len() as u64;
                     if total > size.saturating_add(GROWTH) {
                         call.refuse(number);
-                        let more = format!("it sent more than {total} bytes of a file of {size}");
+                        let more =
+                            format!("received {total} bytes of a file of {size} bytes, expected at most {GROWTH} more");
                         return Err(FileError::Failed(more));
                     }
                     call.taken(number);
@@ -206,7 +209,9 @@ impl Files for ConnectedAgent {
                 FileEvent::Ended(ending) => {
                     outcome(path, ending)?;
                     if total < size {
-                        return Err(FileError::Failed(format!("it sent {total} bytes of a file of {size}")));
+                        return Err(FileError::Failed(format!(
+                            "received only {total} bytes of a file of {size} bytes"
+                        )));
                     }
                     to.flush().map_err(FileError::Caller)?;
                     return Ok(total);

@@ -1,19 +1,21 @@
-//! The connections that have not logged in: how many there may be, and which of them makes room for another one. Pure.
+//! The connections that have not logged in: how many may be open, and which of them is closed to make room for a new
+//! one. Pure.
 //!
-//! Strangers cannot be told from agents before they have logged in. What they have in common is where they come from; so
-//! room is shared between addresses first. The address with the most open handshakes loses one, and it loses the one that
-//! has come the least far: an address that floods the listener only gets in its own way. Many agents behind one address
-//! work as well: the limit grows with the agents that are expected, and no address has to give up anything while it has
-//! no more than its fair share.
+//! Before they have logged in, strangers cannot be distinguished from agents, except by their addresses. The limit is
+//! therefore shared between addresses first: the address with the most open handshakes loses the one that has
+//! progressed the least. An address that floods the listener only hinders itself. Many agents behind one address work
+//! as well: the limit grows with the number of expected agents, and an address loses nothing while it has no more than
+//! its fair share.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// However many agents are expected, so many handshakes may be open: each has a thread.
+/// The most open handshakes, however many agents are expected: each handshake has a thread.
 pub(super) const MOST: usize = 4096;
 
-/// How many handshakes may be open, where `base` may be when no agent is expected. As many for strangers as for agents, so
-/// that a flood from one address leaves enough for agents that all come from another one.
+/// Returns how many handshakes may be open; `base` if no agent is expected. The limit grows by two for each expected
+/// agent, one of them for a stranger, so that a flood from one address leaves enough for agents that all come from
+/// another address.
 pub(super) fn limit(base: usize, expected_agents: usize) -> usize {
     base.saturating_add(expected_agents.saturating_mul(2)).min(MOST.max(base))
 }
@@ -30,11 +32,11 @@ pub(super) enum Progress {
     Encrypted,
 }
 
-/// Handshakes, of each of which a `T` is kept.
+/// The open handshakes, with a `T` for each of them.
 pub(super) struct Handshakes<T> {
     /// By number, so that the oldest comes first.
     open: BTreeMap<u64, Open<T>>,
-    /// How many are open.
+    /// How many handshakes of each origin are open.
     by_origin: HashMap<Origin, usize>,
 }
 
@@ -44,7 +46,7 @@ struct Open<T> {
     kept: T,
 }
 
-/// What is taken for one peer: an address, or a network of IPv6 in which a peer can have any address.
+/// What counts as one peer: an IPv4 address, or a /64 network of IPv6, in which a peer can use any address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 struct Origin(IpAddr);
 
@@ -65,8 +67,8 @@ impl<T> Handshakes<T> {
         Self { open: BTreeMap::new(), by_origin: HashMap::new() }
     }
 
-    /// Adds a handshake, whose number is larger than all before. What comes back has to go, so that no more than `limit`
-    /// are open; never the new one, which has had no chance yet.
+    /// Adds a handshake with a number that is larger than all before. Returns the handshakes that the caller must close
+    /// so that at most `limit` are open. The new one is never among them.
     pub(super) fn add(&mut self, number: u64, address: IpAddr, kept: T, limit: usize) -> Vec<T> {
         let origin = Origin::of(address);
         *self.by_origin.entry(origin).or_default() += 1;
@@ -78,7 +80,8 @@ impl<T> Handshakes<T> {
         gone
     }
 
-    /// Of the origins with the most handshakes, the handshake that has come the least far; the oldest of several.
+    /// Returns the handshake that has progressed the least, and the oldest of several, among the origins with the most
+    /// handshakes.
     fn makes_room(&self, newest: u64) -> Option<u64> {
         let most = self.by_origin.values().max()?;
         let others = self.open.iter().filter(|(number, _)| **number != newest);
@@ -92,7 +95,7 @@ impl<T> Handshakes<T> {
         }
     }
 
-    /// A handshake is over, or has to go.
+    /// Removes a handshake that has ended or must be closed.
     pub(super) fn remove(&mut self, number: u64) -> Option<T> {
         let Open { origin, kept, .. } = self.open.remove(&number)?;
         if let Some(count) = self.by_origin.get_mut(&origin) {
@@ -104,7 +107,7 @@ impl<T> Handshakes<T> {
         Some(kept)
     }
 
-    /// All of them have to go.
+    /// Removes all handshakes.
     pub(super) fn take_all(&mut self) -> Vec<T> {
         self.by_origin.clear();
         std::mem::take(&mut self.open).into_values().map(|open| open.kept).collect()

@@ -28,9 +28,9 @@ use crate::{Command, Output, Process};
 
 /// The longest message of a worker that has not attached yet: its environment is in it.
 pub(super) const MAX_GREETING: usize = 1 << 20;
-/// What may wait for a thread that copies: one step, as the session sees to, and the end.
+/// How many events may wait for a thread that copies: one step, which the session ensures, and the end.
 const EVENTS: usize = 2;
-/// How long a caller waits for a worker to read what it was sent before.
+/// How long a caller waits for a worker to read earlier messages.
 const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// Tells a worker that nobody copies any more.
 const GIVEN_UP: &str = "given up";
@@ -113,7 +113,7 @@ impl Link {
         turn.ready
     }
 
-    /// Hands a step of a transfer to the thread that copies; or returns the answer when no thread copies any more.
+    /// Passes a step of a transfer to the thread that copies. Returns the answer if no thread copies any more.
     fn pass_on(&self, command: CommandId, number: u64, step: Step<'_>) -> Option<Vec<u8>> {
         let event = match step {
             Step::Take(bytes) => FileEvent::Take(number, bytes.to_vec()),
@@ -258,10 +258,10 @@ impl Link {
         }))
     }
 
-    /// A worker that does not read holds up the callers that want to use it, and not for ever.
+    /// Waits until the worker has read enough of the earlier messages, at most for [`ROOM_PATIENCE`].
     fn wait_for_room(&self) -> io::Result<()> {
         let has_room = self.wire.wait_for_room(Some(ROOM_PATIENCE));
-        let slow = || io::Error::new(ErrorKind::TimedOut, "the worker has not read what it was sent before");
+        let slow = || io::Error::new(ErrorKind::TimedOut, "timed out: the worker does not read its messages");
         if has_room { Ok(()) } else { Err(slow()) }
     }
 
@@ -288,7 +288,7 @@ impl Link {
 pub(super) enum FilesRefused {
     Ended(LeaseEnd),
     BadPath(String),
-    /// The worker has more to do than it can be asked for.
+    /// The worker does not read its messages, or runs too many commands.
     Busy(String),
 }
 
@@ -299,7 +299,8 @@ struct Reading {
 }
 
 impl Drop for Reading {
-    /// What still comes has nobody to go to, and is not kept: the worker may never say that the command has ended.
+    /// Discards what is still received for the command: nobody reads it, and the worker may never report the end of the
+    /// command.
     fn drop(&mut self) {
         let sink = self.link.state.lock().sinks.remove(&self.id);
         if let Some(sink) = sink {
@@ -405,7 +406,7 @@ mod tests {
     use super::super::codec::tests::{lines, list, message, text};
     use super::*;
 
-    /// A link whose worker has said who it is, and the worker's end.
+    /// A link to a worker that has introduced itself, and the worker's end of the connection.
     fn ready() -> (Arc<Link>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let worker = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -444,7 +445,7 @@ mod tests {
         tell();
         assert_eq!(process.output().len(), 1);
         drop(process);
-        // The worker has not said that the command has ended, and may never do so.
+        // The worker has not reported the end of the command, and may never do so.
         tell();
         assert!(link.state.lock().sinks.is_empty());
     }

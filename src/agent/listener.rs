@@ -101,32 +101,33 @@ impl AgentListenerBuilder {
         self
     }
 
-    /// How long an agent may take to read each 256 KiB of what it is sent before it is lost, and to send each 256 KiB of a
-    /// message that is longer than 512 KiB; 10 s by default, 1 ms at least. This is a limit for these bytes as a whole,
-    /// not for the pieces in which the agent reads or sends them.
+    /// Sets how long an agent may take to read each 256 KiB that it is sent, and to send each 256 KiB of a message that
+    /// is longer than 512 KiB. An agent that takes longer is lost. 10 s by default, at least 1 ms. The limit is for
+    /// these bytes as a whole, not for the pieces in which the agent reads or sends them.
     #[must_use]
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.link.write_timeout = timeout.max(Duration::from_millis(1));
         self
     }
 
-    /// The longest message that an agent may send, 8 MiB by default. The stock worker sends a line of output in one
-    /// message, however long the line is; an agent that sends a longer message is lost. Before it has attached the limit
-    /// is 1 MiB at most. A connection keeps the memory of its longest message.
+    /// Sets the longest message that an agent may send, 8 MiB by default. An agent that sends a longer message is lost.
+    /// The stock worker sends each line of output in one message, however long the line is. Before an agent has
+    /// attached, the limit is at most 1 MiB. A connection keeps the memory of its longest message.
     #[must_use]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.link.max_message = bytes;
         self
     }
 
-    /// How much memory unfinished messages of all agents may take together, 64 MiB by default. The first 512 KiB of a
-    /// message do not count; a longer one takes [`max_message_size`](Self::max_message_size) of the budget, or all of it
-    /// if that is less, until it is complete.
+    /// Sets how much memory the unfinished messages of all agents may use together, 64 MiB by default. The first 512
+    /// KiB of a message do not count. A longer message takes [`max_message_size`](Self::max_message_size) of the
+    /// budget, or the whole budget if that is less, until it is complete.
     ///
-    /// When the budget is exhausted, the agent with the next long message waits: nothing is read from its connection until
-    /// others have finished theirs, in the order in which they came. The listener loses no agent because of that: its
-    /// silence does not count, and agents with shorter messages go on. An agent that holds a part of the budget is lost
-    /// when it sends too slowly; see [`write_timeout`](Self::write_timeout).
+    /// When the budget is exhausted, the agent with the next long message waits: nothing is read from its connection
+    /// until other agents have finished their messages. Agents get memory in the order in which they started to wait.
+    /// No agent is lost because it waits: its silence does not count. Agents with shorter messages do not wait. An
+    /// agent that holds a part of the budget is lost if it sends too slowly; see
+    /// [`write_timeout`](Self::write_timeout).
     #[must_use]
     pub fn message_budget(mut self, bytes: usize) -> Self {
         self.message_budget = bytes;
@@ -140,13 +141,13 @@ impl AgentListenerBuilder {
         self
     }
 
-    /// How many connections may be open that have not logged in: 64 by default, and two more for each instance whose
-    /// agent has not attached, up to 4096 together. Each takes a thread until it has logged in, for the
-    /// [`handshake_timeout`](Self::handshake_timeout) at most.
+    /// Sets how many connections may be open that have not logged in: 64 by default. Two more are permitted for each
+    /// instance without an attached agent, up to 4096 in total. Each connection takes a thread until it has logged in,
+    /// at most for the [`handshake_timeout`](Self::handshake_timeout).
     ///
-    /// When there is one more, one of them is closed: of the address with the most such connections the one that has come
-    /// the least far, and the oldest of several. So an address that floods the listener does not keep agents of other
-    /// addresses out. For IPv6 the first 64 bits of an address count.
+    /// When the limit is exceeded, one connection of the address with the most such connections is closed: the one that
+    /// has progressed the least, and the oldest of several. An address that floods the listener therefore does not keep
+    /// agents from other addresses out. IPv6 addresses with the same first 64 bits count as one address.
     #[must_use]
     pub fn max_handshakes(mut self, connections: usize) -> Self {
         self.max_handshakes = connections.max(1);
@@ -240,7 +241,7 @@ struct Shared {
 
 struct Connections {
     next: u64,
-    /// Those that have not logged in.
+    /// The connections that have not logged in.
     strangers: Handshakes<Arc<TcpStream>>,
     /// Those that have logged in and not attached yet, by name: one at a time for each, and one that is sent away.
     arriving: HashMap<(String, Admission), Arc<TcpStream>>,

@@ -21,8 +21,8 @@
 //!
 //! # What a peer can make the other side keep
 //!
-//! No list, map or buffer grows with what a peer sends or leaves unread. A test compares the numbers with the constants,
-//! and looks for the tests.
+//! No list, map or buffer grows with what a peer sends or leaves unread. A test compares the numbers in these tables
+//! with the constants, and checks that the named tests exist.
 //!
 //! | of each connection, in the master | at most | test |
 //! |---|---|---|
@@ -50,7 +50,7 @@
 //! | open handshakes, each with a thread | `max_handshakes`, 64 by default, and 2 for each instance; 4096 together | `the_limit_grows_with_the_agents_that_are_expected_and_is_bounded` |
 //! | log-ins of each worker that have not attached | 1, and 1 that is sent away | `a1_a3_a_secret_lets_one_connection_in_at_a_time` |
 //!
-//! | of an agent of ours | at most | test |
+//! | of our agent | at most | test |
 //! |---|---|---|
 //! | unfinished message | 1024 MiB | `a5_what_the_commands_of_a_master_hold_is_bounded` |
 //! | commands that run, each with a thread | 256 | `commands_are_bounded_and_make_room_when_they_end` |

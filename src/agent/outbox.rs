@@ -9,9 +9,9 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 use tungstenite::protocol::frame::Frame;
 
-/// How many bytes may wait before those that add more have to wait.
+/// How many bytes may wait before a thread that adds more has to wait.
 pub(super) const ROOM: usize = 256 << 10;
-/// How many bytes of answers may wait before nothing more is read: two blocks of files are less.
+/// How many bytes of answers may wait before nothing more is read. Must be more than two blocks of files.
 pub(super) const ROOM_FOR_ANSWERS: usize = 768 << 10;
 /// A buffer larger than this is not kept for the next bytes.
 const KEEP: usize = 64 << 10;
@@ -28,7 +28,7 @@ struct State {
     bytes: Vec<u8>,
     /// How many of these bytes are answers.
     answers: usize,
-    /// What is being written, if a thread writes.
+    /// What a thread is writing now, if any.
     under_way: Option<UnderWay>,
     phase: Phase,
 }
@@ -58,7 +58,8 @@ pub(super) enum Next {
 }
 
 impl State {
-    /// What the calling thread writes next; nothing while another thread writes, which looks for more afterwards.
+    /// Takes what the calling thread has to write next. Returns `None` while another thread writes: that thread looks
+    /// for more afterwards.
     fn take(&mut self) -> Option<Vec<u8>> {
         let free = self.under_way.is_none() && !self.bytes.is_empty();
         free.then(|| {
@@ -72,7 +73,7 @@ impl State {
         self.bytes.len() + self.under_way.map_or(0, |under_way| under_way.bytes)
     }
 
-    /// How many of them are answers.
+    /// How many of the unwritten bytes are answers.
     fn unwritten_answers(&self) -> usize {
         self.answers + self.under_way.map_or(0, |under_way| under_way.answers)
     }
@@ -134,8 +135,8 @@ impl Outbox {
         }
     }
 
-    /// Blocks while too much waits: until it was written, the connection has ended, or it is `until`. Whether there is
-    /// room, which there always is after the end: nothing is kept then.
+    /// Blocks while too much waits: until enough was written, the connection has ended, or `until` has passed. Returns
+    /// whether there is room. After the end there always is, because nothing is kept then.
     pub(super) fn wait_for_room(&self, until: Option<Instant>) -> bool {
         let mut state = self.state.lock();
         while state.phase == Phase::Open && state.unwritten() > ROOM {
@@ -150,9 +151,9 @@ impl Outbox {
         true
     }
 
-    /// Blocks while too many answers wait, which a peer asks for and does not read: until they were written or the
-    /// connection has ended; the writing thread ensures that one of these happens. Other messages do not count: if both
-    /// sides of a connection stopped reading because of them, neither would ever go on.
+    /// Blocks while too many answers wait because the peer requests and does not read them: until they were written or
+    /// the connection has ended. The writing thread ensures that one of these happens. Other messages do not count: if
+    /// both sides of a connection stopped reading because of them, neither would ever go on.
     pub(super) fn wait_for_room_to_answer(&self) {
         let mut state = self.state.lock();
         while state.phase == Phase::Open && state.unwritten_answers() > ROOM_FOR_ANSWERS {

@@ -45,7 +45,7 @@ pub(super) enum Violation {
     RelativeBasedir(String),
     #[error("it refused {0}: {1}")]
     Refused(&'static str, String),
-    #[error("it went on with a file before it was answered")]
+    #[error("it sent the next step of a file transfer before the answer to the last one")]
     Impatient,
 }
 
@@ -64,12 +64,12 @@ pub(super) enum StartRefused {
     Directory,
 }
 
-/// What the arguments of a command may come to: the rest of its message has room beside them.
+/// The longest arguments of a command, in bytes: the rest of its message needs room as well.
 const MAX_ARGUMENTS: usize = MAX_COMMAND - (1 << 20);
-/// What a text takes on the wire beside its bytes.
+/// How many bytes a text takes on the wire in addition to its own.
 const OVERHEAD: usize = 5;
 
-/// How many bytes are kept of what a worker says about a failure.
+/// How many bytes of a worker's message about a failure are kept.
 pub(super) const MAX_WORDS: usize = 1000;
 
 const NO_SUCH_COMMAND: &str = "no such command";
@@ -121,7 +121,7 @@ pub(super) struct FileFailure {
 pub(super) struct Session {
     phase: Phase,
     next_number: u64,
-    /// Our requests whose answers mean something: those of the greeting, and one for each command.
+    /// The requests with an answer that matters: those of the greeting, and one for each command.
     asked: HashMap<u64, Awaited>,
     next_command: CommandId,
     commands: HashMap<CommandId, Job>,
@@ -289,7 +289,7 @@ impl Session {
             Request::Complete { command, error } => {
                 let (id, _) = self.job(command)?;
                 let job = self.commands.remove(&id).expect("it was just found");
-                // A worker that answers the start later, or never, has nothing to say that matters.
+                // A later answer of the worker to the start does not matter.
                 self.asked.remove(&job.start);
                 turn.ended = Some((id, job.ending(now, error)));
             }
@@ -356,7 +356,7 @@ impl Session {
         Ok((id, start))
     }
 
-    /// What the worker has asked while a file is copied is being answered: it may go on.
+    /// The request of the worker in a file transfer is being answered: the worker may send the next one.
     pub(super) fn transfer_answered(&mut self, command: CommandId) {
         if let Some(Job { kind: Kind::Files(files), .. }) = self.commands.get_mut(&command) {
             files.unanswered = false;
@@ -405,9 +405,9 @@ struct FileJob {
     code: Option<i64>,
     words: String,
     findings: Findings,
-    /// It has sent a block, or asked for one, and was not answered yet.
+    /// The worker has sent a block or asked for one, and has not been answered yet.
     unanswered: bool,
-    /// What the worker did wrong first. Whatever it says about the end, a part of the file is missing.
+    /// The first violation by the worker. A part of the file is then missing, whatever the worker reports at the end.
     fault: Option<&'static str>,
 }
 
@@ -417,13 +417,13 @@ impl FileJob {
         Self { what, code: None, words: String::new(), findings, unanswered: false, fault: None }
     }
 
-    /// Whether this step is for the thread that copies, which answers it.
+    /// Returns whether the thread that copies must answer this step.
     fn go_on(&mut self, step: Step<'_>) -> Result<bool, &'static str> {
         match (self.what, step) {
             (_, Step::Closed) => return Ok(false),
             (FileCommand::Read, Step::Take([])) => return Err("the block is empty"),
             (FileCommand::Read, Step::Take(bytes)) if bytes.len() > BLOCK => {
-                return Err("the block is larger than was asked for");
+                return Err("the block is larger than requested");
             }
             (FileCommand::Read, Step::Take(_)) => {}
             (FileCommand::Write { .. }, Step::Give(0)) => return Err("it asks for no bytes"),
@@ -454,7 +454,7 @@ impl FileJob {
 
     fn ending(self, error: Option<String>) -> Ending {
         match (self.code, error) {
-            // An error of its own says more.
+            // An error that the worker reports says more.
             (Some(0) | None, None) if self.fault.is_some() => {
                 Ending::Broken(format!("the worker broke the transfer: {}", self.fault.unwrap_or_default()))
             }

@@ -66,8 +66,8 @@ impl Transport {
         self.read(buffer)
     }
 
-    /// Blocks until the system has taken all bytes, at most until the deadline, however few bytes the peer takes at a
-    /// time. To be called by one thread at a time.
+    /// Blocks until the system has accepted all bytes, at most until the deadline, however few bytes the peer reads at
+    /// a time. Must be called by one thread at a time.
     pub(super) fn write_before(&self, deadline: Instant, bytes: &[u8]) -> io::Result<()> {
         let mut tcp = WriteBefore { tcp: &self.tcp, deadline };
         #[cfg(feature = "tls")]
@@ -77,8 +77,9 @@ impl Transport {
         io::Write::write_all(&mut tcp, bytes)
     }
 
-    /// Writes what the system takes at once, and says how much that was: none where it cannot be asked for that. Never
-    /// blocks; an error counts as none, and shows with the next [`write_before`](Self::write_before).
+    /// Writes what the system accepts at once and returns how many bytes that was; 0 on systems where that is not
+    /// possible. Never blocks. After an error it returns 0, and the next [`write_before`](Self::write_before) returns
+    /// the error.
     pub(super) fn try_write(&self, bytes: &[u8]) -> usize {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
@@ -107,7 +108,8 @@ impl Transport {
     }
 }
 
-/// Blocks until the peer has sent something, which is not read; an error when it is the end, or the deadline is over.
+/// Blocks until the peer has sent something, without reading it. Returns an error if the connection has ended or the
+/// deadline has passed.
 pub(super) fn await_first_byte(tcp: &TcpStream, deadline: Instant) -> io::Result<()> {
     loop {
         tcp.set_read_timeout(Some(time_left(deadline)?))?;
@@ -150,13 +152,13 @@ pub(super) fn later(duration: Duration) -> Instant {
     now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
 }
 
-/// Lets more connections wait to be accepted than the standard library does: many agents may come at once, and one that
-/// finds no room tries again a second later.
+/// Lets more connections wait to be accepted than the standard library does: many agents may connect at the same time,
+/// and an agent that finds the queue full tries again only a second later.
 pub(super) fn listen_well(listener: &TcpListener) {
     #[cfg(unix)]
     {
         const BACKLOG: i32 = 4096;
-        // It listens already; without this it is as before.
+        // The socket listens already; if this fails, only its queue is shorter.
         let _ = rustix::net::listen(listener, BACKLOG);
     }
     let _ = listener;
@@ -184,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    /// Each write makes some progress in time, and all of them together do not.
+    /// Each write makes progress in time, but all of them together take too long.
     #[test]
     fn a6_a_write_has_a_deadline_as_a_whole() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,9 +1,9 @@
 //! One upgraded connection, whichever side of it we are: what waits to be written, the loop that writes it, and the
 //! reader of messages.
 //!
-//! The reading thread never writes more than the socket takes at once and the writing thread never reads, so that a peer
-//! that does not read delays nobody but itself. Answers wait until the reading thread has nothing left to read. Both sides
-//! ping, and a peer that says nothing for too long is lost. What the messages mean is not known here.
+//! The reading thread never writes more than the socket takes at once and the writing thread never reads, so that a
+//! peer that does not read delays nobody but itself. Answers wait until the reading thread has nothing left to read.
+//! Both sides ping, and a peer that says nothing for too long is lost. The meaning of messages is not known here.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Read, Write};
@@ -23,7 +23,8 @@ use super::transport::{Transport, later};
 
 /// How much is read at once, and kept for each connection.
 pub(super) const READ_BUFFER: usize = 16 << 10;
-/// How much of an unfinished message needs no share of the budget. Blocks of files and most pieces of output fit.
+/// How many bytes of an unfinished message need no share of the budget. Blocks of files and most pieces of output are
+/// smaller.
 pub(super) const SMALL: usize = 512 << 10;
 
 /// What bounds a connection after its handshake.
@@ -32,7 +33,7 @@ pub(super) struct Limits {
     pub(super) heartbeat_interval: Duration,
     pub(super) heartbeat_timeout: Duration,
     pub(super) max_message: usize,
-    /// How long the peer may take for each 256 KiB that it is sent, and for each that it sends of a large message.
+    /// How long the peer may take to read each 256 KiB that it is sent, and to send each 256 KiB of a large message.
     pub(super) write_timeout: Duration,
     /// How long a closed connection may still deliver what was sent last.
     pub(super) linger: Duration,
@@ -42,7 +43,7 @@ pub(super) struct Wire {
     transport: Transport,
     outbox: Outbox,
     limits: Limits,
-    /// For large messages of the peer.
+    /// The memory for large messages of the peer.
     budget: Arc<Budget>,
     masks: Option<Masks>,
 }
@@ -70,8 +71,8 @@ impl Wire {
         self.outbox.push_answer(|buffer| frame.format(buffer).expect("memory takes it"));
     }
 
-    /// Sends an answer of another thread than the reading one. While the peer leaves too many answers unread, nothing more
-    /// is read from it.
+    /// Sends an answer from another thread than the reading one. While the peer leaves too many answers unread, nothing
+    /// more is read from it.
     pub(super) fn send_answer(&self, message: Vec<u8>) {
         self.send_soon(message);
         self.flush();
@@ -100,9 +101,9 @@ impl Wire {
         }
     }
 
-    /// Blocks while too much waits to be written: until it was written or the connection has ended, for `limit` at most.
-    /// Whether the peer has read enough in time. Without a limit it lasts as long as the peer keeps reading: a peer that
-    /// reads too slowly is lost.
+    /// Blocks while too much waits to be written: until enough was written or the connection has ended, at most for
+    /// `limit`. Returns whether the peer has read enough in time. Without a limit it blocks for as long as the peer
+    /// keeps reading; a peer that reads too slowly is lost.
     pub(super) fn wait_for_room(&self, limit: Option<Duration>) -> bool {
         self.outbox.wait_for_room(limit.map(later))
     }
@@ -285,33 +286,33 @@ struct Incoming {
 
 /// The message that is being read.
 struct Arriving {
-    /// How much of it has come, and of what was read with it.
+    /// How many bytes of the message have been read, including what was read together with it.
     bytes: usize,
-    /// Of one that is not small.
+    /// Set if the message is not small.
     large: Option<Large>,
 }
 
-/// What a large message holds, and what is expected of it in return.
+/// What a large message has taken, and how fast it must arrive.
 struct Large {
     _share: Option<Share>,
-    /// So many bytes …
+    /// How many bytes must have been read …
     expected: usize,
-    /// … must be here by then.
+    /// … at this time.
     deadline: Instant,
 }
 
 impl Incoming {
-    /// Until when the next bytes may come, for a message that is already large or may become so now. Blocks until there
-    /// is memory for it.
+    /// Returns the deadline of the next bytes if the message is large, or may become large with them. Blocks until
+    /// there is memory for the message.
     fn large_deadline(&mut self, more: usize) -> Option<Instant> {
         let (arriving, limits) = (&mut self.arriving, &self.wire.limits);
-        // Until the greeting is over there is a deadline for all, and the longest message is short.
+        // Until the greeting is over there is one deadline for everything, and messages must be short.
         if self.deadline.is_some() || arriving.bytes + more <= SMALL {
             return None;
         }
         let wire = &self.wire;
         let large = arriving.large.get_or_insert_with(|| {
-            // A connection that is about to end has a deadline for that, and needs none of what others wait for.
+            // A connection that is about to end has its own deadline and must not wait for memory.
             let share = wire.budget.take(limits.max_message, || !wire.is_open());
             Large { _share: share, expected: arriving.bytes + ROOM, deadline: later(limits.write_timeout) }
         });
@@ -322,10 +323,10 @@ impl Incoming {
         Some(large.deadline)
     }
 
-    /// A message was read to its end: it no longer counts.
+    /// Resets the counters after a message was read to its end.
     fn arrived(&mut self, message: &Message) -> io::Result<()> {
         if let Message::Ping(payload) | Message::Pong(payload) = message {
-            // It comes between the parts of another message, which goes on.
+            // A ping or pong may arrive between the parts of another message, which continues.
             let header = if self.wire.masks.is_some() { 2 } else { 6 };
             self.arriving.bytes = self.arriving.bytes.saturating_sub(header + payload.len());
             return Ok(());
@@ -348,14 +349,14 @@ impl Read for Incoming {
             (Some(deadline), _) => self.wire.transport.read_before(deadline, buffer)?,
             (None, Some(deadline)) => match self.wire.transport.read_before(deadline, buffer) {
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
-                    return Err(unusable("it does not finish the message that it has begun"));
+                    return Err(unusable("it timed out in the middle of a message"));
                 }
                 read => read?,
             },
             (None, None) => self.wire.transport.read(buffer)?,
         };
         self.arriving.bytes += length;
-        // In many small parts a message takes more than its length.
+        // A message in many small parts takes more bytes than its length.
         if self.arriving.bytes > self.wire.limits.max_message.saturating_add(SMALL) {
             return Err(unusable("it sent a message that is too long"));
         }

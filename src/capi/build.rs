@@ -240,8 +240,9 @@ pub extern "C" fn lw_inbox_fd(inbox: *mut lw_inbox, fd: Option<&mut MaybeUninit<
     })
 }
 
-/// Frees an inbox and cancels its builds: builds that wait end, and leases that lie in it are given back. A build whose
-/// lease was taken goes on. A thread that waits in lw_inbox_take is told. Does not block. NULL is allowed.
+/// Frees an inbox and cancels its builds: waiting builds end, and leases that are still in the inbox are given back.
+/// Builds with a lease that was taken continue. A thread that waits in lw_inbox_take returns. Does not block. NULL is
+/// allowed.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_inbox_free(inbox: *mut lw_inbox) -> lw_code {
     boundary(|| {

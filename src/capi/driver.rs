@@ -140,7 +140,7 @@ pub struct lw_leftover {
     /// How far it had come: 0 its start may have been called, 1 it has recorded something, 2 its stop may have been
     /// called.
     pub stage: i32,
-    /// How long ago the start was called, by the wall clock; 0 when that is not known.
+    /// How long ago the start was called, by the wall clock; 0 if unknown.
     pub age_ms: u64,
 }
 

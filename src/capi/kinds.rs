@@ -74,7 +74,7 @@ pub struct lw_command_options {
     pub check: *const *const c_char,
     /// How many there are, the program included.
     pub check_count: usize,
-    /// The program that removes what an attempt has left behind. NULL: the stop program does that as well.
+    /// The program that removes what an attempt has left behind. NULL: the stop program is used.
     pub reclaim: *const *const c_char,
     /// How many there are, the program included.
     pub reclaim_count: usize,
@@ -115,8 +115,8 @@ pub struct lw_process_options {
     pub grace_ms: u64,
     /// Not 0: the secret is handed over in a file and not in the environment.
     pub secret_in_file: i32,
-    /// Not 0: each instance has a directory of its own, which the agent finds in LATENT_WORKER_DIRECTORY, and which is
-    /// removed with the instance.
+    /// Not 0: creates a directory for each instance and removes it with the instance. LATENT_WORKER_DIRECTORY in the
+    /// environment of the agent is its path.
     pub private_directory: i32,
 }
 

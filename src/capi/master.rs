@@ -91,7 +91,7 @@ pub struct lw_report {
     pub size: usize,
     /// Nothing is in flight any more.
     pub complete: bool,
-    /// What is still in flight and what may be left behind, for people.
+    /// The workers in flight and the leftovers, as text for people.
     pub text: *const c_char,
     /// The same as a JSON object: complete, in_flight (workers), reclaiming and left_behind (leftovers), text.
     pub json: *const c_char,

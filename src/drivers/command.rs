@@ -38,7 +38,7 @@ const DEFAULT_CHECK_LIMIT: Duration = Duration::from_secs(60);
 /// How long a reclaim waits for a program that was killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often a reclaim runs its program at most while processes of the attempt are found.
+/// How many times a reclaim runs its program at most while processes of the attempt are still found.
 const MOST_ROUNDS: u32 = 5;
 
 /// A driver whose instances are started, checked and stopped by programs of the user. Unix only.
@@ -118,9 +118,9 @@ const MOST_ROUNDS: u32 = 5;
 ///
 /// A start that is cancelled, and a check or a stop that runs longer than its limit, is ended: its process group gets a
 /// SIGTERM. After the [grace](Self::grace), or as soon as the program has exited and nobody holds its output any more,
-/// what is left of the group gets a SIGKILL. What has left the group (`setsid`) lives on in all these cases. A process of the
-/// group that cannot be killed, because it has changed its user, is named by the error of the stop (on Linux); the
-/// attempt is a leftover until that process has ended.
+/// what is left of the group gets a SIGKILL. A process that has left the group (`setsid`) lives on in all these cases.
+/// If a process of the group cannot be killed because it has changed its user, the error of the stop names it (on
+/// Linux), and the attempt is a leftover until that process has ended.
 ///
 /// # Stopping
 ///
@@ -139,12 +139,12 @@ const MOST_ROUNDS: u32 = 5;
 ///
 /// On Linux every process that has the key of the attempt as `LATENT_WORKER_KEY` in its environment belongs to the
 /// attempt. Programs of the attempt that still run are ended first, as after a cancel: those that lead a process group
-/// and were run with the same arguments. Then the reclaim program runs, and after it every other process with the key is
-/// ended in the same way. It may be what is left of the instance, or a start program that has become another program.
-/// As it may have made something after the reclaim program had looked, that program is run once more. The instance is
-/// gone when the reclaim program has succeeded and no process had the key when that run began. So what a start program
-/// starts for others, and what is to outlive the instance, must be started without the variable
-/// (`env -u LATENT_WORKER_KEY`). A process that has changed its user or its environment is not found.
+/// and were run with the same arguments. Then the reclaim program runs, and after it every other process with the key
+/// is ended in the same way. Such a process may be a part of the instance, or a start program that has executed another
+/// program. It may have created something after the reclaim program had looked, so the reclaim program is then run
+/// again. The instance is gone when the reclaim program has succeeded and no process had the key when that run began. A
+/// process that must outlive the instance must therefore be started without the variable (`env -u LATENT_WORKER_KEY`).
+/// A process that has changed its user or its environment is not found.
 ///
 /// A clone has the same settings; clones share nothing that matters but the thread for the log.
 #[derive(Clone)]
@@ -324,11 +324,11 @@ impl LatentWorker for CommandLatentWorker {
     ///
     /// # Errors
     ///
-    /// When the program cannot be run, fails or runs longer than its limit; when a process of a program still runs after
-    /// it was killed; when the file cannot be removed.
+    /// Returns an error if the program cannot be run, fails or runs longer than its limit; if a process of a program
+    /// still runs after it was killed; or if the file cannot be removed.
     fn stop_instance(&self, stop: StopRequest<CommandInstance>) -> Result<(), StopError> {
         let Some(attempt) = self.attempts.lock().remove(stop.key()) else {
-            // Nothing was started, but a file that could not be removed then may be there.
+            // Nothing was started, but a file that could not be removed at that time may still exist.
             let file = self.secret_files.as_ref().map(|parent| SecretFile::left_behind(parent, stop.key()));
             return file.map_or(Ok(()), SecretFile::remove);
         };
@@ -352,14 +352,16 @@ impl LatentWorker for CommandLatentWorker {
     }
 
     /// Ends programs of the attempt that a dead master has left running (on Linux), runs the
-    /// [reclaim](CommandLatentWorker::reclaim) program, ends what has the key of the attempt after that, and removes the
-    /// file with the secret; see [`CommandLatentWorker`]. Blocks until all that has ended. Elsewhere programs that still run cannot be found, and what they may still make is for
-    /// people to look after: [`Reclaimed::Unsupported`].
+    /// [reclaim](CommandLatentWorker::reclaim) program, then ends every other process that has the key of the attempt,
+    /// and removes the file with the secret; see [`CommandLatentWorker`]. Blocks until all of them have ended. On other
+    /// systems running programs cannot be found, and an administrator must remove what they may still create:
+    /// [`Reclaimed::Unsupported`].
     ///
     /// # Errors
     ///
-    /// When the program cannot be run, fails, runs longer than the [limit](CommandLatentWorker::stop_limit) or is
-    /// cancelled by a shutdown; when a process still runs 10 s after it was killed; when the file cannot be removed.
+    /// Returns an error if the program cannot be run, fails, runs longer than the
+    /// [limit](CommandLatentWorker::stop_limit) or is cancelled by a shutdown; if a process still runs 10 s after it
+    /// was killed; or if the file cannot be removed.
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
         let program = self.reclaim.as_ref().unwrap_or(&self.stop);
         let programs = [Some(&self.start), self.check.as_ref(), Some(&self.stop), Some(program)];
@@ -376,16 +378,18 @@ impl LatentWorker for CommandLatentWorker {
             cancel: Some(cancel),
         };
         let fast = [("LATENT_WORKER_FAST", OsStr::new("1"))];
-        // What has the key may make something after the program has looked for it. So the last run of the program must
-        // begin when nothing has the key any more.
+        // A process that has the key may create something after the program has looked. The last run of the program
+        // must therefore begin when no process has the key.
         let mut rounds = 0;
         while any_marked(KEY_VARIABLE, key)? {
             if rounds == MOST_ROUNDS {
-                return Err(StopError::new("processes with the key of the attempt appear again and again"));
+                return Err(StopError::new(
+                    "new processes with the key of the attempt appear after each run of the reclaim program",
+                ));
             }
             rounds += 1;
-            // What is left may be the instance itself, which its own program stops in a better way. Whether that
-            // succeeds shows in the end.
+            // The remaining processes may be the instance itself, which its own program stops in a better way. The last
+            // run shows whether that has succeeded.
             let stopped = self.run_within(&subject, "reclaim", program, self.stop_limit, &fast);
             end_marked(KEY_VARIABLE, key, grace, KILL_PATIENCE)?;
             if leftover.cancelled() {
@@ -420,7 +424,7 @@ impl CommandLatentWorker {
         let ran = running.and_then(|running| running.wait(&bounds, &|line| start.progress(line)));
         let Ran { end, heard, output, survivors } =
             ran.map_err(|error| StartError::infrastructure(self.start.unknown_end(&error)))?;
-        // Its stop tells of them.
+        // The stop reports these processes.
         self.survivors.add(start.key(), &survivors);
         attempt.belongings.lock()._output = Some(output);
         let succeeded = end == End::Code(0);

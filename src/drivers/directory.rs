@@ -1,4 +1,4 @@
-//! The directory of one instance on this machine: made for it alone, and removed with all that its builds have left.
+//! Creates the directory of one instance on this machine, and removes it with everything that builds have left in it.
 
 use std::cell::Cell;
 use std::fs;
@@ -12,10 +12,10 @@ use crate::{Leftover, StopError};
 
 /// How long a removal may take while it makes progress. Without progress it ends after about a second.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// How long it may go on after the reclaim was cancelled: a small directory is removed to the end.
+/// How long a removal may continue after its reclaim was cancelled: long enough for a small directory.
 const CANCELLED_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Creates a directory that nobody else can enter, and that was not there before.
+/// Creates a directory that no other user can enter, and that did not exist before.
 pub(super) fn create(directory: &Path) -> io::Result<()> {
     if let Some(root) = directory.parent() {
         fs::create_dir_all(root)?;
@@ -23,7 +23,7 @@ pub(super) fn create(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(directory)
 }
 
-/// Removes the directory of an instance with everything in it. One that is not there counts as removed.
+/// Removes the directory of an instance with everything in it. A missing directory counts as removed.
 pub(super) fn remove(directory: &Path) -> Result<(), StopError> {
     remove_unless(directory, &|| Ok(()))
 }

@@ -136,7 +136,7 @@ impl SecretFile {
 }
 
 impl Drop for SecretFile {
-    /// For a start that failed before it had an instance. Its stop tries once more, and tells when that fails.
+    /// For a start that failed before it had an instance. The stop tries again, and reports an error if that fails.
     fn drop(&mut self) {
         if !self.removed {
             let _ = self.try_remove();

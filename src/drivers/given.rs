@@ -1,11 +1,11 @@
-//! Checks of what a user gives to a driver: by a setting, a variable of the environment or a file.
+//! Checks the values that a user passes to a driver in a setting, a variable of the environment or a file.
 //!
-//! Pure. Most values end up in a header, an address or a path far from where they were read: what is invalid is refused
-//! here, where its origin is known. No error repeats the value, which may be a secret.
+//! Pure. Most values are used in a header, an address or a path far from where they were read. Invalid values are
+//! rejected here, where their origin is known. Errors do not repeat the value, which may be a secret.
 
 #![cfg_attr(not(all(feature = "docker", feature = "ec2")), allow(dead_code, reason = "neither driver needs all of it"))]
 
-/// What is wrong with a value that may be any text, such as a path.
+/// Checks a value that may be any text, such as a path.
 pub(super) fn check_text(value: &str) -> Result<(), &'static str> {
     if value.is_empty() {
         Err("is empty")
@@ -20,13 +20,13 @@ pub(super) fn check_text(value: &str) -> Result<(), &'static str> {
     }
 }
 
-/// What is wrong with a value that is sent in a header or is part of an address.
+/// Checks a value that is sent in a header or is a part of an address.
 pub(super) fn check_word(value: &str) -> Result<(), &'static str> {
     check_text(value)?;
     if value.is_ascii() { Ok(()) } else { Err("contains a character that is not ASCII") }
 }
 
-/// An address without the user and the password that may stand in it, for errors.
+/// Returns an address for an error, without its user and password.
 pub(super) fn without_password(address: &str) -> String {
     match address.rsplit_once('@') {
         None => address.into(),

@@ -2,19 +2,20 @@
 //!
 //! # What proves that an instance is gone
 //!
-//! A reclaim answers [`Gone`](crate::Reclaimed::Gone) after it has looked at the following. The lock of the journal is part
-//! of the proof: a child that a dead master had just forked holds it until it has become the program that was to be run.
+//! A reclaim returns [`Gone`](crate::Reclaimed::Gone) after it has checked the following. The lock of the journal is a
+//! part of the proof: a child that a dead master has just forked holds the lock until the child executes its program.
 //!
-//! | driver | what is looked at | what could still come |
+//! | driver | what is checked | what the check cannot find |
 //! |---|---|---|
 //! | local | on Linux every process with the directory as `LATENT_WORKER_INSTANCE` in its environment, and the groups that such processes lead, after they were killed; then the directory | a process that has changed its user or this variable |
-//! | command | on Linux every process with the key as `LATENT_WORKER_KEY` in its environment: none was there when the last run of the reclaim program began, which has succeeded | a process that has changed its user or this variable; what the reclaim program does not find |
-//! | process | on Linux every process with the key in its environment, and the agent by its number and start time, after they were killed | a process, but for the agent, that has changed its user or this variable |
-//! | docker | the containers with the labels of the attempt and the one with its name; as long as no id was recorded the engine may still create one, and the answer is `Pending` until that is older than it takes | a container that the engine creates later than that; one on an engine that is not the recorded one is an error |
-//! | ec2 | the machines, requests and parameters with the tags of the attempt, and those that were recorded; until a lookup can be trusted the answer is `Pending` | a machine that the cloud shows later than it ever should |
+//! | command | on Linux every process with the key as `LATENT_WORKER_KEY` in its environment: no such process existed when the last run of the reclaim program began, and that run has succeeded | a process that has changed its user or this variable; what the reclaim program does not find |
+//! | process | on Linux every process with the key in its environment, and the agent by its number and start time, after they were killed | a process other than the agent that has changed its user or this variable |
+//! | docker | the containers with the labels of the attempt and the one with its name; if no id was recorded, the engine may still create a container, and the result is `Pending` until that can no longer happen | a container that the engine creates even later; an engine other than the recorded one is an error |
+//! | ec2 | the machines, requests and parameters with the tags of the attempt, and those that were recorded; the result is `Pending` until a lookup can be trusted | a machine that the provider lists later than expected |
 //!
-//! On other systems than Linux the first three cannot find processes and answer `Unsupported`. Processes that have outlived
-//! a kill of this very master are known by number and start time, whatever their user: see `orphans::Survivors`.
+//! On systems other than Linux the first three cannot find processes and return `Unsupported`. Processes that have
+//! survived a kill by this master are identified by number and start time, whatever their user: see
+//! `orphans::Survivors`.
 
 #[cfg(all(feature = "command", unix))]
 pub(crate) mod command;
@@ -33,7 +34,7 @@ pub(crate) mod byte_size;
 #[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
 pub(crate) mod setting;
 
-// What those have in common that are given credentials and addresses.
+// Shared by the drivers that take credentials and addresses.
 #[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
 mod given;
 #[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
@@ -61,7 +62,7 @@ mod program_log;
 #[cfg(all(any(feature = "command", feature = "process"), unix))]
 mod program_output;
 
-// What those have in common that make a directory for each instance.
+// Shared by the drivers that create a directory for each instance.
 #[cfg(all(any(feature = "local", feature = "process"), unix))]
 mod directory;
 

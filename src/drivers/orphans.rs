@@ -43,8 +43,8 @@ impl ProcessId {
         identity(pid).map(|known| known.map(|(start, boot)| Self { pid, start, boot }))
     }
 
-    /// Kills the process, and if it leads a group all of that, and waits for its end. An error when it still runs
-    /// `patience` after that.
+    /// Kills the process, and its group if it leads one, and waits for the end. Returns an error if a process still
+    /// runs `patience` after that.
     ///
     /// Of a group whose leader is gone nothing proves whose it is, and it is left alone.
     #[cfg(feature = "process")]
@@ -58,7 +58,7 @@ impl ProcessId {
         Ok(refused || !process.wait(Some(Duration::ZERO))?)
     }
 
-    /// `None` when it has ended, and when its number belongs to another process by now.
+    /// Returns `None` if the process has ended, also if its number belongs to another process now.
     fn find(&self) -> io::Result<Option<Handle>> {
         let Some(process) = Handle::open(self.pid)? else { return Ok(None) };
         match Self::of(self.pid) {
@@ -88,7 +88,7 @@ impl FromStr for ProcessId {
     }
 }
 
-/// What is said of processes that outlive a kill.
+/// Returns the error text for processes that have survived a kill.
 pub(super) fn still_running(pids: &[Pid]) -> String {
     let numbers: Vec<_> = pids.iter().map(Pid::to_string).collect();
     match &numbers[..] {
@@ -97,13 +97,13 @@ pub(super) fn still_running(pids: &[Pid]) -> String {
     }
 }
 
-/// Processes that have outlived their kill, by the attempt that they belong to: its stop fails, and its reclaim does too
-/// until they have ended. Only of this process's own attempts; a clone is the same list.
+/// Processes that have survived a kill, by the attempt that they belong to. The stop of the attempt fails, and its
+/// reclaim fails until they have ended. Contains only attempts of this process. Clones share the list.
 #[derive(Clone, Default)]
 pub(super) struct Survivors(Arc<Mutex<BTreeMap<OsString, Vec<ProcessId>>>>);
 
 impl Survivors {
-    /// Those that have ended meanwhile, and those that cannot be told apart on this system, are not kept.
+    /// Adds processes, except those that have ended, and those that cannot be identified on this system.
     pub(super) fn add(&self, attempt: impl AsRef<OsStr>, pids: &[Pid]) {
         let known = pids.iter().filter_map(|pid| ProcessId::of(*pid).ok().flatten());
         let mut known = known.peekable();
@@ -112,7 +112,7 @@ impl Survivors {
         }
     }
 
-    /// Tries to kill them once more. An error names those that still run; the others are forgotten.
+    /// Tries to kill the processes again. Returns an error that names those that still run, and forgets the others.
     pub(super) fn check(&self, attempt: impl AsRef<OsStr>) -> io::Result<()> {
         let Some(ids) = self.0.lock().remove(attempt.as_ref()) else { return Ok(()) };
         let (mut left, mut failure) = (Vec::new(), Ok(()));
@@ -140,29 +140,29 @@ impl fmt::Debug for Survivors {
     }
 }
 
-/// Asks processes to end before they are killed.
+/// How long processes may take to end after SIGTERM before they are killed.
 #[cfg(any(feature = "command", feature = "process"))]
 #[derive(Clone, Copy)]
 pub(super) struct Grace<'a> {
     pub(super) length: Duration,
-    /// The grace is over at once when this is disconnected.
+    /// The grace ends at once when this channel is disconnected.
     pub(super) cancel: &'a Receiver<Infallible>,
 }
 
-/// Whether there is a process that has `name=value` in its environment.
+/// Returns whether a process has `name=value` in its environment.
 #[cfg(feature = "command")]
 pub(super) fn any_marked(name: &str, value: &OsStr) -> io::Result<bool> {
     Ok(!marked(name, value)?.is_empty())
 }
 
-/// Kills every process that has `name=value` in its environment, and all groups that they lead, until there is none.
-/// An error names those that still run `patience` after the kill.
+/// Kills every process that has `name=value` in its environment, and the groups that these processes lead, until none
+/// is left. Returns an error that names the processes that still run `patience` after the kill.
 #[cfg(any(feature = "local", feature = "process"))]
 pub(super) fn kill_marked(name: &str, value: &OsStr, patience: Duration) -> io::Result<()> {
     Hunt { find: &|| marked(name, value), groups: BTreeSet::new() }.kill(patience)
 }
 
-/// The same, but asks them to end first.
+/// Like `kill_marked`, but sends SIGTERM first and waits for the grace.
 #[cfg(feature = "command")]
 pub(super) fn end_marked(name: &str, value: &OsStr, grace: Grace<'_>, patience: Duration) -> io::Result<()> {
     Hunt { find: &|| marked(name, value), groups: BTreeSet::new() }.end(grace, patience)
@@ -170,7 +170,7 @@ pub(super) fn end_marked(name: &str, value: &OsStr, grace: Grace<'_>, patience: 
 
 /// Ends programs that a dead master has left running, with all that they have run: every process that leads a group,
 /// was run as one of the `programs` and has `name=value` in its environment, and every process of its group that has
-/// that too. What they have started elsewhere lives on.
+/// this variable. Processes that they have started in other groups live on.
 #[cfg(any(feature = "command", feature = "process"))]
 pub(super) fn end_programs(
     programs: &[Vec<&OsStr>],
@@ -193,10 +193,10 @@ pub(super) fn end_programs(
     Hunt { find: &find, groups: BTreeSet::new() }.end(grace, patience)
 }
 
-/// Ends processes that are found in some way.
+/// Ends all processes that `find` returns.
 struct Hunt<'a> {
     find: &'a dyn Fn() -> io::Result<Vec<Handle>>,
-    /// Those that were led by what was found.
+    /// The groups that found processes lead.
     groups: BTreeSet<u32>,
 }
 
@@ -207,18 +207,19 @@ impl Hunt<'_> {
         Ok(found)
     }
 
-    /// Asks them to end, and kills what is there after the grace.
+    /// Sends SIGTERM, and kills the processes that are left after the grace.
     #[cfg(any(feature = "command", feature = "process"))]
     fn end(mut self, grace: Grace<'_>, patience: Duration) -> io::Result<()> {
         let mut found = self.find()?;
         for process in &found {
-            // Once each: a program may catch a signal once only.
+            // Each process gets one signal: a program may handle only the first one.
             if process.leads_a_group() || process.group().is_none_or(|group| !self.groups.contains(&group)) {
                 process.signal_all(Signal::TERM)?;
             }
         }
         let begin = Instant::now();
-        // What was found is known by its handle, also when its leader has ended; what it starts is found again.
+        // Found processes are identified by their handles, also after their leader has ended; processes that they start
+        // are found again.
         while !found.is_empty() && have_ended(&found, begin, grace.length, Some(grace.cancel))? {
             found = self.find()?;
         }
@@ -231,7 +232,8 @@ impl Hunt<'_> {
         self.kill_these(found, patience)
     }
 
-    /// Kills them, and what is found then, because a process that is not found yet may be the child of one that is.
+    /// Kills the processes, and repeats the search, because a found process may have started another one before its
+    /// end.
     fn kill_these(mut self, mut found: Vec<Handle>, patience: Duration) -> io::Result<()> {
         let begin = Instant::now();
         while !found.is_empty() {
@@ -244,7 +246,7 @@ impl Hunt<'_> {
             found = self.find()?;
         }
         let mut left = living(&found)?;
-        // A process that has changed its user is not found by its environment, but it is seen in its group.
+        // A process that has changed its user is not found by its environment, but as a member of its group.
         for group in self.groups {
             let members = members(group)?;
             if !have_ended(&members, begin, patience, None)? {
@@ -339,7 +341,7 @@ mod tests {
         }
         id.kill(PATIENCE).unwrap();
         assert_dead(stdout, child);
-        // What has ended already counts as killed.
+        // A process that has already ended counts as killed.
         id.kill(PATIENCE).unwrap();
     }
 

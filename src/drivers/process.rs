@@ -97,7 +97,7 @@ pub struct ProcessLatentWorker {
     grace: Duration,
     /// Where files with secrets are made.
     secret_files: Option<PathBuf>,
-    /// Where directories of instances are made.
+    /// Where the directories of instances are created.
     directories: Option<PathBuf>,
     compatible_by: Vec<String>,
     survivors: Survivors,
@@ -130,10 +130,10 @@ impl ProcessLatentWorker {
     }
 
     /// Hands the secret over in a file, `LATENT_WORKER_SECRET_FILE`, and not in the environment, which the commands of
-    /// builds may inherit from the agent, or read. An agent that uses `AgentClient::take_secret` removes the file before
-    /// it runs a command. The file can only be read by this user (mode 0600), in a directory of its own
-    /// in [`std::env::temp_dir`] that only this user can enter. It is removed at the latest after the instance was stopped or
-    /// reclaimed; without a journal it stays when this process is killed.
+    /// builds may inherit from the agent or read. An agent that uses `AgentClient::take_secret` removes the file before
+    /// it runs a command. The file can only be read by this user (mode 0600), in a directory of its own in
+    /// [`std::env::temp_dir`] that only this user can enter. It is removed at the latest after the instance was stopped
+    /// or reclaimed; without a journal it stays when this process is killed.
     #[must_use]
     pub fn secret_in_file(mut self) -> Self {
         self.secret_files = Some(secret_files());
@@ -149,7 +149,7 @@ impl ProcessLatentWorker {
         self
     }
 
-    /// The directory of the instance of one attempt, in which the agent may leave what it likes.
+    /// Returns the directory for the instance of one attempt. The agent may create anything in it.
     fn directory(&self, key: &str) -> Option<PathBuf> {
         self.directories.as_ref().map(|parent| parent.join(directory_name(key)))
     }
@@ -176,11 +176,12 @@ impl LatentWorker for ProcessLatentWorker {
     /// # Errors
     ///
     /// `CannotSubstantiate` when the properties of the build cannot be variables; an infrastructure failure when the
-    /// program cannot be run. What was made by then is left to [`stop_instance`](LatentWorker::stop_instance).
+    /// program cannot be run. [`stop_instance`](LatentWorker::stop_instance) removes what was created before the error.
     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<ProcessInstance>, StartError> {
         let directory = self.directory(start.key());
         if let Some(directory) = &directory {
-            // Before it is there, so that it is known whatever happens. A path that is not text is found by the key.
+            // Recorded before the directory is created, so that a reclaim always finds it. A path that is not UTF-8 is
+            // found by the key.
             if let Some(path) = directory.to_str() {
                 start.record(path)?;
             }
@@ -213,9 +214,9 @@ impl LatentWorker for ProcessLatentWorker {
     ///
     /// # Errors
     ///
-    /// When a process of the group still runs after it was killed, because it has changed its user (on Linux); when the
-    /// file cannot be removed; and when somebody else has reaped the agent: what is left of its group cannot be ended
-    /// then, for its number may be a stranger's.
+    /// Returns an error if a process of the group still runs after it was killed, because it has changed its user (on
+    /// Linux); if the file cannot be removed; or if other code has reaped the agent: the rest of its group cannot be
+    /// killed then, because its number may belong to another process.
     fn stop_instance(&self, stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
         let grace = if stop.fast() { self.grace.min(FAST_GRACE) } else { self.grace };
         let (key, directory) = (stop.key().to_owned(), self.directory(stop.key()));
@@ -223,7 +224,7 @@ impl LatentWorker for ProcessLatentWorker {
             Some(ProcessInstance { running, secret_file, .. }) => {
                 (Some(running.end(grace)), secret_file.map_or(Ok(()), SecretFile::remove))
             }
-            // No agent runs, but a file that could not be removed then may be there.
+            // No agent runs, but a file that could not be removed at that time may still exist.
             None => {
                 let file = self.secret_files.as_ref().map(|parent| SecretFile::left_behind(parent, &key));
                 (None, file.map_or(Ok(()), SecretFile::remove))

@@ -1,5 +1,5 @@
-//! A child process that leads a process group of its own, without the terminal of this process: started, waited for,
-//! signalled and reaped by one owner.
+//! A child process that leads a process group of its own, without the terminal of this process. One owner starts it,
+//! waits for it, signals it and reaps it.
 //!
 //! A pid is free for others from the moment it is reaped; so the leader stays a zombie, which keeps the number of its
 //! group taken, until whoever owns the group has signalled it for the last time. What leaves the group (`setsid`, a
@@ -24,7 +24,7 @@ use rustix::process::{kill_process, kill_process_group, test_kill_process_group,
 use super::pipe::OutputPipe;
 use super::processes::members;
 
-/// How long processes that were killed may take to end.
+/// How long killed processes may take to end.
 pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often, and how far apart, a program is tried that somebody still has open for writing.
@@ -52,11 +52,11 @@ pub(super) fn end_by_now(pid: Pid) -> io::Result<Option<rustix::process::WaitIdS
 /// A process group, by its leader. The only one who signals the group and who reaps the leader.
 pub(super) struct Group {
     pid: Pid,
-    /// `None` when it was reaped or given up: the number may belong to a stranger.
+    /// `None` when the leader was reaped or given up: the number may then belong to another process.
     leader: Option<Child>,
 }
 
-/// Leaders that could not be killed. They are reaped when they have ended, so that they do not stay as zombies.
+/// Leaders that could not be killed. They are reaped after they have ended, so that they do not stay as zombies.
 static GIVEN_UP: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 fn reap_given_up() {
@@ -70,12 +70,12 @@ fn reap_given_up() {
     });
 }
 
-/// All leaders that were not reaped. They belong to their groups, and nobody else reaps them.
+/// All leaders that have not been reaped. Only their own groups reap them.
 static LEADERS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
-/// Read while a child begins or is reaped by its group; written while children are reaped that have no group here.
+/// Held for reading while a child is started, or reaped by its group; held for writing while other children are reaped.
 static FAMILY: RwLock<()> = RwLock::new(());
 
-/// Reaps the children of this process that it has not started but inherited, as far as they have ended.
+/// Reaps the children of this process that it has inherited and that have ended.
 #[cfg(all(feature = "local", target_os = "linux"))]
 pub(super) fn reap_inherited() -> io::Result<()> {
     let _family = FAMILY.write();
@@ -85,15 +85,16 @@ pub(super) fn reap_inherited() -> io::Result<()> {
     }
     for child in super::processes::ended_children()? {
         if !LEADERS.lock().contains(&child.as_raw_nonzero().get().unsigned_abs()) {
-            // It has ended: this blocks for nothing, and what is gone is reaped.
+            // The child has ended, so this does not block. An error means that it was reaped already.
             let _ = waitid(WaitId::Pid(child), any);
         }
     }
     Ok(())
 }
 
-/// Has a command lead a group of its own; and a session, when this process has a terminal that must not be the command's.
-/// A session needs a full `fork`, which takes long in a large process; without a terminal there is no need for one.
+/// Makes a command lead a group of its own. If this process has a terminal, the command also leads a session, so that
+/// it does not have that terminal. A session needs a full `fork`, which is slow in a large process, so it is not used
+/// without a terminal.
 fn detach(prepared: &mut Command) -> io::Result<()> {
     if has_terminal() {
         return ProcessSession.pre_spawn(prepared, &CommandWrap::with_new("", |_| {}));
@@ -102,7 +103,7 @@ fn detach(prepared: &mut Command) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this process has a controlling terminal.
+/// Returns whether this process has a controlling terminal.
 fn has_terminal() -> bool {
     let none = [Errno::NXIO, Errno::NOENT].map(|errno| Some(errno.raw_os_error()));
     File::open("/dev/tty").map_or_else(|error| !none.contains(&error.raw_os_error()), |_| true)
@@ -156,14 +157,14 @@ impl Group {
         Ok([stdout.transpose()?, stderr.transpose()?])
     }
 
-    /// Asks the whole group to end. A process that refuses is killed after its grace, which tells of the refusal.
+    /// Sends SIGTERM to the whole group. Errors are ignored: the kill after the grace reports them.
     #[cfg(any(feature = "command", feature = "process"))]
     pub(super) fn terminate(&self) {
         self.signal(Signal::TERM).ok();
     }
 
-    /// Kills the whole group. An error when the leader cannot be killed: it has changed its user. Other members are
-    /// looked at when the group [ends](Self::end).
+    /// Kills the whole group. Returns an error if the leader cannot be killed, because it has changed its user. Other
+    /// members are checked when the group [ends](Self::end).
     pub(super) fn kill(&self) -> io::Result<()> {
         self.signal(Signal::KILL)
     }
@@ -174,7 +175,7 @@ impl Group {
             // By itself too, for it may have moved to another group; but a signal that can be caught only once.
             if signal == Signal::KILL || group.is_err() {
                 match kill_process(self.pid, signal) {
-                    // It has ended: systems differ in what they say then.
+                    // The process has ended: systems differ in the error that they return then.
                     Err(Errno::SRCH) => {}
                     done => done?,
                 }
@@ -186,27 +187,27 @@ impl Group {
     /// Blocks until the leader has ended. What is left of the group is left alone from now on.
     pub(super) fn reap(&mut self) -> io::Result<ExitStatus> {
         let mut leader = self.leader.take().ok_or(Errno::CHILD)?;
-        // Not within the family, because it may take long. An error comes once more.
+        // Not while `FAMILY` is locked, because it may take long. The wait below returns an error again.
         let _ = wait_for_end(self.pid);
         let _family = FAMILY.read();
         LEADERS.lock().remove(&leader.id());
         leader.wait()
     }
 
-    /// Kills what is left of the group of a leader that has ended, and reaps the leader. Tells which processes still run
-    /// `patience` after that, on Linux.
+    /// Kills the rest of the group of a leader that has ended, and reaps the leader. Returns the processes that still
+    /// run `patience` after that (on Linux).
     pub(super) fn end(&mut self, patience: Duration) -> io::Result<(ExitStatus, Vec<Pid>)> {
-        // The leader has ended, and what else refuses is looked at below.
+        // The leader has ended; other processes that cannot be killed are found below.
         let _ = self.kill();
         let status = self.reap()?;
-        // Its members keep the number of a group taken.
+        // While the group has members, its number is not used again.
         match test_kill_process_group(self.pid) {
             Err(Errno::SRCH) => Ok((status, Vec::new())),
             _ => Ok((status, survivors(self.pid, patience)?)),
         }
     }
 
-    /// Leaves a leader alone that does not end although it was killed. Tells which processes of its group still run.
+    /// Gives up a leader that does not end although it was killed. Returns the processes of its group that still run.
     pub(super) fn give_up(&mut self) -> Vec<Pid> {
         let survivors = survivors(self.pid, Duration::ZERO).unwrap_or_default();
         GIVEN_UP.lock().extend(self.leader.take());
@@ -231,7 +232,7 @@ impl Drop for Group {
     }
 }
 
-/// Kills the members of a group once more. Those that refuse, and those that still run after `patience`.
+/// Kills the members of a group again. Returns those that cannot be killed or still run after `patience`.
 fn survivors(group: Pid, patience: Duration) -> io::Result<Vec<Pid>> {
     let begin = Instant::now();
     let mut survivors = Vec::new();

@@ -1,5 +1,5 @@
-//! The processes of this machine, as `/proc` shows them: found by a variable of their environment or by their group,
-//! told apart by their start time, and signalled through a handle (a pidfd) that no other process can take over.
+//! The processes of this machine, from `/proc`. They are found by a variable of their environment or by their group,
+//! identified by their start time, and signalled through a handle (a pidfd), which never refers to another process.
 //!
 //! Only on Linux (5.3 or later). Elsewhere nothing is found.
 
@@ -23,16 +23,16 @@ mod system {
     use rustix::io::Errno;
     use rustix::process::{Pid, PidfdFlags, Signal, getpgid, kill_process_group, pidfd_open, pidfd_send_signal};
 
-    /// How many scans in a row must find nothing before nothing is there.
+    /// How many consecutive scans must find nothing before the search ends.
     const EMPTY_SCANS: u32 = 3;
-    /// How many scans are made at most while processes end before they can be looked at: a process escapes a scan only
-    /// when it hands over to a child of its own just then, so that it would have to do that in each of them.
+    /// How many scans are made at most while processes end before they can be examined. A process escapes a scan only
+    /// if it starts a child and ends during the scan, and would have to do so in every scan.
     const MOST_SCANS: u32 = 12;
-    /// How long, and how often, a process is looked at that is just becoming another program.
+    /// How long to wait for a process that is executing another program, and the pause between two looks.
     const EXEC_PATIENCE: Duration = Duration::from_secs(10);
     const EXEC_PAUSE: Duration = Duration::from_millis(1);
 
-    /// A process, whatever becomes of its number.
+    /// A process, also after its number belongs to another one.
     pub(in super::super) struct Handle {
         pid: Pid,
         pidfd: OwnedFd,
@@ -94,8 +94,8 @@ mod system {
             }
         }
 
-        /// Sends the signal to the process, and to its group if it leads one. What of the group refuses it is found by
-        /// [`members`] afterwards.
+        /// Sends the signal to the process, and to its group if it leads one. [`members`] finds the processes of the
+        /// group that could not be signalled.
         pub(in super::super) fn signal_all(&self, signal: Signal) -> io::Result<()> {
             // The number of the group is taken for as long as its leader is there, and that is looked at last.
             if self.leads_a_group() && !self.wait(Some(Duration::ZERO))? {
@@ -122,8 +122,8 @@ mod system {
         }
     }
 
-    /// What was read of a process; `None` when it has ended or belongs to another user. Every other error must not be
-    /// taken for an answer.
+    /// Returns what was read about a process; `None` if the process has ended or belongs to another user. Every other
+    /// error is returned.
     pub(in super::super) fn known(read: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
         match read {
             Ok(text) => Ok(Some(text)),
@@ -132,16 +132,16 @@ mod system {
         }
     }
 
-    /// What is said of a process that is not there (any more): there is no such file, no such process.
+    /// Returns whether the error means that the process does not exist: no such file, or no such process.
     pub(in super::super) fn is_gone(error: &io::Error) -> bool {
         error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
     }
 
-    /// All processes with `name=value` in their environment. Those of other users, into whose environment this process
-    /// may not look, are not found.
+    /// Returns all processes with `name=value` in their environment. Processes of other users are not found if this
+    /// process is not permitted to read their environment.
     ///
-    /// A child that a dead master had forked and that had not yet become another program has the environment of the
-    /// master. It is not missed: it holds the lock of the journal up to that moment, and nobody reclaims without it.
+    /// A child that a dead master has forked, and that has not executed its program yet, has the environment of the
+    /// master. It cannot be missed: it holds the lock of the journal until then, and a reclaim needs that lock.
     pub(in super::super) fn marked(name: &str, value: &OsStr) -> io::Result<Vec<Handle>> {
         let mark = [name.as_bytes(), b"=", value.as_bytes()].concat();
         let (mut scan, mut empty) = (Scan::default(), 0);
@@ -164,9 +164,10 @@ mod system {
 
     #[derive(Default)]
     struct Scan {
-        /// A process has ended before it was known: it may have handed over to one whose number was passed already.
+        /// A process has ended before it could be examined: it may have started one with a number that the scan has
+        /// passed.
         missed: bool,
-        /// Those that had ended when they were looked at, in this scan and in those before.
+        /// Processes that had already ended when they were examined, in this scan or an earlier one.
         zombies: BTreeSet<u32>,
     }
 
@@ -205,7 +206,7 @@ mod system {
                         return Ok(false);
                     }
                     Some(stat) if stat.has_no_environment() => return Ok(false),
-                    // It is just becoming another program.
+                    // The process is executing another program.
                     _ if begin.elapsed() < EXEC_PATIENCE => thread::sleep(EXEC_PAUSE),
                     _ => {
                         let message = format!("process {pid} takes longer than {EXEC_PATIENCE:?} to run its program");
@@ -220,7 +221,7 @@ mod system {
         pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// The processes of a group that live. Zombies do not count: they do nothing any more.
+    /// Returns the living processes of a group, without zombies.
     pub(in super::super) fn members(group: u32) -> io::Result<Vec<Handle>> {
         let lives_there = |pid: Pid| Ok::<_, io::Error>(Stat::read(pid)?.is_some_and(|stat| stat.lives_in(group)));
         let mut found = Vec::new();
@@ -236,7 +237,7 @@ mod system {
         Ok(found)
     }
 
-    /// The children of this process that have ended and were not reaped.
+    /// Returns the children of this process that have ended and have not been reaped.
     #[cfg(feature = "local")]
     pub(in super::super) fn ended_children() -> io::Result<Vec<Pid>> {
         let parent = std::process::id();
@@ -250,7 +251,7 @@ mod system {
         Ok(ended)
     }
 
-    /// The numbers of all processes.
+    /// Returns the numbers of all processes.
     fn numbers() -> io::Result<impl Iterator<Item = io::Result<Pid>>> {
         let number = |entry: io::Result<fs::DirEntry>| match entry {
             Ok(entry) => {
@@ -286,7 +287,7 @@ mod system {
             }
         }
 
-        /// The field with this number in proc(5), of those after the name.
+        /// Returns the field with this number in proc(5), which must be after the name.
         fn field(&self, number: usize) -> Option<&str> {
             // The second field is a name in parentheses with anything in it.
             let (_, after_name) = self.0.rsplit_once(") ")?;
@@ -311,8 +312,8 @@ mod system {
             !self.has_ended() && self.number(Self::GROUP) == Some(group.into())
         }
 
-        /// Whether its environment is empty, or it has none as a thread of the kernel. While a process becomes another
-        /// program its environment reads as empty too; where its code begins is set last.
+        /// Returns whether the environment of the process is empty, or missing as for a kernel thread. While a process
+        /// executes another program, its environment also reads as empty; the start of its code is set last.
         fn has_no_environment(&self) -> bool {
             let kernels = self.number(Self::FLAGS).is_some_and(|flags| flags & Self::KERNEL_THREAD != 0);
             let [code, begin, end] =

@@ -156,7 +156,7 @@ pub(super) struct Ran {
     pub(super) heard: Heard,
     /// For as long as what it left running is to be read.
     pub(super) output: Output,
-    /// What still runs although it was killed.
+    /// The processes that still run after they were killed.
     pub(super) survivors: Vec<Pid>,
 }
 
@@ -203,8 +203,8 @@ impl Running {
         self.output.heard.try_recv().unwrap_or_else(|_| self.output.heard_by_now())
     }
 
-    /// Ends it and whatever is left of its group. What it has left behind when it ended by itself has no grace. Tells
-    /// what still runs although it was killed.
+    /// Ends the program and the rest of its group. If the program has already ended, the rest of its group has no
+    /// grace. Returns the processes that still run after they were killed.
     pub(super) fn end(self, grace: Duration) -> io::Result<Vec<Pid>> {
         let has_ended = self.end_by_now().is_ok_and(|end| end.is_some());
         let grace = if has_ended { Duration::ZERO } else { grace };
@@ -219,8 +219,8 @@ impl Running {
     /// Waits for its end. Lines of progress are handed over on this thread.
     ///
     /// When it must not go on its group gets a SIGTERM. After the grace, or when the leader has ended and nobody can
-    /// write to its output any more, whatever is left of the group gets a SIGKILL. A leader that cannot be killed, or does
-    /// not end then, is given up.
+    /// write to its output any more, the rest of the group gets a SIGKILL. A leader that cannot be killed, or that does
+    /// not end after that, is given up.
     pub(super) fn wait(self, bounds: &Bounds<'_>, progress: &dyn Fn(&str)) -> io::Result<Ran> {
         let began = Instant::now();
         let Self { mut group, output } = self;
@@ -298,7 +298,7 @@ fn watch_leader(group: &Group) -> io::Result<(JoinHandle<()>, Receiver<io::Resul
     Ok((Builder::new().name("program waiter".into()).spawn(tell)?, leader_end))
 }
 
-/// Reaps the leader, and tells what of its group still runs although it was killed.
+/// Reaps the leader. Returns the processes of its group that still run after they were killed.
 fn reap(group: &mut Group, ended: Option<io::Result<()>>, kill_the_rest: bool) -> io::Result<(ExitStatus, Vec<Pid>)> {
     if let Some(Err(error)) = ended {
         // Somebody else has reaped it, and its number may be a stranger's.

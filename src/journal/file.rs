@@ -10,8 +10,8 @@
 //! - A journal that has become long is replaced in the same way. There is no moment at which the path names no whole
 //!   journal, or one that is not locked.
 //! - What cannot be read is set aside in a file of its own before anything is written.
-//! - Before each write the file is compared with what was written. One that somebody has cut or changed is replaced by a
-//!   whole one, and that is told.
+//! - Before each write the length of the file is compared with what was written. If another program has truncated or
+//!   changed the file, it is replaced by a complete one, and this is reported.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
@@ -31,9 +31,9 @@ use crate::error::JournalError;
 const SHORT: u64 = 1 << 20;
 /// What the name of a new file ends with that will take the place of a journal.
 const NEW: &str = ".latent-worker-new";
-/// What is told of a file that was there and is empty.
-const EMPTIED: &str = "the journal was there and is empty: if a master has used it, another program has emptied it since, and \
-                       instances that it told of may still run";
+/// The report about a file that exists and is empty.
+const EMPTIED: &str = "the journal file exists and is empty: if a master has used it, another program has emptied it, and \
+                       instances that were recorded in it may still run";
 /// How long, and how often, a journal is tried to be locked that somebody holds. A process that was killed lets go of
 /// its lock at once, but a child that it was just starting holds it up to its `exec`.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -128,7 +128,7 @@ pub(crate) struct Journal {
 
 struct Inner {
     state: State,
-    /// Not in the file yet.
+    /// Records that are not in the file yet.
     pending: Vec<Record>,
     /// How many records were appended, are in the file, are synced, and are to be synced.
     appended: u64,
@@ -138,7 +138,7 @@ struct Inner {
     /// The last failure, and the last record that it is about.
     failure: Option<(u64, Arc<str>)>,
     leading: bool,
-    /// What was wrong with the file and is mended, until somebody tells it.
+    /// A problem of the file that was repaired and has not been reported yet.
     trouble: Option<Arc<str>>,
 }
 
@@ -245,7 +245,7 @@ impl Journal {
         self.damage.as_ref()
     }
 
-    /// What was wrong with the file since this was asked last; it is mended.
+    /// Returns the problem of the file that was repaired since the last call, if any.
     pub(crate) fn take_trouble(&self) -> Option<Arc<str>> {
         self.inner.lock().trouble.take()
     }
@@ -327,7 +327,7 @@ impl Journal {
         if !storage.broken
             && let Some(what) = MutexGuard::unlocked(inner, || self.changed_by_somebody(&storage))
         {
-            // Nothing is lost: all that counts is in memory too.
+            // Nothing is lost: all open attempts are in memory too.
             storage.broken = true;
             inner.trouble = Some(what);
         }
@@ -350,7 +350,8 @@ impl Journal {
         self.changed.notify_all();
     }
 
-    /// How the file differs from what was written to it. One that cannot be looked at shows that when it is written to.
+    /// Returns a report if another program has changed the length of the file. If the length cannot be read, the next
+    /// write reports the error.
     fn changed_by_somebody(&self, storage: &Storage) -> Option<Arc<str>> {
         let length = storage.file.metadata().ok()?.len();
         if length == storage.length {
@@ -359,7 +360,7 @@ impl Journal {
         let (path, expected) = (self.path.display(), storage.length);
         let what = format!(
             "the journal {path} has {length} bytes instead of {expected}: another program has changed it while it was in \
-             use; it is written anew, nothing is lost"
+             use; it is rewritten, and nothing is lost"
         );
         Some(what.into())
     }

@@ -7,8 +7,8 @@
 //! intended builder-1 7 4a09… 6f1c… 1790000000 2 9c3f02aa
 //! ```
 //!
-//! Lines are numbered from 1, so that lines that have vanished are noticed. Version 1 of the format has no numbers; it is
-//! read, and never written.
+//! Lines are numbered from 1, so that missing lines are noticed. Version 1 of the format has no numbers; it is read,
+//! but never written.
 //!
 //! The checksum is CRC-32 (ISO-HDLC, that of zip and PNG) of all that stands before the last space, as 8 hexadecimal
 //! digits. A line counts only if it is, byte for byte, what would be written today: nothing in it can be changed and
@@ -58,12 +58,12 @@ pub(crate) enum Record {
 }
 
 impl Record {
-    /// Appends the line of this number, its end included.
+    /// Appends the line with this number, including its line feed.
     pub(crate) fn encode(&self, number: u64, bytes: &mut Vec<u8>) {
         self.encode_line(Some(number), bytes);
     }
 
-    /// Without a number, as version 1 had it.
+    /// Appends the line; without a number in version 1 of the format.
     fn encode_line(&self, number: Option<u64>, bytes: &mut Vec<u8>) {
         let mut line = Line(String::new());
         match self {
@@ -85,8 +85,8 @@ impl Record {
         bytes.extend_from_slice(line.0.as_bytes());
     }
 
-    /// Reads a line, without its end, and its number if it has one. `None` when it is not one that
-    /// [`encode`](Record::encode) writes, or has written.
+    /// Parses a line, without its line feed, and its number if it has one. Returns `None` if [`encode`](Record::encode)
+    /// never writes such a line, in version 1 or 2.
     pub(crate) fn decode(line: &[u8]) -> Option<(Self, Option<u64>)> {
         let text = std::str::from_utf8(line).ok()?;
         let mut words = text.split(' ');
@@ -109,7 +109,7 @@ impl Record {
             }
             _ => return None,
         };
-        // Between the fields and the checksum there is the number.
+        // The number is between the fields and the checksum.
         let rest = [words.next()?, words.next().unwrap_or_default()];
         let number = if rest[1].is_empty() { None } else { Some(rest[0].parse().ok()?) };
         // Compared as text, the checksum included: another spelling of the same numbers is damage too.

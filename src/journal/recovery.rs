@@ -1,7 +1,7 @@
-//! What the records of a journal come to: which attempts may have left something behind. Pure.
+//! Reads the records of a journal, and finds the attempts that may have left something behind. Pure.
 //!
-//! A journal is read line by line. A line that is damaged is reported and left out; what stands before it and after it
-//! counts all the same, because every line speaks for itself. Lines that are missing are reported: their numbers tell.
+//! A journal is read line by line. A damaged line is reported and skipped. The lines before and after it still count,
+//! because no line depends on another. Missing lines are found by the numbers of the lines, and reported.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -154,7 +154,7 @@ impl State {
         *highest = epoch.max(*highest);
     }
 
-    /// The shortest journal that comes to the same, and how many lines it has.
+    /// Returns the shortest journal with the same state, and the number of its lines.
     pub(crate) fn encode(&self) -> (Vec<u8>, u64) {
         let (mut bytes, mut lines) = (Vec::new(), 0);
         let mut put = |record: Record| {
@@ -193,7 +193,7 @@ pub(crate) struct Recovered {
     pub(crate) damage: Option<Damage>,
     /// How many lines were read.
     pub(crate) lines: u64,
-    /// It was written by an earlier version of this library.
+    /// The journal was written by an earlier version of this library.
     pub(crate) old: bool,
 }
 
@@ -208,7 +208,7 @@ pub(crate) struct Damage {
     pub(crate) lines: usize,
     /// The last line has no end: it was cut off, or never written completely.
     pub(crate) torn: bool,
-    /// How many more lines there have been, as far as the numbers of those that are left tell.
+    /// How many lines are missing, according to the numbers of the other lines.
     pub(crate) missing: u64,
 }
 
@@ -249,7 +249,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, Unreadable> {
     }
     let mut recovered = Recovered::default();
     let (mut offset, mut understood) = (0, 0);
-    // The number that the next line has if nothing is missing; a damaged line may have any.
+    // The number of the next line if no line is missing; a damaged line may have any number.
     let (mut expected, mut unknown) = (1_u64, 0_u64);
     while offset < bytes.len() {
         let rest = &bytes[offset..];
@@ -260,7 +260,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, Unreadable> {
             Some((record, number)) => {
                 understood += 1;
                 recovered.old |= number.is_none();
-                // A number that comes again, or out of its order, is as wrong as one that is left out.
+                // A number that is repeated or out of order is reported as well as a missing one.
                 if let Some(number) = number
                     && number != expected + unknown
                 {
@@ -279,7 +279,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Recovered, Unreadable> {
         }
         offset += end.map_or(rest.len(), |end| end + 1);
     }
-    // Whose instances they are is what the first line says: without it, it is missing whatever the numbers tell.
+    // The first line names the owner of the instances. If there is no owner, the first line is missing, whatever the
+    // numbers are.
     if understood > 0 && recovered.state.owner.is_none() && recovered.damage.is_none() {
         recovered.damage = Some(Damage { offset: 0, line: 1, lines: 0, torn: false, missing: 1 });
     }
@@ -457,7 +458,7 @@ mod tests {
         }
         let newer = encode(&[Record::Journal { version: 3, owner: "owner".into() }, intended("a", 1)]);
         assert_eq!(read(&newer), Err(Unreadable::Version(3)));
-        // With a first line that says other things: "latent-worker-journal 4" and whatever follows.
+        // With a first line of another form: "latent-worker-journal 4" and whatever follows.
         let other_shape = b"latent-worker-journal 4 new words  in=it ";
         let checksum = format!("{:08x}\nnothing of ours\n", record::crc32(&other_shape[..other_shape.len() - 1]));
         assert_eq!(read(&[other_shape, checksum.as_bytes()].concat()), Err(Unreadable::Version(4)));

@@ -103,12 +103,12 @@ pub(crate) struct Leftovers {
     closing: Closing,
 }
 
-/// Which tries begin.
+/// Which tries may still begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Closing {
     #[default]
     Open,
-    /// Those that were due then.
+    /// Only tries that were due at this time.
     OnlyDueAt(Instant),
     Closed,
 }
@@ -227,7 +227,7 @@ impl Leftovers {
         self.entries.get(key).map(|entry| entry.since)
     }
 
-    /// Only tries that are due by now still begin.
+    /// From now on only tries that are already due may begin.
     pub(crate) fn close_soon(&mut self, now: Instant) {
         if self.closing == Closing::Open {
             self.closing = Closing::OnlyDueAt(now);

@@ -285,7 +285,7 @@ impl Lifecycle {
             }
             Input::NoThread(epoch, reason) => {
                 if matches!(self.stage, Stage::Substantiating { .. }) && epoch == self.epoch {
-                    // No start was called: it is the master that is in trouble, and not the worker.
+                    // No start was called: the failure is that of the master, and not of the worker.
                     if let Some(length) = self.quarantine.begin_short(now) {
                         self.until_reclaimed = false;
                         self.tell(effects, None, || EventKind::Quarantined { length, reason: reason.clone() });

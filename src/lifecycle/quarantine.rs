@@ -32,7 +32,8 @@ impl Quarantine {
         Some(length)
     }
 
-    /// A failure that is not the worker's own: begins a short quarantine, and the next one is no longer for it.
+    /// Begins a short quarantine after a failure that is not the worker's own. It does not make the next quarantine
+    /// longer.
     pub(crate) fn begin_short(&mut self, now: Instant) -> Option<Duration> {
         if self.remaining(now).is_some() {
             return None;

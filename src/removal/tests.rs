@@ -321,7 +321,7 @@ fn a_mount_point_is_an_error_that_says_so() {
     }
 }
 
-/// What a build has mounted belongs to somebody else.
+/// The contents of a mounted file system must not be removed.
 #[test]
 #[cfg(target_os = "linux")]
 #[ignore = "needs root"]

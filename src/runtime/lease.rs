@@ -47,7 +47,7 @@ pub struct Lease {
     history: Vec<Attempt>,
     /// Its build is not finished, but wants another lease.
     retried: bool,
-    /// The place was given back.
+    /// The place has been given back.
     released: bool,
 }
 
@@ -174,7 +174,7 @@ impl Lease {
         }
     }
 
-    /// Gives the place back; what follows goes on the agenda.
+    /// Gives the place back, and puts the consequences on the agenda.
     pub(super) fn give_back(mut self, agenda: &mut Agenda) {
         self.release(agenda);
         self.released = true;

@@ -73,7 +73,7 @@ impl LeftoverList {
         inner.list.list().into_iter().map(|entry| status(entry, now)).collect()
     }
 
-    /// What is due is still reclaimed, and nothing is tried again.
+    /// Reclaims that are already due still begin; failed ones are not tried again.
     pub(super) fn close_soon(&self, now: Instant) {
         self.inner.lock().list.close_soon(now);
     }
@@ -126,13 +126,13 @@ impl Shared {
     /// must not keep a running instance from being stopped.
     pub(super) fn tell_journal(&self, record: Record, until: Until) {
         if let Some(journal) = &self.journal {
-            // Whoever observes is told.
+            // Observers are told about an error.
             let _ = self.write_journal(journal, || journal.append(record, until));
         }
     }
 
-    /// Writes to the journal. That it cannot be written is told once, until it can be written again; and so is what was
-    /// wrong with its file.
+    /// Writes to the journal. A failure is reported once, until a write succeeds again. A problem of the file that was
+    /// repaired is reported as well.
     pub(super) fn write_journal(
         &self,
         journal: &Journal,

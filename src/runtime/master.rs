@@ -75,10 +75,9 @@ struct OwnThreads {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum ShutdownMode {
-    /// They are waited for, and instances stop with grace. What earlier attempts have left behind is reclaimed, as far as
-    /// that is due.
+    /// Waits for running builds, and stops instances with grace. Reclaims that are already due are carried out.
     Graceful,
-    /// They end, and `fast` reaches the drivers. Reclaims that run are cancelled.
+    /// Ends running builds, calls the drivers with `fast`, and cancels running reclaims.
     Fast,
 }
 
@@ -93,8 +92,8 @@ pub struct ShutdownReport {
     pub in_flight: Vec<WorkerStatus>,
     /// What is still being reclaimed.
     pub reclaiming: Vec<LeftoverStatus>,
-    /// What may be left behind, whatever is done about it: all that [`Master::leftovers`] lists. With a journal, the next
-    /// master on it goes on with these.
+    /// Everything that may be left behind, also if it is still being reclaimed: all leftovers of [`Master::leftovers`].
+    /// With a journal, the next master that uses it continues to reclaim them.
     pub left_behind: Vec<LeftoverStatus>,
 }
 
@@ -435,9 +434,9 @@ impl Master {
         cells.iter().map(|cell| cell.status(now)).collect()
     }
 
-    /// The number of steps that the workers of this master have completed, for tests; `None` while a thread is in the
-    /// middle of a step. The same number before and after a look at [`status`](Master::status) means that nothing has
-    /// changed meanwhile. [`testing::Watch::wait_quiet`](crate::testing::Watch::wait_quiet) builds on it.
+    /// Returns the number of steps that the workers of this master have completed, for tests; `None` while a thread is
+    /// in the middle of a step. If the number is the same before and after a call of [`status`](Master::status),
+    /// nothing has changed in between. [`testing::Watch::wait_quiet`](crate::testing::Watch::wait_quiet) builds on it.
     #[cfg(feature = "testing")]
     pub fn completed_steps(&self) -> Option<u64> {
         self.shared().steps.done()

@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) agent_address: Option<Arc<str>>,
     pub(super) journal: Option<Journal>,
-    /// The last write to the journal has failed, and that was told.
+    /// The last write to the journal has failed, and the failure was reported.
     pub(super) journal_failed: AtomicBool,
     /// Made when it is first needed, if there is no journal to keep it.
     owner: OnceLock<Arc<str>>,
@@ -57,8 +57,8 @@ pub(super) struct Shared {
     pub(super) steps: Steps,
 }
 
-/// Counts what threads do of their own accord, such as turns of workers, so that a test can tell that no thread is in the
-/// middle of it.
+/// Counts the steps of the library's threads, such as turns of workers, so that a test can find out that no thread is
+/// in the middle of a step.
 #[cfg(feature = "testing")]
 #[derive(Default)]
 pub(super) struct Steps {
@@ -68,13 +68,13 @@ pub(super) struct Steps {
 
 #[cfg(feature = "testing")]
 impl Steps {
-    /// Begins a step, which is done when the value is dropped.
+    /// Begins a step, which ends when the value is dropped.
     pub(super) fn begin(&self) -> Step<'_> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         Step(self)
     }
 
-    /// How many are done; `None` while one is under way.
+    /// Returns how many steps are done; `None` while a step is under way.
     pub(super) fn done(&self) -> Option<u64> {
         // In this order: a step that begins in between makes the numbers differ.
         let done = self.done.load(Ordering::SeqCst);
@@ -254,7 +254,7 @@ impl Shared {
                 Asker::Direct(sender, build) => {
                     let lease = granted.map(|granted| Lease::new(granted, build));
                     let sent = sender.try_send(lease.map_err(|(error, _)| error));
-                    // When nobody waits any more, the lease comes back with the error.
+                    // If nobody waits any more, the error contains the lease.
                     if let Some(Ok(lease)) = sent.err().map(TrySendError::into_inner) {
                         agenda.push(Task::GiveBack(lease));
                     }

@@ -1,4 +1,4 @@
-//! An agent whose commands and whose close wait for a test.
+//! An agent for tests: the test decides how its commands run and when its close returns.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,11 +10,11 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use super::PATIENCE;
 use crate::{Agent, Command, CommandEnd, CommandError, Exit, Output, Process};
 
-/// How many items of output a command holds before its test must wait for the reader.
+/// How many items of output a command holds until its output must be read.
 const OUTPUT_ROOM: usize = 64;
 
-/// An [`Agent`] in the test's process that does what its [`AgentScript`] says: it runs commands, hangs, refuses commands,
-/// or holds its close.
+/// An [`Agent`] in the test's process that does what its [`AgentScript`] says: it runs commands, hangs, refuses
+/// commands, or delays its close.
 ///
 /// ```
 /// use std::time::Duration;
@@ -41,10 +41,10 @@ pub struct ScriptedAgent {
     stage: Arc<Stage>,
 }
 
-/// What a test holds of a [`ScriptedAgent`].
+/// Controls a [`ScriptedAgent`] from a test.
 ///
-/// A command that is taken out with [`expect_command`](AgentScript::expect_command) runs until the test ends it or
-/// somebody interrupts it. When the script is dropped, a held close returns.
+/// A command that [`expect_command`](AgentScript::expect_command) has returned runs until the test ends it or it is
+/// interrupted. When the script is dropped, a delayed close returns.
 pub struct AgentScript {
     stage: Arc<Stage>,
 }
@@ -58,7 +58,7 @@ struct Stage {
 #[derive(Default)]
 struct Inner {
     commands: VecDeque<CommandCall>,
-    /// Why commands are refused.
+    /// The reason for refusing commands, if they are refused.
     refused: Option<String>,
     /// `start_command` does not return.
     starts_held: bool,
@@ -120,7 +120,7 @@ impl Agent for ScriptedAgent {
         inner.commands.push_back(CommandCall { command: command.clone(), output, interrupted, begun: Instant::now() });
         self.stage.changed.notify_all();
         Ok(Process::new(read, move || {
-            // No room means that it was interrupted before.
+            // A full channel means that the command was interrupted before.
             let _ = interrupt.try_send(());
         }))
     }
@@ -132,36 +132,36 @@ impl Agent for ScriptedAgent {
 }
 
 impl AgentScript {
-    /// Waits for the start of a command and takes it out.
+    /// Blocks until a command is started, and returns it.
     ///
     /// # Panics
-    /// When none is started within [`PATIENCE`].
+    /// Panics if no command is started within [`PATIENCE`].
     pub fn expect_command(&self) -> CommandCall {
         self.stage.expect("no command was started", |inner| inner.commands.pop_front())
     }
 
-    /// Refuses every command from now on, with this reason: it becomes [`CommandError::Failed`].
+    /// Refuses every command from now on, with this reason: the start fails with [`CommandError::Failed`].
     pub fn refuse_commands(&self, reason: &str) {
         self.stage.change(|inner| inner.refused = Some(reason.to_owned()));
     }
 
-    /// Starts commands again.
+    /// Accepts commands again.
     pub fn accept_commands(&self) {
         self.stage.change(|inner| inner.refused = None);
     }
 
-    /// Lets the start of every command hang from now on, until [`release`](AgentScript::release).
+    /// Makes the start of every command hang from now on, until [`release`](AgentScript::release).
     pub fn hold_commands(&self) {
         self.stage.change(|inner| inner.starts_held = true);
     }
 
-    /// Lets [`Agent::close`] hang from now on, until [`release`](AgentScript::release). The stop of the instance waits for
-    /// it, and the master is not [quiet](super::Watch::wait_quiet) meanwhile.
+    /// Makes [`Agent::close`] hang from now on, until [`release`](AgentScript::release). The stop of the instance waits
+    /// for it, and the master is not [quiet](super::Watch::wait_quiet) until then.
     pub fn hold_close(&self) {
         self.stage.change(|inner| inner.close_held = true);
     }
 
-    /// Lets everything go on that hangs, and holds nothing any more.
+    /// Lets all hanging calls return, and makes no further calls hang.
     pub fn release(&self) {
         self.stage.change(|inner| {
             inner.starts_held = false;
@@ -169,15 +169,15 @@ impl AgentScript {
         });
     }
 
-    /// Waits until the agent's close is called; it may be held after that.
+    /// Blocks until the agent's close is called. The close may still hang then.
     ///
     /// # Panics
-    /// When it is not called within [`PATIENCE`].
+    /// Panics if it is not called within [`PATIENCE`].
     pub fn expect_close(&self) {
         self.stage.expect("the agent was not closed", |inner| (inner.closes > 0).then_some(()));
     }
 
-    /// How often the agent's close was called so far.
+    /// Returns how many times the agent's close was called.
     pub fn closes(&self) -> usize {
         self.stage.lock().closes
     }
@@ -186,7 +186,7 @@ impl AgentScript {
 impl Drop for AgentScript {
     fn drop(&mut self) {
         self.release();
-        // Their output ends without an end, which is told as an error.
+        // Their output stops without an end, which is reported as an error.
         let commands = std::mem::take(&mut self.stage.lock().commands);
         drop(commands);
     }
@@ -202,20 +202,20 @@ pub struct CommandCall {
 }
 
 impl CommandCall {
-    /// What is run.
+    /// Returns the command.
     pub fn command(&self) -> &Command {
         &self.command
     }
 
-    /// Writes to its standard output.
+    /// Writes to the standard output of the command.
     ///
     /// # Panics
-    /// When nobody reads it: there is room for 64 items.
+    /// Panics if 64 items of output have not been read.
     pub fn stdout(&self, bytes: impl Into<Vec<u8>>) {
         self.send(Output::Stdout(bytes.into()));
     }
 
-    /// Writes to its standard error.
+    /// Writes to the standard error of the command.
     ///
     /// # Panics
     /// As [`stdout`](CommandCall::stdout).
@@ -223,7 +223,7 @@ impl CommandCall {
         self.send(Output::Stderr(bytes.into()));
     }
 
-    /// Ends it with this exit code.
+    /// Ends the command with this exit code.
     ///
     /// # Panics
     /// As [`stdout`](CommandCall::stdout).
@@ -231,7 +231,7 @@ impl CommandCall {
         self.end(Exit::Code(code));
     }
 
-    /// Ends it in this way.
+    /// Ends the command in this way.
     ///
     /// # Panics
     /// As [`stdout`](CommandCall::stdout).
@@ -239,7 +239,7 @@ impl CommandCall {
         self.send(Output::End(CommandEnd { exit, elapsed: self.begun.elapsed() }));
     }
 
-    /// Ends it with an error of the agent, [`CommandError::Failed`].
+    /// Ends the command with an error of the agent, [`CommandError::Failed`].
     ///
     /// # Panics
     /// As [`stdout`](CommandCall::stdout).
@@ -247,17 +247,18 @@ impl CommandCall {
         self.send(Output::Failed(reason.to_owned()));
     }
 
-    /// Whether somebody has interrupted it. Does not block.
+    /// Returns whether the command was interrupted. Does not block.
     pub fn interrupted(&self) -> bool {
         !self.interrupted.is_empty() || self.interrupted.try_recv() == Err(TryRecvError::Disconnected)
     }
 
-    /// Waits until somebody interrupts it. It goes on running: a command may take its time to end, or not end.
+    /// Blocks until the command is interrupted. The command keeps running, because a real command may end later or
+    /// never.
     ///
     /// # Panics
-    /// When it is not interrupted within [`PATIENCE`].
+    /// Panics if the command is not interrupted within [`PATIENCE`].
     pub fn wait_interrupted(&self) {
-        // The interrupt stays in the channel, so that `interrupted` goes on being true after it.
+        // The interrupt stays in the channel, so that `interrupted` stays true.
         let mut select = crossbeam_channel::Select::new();
         select.recv(&self.interrupted);
         if select.ready_timeout(PATIENCE).is_err() {
@@ -266,7 +267,7 @@ impl CommandCall {
     }
 
     fn send(&self, output: Output) {
-        // A reader that is gone does not matter.
+        // The reader may have been dropped.
         if let Err(TrySendError::Full(_)) = self.output.try_send(output) {
             panic!("nobody reads the output of the command {:?}", self.command.program_name());
         }

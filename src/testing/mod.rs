@@ -29,16 +29,16 @@
 //! stop.succeed();
 //! ```
 //!
-//! # What is there
+//! # Overview
 //!
 //! | for | use |
 //! |---|---|
 //! | a driver that does what the test says, or hangs | [`ScriptedWorker`] and its [`Script`] |
 //! | an agent that does what the test says, hangs, or refuses | [`ScriptedAgent`] and its [`AgentScript`] |
-//! | time that stands still until the test moves it | [`ManualClock`] |
+//! | time that moves only when the test advances it | [`ManualClock`] |
 //! | waiting for an event, a state or a quiet master | [`Watch`] |
-//! | that a driver was not called | [`Script::expect_no_call`] |
-//! | that all promises were kept which events can show | [`EventChecker`] |
+//! | checking that a driver was not called | [`Script::expect_no_call`] |
+//! | checking that the library kept all promises that events can show | [`EventChecker`] |
 //! | a driver of your own, with faults injected | [`conformance`] and [`FaultyHttp`] |
 //!
 //! # A first test of a driver
@@ -80,8 +80,8 @@
 //!
 //! # Order of drops
 //!
-//! Make the [`Script`] after the master: it is dropped first then, which lets every call go on that hangs, so that the drop of the
-//! master has nothing to wait for.
+//! Create the [`Script`] after the master, so that it is dropped first. This lets all hanging calls return, and the
+//! drop of the master does not wait for them.
 
 mod agent;
 mod checker;

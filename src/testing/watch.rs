@@ -1,4 +1,4 @@
-//! A watch over one master: its events, waits for events and states, and failures that describe every worker.
+//! Watches one master: records its events, waits for events and states, and describes every worker in failures.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,19 +10,19 @@ use super::scripted::Stage;
 use super::{EventChecker, EventSummary, PATIENCE, Script, ScriptedWorker};
 use crate::{DriverCall, Event, LeftoverStep, Master, ShutdownMode, Worker, WorkerConfig, WorkerState, WorkerStatus};
 
-/// How many of the last events a failure shows.
+/// How many events a failure shows.
 const SHOWN_EVENTS: usize = 20;
 
-/// The longest time between two looks at what events do not tell.
+/// The longest pause between two checks of a state that no event reports.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Watches a master: records its events, waits for events, states and quiet, and describes all workers when a test fails.
 ///
-/// A wait ends as soon as what it waits for is there. Its limit in real time, [`PATIENCE`] by default, only guards against
+/// A wait ends as soon as its condition is met. Its limit in real time, [`PATIENCE`] by default, only guards against
 /// hanging: when it passes, the wait panics with a message that shows the status of every worker and the last events.
 ///
-/// Clones watch together: they share the record, and the event up to which [`wait_event`](Watch::wait_event) has looked. A
-/// watch holds the [`Master`], which is therefore dropped after it.
+/// Clones share the record, and the position of [`wait_event`](Watch::wait_event) in it. A watch keeps the [`Master`]
+/// alive.
 ///
 /// The first test of a scheduler of your own:
 ///
@@ -65,7 +65,7 @@ struct Inner {
 struct Record {
     source: Receiver<Event>,
     seen: Vec<Event>,
-    /// How many [`Watch::wait_event`] has looked at.
+    /// How many events [`Watch::wait_event`] has passed.
     passed: usize,
 }
 
@@ -81,7 +81,7 @@ impl Watch {
         Self::with_patience(master, PATIENCE)
     }
 
-    /// As [`new`](Watch::new), with another limit for each wait, in real time.
+    /// Like [`new`](Watch::new), with another limit for each wait, in real time.
     pub fn with_patience(master: &Master, patience: Duration) -> Self {
         let record = Record { source: master.events(usize::MAX), seen: Vec::new(), passed: 0 };
         let inner = Inner { master: master.clone(), patience, stages: Mutex::default(), record: Mutex::new(record) };
@@ -98,7 +98,7 @@ impl Watch {
         self.add_driver(config, driver, script)
     }
 
-    /// As [`add_scripted`](Watch::add_scripted), with a scripted driver that was set up before.
+    /// Like [`add_scripted`](Watch::add_scripted), with an existing scripted driver.
     ///
     /// # Panics
     /// When the worker cannot be added.
@@ -108,8 +108,8 @@ impl Watch {
         (worker, script.described_by(self.clone()))
     }
 
-    /// Lets [`wait_quiet`](Watch::wait_quiet) know of a script, whose unanswered calls do not keep the master from being
-    /// quiet. Scripts of [`add_scripted`](Watch::add_scripted) are known.
+    /// Tells [`wait_quiet`](Watch::wait_quiet) about a script: a master can be quiet while calls of this script wait
+    /// for their answers. Scripts of [`add_scripted`](Watch::add_scripted) are followed already.
     pub fn follow(&self, script: &Script) {
         let mut stages = self.stages();
         if !stages.iter().any(|stage| Arc::ptr_eq(stage, script.stage())) {
@@ -117,8 +117,8 @@ impl Watch {
         }
     }
 
-    /// Blocks until the next event of this name (see [`EventKind::name`](crate::EventKind::name)), counted from the one
-    /// that was waited for last, and returns it. The change that the event tells of is complete then.
+    /// Blocks until the next event with this name (see [`EventKind::name`](crate::EventKind::name)) after the last one
+    /// that was returned, and returns it. The change that the event reports is complete then.
     ///
     /// # Panics
     /// When no such event comes in time.
@@ -126,7 +126,7 @@ impl Watch {
         self.wait_event_where(name, |event| event.kind.name() == name)
     }
 
-    /// As [`wait_event`](Watch::wait_event), of one worker.
+    /// Like [`wait_event`](Watch::wait_event), for one worker.
     ///
     /// # Panics
     /// When no such event comes in time.
@@ -136,8 +136,8 @@ impl Watch {
         self.wait_event_where(&what, |event| event.kind.name() == name && is_of_worker(event))
     }
 
-    /// As [`wait_event`](Watch::wait_event), for the first event that `matches`; `what` names it in the message of a
-    /// failure.
+    /// Like [`wait_event`](Watch::wait_event), for the first event that `matches`; `what` names the event in the
+    /// message of a failure.
     ///
     /// # Panics
     /// When no such event comes in time.
@@ -159,7 +159,8 @@ impl Watch {
         }
     }
 
-    /// An event is told in the middle of the change that it belongs to. To ask for the status waits for the end of that.
+    /// An event is sent in the middle of the change that it reports. A query of the status waits for the end of the
+    /// change.
     fn complete(&self, event: &Event) {
         if let Some(worker) = event.worker.as_deref().and_then(|name| self.inner.master.worker(name)) {
             worker.status();
@@ -169,15 +170,16 @@ impl Watch {
     /// Blocks until the worker is in this state, and returns its status.
     ///
     /// # Panics
-    /// When it does not get there in time.
+    /// Panics if the worker does not reach the state in time.
     pub fn wait_state(&self, worker: &Worker, state: WorkerState) -> WorkerStatus {
         self.wait_status(worker, &format!("the state \"{state}\""), |status| status.state == state)
     }
 
-    /// Blocks until the status of the worker `matches`, and returns it; `what` names it in the message of a failure.
+    /// Blocks until the status of the worker `matches`, and returns it; `what` names the condition in the message of a
+    /// failure.
     ///
     /// # Panics
-    /// When it does not in time.
+    /// Panics if the status does not match in time.
     pub fn wait_status(
         &self,
         worker: &Worker,
@@ -194,14 +196,14 @@ impl Watch {
         }
     }
 
-    /// Blocks until the master is quiet: no thread of the library is at work, and each driver call that has not returned
-    /// is one of a [followed](Watch::follow) script, has begun and waits for the test. Nothing more happens then before the
-    /// test (or another thread of its own) does something, or a deadline passes; with a
-    /// [`ManualClock`](super::ManualClock) the test decides about that as well. Agents that connect over a network are not
-    /// known to the watch.
+    /// Blocks until the master is quiet: no thread of the library is working, and each driver call that has not
+    /// returned belongs to a [followed](Watch::follow) script, has begun, and waits for the test. Then nothing happens
+    /// until the test does something or a deadline passes; with a [`ManualClock`](super::ManualClock) the test also
+    /// controls the deadlines. The watch does not know about agents that connect over a network.
     ///
     /// # Panics
-    /// When the master does not become quiet in time, because a call of another driver does not return for example.
+    /// Panics if the master does not become quiet in time, for example because a call of another driver does not
+    /// return.
     pub fn wait_quiet(&self) {
         let deadline = self.deadline();
         while !self.is_quiet() {
@@ -225,22 +227,22 @@ impl Watch {
         };
         master.status().iter().all(is_settled)
             && !master.leftovers().iter().any(is_reclaimed)
-            // All of this was true at one moment.
+            // All conditions were true at the same moment.
             && master.completed_steps() == Some(steps)
     }
 
-    /// All events so far.
+    /// Returns all events so far.
     pub fn events(&self) -> Vec<Event> {
         let mut record = self.record();
         record.take_what_came();
         record.seen.clone()
     }
 
-    /// Shuts the master down fast, which must be complete in time, and checks the whole record of events. Calls of
-    /// scripts that wait for the test keep the shutdown from being complete: call [`Script::automate_all`] before.
+    /// Shuts the master down fast, and checks the whole record of events. The shutdown cannot complete while calls of
+    /// scripts wait for the test: call [`Script::automate_all`] before.
     ///
     /// # Panics
-    /// When the shutdown is not complete in time, or the record breaks a rule of the checker.
+    /// Panics if the shutdown is not complete in time, or if the record breaks a rule of the checker.
     pub fn shut_down_and_check(&self, checker: &EventChecker) -> EventSummary {
         let report = self.inner.master.shutdown(ShutdownMode::Fast, self.inner.patience);
         if !report.complete {
@@ -269,7 +271,7 @@ impl Watch {
         Instant::now() + self.inner.patience
     }
 
-    /// Blocks until there is an event that is not in the record yet, or a moment has passed.
+    /// Blocks until there is a new event, or a short time has passed.
     fn wait_for_news(&self, deadline: Instant, failure: impl FnOnce() -> String) {
         if Instant::now() >= deadline {
             self.fail(&format!("{} within {:?}", failure(), self.inner.patience));
@@ -278,7 +280,7 @@ impl Watch {
         match record.source.recv_timeout(LOOK_AGAIN) {
             Ok(event) => record.seen.push(event),
             Err(RecvTimeoutError::Timeout) => {}
-            // The watch holds the master, and that the sender.
+            // The watch holds the master, which holds the sender.
             Err(RecvTimeoutError::Disconnected) => unreachable!("the master is held"),
         }
     }

@@ -1,4 +1,4 @@
-//! A command does not find the secret of its agent, however that was handed over.
+//! A command does not find the secret of its agent, whichever way the secret was passed to the agent.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -25,7 +25,7 @@ if [ -n "$2" ]; then cat "$2" && echo "it is st""ill there"; fi
 true
 "#;
 
-/// What a command sees whose agent got the secret by this variable, from a file if there is one.
+/// Returns what a command sees if its agent got the secret by this variable, or from the file if there is one.
 fn what_a_command_sees(variable: &str, in_file: bool) {
     let world = World::new(IdlePolicy::AfterBuild);
     let (mut request, start) = world.starting();

@@ -150,7 +150,7 @@ impl Fake {
         number
     }
 
-    /// An operation that does not exist, with these bytes. Whether it could be sent.
+    /// Sends an operation that does not exist, with these bytes. Returns whether it could be sent.
     pub fn try_ask(&mut self, op: &str, bytes: &[u8]) -> bool {
         let mut message = begin(op, self.next_number, 1);
         self.next_number += 1;
@@ -171,7 +171,7 @@ impl Fake {
         self.ask("complete", Some(command), Some(&[0xc0]));
     }
 
-    /// The status of a regular file, and the end of the command.
+    /// Sends the status of a regular file, and the end of the command.
     pub fn status(&mut self, command: &str, size: u64) {
         let mut args = Vec::new();
         write_array_len(&mut args, 2).unwrap();
@@ -188,7 +188,7 @@ impl Fake {
         self.ask("complete", Some(command), Some(&[0xc0]));
     }
 
-    /// Asks for the next bytes of a file. Whether that could be sent.
+    /// Asks for the next bytes of a file. Returns whether the request could be sent.
     pub fn want(&mut self, command: &str, length: u64) -> bool {
         let mut bytes = begin("update_read_file", self.next_number, 2);
         self.next_number += 1;

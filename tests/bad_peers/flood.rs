@@ -1,4 +1,4 @@
-//! One address floods a listener with connections; agents of other addresses log in all the same.
+//! Tests that agents can log in while another address floods the listener with connections.
 #![cfg(target_os = "linux")]
 
 use std::io::Write;
@@ -19,7 +19,7 @@ const FLOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// How many connections of a flood are open at the same time.
 const OPEN: usize = 300;
 
-/// A connection that comes from this address of the machine.
+/// Opens a connection from this address of the machine.
 fn connect_from(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
     // Reset when it is closed: thousands of closed connections that linger would take the ports that other tests need.
@@ -29,7 +29,7 @@ fn connect_from(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<TcpStr
     Ok(socket.into())
 }
 
-/// Connections of one address that say nothing, one after the other, until it is dropped.
+/// Opens silent connections from one address, one after the other, until it is dropped.
 struct Flood {
     over: Arc<AtomicBool>,
     count: Arc<AtomicUsize>,
@@ -60,7 +60,7 @@ impl Flood {
         flood
     }
 
-    /// Waits until as many more connections have come as are open at the same time.
+    /// Waits until as many further connections were opened as may be open at the same time.
     fn go_on(&self) {
         let before = self.count();
         while self.count() < before + OPEN {

@@ -1,4 +1,4 @@
-//! Peers that would have the master keep what they do not read, or what they do not finish.
+//! Peers that try to make the master keep what they do not read or do not finish.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -69,10 +69,10 @@ fn a5_blocks_are_not_given_faster_than_they_are_read() {
     world.finish(leases);
 }
 
-/// What a worker does in the middle of a transfer, whose command has this id.
+/// What a worker does in the middle of a transfer; it is passed the id of the command.
 type Misbehaviour = Box<dyn FnOnce(&mut Fake, &str) + Send>;
 
-/// What a transfer came to whose worker did this and then said that all went well.
+/// Returns the result of a transfer in which the worker does this and then reports success.
 fn transfer(write: bool, size: u64, misbehave: impl FnOnce(&mut Fake, &str) + Send + 'static) -> Result<u64, String> {
     let mut world = World::new();
     let (_, lease, mut fake) = world.attached("short");
@@ -107,7 +107,7 @@ fn a_short_transfer_is_an_error_whatever_the_worker_says() {
     let reads: [(&str, u64, Misbehaviour); 4] = [
         ("0 bytes of a file of 10", 10, Box::new(nothing)),
         ("4 bytes of a file of 10", 10, Box::new(|fake, command| _ = fake.block(command, b"four"))),
-        ("larger than was asked for", 0, Box::new(|fake, command| _ = fake.block(command, &vec![7; MIB]))),
+        ("larger than requested", 0, Box::new(|fake, command| _ = fake.block(command, &vec![7; MIB]))),
         ("empty", 0, Box::new(|fake, command| _ = fake.block(command, b""))),
     ];
     for (reason, size, misbehave) in reads {
@@ -157,7 +157,7 @@ fn a_file_does_not_go_on_for_ever() {
     assert!(error.contains("of a file of 10"), "{error}");
 }
 
-/// It reads a little now and then, which is not enough.
+/// The agent reads a little now and then, which is too slow.
 #[test]
 fn a6_a_peer_that_reads_byte_by_byte_is_lost() {
     let mut world = World::with(|listener| listener.write_timeout(Duration::from_millis(500)));
@@ -224,19 +224,20 @@ fn a5_pings_do_not_hide_the_parts_of_a_message() {
     world.finish(Vec::new());
 }
 
-/// A world with room for one large message, which this agent has begun.
+/// A world with a budget for one large message, which this agent has begun.
 fn exhausted() -> (World, Lease, Fake) {
     let mut world =
         World::with(|listener| listener.max_message_size(64 * MIB).message_budget(64 * MIB).write_timeout(PATIENCE));
     let (_, lease, mut fake) = world.attached("holder");
     let mut begun = header(40 * MIB as u64);
     begun.resize(32 * MIB, 0xc1);
-    // More than all buffers between the two take: when it is sent, the master has read enough to have taken the budget.
+    // More than all buffers between agent and master hold: once it is sent, the master has read enough to hold the
+    // budget.
     fake.socket.get_mut().write_all(&begun).unwrap();
     (world, lease, fake)
 }
 
-/// An agent whose command has a large message to send, and the thread that sends it.
+/// An agent with a command that sends a large message, and the thread that sends it.
 fn begin_large(world: &mut World) -> (Lease, thread::JoinHandle<Fake>) {
     let (_, lease, mut fake) = world.attached("waiting");
     let worker = thread::spawn(move || {
@@ -285,7 +286,7 @@ fn a6_an_agent_that_waits_for_the_budget_is_stopped() {
     world.finish(Vec::new());
 }
 
-/// It asks, and asks, and reads nothing.
+/// The agent sends requests and reads no answers.
 #[test]
 fn a5_answers_that_are_not_read_stop_the_reading() {
     let mut world = World::with(|listener| listener.write_timeout(Duration::from_millis(500)));

@@ -1,8 +1,8 @@
-//! Masters that are killed at random moments while start programs run, however those are written.
+//! Tests that kill masters at random moments while start programs of different kinds run.
 //!
-//! A life starts an instance of each kind at once, and is killed a random while later. The next life reclaims what was
-//! left, and starts the same again. After the last one nothing may be left, and nothing may run that could still make
-//! something.
+//! Each life of a master starts one instance of each kind at the same time, and is killed after a random time. The next
+//! life reclaims the leftovers, and does the same again. After the last life nothing may be left, and no process may
+//! run that could still create something.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -59,7 +59,7 @@ fn driver(directory: &Path, way: &str) -> CommandLatentWorker {
     CommandLatentWorker::new(start, ["/bin/sh", "-c", &stop]).grace(Duration::from_millis(20))
 }
 
-/// One life, until it is killed. The last one comes to its end.
+/// Runs one life until it is killed. The last life ends by itself.
 pub(crate) fn live(directory: &Path) {
     let clock = ManualClock::new();
     let master = Master::builder().journal(directory.join("journal")).unwrap().clock(clock.clone()).build();
@@ -96,7 +96,7 @@ fn chain(seed: u64, kills: usize) {
         let lines = BufReader::new(running.stdout.take().unwrap()).lines();
         let starts = lines.map(Result::unwrap).any(|line| line.contains(STARTS));
         assert!(starts, "seed {seed}: {:?}", running.wait());
-        // What is waited for here is chance.
+        // The length of this wait is random.
         thread::sleep(Duration::from_micros(random.u64(..LONGEST)));
         running.kill().unwrap();
         running.wait().unwrap();

@@ -64,7 +64,7 @@ fn credentials(registry: &Registry, password: &str) -> RegistryCredentials {
     RegistryCredentials::new(registry.address(), "user", Secret::new(password)).unwrap()
 }
 
-/// A build names another registry than the one that the credentials are for.
+/// A build names another registry than that of the credentials.
 #[test]
 #[ignore = "needs a Docker engine (TEST_DOCKER_HOST) and a static agent (TEST_AGENT)"]
 fn a1_another_registry_is_not_shown_the_credentials() {

@@ -41,7 +41,7 @@ impl Place {
         self.path(name).exists()
     }
 
-    /// A place where no directory can be made, and from where none has to be removed.
+    /// A directory in which no directory can be created, and from which none must be removed.
     pub(crate) fn dangling_link(&self) -> PathBuf {
         let link = self.path("dangling");
         std::os::unix::fs::symlink("missing", &link).unwrap();

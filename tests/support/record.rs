@@ -108,7 +108,7 @@ pub(crate) fn check(record: &[Line], max_builds: usize) -> Result<Seen, String> 
     Ok(Seen { builds: summary.builds, starts: summary.starts, most_leases: summary.most_leases })
 }
 
-/// The event that a line tells of.
+/// Parses the event in a line.
 fn event_of(sequence: u64, line: &Line) -> Result<Event, String> {
     let reason = || Arc::<str>::from(line.reason.as_deref().unwrap_or_default());
     let returned = || match line.result.as_deref() {

@@ -379,7 +379,7 @@ fn a_stock_worker_attaches_over_tls() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
-/// More than strangers may be open, and none of them tries twice.
+/// More connections than may be open for strangers; each of them logs in at the first try.
 #[test]
 fn a5_many_agents_attach_at_the_same_time() {
     const AGENTS: usize = 200;

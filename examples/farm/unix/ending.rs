@@ -1,4 +1,4 @@
-//! How the farm ends: with which exit status, and what it says about what is left behind.
+//! The end of the farm: its exit status, and its messages about what is left behind.
 
 use std::path::PathBuf;
 
@@ -6,17 +6,17 @@ use latent_worker::{Master, WorkerState};
 
 use super::args::Options;
 
-/// A build did not succeed, or something could not be written.
+/// A build did not succeed, or output could not be written.
 pub(crate) const FAILED: u8 = 1;
 pub(crate) const BAD_USAGE: u8 = 2;
 /// Something of an instance may be left.
 pub(crate) const LEFT_BEHIND: u8 = 3;
 /// 128 and the number of SIGINT, as shells have it.
 pub(crate) const INTERRUPTED: u8 = 130;
-/// 128 and the number of SIGPIPE, as shells have it.
+/// 128 plus the number of SIGPIPE, as in shells.
 pub(crate) const OUTPUT_CLOSED: u8 = 141;
 
-/// What may be left of instances, and how it is removed.
+/// Describes what may be left of instances, and how to remove it.
 #[derive(Clone)]
 pub(crate) struct Remains {
     master: Master,
@@ -35,7 +35,7 @@ impl Remains {
         }
     }
 
-    /// A line for each thing that may be left, and what to do about it. Empty if nothing is.
+    /// Returns a line for each thing that may be left, and how to remove it. Empty if nothing is left.
     pub(crate) fn lines(&self) -> Vec<String> {
         let up = self.master.status().into_iter();
         let up = up.filter(|worker| !matches!(worker.state, WorkerState::NotSubstantiated | WorkerState::ShutDown));

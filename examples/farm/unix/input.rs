@@ -10,7 +10,7 @@ use super::args::{Options, Source};
 use super::complain;
 use super::jobs::{self, Job};
 
-/// The largest source, in bytes. What is larger is another file altogether, or one without an end.
+/// The largest source, in bytes. A larger one is not a list of builds, or has no end.
 const LARGEST: u64 = 64 << 20;
 
 const UTF_8_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -26,7 +26,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// Writing the record of events destroys what its file had.
+/// Writing the record of events replaces the contents of its file.
 pub(crate) fn check_that_events_have_their_own_file(options: &Options) -> Result<(), String> {
     let Some(events) = &options.events else { return Ok(()) };
     let builds = match &options.source {
@@ -49,7 +49,7 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     one == other || identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
-/// All builds, or what is wrong. Blocks until the source ends.
+/// Returns all builds, or the errors. Blocks until the source ends.
 pub(crate) fn read(source: &Source) -> Result<Vec<Job>, Vec<String>> {
     let bytes = match source {
         Source::BuiltIn => Ok(jobs::BUILT_IN.as_bytes().to_vec()),
@@ -90,7 +90,7 @@ fn limited(source: impl Read) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Editors of other systems begin a file with a mark that tells its encoding.
+/// Editors on other systems write a byte order mark at the start of a file.
 fn without_mark(bytes: &[u8]) -> Result<&[u8], &'static str> {
     if UTF_16_MARKS.iter().any(|mark| bytes.starts_with(mark)) {
         return Err("it is UTF-16; save it as UTF-8");

@@ -15,13 +15,13 @@ pub(crate) const KIND: &str = "kind";
 #[cfg(all(feature = "agent", any(feature = "docker", feature = "ec2")))]
 pub(crate) const IMAGE: &str = "image";
 
-/// The longest line, in bytes. Linux takes no longer argument of a program than 128 KiB, and other systems less together
-/// with the environment.
+/// The longest line, in bytes. Linux limits an argument of a program to 128 KiB; other systems limit the arguments and
+/// the environment together.
 const LONGEST_LINE: usize = 64 << 10;
 
-/// Each of them is kept in memory to the end.
+/// The most builds: each of them is kept in memory until the end.
 const MOST_BUILDS: usize = 1_000_000;
-/// So many bad lines mean that it is another file altogether.
+/// The most invalid lines that are reported. A file with more is probably not a list of builds.
 const MOST_BAD_LINES: usize = 100;
 
 /// One line with a build.
@@ -52,14 +52,14 @@ impl fmt::Display for BadLine {
     }
 }
 
-/// The first lines that are invalid, and how many others there are.
+/// The first invalid lines, and the number of the others.
 #[derive(PartialEq, Default, Debug)]
 pub(crate) struct BadLines {
     pub(crate) shown: Vec<BadLine>,
     pub(crate) hidden: usize,
 }
 
-/// All builds, or the lines that are invalid.
+/// Returns all builds, or the invalid lines.
 pub(crate) fn parse(file: &[u8]) -> Result<Vec<Job>, BadLines> {
     let mut jobs = Vec::new();
     let mut bad = BadLines::default();

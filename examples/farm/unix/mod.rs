@@ -149,7 +149,7 @@ fn start(
         screen.alert(format!("farm: {} contains no builds", options.source));
     }
     for number in 1..=options.workers.get() {
-        // The queue hears of it at once.
+        // The queue is notified at once.
         if !interrupts.messages().is_empty() {
             break;
         }
@@ -200,9 +200,9 @@ fn start(
     })
 }
 
-/// The last words after a third Ctrl-C, when nothing else is waited for.
+/// The last message, after a third Ctrl-C, when the farm does not wait for anything else.
 fn ended_at_once(remains: &Remains) -> u8 {
-    // A terminal may have the bars in this line.
+    // On a terminal, the progress bars may be in this line.
     let begin = if io::stderr().is_terminal() { "\n" } else { "" };
     let _ = writeln!(io::stderr(), "{begin}farm: ended at once");
     let left = remains.lines();

@@ -20,8 +20,8 @@ use super::tally::Tally;
 /// event that does not fit is missing from the record.
 pub(crate) const CAPACITY: usize = 1 << 16;
 
-/// How many attempts in a row fail before their start is called until the farm gives up. Nothing counts them against a
-/// build, so that they would be tried for ever.
+/// After how many consecutive attempts that fail before their start is called the farm gives up. They do not count as
+/// attempts of a build, so they would be tried for ever.
 const REFUSALS: usize = 3;
 
 pub(crate) struct Observer {
@@ -42,7 +42,7 @@ impl SharedTally {
     }
 }
 
-/// What is wrong with the record or the journal; nothing, if all is well.
+/// The errors of the record and the journal, if any.
 type Outcome = Result<(), String>;
 
 /// The file of the record.
@@ -107,7 +107,7 @@ impl Observer {
         Ok(Self { events, tally, stop, outcome, stuck })
     }
 
-    /// Gets an item when nothing runs and nothing can be started.
+    /// Receives an item when nothing runs and nothing can be started.
     pub(crate) fn stuck(&self) -> &Receiver<()> {
         &self.stuck
     }

@@ -43,7 +43,7 @@ pub(crate) enum End {
     Stuck,
     /// By one Ctrl-C.
     Interrupted,
-    /// By a second one, or because standard output was closed.
+    /// By a second signal, or because standard output was closed.
     Cut,
 }
 
@@ -148,7 +148,7 @@ impl Queue<'_> {
         self.cut()
     }
 
-    /// Ends the builds that run.
+    /// Ends the running builds.
     fn cut(&self) -> End {
         self.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
         End::Cut
@@ -175,7 +175,7 @@ impl Queue<'_> {
                 self.screen.alert(format!("farm: given up: {report}"));
                 return end;
             }
-            // What an earlier farm has left may never be reclaimed.
+            // Leftovers of an earlier farm may never be reclaimed.
             if report.in_flight.is_empty() && reclaiming.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                 return end;
             }

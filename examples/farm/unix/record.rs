@@ -23,7 +23,7 @@ pub(crate) struct Entry {
     pub(crate) reason: Option<String>,
     pub(crate) result: Option<&'static str>,
     pub(crate) exit: Option<i32>,
-    /// Why an instance is stopped; the reason says it in words.
+    /// Why an instance is stopped; `reason` is the same as text.
     pub(crate) cause: Option<StopCause>,
 }
 

@@ -30,7 +30,7 @@ use super::drivers::Instances;
 use super::input;
 use super::jobs;
 
-/// Docker takes no less, and no machine has more.
+/// Docker does not accept less, and no machine has more.
 #[cfg(feature = "docker")]
 const MEMORY: std::ops::RangeInclusive<u64> = 6 << 20..=1024 << 40;
 

@@ -33,16 +33,16 @@ pub(crate) struct Screen {
     has_bars: bool,
 }
 
-/// What became of output that could not be written.
+/// What happened to output that could not be written.
 #[derive(Default)]
 struct Losses {
     any: AtomicBool,
-    /// Nobody reads it.
+    /// Standard output has no reader.
     closed: AtomicBool,
 }
 
 impl Losses {
-    /// The first call tells the main loop.
+    /// The first call notifies the main loop.
     fn close(&self, closed: &Sender<()>) {
         self.any.store(true, Ordering::Relaxed);
         if !self.closed.swap(true, Ordering::Relaxed) {
@@ -98,17 +98,17 @@ impl Screen {
         Ok(Self { messages, pieces, ended, closed, losses, has_bars })
     }
 
-    /// Gets one item when standard output is a pipe that has no reader any more.
+    /// Receives one item when standard output is a pipe without a reader.
     pub(crate) fn closed(&self) -> &Receiver<()> {
         &self.closed
     }
 
-    /// Whether some of the output could not be written.
+    /// Returns whether some of the output could not be written.
     pub(crate) fn is_incomplete(&self) -> bool {
         self.losses.any.load(Ordering::Relaxed)
     }
 
-    /// Whether standard output was closed.
+    /// Returns whether standard output was closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.losses.closed.load(Ordering::Relaxed)
     }
@@ -204,7 +204,7 @@ impl Printer {
         }
     }
 
-    /// Says once that output is missing. The next output may be written again: a full disk can get free.
+    /// Reports once that output is missing. Later output may succeed, for example when a full disk has space again.
     fn complain(&self, error: &io::Error) {
         let is_first = !self.losses.any.swap(true, Ordering::Relaxed);
         if error.kind() == io::ErrorKind::BrokenPipe {
@@ -221,14 +221,14 @@ impl Printer {
     }
 }
 
-/// Notices that nobody reads standard output any more, also when a build that runs for hours writes nothing.
+/// Notices that standard output has no reader any more, even while a build runs for hours without output.
 fn watch_pipe(closed: Sender<()>, losses: Arc<Losses>) -> io::Result<()> {
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     if !stdout.metadata()?.file_type().is_fifo() {
         return Ok(());
     }
     thread::Builder::new().name("farm-stdout".into()).spawn(move || {
-        // Without a wanted event there is only the one that the other end is closed.
+        // Without requested events, `poll` only reports that the other end was closed.
         let mut pipe = [PollFd::new(&stdout, PollFlags::empty())];
         while poll(&mut pipe, None).is_err_and(|error| error == rustix::io::Errno::INTR) {}
         if pipe[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
@@ -238,7 +238,7 @@ fn watch_pipe(closed: Sender<()>, losses: Arc<Losses>) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the text, and all that standard output has kept.
+/// Writes the text, and everything that standard output has buffered.
 pub(crate) fn write_all(output: &mut impl Write, text: &str) -> io::Result<()> {
     output.write_all(text.as_bytes())?;
     output.flush()

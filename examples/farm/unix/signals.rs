@@ -1,5 +1,5 @@
-//! What Ctrl-C and its like do: before anything is started they end the farm; then they are messages for the main loop;
-//! and the third one ends the farm whatever it waits for.
+//! Handles Ctrl-C and other signals. Before anything is started, a signal ends the farm. After that, signals are
+//! messages for the main loop, and the third one ends the farm whatever it waits for.
 
 use std::io;
 use std::process;
@@ -14,12 +14,12 @@ use super::ending::INTERRUPTED;
 
 pub(crate) use crate::signals::interrupts;
 
-/// How many of them end the farm at once.
+/// How many signals end the farm at once.
 const AT_ONCE: u32 = 3;
-/// How long the last words may take then.
+/// How long the last message may take then.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
-/// Says what may be left behind, and returns the exit status.
+/// Reports what may be left behind, and returns the exit status.
 type LastWords = Box<dyn FnOnce() -> u8 + Send>;
 
 pub(crate) struct Interrupts {
@@ -28,10 +28,10 @@ pub(crate) struct Interrupts {
 }
 
 enum Stage {
-    /// Nothing that has to be stopped was started.
+    /// Nothing was started that must be stopped.
     Preparing,
     Running {
-        /// How many signals have come.
+        /// How many signals have been received.
         signals: u32,
         last_words: LastWords,
     },
@@ -70,7 +70,7 @@ fn handle(stage: &Mutex<Stage>, messages: &Sender<()>) {
         Stage::Running { signals, last_words } => {
             *signals += 1;
             if *signals < AT_ONCE {
-                // There is room for each of them.
+                // The channel has room for each of them.
                 let _ = messages.try_send(());
                 return;
             }
@@ -80,7 +80,7 @@ fn handle(stage: &Mutex<Stage>, messages: &Sender<()>) {
     }
 }
 
-/// The last words are about a master that may be stuck.
+/// The last message queries a master that may be stuck.
 fn said_in_time(last_words: LastWords) -> u8 {
     let (sender, said) = mpsc::channel();
     let speaking = thread::Builder::new().name("farm-last-words".into()).spawn(move || sender.send(last_words()));

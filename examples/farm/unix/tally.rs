@@ -25,7 +25,7 @@ pub(crate) struct Tally {
     pub(crate) failures: Vec<Failure>,
     /// Calls of the driver that failed, with their reasons.
     pub(crate) trouble: Vec<String>,
-    /// How many attempts in a row have failed before their start was called.
+    /// How many consecutive attempts have failed before their start was called.
     pub(crate) refused: usize,
     pub(crate) shutting_down: bool,
     /// The time of the last entry.
@@ -49,11 +49,12 @@ impl WorkerName {
 /// What one worker did.
 #[derive(Clone, Copy, PartialEq, Default, Debug)]
 pub(crate) struct Work {
-    /// How often a start was called. A start has exactly one stop.
+    /// How many times a start was called. Each start has exactly one stop.
     pub(crate) starts: usize,
-    /// The starts whose agent has attached.
+    /// The number of starts after which an agent has attached.
     pub(crate) attached: usize,
-    /// The starts that ended without that, and not because nobody waited any more.
+    /// The number of starts that ended without an agent, except those that were cancelled because nobody waited any
+    /// more.
     pub(crate) failed: usize,
     pub(crate) stops: usize,
     pub(crate) failed_stops: usize,

@@ -53,12 +53,12 @@ struct Command {
 }
 
 impl Command {
-    /// What an answer says. The rest of the answer is not kept, however long it is.
+    /// Returns the bytes of an answer. The rest of the answer is discarded, whatever its length.
     fn bytes_of(&self, answer: Raw<'_>) -> Answer {
         match answer.bytes() {
             Some(bytes) if self.longest_answer == 0 || bytes.is_empty() => Ok(Vec::new()),
             Some(bytes) if bytes.len() > self.longest_answer => {
-                Err(format!("the master sent {} bytes, {} at most were asked for", bytes.len(), self.longest_answer))
+                Err(format!("the master sent {} bytes, expected at most {}", bytes.len(), self.longest_answer))
             }
             Some(bytes) => Ok(bytes.to_vec()),
             None => Ok(Vec::new()),
@@ -304,7 +304,7 @@ mod tests {
             command.bytes_of(Raw::whole(&writer.0).unwrap())
         };
         assert_eq!(answer(5), Ok(vec![7; 5]));
-        assert!(answer(4).unwrap_err().contains("4 at most"));
+        assert!(answer(4).unwrap_err().contains("at most 4"));
         assert_eq!(answer(0), Ok(Vec::new()), "no bytes were asked for, and none are kept");
     }
 }

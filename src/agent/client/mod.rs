@@ -57,7 +57,7 @@ use connection::{Connection, Over};
 
 /// Of the environment, what a master may know. The rest may be secrets.
 const TOLD: &[&str] = &["HOME", "HOSTNAME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"];
-/// How long the master may take to read each 256 KiB of what it is sent, and to send each of a longer message.
+/// How long the master may take to read each 256 KiB that the agent sends, and to send each 256 KiB of a long message.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an agent that was told to end waits for the master to hear its answer; the stock worker's time.
 const LINGER: Duration = Duration::from_millis(200);
@@ -287,25 +287,25 @@ impl AgentClient {
         }
     }
 
-    /// Takes the secret that the driver of this instance has handed over to this process, so that the commands of builds
-    /// do not find it. Call it first in `main`, before there are other threads.
+    /// Takes the secret that the driver of this instance has passed to this process, so that the commands of builds
+    /// cannot find it. Call it first in `main`, before other threads are started.
     ///
-    /// The secret is read from the file that `LATENT_WORKER_SECRET_FILE` names, and this file is removed; or it is the
-    /// value of `LATENT_WORKER_SECRET` or `WORKERPASS`. If one of these two is set on Unix, this process first executes its
-    /// program once more, with the same arguments, process id, standard input and standard error, but without the two
-    /// variables: what `main` does before this call is done twice. Standard output is lost by that, and becomes a copy
-    /// of standard error.
+    /// The secret is read from the file that `LATENT_WORKER_SECRET_FILE` names, and the file is removed; otherwise it
+    /// is the value of `LATENT_WORKER_SECRET` or `WORKERPASS`. If one of the latter two is set, on Unix this process
+    /// first executes its program again, with the same arguments, process id, standard input and standard error, but
+    /// without the two variables. What `main` does before this call is therefore done twice. Standard output is lost
+    /// and becomes a copy of standard error.
     ///
-    /// After that the secret is in the memory of this process only: not in its environment, its arguments or its
-    /// descriptors. That is no protection against a command of the same user that can attach a debugger to this process,
-    /// where the system allows that, and not against one that reads the environment of a process that has started this
-    /// one, a shell script for example: use `exec` there.
+    /// Afterwards the secret is only in the memory of this process, not in its environment, its arguments or its
+    /// descriptors. This does not protect the secret from a command of the same user that attaches a debugger to this
+    /// process, if the system allows that. Nor does it protect it from a command that reads the environment of a
+    /// process that has started this one, such as a shell script: use `exec` there.
     ///
     /// # Errors
     ///
-    /// When no secret was handed over, it is empty or longer than 4096 bytes, the file cannot be read, or the program
-    /// cannot be executed. A file that cannot be removed is reported as a warning of the crate `log`; links and devices
-    /// are not removed.
+    /// Returns an error if no secret was passed, if the secret is empty or longer than 4096 bytes, if the file cannot
+    /// be read, or if the program cannot be executed again. If the file cannot be removed, a warning is logged with the
+    /// crate `log`. Symbolic links and devices are not removed.
     ///
     /// ```no_run
     /// use latent_worker::AgentClient;

@@ -1,7 +1,7 @@
-//! The secret that a driver has handed over to this process: taken so that no command finds it.
+//! Takes the secret that a driver has passed to this process, so that no command finds it.
 //!
 //! A command may read the environment that the agent was started with (`/proc/PID/environ`), whatever the agent changes
-//! later. Only another `exec` replaces it.
+//! later. Only another `exec` replaces this environment.
 
 use std::env;
 use std::fs::File;
@@ -10,11 +10,11 @@ use std::path::Path;
 
 use crate::Secret;
 
-/// Where a driver puts the secret, the first that is set first.
+/// The variables in which a driver may put the secret; the first one that is set is used.
 const VARIABLES: &[&str] = &["LATENT_WORKER_SECRET", "WORKERPASS"];
 /// The path of a file with the secret.
 const FILE: &str = "LATENT_WORKER_SECRET_FILE";
-/// The longest secret. A pipe takes as much without a reader.
+/// The longest secret, in bytes. A pipe accepts that much without a reader.
 const LONGEST: usize = 4096;
 
 pub(super) fn take() -> io::Result<Secret> {
@@ -30,7 +30,7 @@ pub(super) fn take() -> io::Result<Secret> {
     if text.is_empty() || text.len() > LONGEST {
         return Err(io::Error::new(
             ErrorKind::InvalidData,
-            format!("invalid secret of {} bytes: it must have 1 to {LONGEST}", text.len()),
+            format!("invalid secret of {} bytes: use 1 to {LONGEST} bytes", text.len()),
         ));
     }
     #[cfg(unix)]
@@ -53,12 +53,12 @@ fn read(path: &Path) -> io::Result<String> {
     let file = File::open(path).map_err(explained)?;
     let is_file = file.metadata().map_err(explained)?.is_file();
     file.take(LONGEST as u64 + 2).read_to_string(&mut text).map_err(explained)?;
-    // A link, a pipe or a device belongs to somebody else.
+    // A symbolic link, a pipe or a device must not be removed: it may have other users.
     if is_file
         && !path.is_symlink()
         && let Err(error) = std::fs::remove_file(path)
     {
-        log::warn!("cannot remove {}, commands may read the secret in it: {error}", path.display());
+        log::warn!("cannot remove {}: commands may read the secret in it: {error}", path.display());
     }
     Ok(text)
 }
@@ -75,13 +75,13 @@ mod unix {
 
     use super::{FILE, VARIABLES};
 
-    /// Says that the secret is in a pipe which standard output was replaced by.
+    /// The value of `LATENT_WORKER_SECRET_FILE` when the secret is in a pipe that has replaced standard output.
     pub(super) const PIPE: &str = "/dev/stdout";
 
-    /// Executes this program once more, without the secret in its environment. Returns why that failed.
+    /// Executes this program again, without the secret in its environment. Returns only if that fails, with the error.
     ///
-    /// The secret is in a pipe. It goes where standard output was: of the descriptors that a new program is given, this
-    /// is the one that an agent needs least, and others cannot be closed without unsafe code.
+    /// The secret is passed in a pipe that replaces standard output: of the descriptors that a new program inherits, an
+    /// agent needs this one least, and other descriptors cannot be closed without unsafe code.
     pub(super) fn begin_again(secret: &str) -> io::Error {
         let execute = || -> io::Result<io::Error> {
             let (reader, mut writer) = io::pipe()?;
@@ -98,7 +98,8 @@ mod unix {
         io::Error::new(error.kind(), format!("cannot execute this program again to clear its environment: {error}"))
     }
 
-    /// This program, also when its file was replaced. `None` where the system does not say, as without `/proc`.
+    /// Returns the path of this program, also if its file was replaced. `None` if the system does not tell, for example
+    /// without `/proc`.
     fn program() -> Option<PathBuf> {
         let path = env::current_exe().ok()?;
         Some(if path.exists() { path } else { "/proc/self/exe".into() })

@@ -15,7 +15,7 @@ pub(super) struct Session {
     asked: HashMap<u64, String>,
     settings: Settings,
     greeted: bool,
-    /// The commands that run, and how long the messages were that have started them.
+    /// The running commands, with the length of the message that started each of them.
     running: HashMap<String, usize>,
     /// The sum of these lengths.
     held: usize,
@@ -117,7 +117,10 @@ impl Session {
             return Err(format!("the command {command:?} runs already"));
         }
         if self.held + length > MAX_COMMAND {
-            return Err(format!("the commands that run hold {} bytes of {MAX_COMMAND}, it needs {length}", self.held));
+            return Err(format!(
+                "the command needs {length} bytes, but running commands use {} of {MAX_COMMAND} bytes",
+                self.held
+            ));
         }
         self.held += length;
         self.running.insert(command.to_owned(), length);

@@ -140,7 +140,7 @@ impl Read for Receiver<'_> {
             self.received = ask(self.port, |number, id| codec::encode_give(number, id, length))?;
             self.taken = 0;
             if self.received.len() > length {
-                let more = format!("the master sent {} bytes, {length} at most were asked for", self.received.len());
+                let more = format!("the master sent {} bytes, expected at most {length}", self.received.len());
                 return Err(io::Error::other(more));
             }
             self.left = self.left.saturating_sub(self.received.len() as u64);

@@ -118,9 +118,9 @@ impl DockerLatentWorkerBuilder {
         self
     }
 
-    /// Adds the credentials of one registry; every call adds one. They are used for images of that registry, also for those
-    /// that a [recipe](Self::build_image_from) starts from, and are never sent for an image of another registry, whatever
-    /// image a build names. None by default.
+    /// Adds the credentials of one registry; call it again for another registry. The credentials are used for images of
+    /// that registry, including the base images of a [recipe](Self::build_image_from). They are never sent for an image
+    /// of another registry, whatever image a build names. By default there are no credentials.
     pub fn registry_credentials(mut self, credentials: RegistryCredentials) -> Self {
         self.credentials.push(credentials);
         self
@@ -175,7 +175,7 @@ impl DockerLatentWorkerBuilder {
         for one in self.credentials {
             credentials.add(one).map_err(|registry| DockerSettingsError::Setting {
                 setting: "registry credentials".into(),
-                reason: format!("there are two for the registry {registry}"),
+                reason: format!("found two credentials for the registry {registry}, expected one"),
             })?;
         }
         Ok(DockerLatentWorker {

@@ -128,10 +128,11 @@ const CREATED_BY_THEN: Duration = Duration::from_secs(300);
 /// # The secret in a file
 ///
 /// Everybody who may look at containers of the engine sees their environment. With
-/// [`secret_in_file`](DockerLatentWorkerBuilder::secret_in_file) the secret stands in the file `/run/latent-worker/secret`, on
-/// an anonymous volume of the container: it is written before the container starts, and removed with it. Every user within
-/// the container can read the file; it lets one connection in. It is no tmpfs: an engine can write to one only when the
-/// container runs already, and the agent may have looked by then. Our agent reads it, and removes it if it may; Buildbot's images do not.
+/// [`secret_in_file`](DockerLatentWorkerBuilder::secret_in_file) the secret stands in the file
+/// `/run/latent-worker/secret`, on an anonymous volume of the container: it is written before the container starts, and
+/// removed with it. Every user within the container can read the file; it lets one connection in. It is no tmpfs: an
+/// engine can write to one only when the container is running, and the agent may have looked for it before. Our agent
+/// reads the file, and removes it if it has the permission; Buildbot's images do not.
 ///
 /// # How the agent finds the master
 ///

@@ -158,9 +158,9 @@ impl Ec2LatentWorkerBuilder {
         self
     }
 
-    /// Where the provider is reached, for all of its services: `http://127.0.0.1:5000`. By default the address that
-    /// `AWS_ENDPOINT_URL` or the profile names, or that of the region. Credentials with a session token are not sent to another
-    /// machine without TLS.
+    /// Sets the address of all services of the provider, such as `http://127.0.0.1:5000`. The default is the address
+    /// that `AWS_ENDPOINT_URL` or the profile names, or the address of the region. Credentials with a session token are
+    /// not sent to another machine without TLS.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.aws.endpoint = Some(url.into());
         self

@@ -49,7 +49,7 @@ struct Shared {
 }
 
 struct State {
-    /// Whether there was a command at all.
+    /// Whether a command was ever started.
     has_run: bool,
     /// Of which every command holds a copy; `None` when the agent is closed.
     alive: Option<Sender<Infallible>>,
@@ -58,7 +58,7 @@ struct State {
 }
 
 impl LocalAgent {
-    /// What outlives its kill is known by the directory.
+    /// Creates an agent. `survivors` identifies the attempt by its directory.
     pub(super) fn new(directory: PathBuf, environment: Environment, survivors: Survivors) -> Self {
         let (alive, ended) = bounded(0);
         let state = Mutex::new(State { has_run: false, alive: Some(alive), running: Vec::new() });
@@ -78,20 +78,22 @@ impl LocalAgent {
         Self::new(super::absolute(directory.into()), Environment::new(), Survivors::default())
     }
 
-    /// Reaps the processes that this process inherits when their parents end, until the agent is closed; otherwise they
-    /// stay as zombies. For a program that is an agent in a container: as the first process there (number 1) it inherits
-    /// them all. Does nothing where this process inherits none, and on other systems than Linux.
+    /// Reaps the orphaned processes that this process inherits, until the agent is closed; otherwise they stay as
+    /// zombies. Call this in a program that is an agent in a container: as the first process of the container (process
+    /// id 1) it inherits all orphans. Does nothing if this process does not inherit orphans, and on systems other than
+    /// Linux.
     ///
-    /// A thread looks once a second. What agents and drivers of this library have started is left to them. **A child that
-    /// this process has started by other means may be reaped**, so that nobody is told how it ended.
+    /// A thread looks for such processes once a second. Processes that agents and drivers of this library have started
+    /// are not affected. **A child that this process has started by other means may be reaped**; its exit status is
+    /// then lost.
     ///
     /// # Errors
     ///
-    /// When there is no thread.
+    /// Returns an error if the thread cannot be started.
     pub fn reap_orphans(&self) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         if std::process::id() == 1 || rustix::process::child_subreaper().is_ok_and(|reaper| reaper.is_some()) {
-            /// How often it is looked for them.
+            /// The pause between two looks.
             const PAUSE: Duration = Duration::from_secs(1);
             let ended = self.shared.ended.clone();
             let reap = move || {
@@ -112,9 +114,9 @@ impl LocalAgent {
         &self.shared.directory
     }
 
-    /// [Closes](Agent::close) the agent and blocks until no command is left. False when `limit` has passed before that,
-    /// and when a process still runs after it was killed: it is stuck in the kernel, or it has changed its user. May be
-    /// called again.
+    /// [Closes](Agent::close) the agent and blocks until all commands have ended. Returns false if `limit` has passed
+    /// before that, or if a process still runs after it was killed: it is stuck in the kernel, or has changed its user.
+    /// May be called again.
     pub fn close_and_wait(&self, limit: Duration) -> bool {
         self.close();
         if self.shared.ended.recv_timeout(limit) != Err(RecvTimeoutError::Disconnected) {
@@ -124,7 +126,7 @@ impl LocalAgent {
         self.shared.survivors.check(&self.shared.directory).is_ok()
     }
 
-    /// Whether commands may have left processes behind that have left their group.
+    /// Returns whether commands may have left processes behind outside their groups.
     pub(super) fn has_run(&self) -> bool {
         self.shared.state.lock().has_run
     }
@@ -177,9 +179,10 @@ impl Agent for LocalAgent {
     ///   `LATENT_WORKER_SECRET_FILE`, `WORKERPASS`), then the kind's, then `LATENT_WORKER_INSTANCE` (the instance's
     ///   directory), then the command's. `HOME` is left alone.
     /// - When the process has ended, the command has: whatever else is left of its group is killed. A process that has
-    ///   left the group (`setsid`) lives on up to the stop of the instance; of its output only what is there at that moment is delivered.
-    /// - A process of the group that cannot be killed because it has changed its user is an error of the command,
-    ///   [`Output::Failed`](crate::Output::Failed), which names it (on Linux). Nobody waits for it.
+    ///   left the group (`setsid`) lives on until the stop of the instance. Its output is delivered only up to the end
+    ///   of the command.
+    /// - If a process of the group cannot be killed because it has changed its user, the command ends with
+    ///   [`Output::Failed`](crate::Output::Failed), which names the process (on Linux). Nothing waits for that process.
     /// - Output that is not read slows the command and does not count as silence. After an interrupt only the last
     ///   16 pieces (of 64 KiB at most) of what nobody has read are kept.
     ///

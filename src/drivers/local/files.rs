@@ -31,7 +31,8 @@ const MAX_LINKS: usize = 40;
 ///   group are not kept, as with any other way of writing to it.
 /// - A file or directory that this user may not write to is not replaced.
 /// - `list` fails when a name is not UTF-8.
-/// - `remove_directory` makes directories writable if it has to. It does not enter what is mounted in the directory.
+/// - `remove_directory` makes directories writable if necessary. It does not enter file systems that are mounted in the
+///   directory.
 impl Files for LocalAgent {
     fn read(&self, path: &Path, to: &mut dyn Write, interrupt: &Interrupt) -> Result<u64, FileError> {
         self.go_on(interrupt)?;
@@ -84,7 +85,7 @@ impl Files for LocalAgent {
         // Without a last `.`, by which the system removes nothing.
         let directory: PathBuf = self.locate(path).components().collect();
         let go_on = || self.go_on(interrupt).map_err(io::Error::other);
-        // Why it was told to end is another error.
+        // The reason for the interrupt is reported as another error.
         remove_directory(&directory, &go_on)
             .map_err(|error| self.go_on(interrupt).err().unwrap_or_else(|| instance_error(path, error)))
     }

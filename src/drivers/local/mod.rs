@@ -167,7 +167,7 @@ impl LatentWorker for LocalLatentWorker {
         // Kept to the end: dropping it detaches the agent.
         let instance = stop.into_instance();
         let ended = instance.as_ref().is_none_or(|instance| instance.agent.close_and_wait(KILL_PATIENCE));
-        // A process that has left the group of its command is found by its environment, and that takes a while.
+        // A process that has left the group of its command is found by its environment. This is slow.
         let escaped = match &instance {
             Some(instance) if instance.agent.has_run() => {
                 kill_marked(INSTANCE_VARIABLE, directory.as_os_str(), KILL_PATIENCE)
@@ -317,7 +317,7 @@ fn copy_template(template: &Path, directory: &Path, cancelled: &dyn Fn() -> bool
         return Err(failure("cannot copy the template", template, &error));
     }
     let mut below = vec![(template.to_owned(), directory.to_owned())];
-    // What is to be done when all is copied: a directory may be one that nobody may write to.
+    // Done after everything is copied: a directory may be read-only.
     let mut copied = Vec::new();
     while let Some((from, to)) = below.pop() {
         copy_entries(&from, &to, &mut below, &mut copied, cancelled)?;
@@ -330,7 +330,7 @@ fn copy_template(template: &Path, directory: &Path, cancelled: &dyn Fn() -> bool
     Ok(())
 }
 
-/// Copies what is in one directory. Its subdirectories are made, and put on the list of those to be copied.
+/// Copies the entries of one directory. Its subdirectories are created, and added to the list of directories to copy.
 fn copy_entries(
     from: &Path,
     to: &Path,

@@ -44,7 +44,7 @@ pub(super) struct Running {
     pub(super) supervisor: Supervisor,
 }
 
-/// Is told which processes still run although they were killed.
+/// Receives the processes that still run after they were killed.
 pub(super) type Outlived = Box<dyn FnOnce(&[Pid]) + Send>;
 
 /// Starts `prepared`, with the standard input and the limits of `command`. The supervisor holds `alive` to its end.
@@ -202,7 +202,7 @@ pub(super) struct Supervisor {
     killed: Option<Exit>,
     /// Nobody waits for all of the output any more.
     interrupted: bool,
-    /// Set when the leader was reaped or given up: the last item of the output.
+    /// The last item of the output; set when the leader was reaped or given up.
     ended: Option<Output>,
     outlived: Option<Outlived>,
     /// The last field: dropped when everything else is.

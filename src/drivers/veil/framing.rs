@@ -1,14 +1,14 @@
-//! Which bytes of a connection are bodies of answers (RFC 9112).
+//! Finds the bytes of a connection that are bodies of answers (RFC 9112).
 //!
-//! Pure. The library reads the same bytes with the bodies replaced, and judges them. Where an answer contradicts itself,
-//! the two may disagree; then more is hidden than there should be, or the call ends with an error.
+//! Pure. The library parses the same bytes, with the bodies replaced. For an answer that contradicts itself, the two
+//! parsers may disagree; then more than the bodies is hidden, or the call ends with an error.
 
-/// What stands in the place of each byte of a body.
+/// Replaces each byte of a body.
 pub(super) const STAND_IN: u8 = b'*';
-/// The longest line that is looked at. The library accepts no longer head.
+/// The longest line that is parsed, in bytes. The library does not accept a longer head.
 const LONGEST_LINE: usize = 64 << 10;
 
-/// How far the answers on a connection have been read.
+/// The state of the parser of the answers on a connection.
 #[derive(Debug)]
 pub(super) struct Framing {
     state: State,
@@ -29,7 +29,7 @@ enum State {
     UntilTheEnd,
 }
 
-/// What the headers have said so far.
+/// The relevant headers so far.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     status: u16,
@@ -44,7 +44,7 @@ impl Default for Framing {
 }
 
 impl Framing {
-    /// Replaces what belongs to a body, and returns it.
+    /// Replaces the bytes that belong to a body, and returns them.
     pub(super) fn hide(&mut self, bytes: &mut [u8]) -> Vec<u8> {
         let mut hidden = Vec::new();
         let mut rest = bytes;
@@ -114,7 +114,7 @@ impl Head {
         self
     }
 
-    /// What follows. Nothing here asks with HEAD or CONNECT.
+    /// Returns the state after the head. The drivers do not send HEAD or CONNECT.
     fn body(self) -> State {
         match self {
             Self { status: 100 | 102..=199 | 204 | 304, .. } => State::StatusLine,
@@ -131,7 +131,7 @@ fn status_of(line: &[u8]) -> u16 {
     status.and_then(|status| status.parse().ok()).unwrap_or_default()
 }
 
-/// Of a chunk, without its extensions.
+/// Parses the size of a chunk, without its extensions.
 fn size_of(line: &[u8]) -> Option<u64> {
     let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
@@ -141,7 +141,7 @@ fn size_of(line: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What is seen and what is hidden, however the bytes are cut.
+    /// Returns what is shown and what is hidden, however the bytes are split.
     fn hidden(text: &str) -> (String, String) {
         let whole = cut(text, text.len());
         for size in 1..8 {

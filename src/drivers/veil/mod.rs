@@ -1,10 +1,10 @@
 //! Keeps requests and answers out of the log of the HTTP library.
 //!
-//! At the level *trace* the library (ureq-proto) logs every byte that passes through it: headers with credentials, bodies
-//! with the secret of an agent, answers with session tokens. So it is given stand-ins. It sees the host, the method, and as
-//! many asterisks as the bodies have bytes; it keeps doing what it is used for: connections, proxies, TLS, time limits and
-//! the framing of answers. A [`Veiled`] transport below it sends the real request instead, and hides what is received; a
-//! [`Veil`] passes the real bytes around the library, in both directions.
+//! At the level *trace* the library (ureq-proto) logs every byte that passes through it: headers with credentials,
+//! bodies with the secret of an agent, answers with session tokens. The library therefore gets stand-ins: it sees the
+//! host, the method, and one asterisk for each byte of a body. It still makes the connections and handles proxies, TLS,
+//! time limits and the framing of answers. A [`Veiled`] transport below the library sends the real request, and hides
+//! the answer. A [`Veil`] passes the real bytes around the library, in both directions.
 
 #![cfg_attr(not(feature = "docker"), allow(dead_code, reason = "EC2 alone streams nothing"))]
 
@@ -24,15 +24,15 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, LazyBuffers, Next
 
 use self::framing::{Framing, STAND_IN};
 
-/// What passes around the library during one call. Clones are the same.
+/// The bytes that are passed around the library during one call. Clones share them.
 #[derive(Clone, Default)]
 pub(super) struct Veil(Arc<Mutex<Passing>>);
 
 #[derive(Default)]
 struct Passing {
-    /// Of the request, not sent yet.
+    /// Bytes of the request that have not been sent yet.
     unsent: Vec<u8>,
-    /// Of the body of the answer, not read yet.
+    /// Bytes of the answer's body that have not been read yet.
     unread: VecDeque<u8>,
 }
 
@@ -41,12 +41,12 @@ pub(super) enum Length {
     /// The request has no body.
     Nothing,
     Bytes(usize),
-    /// It is streamed, and ends when it ends.
+    /// The body is streamed, and its length is not known before.
     Unknown,
 }
 
 impl Veil {
-    /// Begins a call. Returns the request that the library is given, for a body of the same length.
+    /// Begins a call. Returns the stand-in for the request, with a body of the same length.
     pub(super) fn begin(&self, request: &Request<()>, length: Length) -> Result<Request<()>, http::Error> {
         *self.0.lock() = Passing { unsent: head(request, length), unread: VecDeque::new() };
         let mut root = request.uri().clone().into_parts();
@@ -54,22 +54,22 @@ impl Veil {
         Request::builder().method(request.method().clone()).uri(Uri::from_parts(root)?).body(())
     }
 
-    /// The body that the library is given for this one.
+    /// Returns the stand-in for this body.
     pub(super) fn body(&self, bytes: &[u8]) -> Vec<u8> {
         self.0.lock().unsent.extend_from_slice(bytes);
         vec![STAND_IN; bytes.len()]
     }
 
-    /// The same for a body of unknown length.
+    /// Returns the stand-in for a body of unknown length.
     pub(super) fn streamed<'a>(&self, source: &'a mut dyn Read) -> Streamed<'a> {
         Streamed { source, veil: self.clone() }
     }
 
-    /// Puts the real bytes in the place of those that the library has returned of an answer's body.
+    /// Replaces the bytes of an answer's body that the library has returned with the real ones.
     pub(super) fn reveal(&self, read: &mut [u8]) -> io::Result<()> {
         let unread = &mut self.0.lock().unread;
         if unread.len() < read.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is framed in a contradictory way"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer has contradictory framing headers"));
         }
         let real = unread.drain(..read.len());
         read.iter_mut().zip(real).for_each(|(byte, real)| *byte = real);
@@ -77,14 +77,14 @@ impl Veil {
     }
 }
 
-/// Its content is what nobody may see.
+/// Does not show the content, which must stay hidden.
 impl fmt::Debug for Veil {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Veil")
     }
 }
 
-/// The head of a request as it is sent. All parts were checked by their types.
+/// Returns the head of a request as it is sent. The types of the parts ensure that they are valid.
 fn head(request: &Request<()>, length: Length) -> Vec<u8> {
     let uri = request.uri();
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
@@ -118,7 +118,7 @@ impl Read for Streamed<'_> {
             return Ok(0);
         }
         let count = self.source.read(buffer)?;
-        // A chunk; that of no bytes is the end.
+        // A chunk; an empty chunk ends the body.
         let size = format!("{count:x}\r\n");
         self.veil.0.lock().unsent.extend([size.as_bytes(), &buffer[..count], b"\r\n"].concat());
         buffer[..count].fill(STAND_IN);
@@ -126,13 +126,13 @@ impl Read for Streamed<'_> {
     }
 }
 
-/// A connection that sends real requests, and lets the library see answers without their bodies.
+/// A connection that sends real requests, and shows the library answers without their bodies.
 pub(super) struct Veiled<In> {
     inner: In,
-    /// Those that the library uses.
+    /// The buffers that the library uses.
     buffers: LazyBuffers,
     answers: Framing,
-    /// That of the call which uses the connection now.
+    /// The veil of the call that uses the connection now.
     veil: Box<dyn Fn() -> Veil + Send + Sync>,
 }
 
@@ -152,7 +152,7 @@ impl<In: Transport> Transport for Veiled<In> {
         &mut self.buffers
     }
 
-    /// What the library has written says only that it is time to send.
+    /// The stand-in that the library has written only means that it is time to send.
     fn transmit_output(&mut self, _: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         let mut unsent = &*std::mem::take(&mut (self.veil)().0.lock().unsent);
         while !unsent.is_empty() {
@@ -189,7 +189,7 @@ impl<In: Transport> Transport for Veiled<In> {
     }
 }
 
-/// Without the buffers.
+/// Does not show the buffers.
 impl<In: fmt::Debug> fmt::Debug for Veiled<In> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Veiled").field(&self.inner).finish()

@@ -126,7 +126,7 @@ fn j6_damage_is_set_aside_and_the_rest_goes_on() {
     let read = read_journal(place.path()).unwrap();
     assert_eq!(read.damage.as_deref(), Some("2 lines are damaged, the first of them is line 4"));
     assert_eq!(fs::read(place.path()).unwrap(), bad, "reading changes nothing");
-    // The same again is not copied again.
+    // The same damage is not copied again.
     for number in [1, 1, 2] {
         if number == 2 {
             bad.extend_from_slice(b", and more");
@@ -191,7 +191,7 @@ fn j1_appenders_share_a_sync() {
     let syncs = Arc::new(AtomicUsize::new(0));
     let counted = syncs.clone();
     let steps = at(JournalStep::BeforeSync, move || {
-        // The first one is that of the open; the second is held up until all others have appended.
+        // The first sync is that of the open; the second one is delayed until all other threads have appended.
         if counted.fetch_add(1, Ordering::SeqCst) == 1 {
             syncing.lock().send(()).unwrap();
             may_go_on.lock().recv().unwrap();
@@ -251,7 +251,7 @@ fn j6_when_the_disk_is_full_appends_fail_and_go_on_when_there_is_room_again() {
             if !is_full.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            // As much as there was room for.
+            // As much as fitted on the disk.
             OpenOptions::new().append(true).open(&path).unwrap().write_all(b"intended w 9 to").unwrap();
             Err(ErrorKind::StorageFull.into())
         });
@@ -290,7 +290,7 @@ fn j6_a_failure_just_after_the_new_file_is_in_place_loses_neither_it_nor_its_loc
     failing.store(false, Ordering::SeqCst);
     let journal = open_with(&place.path(), failing_steps).unwrap();
     assert_eq!(journal.damage(), None, "the one before has replaced it");
-    // What has become long is replaced, and that fails too late.
+    // A journal that has become long is replaced, and the replacement fails too late.
     journal.storage.lock().long = 0;
     failing.store(true, Ordering::SeqCst);
     assert!(intend(&journal, 1).is_err());
@@ -341,7 +341,7 @@ fn a_long_journal_becomes_short_and_a_failure_of_that_does_no_harm() {
     assert_eq!(place.files().first().map(String::as_str), Some("journal"));
 }
 
-/// What a master of that name would find in its journal, or whoever owns what the link leads to.
+/// The file may be the journal of a master of that name, or the target of a link that belongs to another user.
 #[cfg(unix)]
 #[test]
 fn j6_a_replacement_touches_no_file_that_belongs_to_somebody_else() {
@@ -512,7 +512,7 @@ fn j6_a_journal_that_was_emptied_at_rest_is_reported_and_a_new_one_is_not() {
     assert_eq!(opened_again(&place.path(), journal).damage(), None);
 }
 
-/// Whatever is cut out of a journal at rest: an instance that is not known any more is one whose loss was reported.
+/// Whatever is cut out of a journal that is not in use: if an instance is forgotten, damage is reported.
 #[test]
 fn j6_no_instance_is_forgotten_in_silence() {
     let mut random = fastrand::Rng::with_seed(11);
@@ -530,7 +530,7 @@ fn j6_no_instance_is_forgotten_in_silence() {
             1 => bytes[from..to].fill(0),
             _ => bytes[from..to].fill(b'\n'),
         }
-        // What is cut off at the end, in whole lines, looks like a journal that was never longer.
+        // Whole lines that are cut off at the end cannot be noticed: the journal looks as if it had never been longer.
         let may_be_silent = from >= bytes.len();
         fs::write(place.path(), &bytes).unwrap();
         let Ok(again) = open_with(&place.path(), Steps::default()) else { continue };

@@ -80,12 +80,12 @@ impl<'a> LeaseFiles<'a> {
         result
     }
 
-    /// As [`read`](LeaseFiles::read), of a file that has at most `limit` bytes: for instances that are not trusted, which
-    /// could send a file without an end.
+    /// Like [`read`](LeaseFiles::read), but fails if the file is longer than `limit` bytes. Use this for instances that
+    /// are not trusted: they could send an endless file.
     ///
     /// # Errors
-    /// [`FileError::Caller`] of the kind [`FileTooLarge`](io::ErrorKind::FileTooLarge) when the file is longer, and those
-    /// that `read` has. `to` has got no more than `limit` bytes then.
+    /// Returns [`FileError::Caller`] of the kind [`FileTooLarge`](io::ErrorKind::FileTooLarge) if the file is longer
+    /// than `limit`; at most `limit` bytes have then been written to `to`. Other errors are those of `read`.
     pub fn read_at_most(
         &self,
         path: impl AsRef<Path>,
@@ -183,7 +183,7 @@ impl<'a> LeaseFiles<'a> {
     }
 }
 
-/// Takes so many bytes, and fails when there are more.
+/// A writer that accepts a number of bytes, and fails after that.
 struct AtMost<'a, W: ?Sized> {
     inner: &'a mut W,
     limit: u64,

@@ -1,4 +1,4 @@
-//! One worker, as far as its events tell.
+//! The state of one worker, according to its events.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(super) struct Worker {
     life: Life,
     call: Option<DriverCall>,
     attached: bool,
-    /// A check was bad after the attach: the instance takes no new build.
+    /// A check after the attach has failed: the instance takes no new build.
     bad: bool,
     paused: bool,
     quarantined_until: Duration,
@@ -38,7 +38,7 @@ enum Life {
 }
 
 impl Worker {
-    /// Takes an event of this worker, and returns what is wrong with it.
+    /// Applies an event of this worker, and returns the rules that it breaks.
     pub(super) fn take(
         &mut self,
         kind: &EventKind,
@@ -54,7 +54,7 @@ impl Worker {
             }
         };
         let before = (self.life, self.call);
-        let out = || before.1.map_or_else(|| "no call is out".to_owned(), |call| format!("{call} is out"));
+        let out = || before.1.map_or_else(|| "no call is running".to_owned(), |call| format!("{call} is running"));
         match kind {
             EventKind::StartCalled => {
                 expect(self.call.is_none(), Rule::OneCall, &|| format!("start_instance is called while {}", out()));
@@ -124,18 +124,22 @@ impl Worker {
                     format!("stop_instance is called while the instance is {:?}", before.0)
                 });
                 let leases = self.leases.len();
-                expect(leases == 0, Rule::Attached, &|| format!("the instance is stopped below {leases} leases"));
+                expect(leases == 0, Rule::Attached, &|| {
+                    format!("the instance is stopped while leases are in use: {leases}")
+                });
                 (self.life, self.call) = (Life::Stopping, Some(DriverCall::Stop));
             }
             EventKind::Attached => {
                 expect(has_instance, Rule::Attached, &|| {
                     format!("an agent attaches while the instance is {:?}", before.0)
                 });
-                expect(!self.attached, Rule::Attached, &|| "an agent attaches beside another one".to_owned());
+                expect(!self.attached, Rule::Attached, &|| {
+                    "an agent attaches while another one is attached".to_owned()
+                });
                 self.attached = true;
             }
             EventKind::Detached { .. } => {
-                expect(self.attached, Rule::Attached, &|| "an agent detaches that is not attached".to_owned());
+                expect(self.attached, Rule::Attached, &|| "an agent detaches, but none is attached".to_owned());
                 self.attached = false;
             }
             EventKind::BuildStarted => {
@@ -147,12 +151,14 @@ impl Worker {
                 self.leases.push(build);
                 let leases = self.leases.len();
                 expect(places.is_none_or(|places| leases <= places), Rule::Places, &|| {
-                    format!("the worker has {leases} leases, which is more than its places")
+                    format!("the worker has {leases} leases, more than its places")
                 });
             }
             EventKind::Released { .. } => {
                 let lease = self.leases.iter().position(|lease| *lease == build);
-                expect(lease.is_some(), Rule::Places, &|| "a lease is given back that is not out".to_owned());
+                expect(lease.is_some(), Rule::Places, &|| {
+                    "the worker does not have the lease that is given back".to_owned()
+                });
                 lease.map(|lease| self.leases.swap_remove(lease));
             }
             _ => {}
@@ -160,13 +166,13 @@ impl Worker {
         broken
     }
 
-    /// Since when, at the earliest, a place is free; `None` when no place is.
+    /// Returns the earliest time since which a place has been free; `None` if no place is free.
     pub(super) fn free_from(&self, at: Duration, places: Option<usize>) -> Option<Duration> {
         let usable = self.life == Life::Up && self.attached && self.call.is_none() && !self.bad && !self.paused;
         (usable && self.leases.len() < places.unwrap_or(1)).then(|| self.quarantined_until.max(at))
     }
 
-    /// What is missing at the end of a complete shutdown.
+    /// Returns what is missing at the end of a complete shutdown.
     pub(super) fn end(&self) -> Vec<Broken> {
         let mut broken = Vec::new();
         if let Some(call) = self.call {
@@ -178,10 +184,10 @@ impl Worker {
             life => broken.push((Rule::OneStop, format!("the instance is {life:?} and was not stopped"))),
         }
         if !self.leases.is_empty() {
-            broken.push((Rule::Places, format!("{} leases were not given back", self.leases.len())));
+            broken.push((Rule::Places, format!("leases that were not given back: {}", self.leases.len())));
         }
         if self.attached {
-            broken.push((Rule::Attached, "an agent is attached".to_owned()));
+            broken.push((Rule::Attached, "an agent is still attached".to_owned()));
         }
         broken
     }

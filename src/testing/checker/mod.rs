@@ -1,5 +1,5 @@
-//! A checker of the event record: from the events alone, without a look at the library's state, it tells whether the library
-//! and the test's own code kept the promises that events can show.
+//! Checks the event record. It uses only the events, and not the state of the library, to find out whether the library
+//! and the code of the test kept the promises that events can show.
 
 mod life;
 mod reader;
@@ -13,7 +13,7 @@ use reader::Reader;
 
 use crate::{BuildId, Event};
 
-/// How many violations are reported at most; further ones follow from the first ones as a rule.
+/// How many violations are reported at most; later ones usually follow from the first ones.
 const MOST_VIOLATIONS: usize = 20;
 
 /// Checks a record of events, as [`Master::events`](crate::Master::events) gives it, for broken rules; see [`Rule`].
@@ -52,7 +52,7 @@ struct Liveness {
     fits: Arc<Fits>,
 }
 
-/// Whether a build may run on the worker of this name.
+/// Returns whether a build may run on the worker with this name.
 type Fits = dyn Fn(BuildId, &str) -> bool + Send + Sync;
 
 /// What the [`EventChecker`] checks.
@@ -65,14 +65,15 @@ pub enum Rule {
     OneCall,
     /// Each start is followed by exactly one stop.
     OneStop,
-    /// A lease is given on an attached instance that is not being stopped, and no instance is stopped below a lease.
+    /// A lease is given on an attached instance that is not being stopped, and no instance is stopped while it has a
+    /// lease.
     Attached,
     /// A worker never has more leases than places, each lease is given back once, and a build has one lease at a time.
     Places,
     /// Each build that was queued ends exactly once.
     OneEnd,
-    /// After the end of a build nothing is done for it: no start, no lease, no place in the queue. A lease that was out at
-    /// the end is given back after it.
+    /// After the end of a build nothing is done for it: no start, no lease, no place in the queue. A lease that was in
+    /// use at the end is given back after it.
     AfterEnd,
     /// No build waits while a fitting attached place is free; see [`EventChecker::with_liveness`].
     Liveness,
@@ -100,7 +101,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// All broken rules of a record, the first ones when there are many. Its `Display` has a line for each.
+/// The violations in a record; only the first ones if there are many. `Display` shows a line for each violation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violations(Vec<Violation>);
 
@@ -125,7 +126,7 @@ impl fmt::Display for Violations {
 
 impl std::error::Error for Violations {}
 
-/// What a record without violations is about.
+/// A summary of a record without violations.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct EventSummary {
@@ -182,12 +183,12 @@ impl EventChecker {
     /// machine.
     ///
     /// `fits` is asked with a build and the name of a worker. Events tell neither labels nor compatibility, nor which
-    /// instances take no build by their idle policy; so say no where it is not certain that the build may run there.
+    /// instances take no build by their idle policy; so return false unless it is certain that the build may run there.
     ///
-    /// A place counts as free when its instance is started and attached, no driver call is out, no check was bad after the
-    /// attach, and the worker is neither paused nor in quarantine. Without
-    /// [`with_max_builds`](EventChecker::with_max_builds) an instance with a lease counts as full. A build that comes back
-    /// after an attempt may pause, for which 10 minutes are added to the limit.
+    /// A place counts as free when its instance is started and attached, no driver call is running, no check has failed
+    /// since the attach, and the worker is neither paused nor in quarantine. Without
+    /// [`with_max_builds`](EventChecker::with_max_builds) an instance with a lease counts as full. A build that is
+    /// retried may pause first; 10 minutes are added to the limit for that.
     #[must_use]
     pub fn with_liveness(
         mut self,
@@ -198,14 +199,14 @@ impl EventChecker {
         self
     }
 
-    /// Leaves out a rule.
+    /// Does not check this rule.
     #[must_use]
     pub fn without(mut self, rule: Rule) -> Self {
         self.without.insert(rule);
         self
     }
 
-    /// Checks the record of a master that goes on: builds may wait and run, calls may be out.
+    /// Checks the record of a master that is still in use: builds may wait and run, and driver calls may be running.
     ///
     /// # Errors
     /// The broken rules.
@@ -213,9 +214,9 @@ impl EventChecker {
         self.read(events, End::Running)
     }
 
-    /// As [`check`](EventChecker::check), for a master that is [quiet](super::Watch::wait_quiet): with
-    /// [`with_liveness`](EventChecker::with_liveness), no build may wait for a free place at the end, however short it has
-    /// waited.
+    /// Like [`check`](EventChecker::check), for a master that is [quiet](super::Watch::wait_quiet). With
+    /// [`with_liveness`](EventChecker::with_liveness), no build may wait while a fitting place is free at the end,
+    /// however short its wait.
     ///
     /// # Errors
     /// The broken rules.
@@ -223,8 +224,8 @@ impl EventChecker {
         self.read(events, End::Quiet)
     }
 
-    /// As [`check`](EventChecker::check), for a master whose shutdown is complete: every build must have ended, every start
-    /// must have had its stop and every lease must have been given back.
+    /// Like [`check`](EventChecker::check), for a master after a complete shutdown: every build must have ended, every
+    /// start must have had its stop, and every lease must have been given back.
     ///
     /// # Errors
     /// The broken rules.

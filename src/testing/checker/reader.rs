@@ -7,7 +7,7 @@ use super::life::{Broken, Worker};
 use super::{End, EventChecker, EventSummary, Liveness, MOST_VIOLATIONS, Rule, Violation, Violations};
 use crate::{BuildId, Event, EventKind};
 
-/// What a build that comes back may pause for at most, with room for jitter.
+/// The longest pause of a build that is retried, including jitter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 pub(super) struct Reader<'a> {
@@ -16,7 +16,7 @@ pub(super) struct Reader<'a> {
     shut_down: bool,
     workers: BTreeMap<String, Worker>,
     builds: HashMap<BuildId, Build>,
-    /// The builds that wait, so that not all builds are looked at.
+    /// The waiting builds; avoids a search through all builds.
     waiting: HashSet<BuildId>,
     summary: EventSummary,
     violations: Vec<Violation>,
@@ -54,7 +54,7 @@ impl<'a> Reader<'a> {
         }
         self.last = Some((event.sequence, event.at));
         if matches!(event.kind, EventKind::Shutdown { .. }) {
-            // Whoever waits is answered, and no place is given out.
+            // Waiting builds are answered, and no place is given out.
             let names: Vec<_> = self.workers.keys().cloned().collect();
             names.iter().for_each(|name| self.place_taken(name, event));
             self.shut_down = true;
@@ -85,7 +85,10 @@ impl<'a> Reader<'a> {
             }
             (EventKind::BuildStarted, _) => {
                 if !matches!(before, Some(Build::Waiting { .. })) {
-                    self.broken(Some(event), (Rule::Places, "a lease for a build that does not wait".to_owned()));
+                    self.broken(
+                        Some(event),
+                        (Rule::Places, "a build gets a lease, but does not wait for one".to_owned()),
+                    );
                 }
                 self.waits_no_longer(id, event);
                 Build::Running
@@ -134,7 +137,7 @@ impl<'a> Reader<'a> {
         broken.into_iter().for_each(|broken| self.broken(Some(event), broken));
     }
 
-    /// The build waits no longer: it must not have waited beside a free place for too long.
+    /// Called when a build stops waiting: it must not have waited for too long while a place was free.
     fn waits_no_longer(&mut self, id: BuildId, event: &Event) {
         if self.waiting.remove(&id) {
             let stuck = self.workers.keys().find_map(|name| self.stuck(id, name, event.at, false));
@@ -142,7 +145,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The worker has no free place any more: no build must have waited beside it for too long.
+    /// Called when a worker has no free place any more: no build may have waited for too long while it had one.
     fn place_taken(&mut self, name: &str, event: &Event) {
         let Some(worker) = self.workers.get(name) else { return };
         if worker.free_since.is_none() {
@@ -155,7 +158,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether a build waits for too long beside a free place of this worker.
+    /// Returns an error if a build waits for too long while this worker has a free place.
     fn stuck(&self, id: BuildId, name: &str, now: Duration, at_all: bool) -> Option<String> {
         let Liveness { limit, fits } = self.checker.liveness.as_ref()?;
         let free_since = self.workers.get(name)?.free_since?;
@@ -164,8 +167,9 @@ impl<'a> Reader<'a> {
         let limit = if at_all { Duration::ZERO } else { *limit };
         let beside = now.checked_sub(since.saturating_add(pause).max(free_since))?;
         let is_stuck = if at_all { true } else { beside > limit };
-        (is_stuck && fits(id, name))
-            .then(|| format!("build {id} waits for {beside:?} while {name} has a free place, allowed are {limit:?}"))
+        (is_stuck && fits(id, name)).then(|| {
+            format!("build {id} has waited for {beside:?} while {name} has a free place, expected at most {limit:?}")
+        })
     }
 
     pub(super) fn end(mut self, end: End) -> Result<EventSummary, Violations> {

@@ -1,4 +1,4 @@
-//! Each rule is broken once, and the checker must say so: in records that are made by hand.
+//! Tests that the checker reports each rule when it is broken, with handwritten records.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::{BuildId, BuildResult, Event, EventKind, StopCause};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A record in the making; each event comes a second after the one before.
+/// Builds a record; each event is one second after the previous one.
 #[derive(Clone, Default)]
 struct Record(Vec<Event>);
 

@@ -1,7 +1,7 @@
-//! Looks at the arguments of all processes of this machine, again and again, for as long as a check wants it: everybody
-//! on a machine can read them. Only on Linux.
+//! Searches the arguments of all processes of this machine for secrets during a check, because every user can read
+//! them. Only on Linux.
 //!
-//! A process that lives shorter than a look at all of them may be missed.
+//! A process may be missed if it ends before a scan reaches it.
 
 use std::convert::Infallible;
 use std::fs;
@@ -13,9 +13,9 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::record::SharedRecord;
 
-/// The pause between two looks.
+/// The pause between two scans.
 const PAUSE: Duration = Duration::from_millis(1);
-/// How long a process may take to have arguments. One that has none for so long has taken them away.
+/// How long a new process may have no arguments. A process without arguments for longer has removed them.
 const STARTING: Duration = Duration::from_secs(1);
 
 pub(super) struct Watch {
@@ -25,7 +25,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Looks for every secret that the record knows by then.
+    /// Starts the search for all secrets in the record, including those that are added later.
     pub(super) fn begin(record: SharedRecord) -> std::io::Result<Self> {
         let (end, over) = bounded(0);
         let watch = move || {
@@ -41,7 +41,7 @@ impl Watch {
         Ok(Self { thread: Builder::new().name("conformance arguments".into()).spawn(watch)?, end })
     }
 
-    /// Blocks until all processes that are there have been looked at once more. The file that shows a secret.
+    /// Blocks until all processes have been scanned once more. Returns the file that shows a secret, if any.
     pub(super) fn end(self) -> Option<PathBuf> {
         drop(self.end);
         self.thread.join().ok().flatten()
@@ -50,7 +50,7 @@ impl Watch {
 
 struct Look {
     found: Option<PathBuf>,
-    /// A process has no arguments yet: whoever starts one goes on a moment before it has them.
+    /// A process has no arguments yet: its parent continues before the process has them.
     one_is_starting: bool,
 }
 
@@ -76,7 +76,7 @@ fn settled_look(record: &SharedRecord) -> Option<PathBuf> {
     }
 }
 
-/// Not so a process that has ended, and a thread of the kernel.
+/// Returns false for a process that has ended, and for a kernel thread.
 fn has_memory(arguments: &Path) -> bool {
     let status = fs::read(arguments.with_file_name("status")).unwrap_or_default();
     status.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"VmSize:"))

@@ -101,7 +101,7 @@ impl Record {
         self.lock().secrets.get(key).cloned()
     }
 
-    /// Whether the text has one of the secrets that are known by now.
+    /// Returns whether the text contains a secret that is known now.
     pub(super) fn has_secret(&self, text: &str) -> bool {
         !text.is_empty() && self.lock().secrets.values().any(|secret| text.contains(secret.expose()))
     }

@@ -128,7 +128,8 @@ impl Stage {
         self.list().difference(before).cloned().collect()
     }
 
-    /// Waits, as long as a listing may lag, until `count` things are there that were not `before`. What there is then.
+    /// Blocks until `count` things are listed that were not in `before`, at most for as long as a listing may lag.
+    /// Returns the new things.
     pub(super) fn appeared(&self, before: &Listing, count: usize) -> Listing {
         let deadline = Instant::now() + self.means.settle;
         loop {
@@ -140,7 +141,8 @@ impl Stage {
         }
     }
 
-    /// Waits, as long as a listing may lag, until none of these is there. What there is then.
+    /// Blocks until none of these things is listed, at most for as long as a listing may lag. Returns those that are
+    /// left.
     pub(super) fn left_of(&self, these: &Listing) -> Listing {
         let deadline = Instant::now() + self.means.settle;
         loop {

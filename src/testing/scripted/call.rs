@@ -1,4 +1,4 @@
-//! The calls of a driver, each of which waits for its answer.
+//! Calls of a driver that wait for the answer of the test.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -138,11 +138,11 @@ impl StartCall {
         self.attach_agent(())
     }
 
-    /// Attaches this agent, a [`ScriptedAgent`](crate::testing::ScriptedAgent) for example. It is detached when the
+    /// Attaches this agent, for example a [`ScriptedAgent`](crate::testing::ScriptedAgent). It is detached when the
     /// attachment is dropped.
     ///
     /// # Panics
-    /// When it is refused, as [`attach`](StartCall::attach).
+    /// Panics if the agent is refused, like [`attach`](StartCall::attach).
     pub fn attach_agent(&self, agent: impl Agent) -> Attachment {
         self.attacher.attach(agent).expect("the agent is let in")
     }
@@ -180,7 +180,7 @@ impl StartCall {
         self.succeed_attached_with(());
     }
 
-    /// Returns an instance whose agent is this one: it attaches before the start returns and stays until the end of the
+    /// Returns an instance with this agent. The agent attaches before the start returns, and stays until the end of the
     /// stop.
     pub fn succeed_attached_with(self, agent: impl Agent) {
         self.send(Box::new(|request| {

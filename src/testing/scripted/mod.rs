@@ -90,8 +90,8 @@ impl ScriptedWorker {
         self
     }
 
-    /// Whether [`reclaim`](LatentWorker::reclaim) is a call like the others. By default it is not made known to the
-    /// script and comes to [`Reclaimed::Unsupported`].
+    /// Sets whether [`reclaim`](LatentWorker::reclaim) is a call like the others. By default the script does not see
+    /// it, and it returns [`Reclaimed::Unsupported`].
     #[must_use]
     pub fn reclaims(mut self, reclaims: bool) -> Self {
         self.reclaims = reclaims;

@@ -1,4 +1,4 @@
-//! What a test holds of a scripted worker.
+//! Controls a scripted worker from a test.
 
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
@@ -19,7 +19,7 @@ use crate::{DriverCall, Epoch};
 /// go well, so that nothing hangs at the end of a test.
 pub struct Script {
     pub(super) stage: Arc<Stage>,
-    /// What describes the master when the script has to report a failure.
+    /// Describes the master in the messages of failures.
     pub(super) watch: Option<Watch>,
 }
 
@@ -45,8 +45,8 @@ impl Script {
     /// Waits for a call of `start_instance`.
     ///
     /// # Panics
-    /// As all `expect_` methods: when there is no such call within [`PATIENCE`], or within the patience of the [`Watch`]
-    /// that made the script; the message tells what was called.
+    /// Like all `expect_` methods, panics if there is no such call within [`PATIENCE`], or within the patience of the
+    /// [`Watch`] that created the script. The message lists the calls that were made.
     pub fn expect_start(&self) -> StartCall {
         self.expect()
     }
@@ -78,9 +78,9 @@ impl Script {
         }
     }
 
-    /// Waits until the master is [quiet](Watch::wait_quiet), and asserts that every call of this kind was taken out by an
-    /// `expect_` method: the library has made no other call, and will make none before the test does something or a
-    /// deadline passes. A call that an [automated](Script::automate) script has answered was not expected either.
+    /// Waits until the master is [quiet](Watch::wait_quiet), and asserts that an `expect_` method has returned every
+    /// call of this kind. The library makes no other call before the test does something or a deadline passes. Calls
+    /// that an [automated](Script::automate) script has answered also count as unexpected.
     ///
     /// ```
     /// use latent_worker::testing::{ManualClock, Watch};
@@ -99,7 +99,7 @@ impl Script {
     /// ```
     ///
     /// # Panics
-    /// When there was such a call, or when the master does not become quiet in time.
+    /// Panics if there was such a call, or if the master does not become quiet in time.
     pub fn expect_no_call(&self, call: DriverCall, watch: &Watch) {
         watch.follow(self);
         watch.wait_quiet();
@@ -107,15 +107,15 @@ impl Script {
         if unexpected > 0 {
             let calls: Vec<_> = self.calls().iter().map(ToString::to_string).collect();
             let calls = calls.join(", ");
-            watch.fail(&format!("{call} was called without being expected ({unexpected} times); all calls: [{calls}]"));
+            watch.fail(&format!("{call} was called unexpectedly, calls: {unexpected}; all calls: [{calls}]"));
         }
     }
 
-    /// Waits until the master is [quiet](Watch::wait_quiet), and asserts that this call was made `count` times so far,
-    /// expected or not.
+    /// Waits until the master is [quiet](Watch::wait_quiet), and asserts that this call was made `count` times in
+    /// total, expected or not.
     ///
     /// # Panics
-    /// When it was made more or less often, or when the master does not become quiet in time.
+    /// Panics if the number of calls is different, or if the master does not become quiet in time.
     pub fn expect_count(&self, call: DriverCall, count: usize, watch: &Watch) {
         watch.follow(self);
         watch.wait_quiet();

@@ -1,4 +1,5 @@
-//! Where a driver and its test meet: the calls that wait, and which of them cannot return before the test says so.
+//! The state that a driver shares with its test: the calls that wait, and those that cannot return before the test
+//! answers them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
@@ -26,9 +27,9 @@ pub(super) struct Inner {
     pub(super) compatibles: VecDeque<CompatibleCall>,
     pub(super) stops: VecDeque<StopCall>,
     pub(super) reclaims: VecDeque<ReclaimCall>,
-    /// How many calls of each kind no `expect_` method has taken out.
+    /// How many calls of each kind no `expect_` method has returned.
     untaken: HashMap<DriverCall, usize>,
-    /// The calls that were put before the test and may not have returned yet.
+    /// The calls that the test can answer and that may not have returned yet.
     held: Vec<(ScriptedCall, Arc<Mutex<Held>>)>,
     pub(super) automatic: HashSet<DriverCall>,
     /// The script is gone.
@@ -58,7 +59,7 @@ impl Facts {
     }
 }
 
-/// What keeps a call from returning.
+/// The reason why a call cannot return.
 #[derive(Default)]
 enum Held {
     #[default]
@@ -126,7 +127,7 @@ impl Stage {
         answer.recv().ok()
     }
 
-    /// Takes out the next call of a kind. `context` adds to the message of the panic.
+    /// Returns the next call of a kind. `context` is appended to the message of the panic.
     pub(super) fn expect<C: Call>(&self, patience: Duration, context: impl FnOnce() -> String) -> C {
         let deadline = Instant::now() + patience;
         let mut inner = self.lock();
@@ -146,12 +147,12 @@ impl Stage {
         }
     }
 
-    /// How many calls of this kind no `expect_` method has taken out.
+    /// Returns how many calls of this kind no `expect_` method has returned.
     pub(super) fn untaken(&self, call: DriverCall) -> usize {
         self.lock().untaken.get(&call).copied().unwrap_or_default()
     }
 
-    /// Whether this call of this worker has begun and cannot return before the test does something.
+    /// Returns whether this call of this worker has begun and cannot return before the test does something.
     pub(in crate::testing) fn holds(&self, worker: &str, call: DriverCall) -> bool {
         let inner = self.lock();
         inner.held.iter().any(|(made, held)| made.call == call && made.worker == worker && is_held(held))

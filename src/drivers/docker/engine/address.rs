@@ -115,7 +115,7 @@ struct Wanted {
 
 impl Wanted {
     fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, EngineAddressError> {
-        // Empty is as good as not set. What is wrong with a value is told without it.
+        // An empty variable counts as not set. Errors do not repeat the value.
         let variable = |name: &str| -> Result<Option<String>, EngineAddressError> {
             let invalid = |problem| EngineAddressError(format!("the environment variable {name} {problem}"));
             let Some(value) = variable(name).filter(|value| !value.is_empty()) else { return Ok(None) };

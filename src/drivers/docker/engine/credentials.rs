@@ -1,4 +1,4 @@
-//! The credentials of registries, and which of them are sent for which image.
+//! The credentials of registries, and for which images they are sent.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use super::registry::Registry;
 use crate::Secret;
 
 /// A user of one container registry, and the user's password. The password is sent for images of that registry only. It
-/// is never shown, nor logged.
+/// is never shown or logged.
 ///
 /// ```
 /// use latent_worker::{RegistryCredentials, Secret};
@@ -82,7 +82,7 @@ impl fmt::Debug for RegistryCredentials {
 pub(crate) struct Keyring(Vec<RegistryCredentials>);
 
 impl Keyring {
-    /// Adds credentials, unless there are some for the same registry: then it returns its name.
+    /// Adds credentials. Returns the name of the registry as an error if it already has credentials.
     pub(crate) fn add(&mut self, credentials: RegistryCredentials) -> Result<(), String> {
         if self.0.iter().any(|known| known.registry == credentials.registry) {
             return Err(credentials.registry.to_string());
@@ -91,19 +91,19 @@ impl Keyring {
         Ok(())
     }
 
-    /// Whether there are credentials for the registry of an image.
+    /// Returns whether there are credentials for the registry of an image.
     pub(crate) fn has_for(&self, reference: &str) -> bool {
         self.of(reference).is_some()
     }
 
-    /// `X-Registry-Auth` for a pull of this image (Docker Engine API, "Authentication"). `None` if there are no credentials
-    /// for its registry.
+    /// Returns the value of `X-Registry-Auth` for a pull of this image (Docker Engine API, "Authentication"). `None` if
+    /// there are no credentials for its registry.
     pub(super) fn pull_header(&self, reference: &str) -> Option<String> {
         self.of(reference).map(|credentials| header(&credentials.json()))
     }
 
-    /// `X-Registry-Config` for a build, whose recipe may start from images of any registry (Docker Engine API, "Build an
-    /// image"): the engine takes the credentials of the registry that it asks, and no others.
+    /// Returns the value of `X-Registry-Config` for a build (Docker Engine API, "Build an image"). The recipe may start
+    /// from images of any registry: the engine uses only the credentials of the registry that it connects to.
     pub(super) fn build_header(&self) -> Option<String> {
         let all = self.0.iter().map(|credentials| (credentials.registry.server_address(), credentials.json()));
         let all: BTreeMap<_, _> = all.collect();

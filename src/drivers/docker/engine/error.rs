@@ -40,7 +40,7 @@ pub(crate) enum EngineError {
 }
 
 impl EngineError {
-    /// Without this secret: an engine, or what stands before it, may repeat what it was sent.
+    /// Removes this secret from the error: an engine, or a proxy before it, may repeat what it was sent.
     pub(crate) fn without(mut self, secret: &Secret) -> Self {
         if let Self::Status { message, .. }
         | Self::Reported { message, .. }

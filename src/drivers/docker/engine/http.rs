@@ -409,7 +409,7 @@ impl Answer {
     }
 }
 
-/// Without what was read, which the error may quote: the environment of a container, say.
+/// Does not quote what was read, because it may contain secrets such as the environment of a container.
 pub(super) fn invalid_json(error: &serde_json::Error) -> String {
     let problem = if error.is_data() { "unexpected JSON" } else { "invalid JSON" };
     format!("{problem} at line {} column {}", error.line(), error.column())

@@ -36,7 +36,7 @@ pub(crate) struct Pull<'a> {
     pub(crate) reference: &'a str,
     /// `os[/architecture[/variant]]`.
     pub(crate) platform: Option<&'a str>,
-    /// Of which those for the image's registry are sent.
+    /// Only the credentials for the registry of the image are sent.
     pub(crate) credentials: &'a Keyring,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct ImageBuild<'a> {
     /// `ARG`s. Everybody who can see the image can see them.
     pub(crate) arguments: &'a [(&'a str, &'a str)],
     pub(crate) labels: &'a [(&'a str, &'a str)],
-    /// For the registries of the images that the recipe starts from.
+    /// The credentials for the registries of the images that the recipe starts from.
     pub(crate) credentials: &'a Keyring,
 }
 
@@ -89,7 +89,7 @@ impl Engine {
         check_reference(pull.reference, &doing)?;
         let (name, tag) = name_and_tag(pull.reference);
         let auth = pull.credentials.pull_header(name);
-        // Podman may take a name without a registry for one of any registry that it is set up to search.
+        // Podman may resolve a name without a registry to any registry that it is configured to search.
         let name = if auth.is_some() { with_registry(name) } else { name.into() };
         let request = Request::post("/images/create", doing)
             .query("fromImage", &name)
@@ -170,8 +170,8 @@ fn stream(mut answer: Answer, say: &mut dyn FnMut(&str)) -> Result<(), EngineErr
     }
 }
 
-/// Refuses what would be another path, or whose registry an engine could read differently. The rest of the name is checked
-/// by the engine.
+/// Rejects a name that would change the path of the request, or in which an engine could find another registry. The
+/// engine checks the rest of the name.
 fn check_reference(reference: &str, doing: &str) -> Result<(), EngineError> {
     let is_path = !reference.split('/').any(|part| matches!(part, "" | "." | ".."));
     let plain = reference.chars().all(|character| character.is_ascii_graphic());

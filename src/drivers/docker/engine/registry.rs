@@ -1,31 +1,31 @@
-//! Which registry an image comes from.
+//! Finds the registry of an image.
 //!
-//! Pure. As engines read references to images (github.com/distribution/reference).
+//! Pure. References are parsed as engines parse them (github.com/distribution/reference).
 
 use core::net::Ipv6Addr;
 use std::borrow::Cow;
 use std::fmt;
 
 const DOCKER_HUB: &str = "docker.io";
-/// The hosts that engines ask for images of `docker.io`.
+/// The hosts from which engines pull images of `docker.io`.
 const NAMES_OF_DOCKER_HUB: [&str; 3] = [DOCKER_HUB, "index.docker.io", "registry-1.docker.io"];
 const HTTPS_PORT: u16 = 443;
 
-/// A registry by its host and port, so that two names of the same one are equal.
+/// A registry, identified by its host and port: two names of the same registry are equal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Registry {
     /// In lower case; an IPv6 address has brackets.
     host: String,
-    /// `None` is the port of HTTPS.
+    /// `None` means the default port of HTTPS.
     port: Option<u16>,
 }
 
 impl Registry {
-    /// The registry that a user names: `host[:port]`, or a URL without anything but the version of the API behind it.
+    /// Parses the registry that a user names: `host[:port]`, or a URL with no path except the version of the API.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
         let end = ["/v1/", "/v1", "/v2/", "/v2", "/"].into_iter().find(|end| rest.ends_with(end)).unwrap_or_default();
-        // The text is not repeated: a password may stand before an @.
+        // The error does not repeat the text: there may be a password before an @.
         Self::of_host(&rest[..rest.len() - end.len()])
             .ok_or_else(|| "invalid registry: expected a host such as ghcr.io or localhost:5000".into())
     }
@@ -69,7 +69,7 @@ impl Registry {
         }
     }
 
-    /// What engines call it in their files of credentials.
+    /// Returns the name of the registry in the credentials files of engines.
     pub(super) fn server_address(&self) -> String {
         match self.host.as_str() {
             DOCKER_HUB if self.port.is_none() => "https://index.docker.io/v1/".into(),
@@ -96,7 +96,7 @@ pub(super) fn with_registry(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether the first part of a reference with a slash is a registry, and not a user of Docker Hub.
+/// Returns whether the first part of a reference with a slash is a registry, and not a user of Docker Hub.
 fn names_a_registry(first: &str) -> bool {
     first.contains(['.', ':'])
         || first == "localhost"

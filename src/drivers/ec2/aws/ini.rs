@@ -1,15 +1,15 @@
 //! The syntax of the shared files `config` and `credentials`: sections, and settings in them.
 //!
-//! Pure. It accepts what botocore accepts, and what botocore cannot parse is an error here too. Some of what botocore
-//! skips or takes literally is an error as well, because somebody meant something else by it. No error contains anything
-//! of the text but its line.
+//! Pure. It accepts what botocore accepts, and what botocore cannot parse is an error here too. Some lines that
+//! botocore skips or takes literally are errors as well, because the author meant something else. Errors contain the
+//! number of the line, and never its text.
 
 /// A section, `[name]`, with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Section {
-    /// What stands between the brackets, as it is.
+    /// The text between the brackets, unchanged.
     pub(super) name: String,
-    /// From 1 on.
+    /// The number of the line, counted from 1.
     pub(super) line: usize,
     pub(super) settings: Vec<Entry>,
 }
@@ -27,7 +27,7 @@ pub(super) struct Entry {
 pub(super) enum Value {
     /// Without white space at its ends. May be empty.
     Text(String),
-    /// Settings of their own, on indented lines.
+    /// Nested settings, on indented lines.
     Nested,
 }
 
@@ -38,20 +38,20 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// What cannot be understood, and where.
+/// A line that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mistake {
     pub(super) line: usize,
     pub(super) what: &'static str,
 }
 
-/// All sections, in their order.
+/// Parses all sections, in the order of the file.
 pub(super) fn parse(text: &str) -> Result<Vec<Section>, Mistake> {
     if text.starts_with('\u{feff}') {
         return Err(Mistake { line: 1, what: "the file begins with a byte order mark: save it as UTF-8 without one" });
     }
     let mut sections: Vec<Section> = Vec::new();
-    // How far the last line that was not a continuation is indented.
+    // The indentation of the last line that was not a continuation.
     let mut indentation = 0;
     for (text, line) in lines(text).zip(1..) {
         let mistake = |what| Err(Mistake { line, what });

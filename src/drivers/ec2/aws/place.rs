@@ -34,17 +34,17 @@ impl Service {
     }
 }
 
-/// A region, and where its services are: letters, digits and hyphens, so that it can be part of an address.
+/// A region: letters, digits and hyphens, so that it can be a part of an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Region(pub(super) String);
 
 impl Region {
-    /// One that was parsed before.
+    /// Creates a region from a name that was parsed before.
     pub(super) fn of(known: &str) -> Self {
         Self(known.into())
     }
 
-    /// `origin` is named in the error; the value is not.
+    /// Parses a region. The error contains `origin`, and not the value.
     pub(super) fn parse(name: &str, origin: &str) -> Result<Self, String> {
         let plain = name.chars().all(|character| character.is_ascii_alphanumeric() || character == '-');
         if plain && !name.is_empty() {
@@ -123,7 +123,7 @@ pub(super) struct Endpoint {
 impl Endpoint {
     /// Of `https://host[:port]`. There is nothing behind it, because what is signed is a request for `/`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        // Without the text: there may be a password in it.
+        // The error does not contain the text: there may be a password in it.
         let none = || "invalid address of a service: use https://host[:port]".to_owned();
         let uri: Uri = text.parse().map_err(|_| none())?;
         let (Some(scheme @ ("https" | "http")), Some(host)) = (uri.scheme_str(), uri.authority()) else {
@@ -135,7 +135,7 @@ impl Endpoint {
         Ok(Self { uri: format!("{scheme}://{host}/"), host: host.to_string() })
     }
 
-    /// That a token may be sent there: nobody on the way can read it.
+    /// Checks that a token may be sent to this address: with TLS, or to this machine.
     pub(super) fn takes_tokens(&self) -> Result<(), String> {
         let uri: Uri = self.uri.parse().map_err(|_| "the address is invalid")?;
         if uri.scheme_str() == Some("https") || uri.host().is_some_and(is_this_machine) {
@@ -146,7 +146,7 @@ impl Endpoint {
     }
 }
 
-/// Whether a host of an address is this machine.
+/// Returns whether the host of an address is this machine.
 pub(super) fn is_this_machine(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -189,7 +189,7 @@ mod tests {
         assert!(error.contains("AWS_ENDPOINT_URL") && !error.contains("nonsense"), "{error}");
     }
 
-    /// The keys of a profile may be for that address alone.
+    /// The keys of a profile may be valid for its own address only.
     #[test]
     fn a_profile_may_say_where_its_services_are() {
         let config = "[default]\nregion=x\n[profile p]\nendpoint_url = http://mine:1 # ours";
@@ -244,7 +244,7 @@ mod tests {
             let error = Region::parse(bad, "AWS_REGION").unwrap_err();
             assert!(error.contains("AWS_REGION") && !error.contains("evil"), "{error}");
         }
-        // Not the region of the machine instead.
+        // The region of the machine is not used instead.
         let broken = Around::default().variable("HOME", "/h").file("/h/.aws/config", "region = x");
         let error = Region::known(None, None, &broken).unwrap_err();
         assert!(error.contains("/h/.aws/config, line 1"), "{error}");

@@ -1,9 +1,9 @@
 //! The profiles of the shared files `config` and `credentials`, and what their settings mean.
 //!
-//! Pure: it is given the text. As in "Shared config and credentials files" of the AWS SDKs and Tools Reference Guide, and
-//! as botocore reads them. What botocore skips although somebody meant a profile or a key by it is an error here, because
-//! the search would go on, and end with the credentials of somebody else. Errors name the file and the line, and repeat
-//! no value.
+//! Pure: the caller passes the text. Follows "Shared config and credentials files" of the AWS SDKs and Tools Reference
+//! Guide, and botocore. A line that is meant as a profile or a key, but that botocore skips, is an error here: the
+//! search would continue, and could find the credentials of another account. Errors name the file and the line, and
+//! repeat no value.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use crate::drivers::given::check_word;
 
 const ACCESS_KEY_ID: &str = "aws_access_key_id";
 const SECRET_ACCESS_KEY: &str = "aws_secret_access_key";
-/// botocore takes the first that is there.
+/// botocore uses the first one that is set.
 const SESSION_TOKENS: [&str; 2] = ["aws_security_token", "aws_session_token"];
-/// Others that are one value and must not be nested, besides those that begin with `aws_`.
+/// Settings that must have a value and must not be nested, in addition to those that begin with `aws_`.
 const PLAIN: [&str; 13] = [
     "credential_process",
     "credential_source",
@@ -31,7 +31,7 @@ const PLAIN: [&str; 13] = [
     "web_identity_token_file",
 ];
 
-/// One of the files, as it was read.
+/// The text of one of the files.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SharedFile {
     /// For errors.
@@ -50,11 +50,11 @@ pub(super) struct Profiles {
 struct File {
     path: String,
     profiles: BTreeMap<String, Section>,
-    /// Sections of `config` that are no profiles.
+    /// Sections of `config` that are not profiles.
     others: Vec<String>,
 }
 
-/// An access key as it stands in a profile.
+/// An access key of a profile.
 pub(super) struct Key<'a> {
     pub(super) id: &'a str,
     pub(super) secret: &'a str,
@@ -71,17 +71,18 @@ impl Profiles {
         self.files().any(|file| file.profiles.contains_key(profile))
     }
 
-    /// That a profile is missing, and why that may be.
+    /// Returns the error for a missing profile, with a possible reason.
     pub(super) fn missing(&self, profile: &str) -> String {
         let (config, credentials) = (&self.config.path, &self.credentials.path);
         let advice = match self.config.others.iter().any(|other| other == profile) {
             true => format!("; {config} has a section of that name: write [profile {profile}] there"),
             false => String::new(),
         };
-        format!("there is no profile {profile:?} in {config} and {credentials}{advice}")
+        format!("profile {profile:?} not found in {config} or {credentials}{advice}")
     }
 
-    /// A setting that is not empty. `credentials` wins over `config`. An inline comment is not part of it.
+    /// Returns a setting that is not empty. `credentials` takes precedence over `config`. An inline comment is not part
+    /// of it.
     pub(super) fn get(&self, profile: &str, name: &str) -> Option<&str> {
         self.files().find_map(|file| file.setting(profile, name)).and_then(|setting| match &setting.value {
             Value::Text(text) => Some(without_comment(text)).filter(|text| !text.is_empty()),
@@ -89,11 +90,11 @@ impl Profiles {
         })
     }
 
-    /// The access key of a profile: all of it from the first file that has an id.
+    /// Returns the access key of a profile, all parts from the first file that contains the key id.
     ///
     /// # Errors
     ///
-    /// Returns an error if a part of it is missing, or cannot be a part of an access key.
+    /// Returns an error if a part of the key is missing or invalid.
     pub(super) fn key(&self, profile: &str) -> Result<Option<Key<'_>>, String> {
         for file in self.files() {
             let part = |name| {
@@ -128,7 +129,7 @@ impl Profiles {
 }
 
 impl File {
-    /// `name_of` says which profile a section is; `None` if it is not a profile.
+    /// `name_of` returns the profile of a section; `None` if the section is not a profile.
     fn read(
         source: &SharedFile,
         name_of: fn(&Section) -> Result<Option<String>, &'static str>,
@@ -182,7 +183,7 @@ fn in_credentials(section: &Section) -> Result<Option<String>, &'static str> {
     let name = section.name.as_str();
     check_name(name)?;
     if name.starts_with("profile ") || name.starts_with("profile\t") {
-        return Err("expected [NAME]: the word profile belongs into the other file, config");
+        return Err("expected [NAME]: use [profile NAME] in the file config only");
     }
     if name.contains(['"', '\'', '\\']) {
         return Err("expected [NAME]: quotes and backslashes are part of a name in this file");
@@ -190,7 +191,7 @@ fn in_credentials(section: &Section) -> Result<Option<String>, &'static str> {
     Ok(Some(name.into()))
 }
 
-/// botocore does not find a profile by any other spelling, and takes `DEFAULT` as a part of all profiles.
+/// botocore does not find a profile with another spelling, and adds the settings of `DEFAULT` to all profiles.
 fn check_name(name: &str) -> Result<(), &'static str> {
     if name.trim() != name {
         return Err("expected no white space at the ends of the name between the brackets");
@@ -213,7 +214,8 @@ fn check_setting(setting: &Entry) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A part of an access key. An inline comment is not removed: not every tool knows them, and a key may contain a `#`.
+/// Checks a part of an access key. An inline comment is not removed: not every tool supports inline comments, and a key
+/// may contain a `#`.
 fn checked(setting: &Entry) -> Result<&str, &'static str> {
     let Value::Text(text) = &setting.value else { return Err("is missing") };
     check_word(text)?;
@@ -221,12 +223,12 @@ fn checked(setting: &Entry) -> Result<&str, &'static str> {
         return Err("contains white space: a comment must be on a line of its own");
     }
     if text.contains(['"', '\'']) {
-        return Err("contains quotes, which are not removed");
+        return Err("contains quotes: write the value without quotes");
     }
     Ok(text)
 }
 
-/// What stands before a `#` or `;` that follows white space.
+/// Returns the text before a `#` or `;` that follows white space.
 fn without_comment(value: &str) -> &str {
     let is_comment = |at: &usize| value[..*at].ends_with(char::is_whitespace);
     let end = value.match_indices(['#', ';']).map(|(at, _)| at).find(is_comment);

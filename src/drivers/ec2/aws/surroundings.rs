@@ -13,7 +13,7 @@ use crate::drivers::given::{check_text, check_word};
 use crate::pem::certificates;
 
 pub(super) trait Surroundings: Send + Sync + fmt::Debug {
-    /// A variable as it is, not checked.
+    /// Returns a variable as it is, unchecked.
     fn raw_variable(&self, name: &str) -> Option<OsString>;
     /// The home directory of the user.
     fn home(&self) -> Option<PathBuf>;
@@ -32,7 +32,7 @@ impl Surroundings for System {
     }
 
     fn home(&self) -> Option<PathBuf> {
-        // An empty one would be the current directory.
+        // An empty variable would mean the current directory.
         std::env::home_dir().filter(|home| !home.as_os_str().is_empty())
     }
 
@@ -43,7 +43,7 @@ impl Surroundings for System {
         if text.len() as u64 > LARGEST_FILE {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
-                format!("it has more than {} MiB", LARGEST_FILE >> 20),
+                format!("the file is larger than {} MiB", LARGEST_FILE >> 20),
             ));
         }
         Ok(text)
@@ -62,8 +62,8 @@ impl dyn Surroundings + '_ {
     ///
     /// # Errors
     ///
-    /// Returns an error if its value cannot be meant: it would be skipped, or fail much later with other words. The error
-    /// names the variable only.
+    /// Returns an error if the value is invalid: it would otherwise be skipped, or fail much later with a misleading
+    /// error. The error contains the name of the variable, and not the value.
     pub(super) fn variable(&self, name: &str) -> Result<Option<String>, String> {
         let Some(value) = self.raw_variable(name).filter(|value| !value.is_empty()) else { return Ok(None) };
         let invalid = |problem| format!("the environment variable {name} {problem}");
@@ -81,9 +81,9 @@ impl dyn Surroundings + '_ {
         }
     }
 
-    /// Refuses a proxy that cannot be used: the HTTP library would go without one, to another host than was meant.
+    /// Rejects an invalid proxy: the HTTP library would ignore it and connect directly to the server.
     pub(super) fn check_proxies(&self) -> Result<(), String> {
-        // As the library reads them.
+        // The order is that of the library.
         for name in ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {
             if let Some(proxy) = self.word(name)? {
                 let advice = "use http://[user:password@]host[:port]";
@@ -105,16 +105,16 @@ impl dyn Surroundings + '_ {
 
     /// The profile that the environment names.
     pub(super) fn named_profile(&self) -> Result<Option<String>, String> {
-        // Some tools read the one, some the other, and botocore both.
+        // Some tools read only one of the variables; botocore reads both.
         match (self.variable("AWS_PROFILE")?, self.variable("AWS_DEFAULT_PROFILE")?) {
             (Some(one), Some(other)) if one != other => {
-                Err("AWS_PROFILE and AWS_DEFAULT_PROFILE name different profiles: set one of them only".into())
+                Err("AWS_PROFILE and AWS_DEFAULT_PROFILE name different profiles: set only one of them".into())
             }
             (one, other) => Ok(one.or(other)),
         }
     }
 
-    /// A setting of this profile, or else of the one that the environment names, and which profile that is.
+    /// Returns a setting of this profile, or of the profile that the environment names, and the name of the profile.
     pub(super) fn setting(&self, profile: Option<&str>, name: &str) -> Result<Option<(String, String)>, String> {
         let profile = match profile {
             Some(profile) => profile.to_owned(),
@@ -124,7 +124,8 @@ impl dyn Surroundings + '_ {
         Ok(value.map(|value| (profile, value)))
     }
 
-    /// The profiles of both files; one that is not there is empty. An error when one cannot be read or understood.
+    /// Returns the profiles of both files. A missing file counts as empty. Returns an error if a file cannot be read or
+    /// parsed.
     pub(super) fn profiles(&self) -> Result<Profiles, String> {
         let config = self.shared_file("AWS_CONFIG_FILE", "config")?;
         Profiles::of_files(&config, &self.shared_file("AWS_SHARED_CREDENTIALS_FILE", "credentials")?)
@@ -148,7 +149,7 @@ impl dyn Surroundings + '_ {
         }
     }
 
-    /// The provider's own tools know `~`, which nobody replaces in a variable that was not set by a shell.
+    /// Replaces `~` as the provider's own tools do: only a shell would replace it in a variable.
     fn expanded(&self, path: &str) -> Result<PathBuf, &'static str> {
         match path.strip_prefix('~') {
             _ if path.contains('$') => Err("contains a dollar sign: variables in a path are not supported"),

@@ -31,7 +31,7 @@ pub(super) fn arguments(stage: &Stage) -> Proved {
     let watch =
         Watch::begin(stage.record.clone()).or_else(|error| broken(format!("the kit has no thread: {error}")))?;
     let lived = hand.up(stage.build()).and_then(|up| {
-        // Once when all that belongs to the instance is there for certain.
+        // Scans once while everything that belongs to the instance certainly exists.
         let shown = watch.end();
         let watch = Watch::begin(stage.record.clone());
         hand.stop(up, false)?;

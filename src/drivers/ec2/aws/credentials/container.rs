@@ -14,7 +14,7 @@ const ALLOWED: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
 const RELATIVE_URI: &str = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
 const FULL_URI: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
 
-/// The path of the endpoint is as good as a password where there is no token, so that no error repeats it.
+/// Without a token, the path of the endpoint is as good as a password; errors do not repeat it.
 pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
     let uri = match (sources.word(RELATIVE_URI)?, sources.word(FULL_URI)?) {
         (Some(relative), _) if relative.starts_with('/') => format!("{OF_ECS}{relative}"),

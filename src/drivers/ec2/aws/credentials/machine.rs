@@ -47,7 +47,7 @@ fn token(metadata: &Metadata<'_>, service: &str) -> Result<Header, NoMetadata> {
     let uri = format!("{service}/latest/api/token");
     let headers = [("x-aws-ec2-metadata-token-ttl-seconds", TOKEN_LIFE.to_owned())];
     let token = metadata.ask(&Asking { method: Method::PUT, uri: &uri, headers: &headers, body: b"" })?;
-    // What cannot be sent back is not a token; something else answers at that address.
+    // A value that cannot be sent back is not a token: another server answers at that address.
     let token = token.trim();
     check_word(token).map_err(|problem| NoMetadata::Nothing(format!("its token {problem}")))?;
     Ok(("x-aws-ec2-metadata-token", token.into()))
@@ -73,10 +73,10 @@ pub(super) fn find(sources: &Sources<'_>) -> Result<Found, AwsError> {
     if role.is_empty() {
         return Ok(Found::Nothing("the machine has no role".into()));
     }
-    // It becomes a part of an address.
+    // The name becomes a part of an address.
     let is_name = |character: char| character.is_ascii_alphanumeric() || "+=,.@_-".contains(character);
     if !role.chars().all(is_name) {
-        return Err(failed("the metadata service returned a role whose name is invalid"));
+        return Err(failed("the metadata service returned a role with an invalid name"));
     }
     let why = match metadata.get(&format!("{service}{ROLES}{role}"), &token) {
         Ok(answer) => match of_json(&answer) {

@@ -65,7 +65,8 @@ impl AwsCredentials {
         self
     }
 
-    /// Whether they can be sent: what cannot would fail in a request, and look like trouble with the network.
+    /// Checks that the credentials can be sent in a header: otherwise the request would fail, and look like a network
+    /// error.
     pub(super) fn check(&self) -> Result<(), String> {
         let token = self.session_token.as_ref().map(Secret::expose);
         let parts = [
@@ -150,9 +151,9 @@ impl Sources<'_> {
         self.metadata.around.word(name).map_err(failed)
     }
 
-    /// A token that a file contains.
+    /// Reads a token from a file.
     fn token_file(&self, path: &str) -> Result<String, AwsError> {
-        // What is not a whole path may be the token itself, which somebody has taken for its file.
+        // A text that is not an absolute path may be the token itself, passed instead of the path of its file.
         let shown = if Path::new(path).is_absolute() { path } else { "a file with a relative path" };
         let error = |why: &dyn fmt::Display| failed(format!("cannot use the token in {shown}: {why}"));
         let text = self.metadata.around.file(Path::new(path)).map_err(|why| error(&why))?;

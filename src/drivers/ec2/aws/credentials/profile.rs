@@ -84,7 +84,7 @@ fn of_profile(
     let source = match (get("source_profile"), get("credential_source")) {
         (Some(source), None) if profiles.has(source) || source == name => of_profile(sources, profiles, source, chain)?,
         (Some(_), None) => {
-            return Err(failed(format!("profile {name:?} has a source_profile, and there is no such profile")));
+            return Err(failed(format!("profile {name:?}: the profile that source_profile names was not found")));
         }
         (None, Some("Environment")) => environment::find(&Sources { profile: None, ..*sources })?,
         (None, Some("EcsContainer")) => container::find(sources)?,

@@ -254,7 +254,7 @@ fn a_profile_that_cannot_be_used_says_why() {
         assert!(error.contains(what), "{error}");
     };
     fails("[default]\nrole_arn=a", "needs one of source_profile");
-    fails("[default]\nrole_arn=a\nsource_profile=none", "no such profile");
+    fails("[default]\nrole_arn=a\nsource_profile=none", "source_profile names was not found");
     fails("[default]\nrole_arn=a\nsource_profile=b\n[profile b]\nregion=x", "has no access key");
     fails("[default]\nrole_arn=a\nsource_profile=b\nmfa_serial=m\n[profile b]\nregion=x", "second factor");
     fails("[default]\nrole_arn=a\ncredential_source=Thin Air", "invalid credential_source");

@@ -31,7 +31,7 @@ thread_local! {
 pub(super) struct Watched(());
 
 impl Watched {
-    /// What the thread asks and is answered passes through the veil.
+    /// The request and the answer of this thread pass through the veil.
     pub(super) fn begin(cancel: Option<Receiver<Infallible>>, veil: Veil) -> Self {
         FACTS.set(Some(Facts { veil, cancel, ..Facts::default() }));
         Self(())
@@ -94,8 +94,8 @@ fn note(what: impl FnOnce(&mut Facts)) {
     FACTS.with_borrow_mut(|facts| facts.as_mut().map(what));
 }
 
-/// Hides the request and its answer from the library's log. It comes after all others, but not within a connection to a
-/// proxy, on which the library speaks itself.
+/// Hides the request and its answer from the log of the library. It is the last connector, except within a connection
+/// to a proxy, on which the library itself speaks.
 #[derive(Debug)]
 pub(super) struct VeilConnector;
 
@@ -111,7 +111,7 @@ impl<In: Transport> Connector<In> for VeilConnector {
     }
 }
 
-/// That of the call which this thread makes.
+/// The veil of the call that this thread makes.
 fn veil() -> Veil {
     FACTS.with_borrow(|facts| facts.as_ref().map(|facts| facts.veil.clone())).unwrap_or_default()
 }

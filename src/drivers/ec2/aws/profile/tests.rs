@@ -1,4 +1,5 @@
-//! What settings mean, and that errors repeat none of them. `credentials/tests/botocore.rs` compares with botocore.
+//! Tests the meaning of settings, and that errors do not repeat them. `credentials/tests/botocore.rs` compares with
+//! botocore.
 
 use super::*;
 use crate::secrecy::{assert_reveals_nothing, damaged, shown};
@@ -90,11 +91,8 @@ fn a_key_that_no_provider_has_issued_is_told_with_its_line() {
 fn a_missing_profile_is_told_with_what_may_be_meant() {
     let profiles = read("[ci]\nregion=x", "").unwrap();
     let error = profiles.missing("ci");
-    assert_eq!(
-        error,
-        "there is no profile \"ci\" in /c and /s; /c has a section of that name: write [profile ci] there"
-    );
-    assert_eq!(profiles.missing("other"), "there is no profile \"other\" in /c and /s");
+    assert_eq!(error, "profile \"ci\" not found in /c or /s; /c has a section of that name: write [profile ci] there");
+    assert_eq!(profiles.missing("other"), "profile \"other\" not found in /c or /s");
 }
 
 #[test]
