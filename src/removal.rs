@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
 /// How long the removal waits after a pass that has not finished. A process that was killed may be in the middle of
@@ -43,9 +43,11 @@ type GoOn<'a> = &'a dyn Fn() -> io::Result<()>;
 /// any other file is refused.
 ///
 /// Blocks until it is done. Makes directories writable where that is necessary. Mount points are errors.
+#[cfg(feature = "local")]
 pub(crate) fn remove_directory(path: &Path, go_on: GoOn<'_>) -> io::Result<()> {
     let (above, name) = split(path)?;
-    let there = open_above(above).and_then(|above| Ok(statat(above, &name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode));
+    let there =
+        open_above(above).and_then(|above| Ok(rustix::fs::statat(above, &name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode));
     match there.map(FileType::from_raw_mode) {
         Ok(FileType::Directory | FileType::Symlink) => remove_anything(path, go_on),
         Ok(_) => Err(Errno::NOTDIR.into()),
@@ -315,5 +317,5 @@ fn unlock(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     Ok(rustix::fs::chmodat(directory, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "local"))]
 mod tests;

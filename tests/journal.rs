@@ -515,11 +515,16 @@ fn j3_a_shutdown_cancels_a_reclaim_waits_for_it_and_names_it() {
     let reclaim = script.expect_reclaim();
     let leftover = reclaim.leftover().clone();
     assert!(!leftover.cancelled());
-    let report = life.master.shutdown(ShutdownMode::Graceful, SECOND / 100);
-    assert!(!report.complete && report.in_flight.is_empty());
-    assert_eq!(report.reclaiming.len(), 1);
-    assert!(report.to_string().contains("being reclaimed for"), "{report}");
-    assert!(leftover.cancelled());
+    // A graceful one may be called again to wait longer, and cuts nothing.
+    for (mode, cancels) in
+        [(ShutdownMode::Graceful, false), (ShutdownMode::Graceful, false), (ShutdownMode::Fast, true)]
+    {
+        let report = life.master.shutdown(mode, SECOND / 100);
+        assert!(!report.complete && report.in_flight.is_empty());
+        assert_eq!((report.reclaiming.len(), report.left_behind.len()), (1, 1));
+        assert!(report.to_string().contains("being reclaimed for"), "{report}");
+        assert_eq!(leftover.cancelled(), cancels);
+    }
     assert!(leftover.sleep(Duration::MAX).is_err());
     reclaim.fail("cancelled");
     life.end();

@@ -11,6 +11,10 @@ One file, no package: put it beside your program. The shared library is the one 
 Everything that is made here is freed by ``close()``, by leaving its ``with``, or by the garbage collector; the order
 does not matter. Methods that block let other threads of Python run. Times are in seconds, and ``None`` is no limit.
 
+Signals interrupt every method that blocks: Python runs their handlers in the main thread within 100 ms, and Ctrl-C
+raises ``KeyboardInterrupt``. Nothing is lost then: call the method again, and it goes on. An interrupted ``run`` kills
+its command; an interrupted ``put``, ``get`` or ``insubstantiate`` goes on in the background.
+
 Workers can be written in Python: see :class:`Driver`, and :class:`Agent` for how their builds run commands. An
 exception in one of their methods is a failure with its text, and never leaves it.
 
@@ -50,6 +54,8 @@ __all__ = [
 ABI_VERSION = 1
 FOREVER = 2**64 - 1
 EXIT_PATIENCE = 5.0
+# How long the main thread is in the library at most before it looks for signals, in seconds.
+_SLICE = 0.05
 
 
 # Errors.
@@ -383,6 +389,7 @@ def _error(code: int) -> Error:
 
 
 T = TypeVar("T")
+P = TypeVar("P")
 # What a callback comes to: an lw_answer, and why.
 _Answer = Tuple[int, str]
 _OK: _Answer = (0, "")
@@ -451,18 +458,77 @@ _OVER = "the interpreter is ending"
 os.register_at_fork(after_in_child=lambda: setattr(_here, "visit", None))
 
 
-def _error_of(name: str, *arguments: Any) -> Optional[Error]:
-    """Calls a function of the library. Its message belongs to the thread that has called."""
+def _error_of(name: str, *arguments: Any, codes: Optional[List[int]] = None) -> Optional[Error]:
+    """Calls a function of the library. Its message belongs to the thread that has called.
+
+    ``codes`` receives the function's code, also when the handler of a signal raises right after the call.
+    """
+    returned: List[int] = [] if codes is None else codes
 
     def call() -> Optional[Error]:
-        code = getattr(_library, name)(*arguments)
+        returned.clear()
+        # Python runs handlers of signals between two of its own instructions, and this is only one.
+        returned.extend(map(getattr(_library, name), *[(argument,) for argument in arguments]))
+        code = returned[0]
         raised: Optional[BaseException] = _here.__dict__.pop("raised", None)  # see answered
         if raised is not None:
+            if code != 0:
+                returned.clear()
             raise raised
         return None if code == 0 else _error(code)
 
     visit: Optional[_Visit] = getattr(_here, "visit", None)
     return call() if visit is None else visit.ask(call)
+
+
+def _handles_signals() -> bool:
+    """Whether Python waits for this thread to handle signals. A driver's method is served by another thread."""
+    return threading.current_thread() is threading.main_thread() and getattr(_here, "visit", None) is None
+
+
+def _in_slices(timeout: Optional[float], call: Callable[[int], Optional[Error]]) -> Optional[Error]:
+    """Waits with a function that has a time limit in milliseconds, so that signals are handled meanwhile."""
+    limit = _ms(timeout)
+    if not _handles_signals():
+        return call(limit)
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = _SLICE if end is None else end - time.monotonic()
+        error = call(_ms(min(_SLICE, max(0.0, left))))
+        if not isinstance(error, TimedOut) or (end is not None and left <= _SLICE):
+            return error
+
+
+def _aside(call: Callable[[], T]) -> T:
+    """Makes a call that has no time limit, on another thread, so that signals are handled meanwhile.
+
+    When the handler of a signal raises, the call goes on by itself.
+    """
+    if not _handles_signals():
+        return call()
+    answers: "queue.SimpleQueue[Callable[[], T]]" = queue.SimpleQueue()
+
+    def answer() -> None:
+        try:
+            result = call()
+            answers.put(lambda: result)
+        except BaseException as error:
+            answers.put(lambda error=error: _raise(error))  # type: ignore[misc]
+
+    try:
+        threading.Thread(target=answer, name="latent-worker wait", daemon=True).start()
+    except RuntimeError:  # no more threads, as in a visit
+        return call()
+    while True:
+        try:
+            return answers.get(timeout=_SLICE)()
+        except queue.Empty:
+            # A signal that came to another thread does not end the wait.
+            continue
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
 
 
 def _call(name: str, *arguments: Any) -> None:
@@ -471,11 +537,33 @@ def _call(name: str, *arguments: Any) -> None:
         raise error
 
 
-def _new(name: str, *arguments: Any) -> int:
+class _Place:
+    """Where the library puts a handle, or something given out. It is freed with this unless somebody takes it over.
+
+    This exists before the call: the handler of a signal may raise right after the library has put something here.
+    """
+
+    def __init__(self, free: str) -> None:
+        self.free, self.it = free, c_void_p()
+
+    @property
+    def value(self) -> int:
+        return self.it.value or 0
+
+    def taken_over(self) -> None:
+        self.it.value = None
+
+    def __del__(self) -> None:
+        # At the end of the interpreter everything is freed in one place.
+        if self.it.value and not _Visit.is_over:
+            _collect(self.free, self.it.value)
+
+
+def _new(free: str, name: str, *arguments: Any) -> _Place:
     """A function whose last argument is where a handle, or something given out, is put."""
-    place = c_void_p()
-    _call(name, *arguments, byref(place))
-    return place.value or 0
+    place = _Place(free)
+    _call(name, *arguments, byref(place.it))
+    return place
 
 
 def _is(name: str, *arguments: Any) -> bool:
@@ -486,11 +574,8 @@ def _is(name: str, *arguments: Any) -> bool:
 
 
 def _text_of(name: str, *arguments: Any) -> str:
-    given = _new(name, *arguments)
-    try:
-        return (ctypes.cast(given, c_char_p).value or b"").decode("utf-8", "replace")
-    finally:
-        _library.lw_free(given)
+    given = _new("lw_free", name, *arguments)
+    return (ctypes.cast(given.value, c_char_p).value or b"").decode("utf-8", "replace")
 
 
 def _bytes(text: Optional[str]) -> Optional[bytes]:
@@ -554,18 +639,38 @@ class _Handle:
     # All that are not freed, and how they are.
     _live: Dict[int, str] = {}
 
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
+    def __init__(self, place: _Place) -> None:
+        handle = self._handle = place.value
         _Handle._live[handle] = self._free
         self._finalizer = weakref.finalize(self, _collect, self._free, handle)
         # What happens at the end of the interpreter is decided in one place.
         self._finalizer.atexit = False
+        place.taken_over()
+        # What an interrupted call has taken, with its code and error: the next one returns that.
+        self._kept: List[Tuple[Any, Optional[Error]]] = []
+
+    def _take(self, name: str, timeout: Optional[float], places: P, *pointers: Any) -> Tuple[P, Optional[Error]]:
+        """Waits with a function that takes something, which it puts into the places that the pointers lead to."""
+        try:
+            return self._kept.pop()
+        except IndexError:
+            pass
+        codes: List[int] = []
+        try:
+            return places, _in_slices(
+                timeout, lambda limit: _error_of(name, self._handle, limit, *pointers, codes=codes)
+            )
+        except BaseException:
+            if codes and codes[0] != _TIMED_OUT:
+                self._kept.append((places, _error(codes[0]) if codes[0] else None))
+            raise
 
     def close(self) -> None:
         """Frees it. May be called again."""
         self._end(self._free)
 
     def _end(self, function: str, *arguments: Any) -> None:
+        self._kept.clear()
         if self._finalizer.detach() is not None:
             _error_of(function, self._handle, *arguments)
             _Handle._live.pop(self._handle, None)
@@ -674,13 +779,12 @@ def _command(
     input: bytes,
     time_limit: Optional[float],
     silence_limit: Optional[float],
-    keep_output: int = 0,
 ) -> _Command:
     environment = dict(env or {})
     c = _Command(
         directory=_bytes(directory), environment=_pairs(environment), environment_count=len(environment),
         input=ctypes.cast(c_char_p(input), POINTER(c_uint8)), input_length=len(input),
-        time_limit_ms=_setting_ms(time_limit), silence_limit_ms=_setting_ms(silence_limit), keep_output=keep_output,
+        time_limit_ms=_setting_ms(time_limit), silence_limit_ms=_setting_ms(silence_limit),
     )
     if isinstance(command, str):
         c.shell = _bytes(command)
@@ -697,8 +801,12 @@ class Process(_Handle):
 
     def read(self, timeout: Optional[float] = None) -> Output:
         """Blocks until there is output, or the command has ended. After the end: :class:`Ended`."""
-        buffer, output = ctypes.create_string_buffer(self._BUFFER), _Output()
-        _call("lw_running_read", self._handle, _ms(timeout), buffer, self._BUFFER, byref(output))
+        places = ctypes.create_string_buffer(self._BUFFER), _Output()
+        (buffer, output), error = self._take(
+            "lw_running_read", timeout, places, places[0], self._BUFFER, byref(places[1])
+        )
+        if error is not None:
+            raise error
         if output.stream == 3:
             end = Finished(output.exit, output.code, output.elapsed_ms / 1000, b"", b"", 0)
             return Output("end", b"", end)
@@ -723,6 +831,7 @@ class Lease(_Handle):
     """
 
     _free = "lw_lease_free"
+    _KEPT_OUTPUT = 1 << 20
 
     def run(
         self,
@@ -735,15 +844,24 @@ class Lease(_Handle):
         silence_limit: Optional[float] = None,
         keep_output: int = 0,
     ) -> Finished:
-        """Runs a line for the shell, or a program with its arguments, to its end. Blocks until then."""
-        c = _command(command, directory, env, input, time_limit, silence_limit, keep_output)
-        given = _new("lw_lease_run", self._handle, byref(c))
-        try:
-            it = ctypes.cast(given, POINTER(_Finished)).contents
-            out, err = ctypes.string_at(it.out, it.out_length), ctypes.string_at(it.err, it.err_length)
-            return Finished(it.exit, it.code, it.elapsed_ms / 1000, out, err, it.dropped)
-        finally:
-            _library.lw_free(given)
+        """Runs a line for the shell, or a program with its arguments, to its end. Blocks until then.
+
+        Keeps the last ``keep_output`` bytes of each stream, by default 1 MiB. An interrupt kills the command.
+        """
+        kept, dropped = {"out": bytearray(), "err": bytearray()}, 0
+        with self.start(
+            command, directory=directory, env=env, input=input, time_limit=time_limit, silence_limit=silence_limit
+        ) as process:
+            for output in process:
+                if output.end is not None:
+                    end = output.end
+                    continue
+                tail = kept[output.stream]
+                tail += output.data
+                surplus = max(0, len(tail) - (keep_output or self._KEPT_OUTPUT))
+                del tail[:surplus]
+                dropped += surplus
+        return Finished(end.exit, end.code, end.elapsed, bytes(kept["out"]), bytes(kept["err"]), dropped)
 
     def start(
         self,
@@ -757,30 +875,31 @@ class Lease(_Handle):
     ) -> Process:
         """Starts a command, whose output is read as it comes."""
         c = _command(command, directory, env, input, time_limit, silence_limit)
-        return Process(_new("lw_lease_start", self._handle, byref(c)))
+        return Process(_new(Process._free, "lw_lease_start", self._handle, byref(c)))
 
     def put(self, local_path: str, path: str, mode: int = 0) -> None:
         """Copies a file to the instance. Blocks until it is done."""
-        _call("lw_lease_write_file", self._handle, _bytes(local_path), _bytes(path), mode)
+        arguments = self._handle, _bytes(local_path), _bytes(path), mode
+        _aside(lambda: _call("lw_lease_write_file", *arguments))
 
     def get(self, path: str, local_path: str) -> None:
         """Copies a file of the instance here. Blocks until it is done."""
-        _call("lw_lease_read_file", self._handle, _bytes(path), _bytes(local_path))
+        arguments = self._handle, _bytes(path), _bytes(local_path)
+        _aside(lambda: _call("lw_lease_read_file", *arguments))
 
     def wait_end(self, timeout: Optional[float] = None) -> None:
         """Raises :class:`LeaseEnded` or :class:`Cancelled` as soon as the lease has ended.
 
         :class:`TimedOut`: it has not. :class:`Ended`: another thread has given it back.
         """
-        _call("lw_lease_wait_end", self._handle, _ms(timeout))
+        error = _in_slices(timeout, lambda limit: _error_of("lw_lease_wait_end", self._handle, limit))
+        if error is not None:
+            raise error
 
     def _info(self) -> Tuple[int, str, str, int]:
-        given = _new("lw_lease_get_info", self._handle)
-        try:
-            it = ctypes.cast(given, POINTER(_LeaseInfo)).contents
-            return it.build, _str(it.build_name) or "", _str(it.worker) or "", it.epoch
-        finally:
-            _library.lw_free(given)
+        given = _new("lw_free", "lw_lease_get_info", self._handle)
+        it = ctypes.cast(given.value, POINTER(_LeaseInfo)).contents
+        return it.build, _str(it.build_name) or "", _str(it.worker) or "", it.epoch
 
     @property
     def build(self) -> int:
@@ -796,7 +915,9 @@ class Lease(_Handle):
     def agent(self) -> Optional[Agent]:
         """The agent that a driver in Python has attached its instance with, if it has one."""
         try:
-            agent: Optional[Agent] = _Table._kept.get(_new("lw_lease_agent", self._handle))
+            context = c_void_p()
+            _call("lw_lease_agent", self._handle, byref(context))
+            agent: Optional[Agent] = _Table._kept.get(context.value or 0)
             return agent
         except Unsupported:
             return None
@@ -847,7 +968,11 @@ class Ticket(_Handle):
 
         Otherwise: :class:`TimedOut`, :class:`Cancelled`, :class:`BuildFailed`, or :class:`Ended` after the last answer.
         """
-        return Lease(_new("lw_ticket_wait", self._handle, _ms(timeout)))
+        place = _Place(Lease._free)
+        place, error = self._take("lw_ticket_wait", timeout, place, byref(place.it))
+        if error is not None:
+            raise error
+        return Lease(place)
 
     def cancel(self) -> None:
         """Ends the build, wherever it is."""
@@ -860,15 +985,15 @@ class Inbox(_Handle):
     _free = "lw_inbox_free"
 
     def __init__(self) -> None:
-        super().__init__(_new("lw_inbox_new"))
+        super().__init__(_new(self._free, "lw_inbox_new"))
 
     def take(self, timeout: Optional[float] = None) -> Tuple[int, Union[Lease, Error]]:
         """The number of a build, and its lease or why it has none. :class:`TimedOut` when there is no answer."""
-        number, place = c_uint64(), c_void_p()
-        error = _error_of("lw_inbox_take", self._handle, _ms(timeout), byref(number), byref(place))
+        places = c_uint64(), _Place(Lease._free)
+        (number, place), error = self._take("lw_inbox_take", timeout, places, byref(places[0]), byref(places[1].it))
         if error is not None and number.value == 0:
             raise error
-        return number.value, (Lease(place.value or 0) if error is None else error)
+        return number.value, (Lease(place) if error is None else error)
 
     def fileno(self) -> int:
         """Readable while there is something to take; now and then for nothing."""
@@ -921,11 +1046,11 @@ class Events(_Handle):
 
     def take(self, timeout: Optional[float] = None) -> Event:
         """Blocks until there is one."""
-        given = _new("lw_events_take", self._handle, _ms(timeout))
-        try:
-            return Event(ctypes.cast(given, POINTER(_Event)).contents)
-        finally:
-            _library.lw_free(given)
+        place = _Place("lw_free")
+        place, error = self._take("lw_events_take", timeout, place, byref(place.it))
+        if error is not None:
+            raise error
+        return Event(ctypes.cast(place.value, POINTER(_Event)).contents)
 
     def fileno(self) -> int:
         """Readable while there are events; now and then for nothing."""
@@ -981,11 +1106,13 @@ class Start(Attempt):
 
     def sleep(self, seconds: float) -> None:
         """Waits; raises :class:`Cancelled` as soon as the start is cancelled."""
-        _call("lw_start_sleep", self._handle, _ms(seconds))
+        limit = _ms(seconds)
+        _aside(lambda: _call("lw_start_sleep", self._handle, limit))
 
     def record(self, id: str) -> None:
         """Has an id outlive a crash; see ``lw_start_record``."""
-        _call("lw_start_record", self._handle, _bytes(id))
+        text = _bytes(id)
+        _aside(lambda: _call("lw_start_record", self._handle, text))
 
     def progress(self, text: str) -> None:
         """Tells observers what the start is doing."""
@@ -1007,7 +1134,8 @@ class Start(Attempt):
         if agent is not None:
             _Table._kept[number] = agent
         try:
-            it = Attachment(_new("lw_start_attach", self._handle, None if agent is None else byref(c)))
+            given = None if agent is None else byref(c)
+            it = Attachment(_new(Attachment._free, "lw_start_attach", self._handle, given))
         except BaseException:
             _Table.forget(number)
             raise
@@ -1039,7 +1167,8 @@ class Leftover(Attempt):
 
     def sleep(self, seconds: float) -> None:
         """Waits; raises :class:`Cancelled` when the master shuts down."""
-        _call("lw_reclaim_sleep", self._handle, _ms(seconds))
+        limit = _ms(seconds)
+        _aside(lambda: _call("lw_reclaim_sleep", self._handle, limit))
 
 
 class Attachment(_Handle):
@@ -1097,7 +1226,8 @@ class AgentProcess:
         Within ``start_command`` nobody reads yet: it takes 1 MiB there, and raises :class:`Unsupported` for more.
         :class:`Cancelled`: it was interrupted. :class:`Ended`: nobody reads any more. In both cases end it.
         """
-        _call("lw_process_write", self._handle, ("out", "err").index(stream) + 1, data, len(data))
+        number = ("out", "err").index(stream) + 1
+        _aside(lambda: _call("lw_process_write", self._handle, number, data, len(data)))
 
     def end(self, code: int = 0, exit: Exit = Exit.CODE) -> None:
         """It has ended; ``code`` is its exit code, or the number of the signal. The first end counts."""
@@ -1339,7 +1469,9 @@ class Worker(_Handle):
 
     def insubstantiate(self, fast: bool = False, timeout: Optional[float] = None) -> None:
         """Stops the instance, if there is one, and blocks until it is gone; not within a driver's method."""
-        _call("lw_worker_insubstantiate", self._handle, int(fast), _ms(timeout))
+        limit = _ms(timeout)
+        # Not in slices: after the first one there may be another instance.
+        _aside(lambda: _call("lw_worker_insubstantiate", self._handle, int(fast), limit))
 
 
 class LocalKind:
@@ -1384,7 +1516,8 @@ class Master(_Handle):
             heartbeat_interval_ms=_setting_ms(interval), heartbeat_timeout_ms=_setting_ms(lost_after),
             handshake_timeout_ms=_setting_ms(handshake_timeout), write_timeout_ms=_setting_ms(write_timeout),
         )
-        super().__init__(_new("lw_master_new", byref(options)))
+        self._drop_timeout = 30.0 if drop_timeout is None else drop_timeout
+        super().__init__(_aside(lambda: _new(self._free, "lw_master_new", byref(options))))
 
     @property
     def address(self) -> Optional[str]:
@@ -1488,15 +1621,15 @@ class Master(_Handle):
         c.check_interval_ms = _setting_ms(options.pop("check_interval", None))
         if options:
             raise TypeError(f"a worker has no option {', '.join(options)}")
-        return Worker(_new(function, self._handle, byref(c), driver))
+        return Worker(_new(Worker._free, function, self._handle, byref(c), driver))
 
     def worker(self, name: str) -> Worker:
         """The worker of this name."""
-        return Worker(_new("lw_master_worker", self._handle, _bytes(name)))
+        return Worker(_new(Worker._free, "lw_master_worker", self._handle, _bytes(name)))
 
     def submit(self, build: Build) -> Ticket:
         """Puts a build into the queue."""
-        return Ticket(_new("lw_master_submit", self._handle, byref(build._c())))
+        return Ticket(_new(Ticket._free, "lw_master_submit", self._handle, byref(build._c())))
 
     def submit_to(self, build: Build, inbox: Inbox) -> int:
         """Puts a build into the queue whose answers go to the inbox; its number."""
@@ -1520,28 +1653,50 @@ class Master(_Handle):
 
     def forget_leftover(self, key: str) -> None:
         """Takes something off the list of leftovers, because somebody has looked after it."""
-        _call("lw_master_forget_leftover", self._handle, _bytes(key))
+        text = _bytes(key)
+        _aside(lambda: _call("lw_master_forget_leftover", self._handle, text))
 
     def events(self, capacity: int = 10_000) -> Events:
         """All events from now on."""
-        return Events(_new("lw_master_events", self._handle, capacity))
+        return Events(_new(Events._free, "lw_master_events", self._handle, capacity))
 
     def shutdown(self, fast: bool = False, timeout: Optional[float] = None) -> Dict[str, Any]:
         """Lets nothing new start, answers every build, and stops every instance; the report, as JSON has it.
 
         Blocks until that is done. :class:`TimedOut`: it goes on. Within a driver's method it does not block.
         """
-        place = c_void_p()
-        error = _error_of("lw_master_shutdown", self._handle, int(fast), _ms(timeout), byref(place))
-        if not place.value:
-            raise error or Error("the library has given no report")
-        try:
-            report: Dict[str, Any] = json.loads(_str(ctypes.cast(place.value, POINTER(_Report)).contents.json) or "{}")
-        finally:
-            _library.lw_free(place.value)
+        places: List[_Place] = []
+
+        def call(limit: int) -> Optional[Error]:
+            # Every call gives a report, also one that has timed out.
+            places[:] = [_Place("lw_free")]
+            return _error_of("lw_master_shutdown", self._handle, int(fast), limit, byref(places[0].it))
+
+        error = _in_slices(timeout, call)
         if error is not None:
             raise error
+        text = _str(ctypes.cast(places[0].value, POINTER(_Report)).contents.json)
+        report: Dict[str, Any] = json.loads(text or "{}")
         return report
+
+    def close(self) -> None:
+        """Shuts it down fast, within ``drop_timeout`` (30 s by default), and frees it. May be called again.
+
+        When this is interrupted the master is still open: call it again.
+        """
+        if self.closed:
+            return
+        if _handles_signals():
+            try:
+                self.shutdown(fast=True, timeout=self._drop_timeout)
+            except TimedOut:
+                # Freeing it waits once more; nobody needs to wait for that.
+                _thread.start_new_thread(super().close, ())
+                return
+            except Error:
+                pass
+        # Agents on other machines may take some seconds to go.
+        _aside(super().close)
 
 
 @atexit.register
@@ -1554,12 +1709,20 @@ def _end() -> None:
     def shut_down(patience: float) -> List[int]:
         """The masters that it has not been enough for."""
         end = time.monotonic() + patience
-        for master in masters:
-            _library.lw_master_shutdown(master, 1, 0, None)
-        waits = ((master, _ms(max(0.0, end - time.monotonic()))) for master in masters)
-        return [master for master, wait in waits if _library.lw_master_shutdown(master, 1, wait, None) == _TIMED_OUT]
+        left = [master for master in masters if _library.lw_master_shutdown(master, 1, 0, None) == _TIMED_OUT]
+        while left and time.monotonic() < end:
+            # In slices, as everywhere: Ctrl-C ends the patience.
+            if _library.lw_master_shutdown(left[-1], 1, _ms(_SLICE), None) != _TIMED_OUT:
+                left.pop()
+        return [master for master in left if _library.lw_master_shutdown(master, 1, 0, None) == _TIMED_OUT]
 
-    shut_down(EXIT_PATIENCE)
+    try:
+        shut_down(EXIT_PATIENCE)
+    finally:
+        _end_visits(shut_down)
+
+
+def _end_visits(shut_down: Callable[[float], List[int]]) -> None:
     _Visit.end()
     # A driver of the library itself may hang; it does not come here.
     hanging = shut_down(1.0)

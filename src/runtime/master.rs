@@ -77,7 +77,7 @@ struct OwnThreads {
 pub enum ShutdownMode {
     /// Waits for running builds, and stops instances with grace. Reclaims that are already due are carried out.
     Graceful,
-    /// Ends running builds, and calls the drivers with `fast`.
+    /// Ends running builds, calls the drivers with `fast`, and cancels running reclaims.
     Fast,
 }
 
@@ -510,8 +510,6 @@ impl Handle {
         } else {
             shared.threads.wait(Instant::now().checked_add(limit))
         };
-        // Running reclaims have had their time.
-        shared.leftovers.close();
         if complete && !on_own_thread {
             self.end_own_threads(limit);
         }

@@ -199,16 +199,27 @@ impl Fake {
         self.socket.send(Message::binary(bytes)).is_ok()
     }
 
-    /// Sends the next bytes of a file.
-    pub fn block(&mut self, command: &str, block: &[u8]) {
+    /// Sends the next bytes of a file. The number of the request.
+    pub fn block(&mut self, command: &str, block: &[u8]) -> u64 {
         let mut args = Vec::new();
         rmp::encode::write_bin(&mut args, block).unwrap();
-        self.ask("update_upload_file_write", Some(command), Some(&args));
+        self.ask("update_upload_file_write", Some(command), Some(&args))
     }
 
-    /// Waits for the next message of the master.
-    pub fn await_answer(&mut self) {
-        while !matches!(self.socket.read(), Ok(Message::Binary(_)) | Err(_)) {}
+    /// Waits until the request with this number is answered, or the connection has ended.
+    pub fn await_answer(&mut self, number: u64) {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Binary(bytes)) => {
+                    let map = rmp_map::read(&bytes);
+                    if map.op == "response" && map.number == number {
+                        return;
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// A listing of a directory, and its end.

@@ -106,15 +106,15 @@ fn a_short_transfer_is_an_error_whatever_the_worker_says() {
     }
     let reads: [(&str, u64, Misbehaviour); 4] = [
         ("0 bytes of a file of 10", 10, Box::new(nothing)),
-        ("4 bytes of a file of 10", 10, Box::new(|fake, command| fake.block(command, b"four"))),
-        ("larger than requested", 0, Box::new(|fake, command| fake.block(command, &vec![7; MIB]))),
-        ("empty", 0, Box::new(|fake, command| fake.block(command, b""))),
+        ("4 bytes of a file of 10", 10, Box::new(|fake, command| _ = fake.block(command, b"four"))),
+        ("larger than requested", 0, Box::new(|fake, command| _ = fake.block(command, &vec![7; MIB]))),
+        ("empty", 0, Box::new(|fake, command| _ = fake.block(command, b""))),
     ];
     for (reason, size, misbehave) in reads {
         let error = transfer(false, size, misbehave).unwrap_err();
         assert!(error.contains(reason), "{error}");
     }
-    assert_eq!(transfer(false, 0, |fake, command| fake.block(command, b"four")), Ok(4), "it grew");
+    assert_eq!(transfer(false, 0, |fake, command| _ = fake.block(command, b"four")), Ok(4), "it grew");
 }
 
 #[test]
@@ -124,8 +124,8 @@ fn a_file_has_at_most_the_length_that_its_reader_allows() {
     let worker = thread::spawn(move || {
         for _ in 0..2 {
             let command = begin_transfer(&mut fake, 8);
-            fake.block(&command, b"four");
-            fake.await_answer();
+            let first = fake.block(&command, b"four");
+            fake.await_answer(first);
             fake.block(&command, b"more");
             fake.finish_command(&command, "");
         }
@@ -149,8 +149,8 @@ fn a_file_does_not_go_on_for_ever() {
     let endless = |fake: &mut Fake, command: &str| {
         let block = vec![7; 256 << 10];
         for _ in 0..64 * 4 + 1 {
-            fake.block(command, &block);
-            fake.await_answer();
+            let number = fake.block(command, &block);
+            fake.await_answer(number);
         }
     };
     let error = transfer(false, 10, endless).unwrap_err();

@@ -29,6 +29,7 @@ impl Place {
     }
 
     /// What is in a directory.
+    #[cfg(any(feature = "command", feature = "local"))]
     pub(crate) fn names(directory: &Path) -> Vec<String> {
         fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }

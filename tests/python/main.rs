@@ -62,6 +62,12 @@ fn agents_are_classes_that_run_the_commands_of_builds() {
 
 #[test]
 #[ignore = "needs python3, as TEST_PYTHON"]
+fn interrupts_end_every_call_that_blocks() {
+    passes("interrupts.py");
+}
+
+#[test]
+#[ignore = "needs python3, as TEST_PYTHON"]
 fn many_threads_and_builds_lose_nothing_and_grow_nothing() {
     passes("many.py");
 }
