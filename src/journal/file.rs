@@ -32,8 +32,8 @@ const SHORT: u64 = 1 << 20;
 /// What the name of a new file ends with that will take the place of a journal.
 const NEW: &str = ".latent-worker-new";
 /// The report about a file that exists and is empty.
-const EMPTIED: &str = "the journal file exists and is empty: if a master has used it, another program has emptied it, and \
-                       instances that were recorded in it may still run";
+const EMPTIED: &str = "the journal file exists and is empty: if a master has used it, another program has emptied it, \
+                       and instances that were recorded in it may still run";
 /// How long, and how often, a journal is tried to be locked that somebody holds. A process that was killed lets go of
 /// its lock at once, but a child that it was just starting holds it up to its `exec`.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);

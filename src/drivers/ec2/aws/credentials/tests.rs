@@ -145,7 +145,7 @@ fn who_has_none_is_told_where_they_were_looked_for() {
     let error = Bench::new(nowhere()).error();
     for (source, why) in [
         ("environment", "AWS_ACCESS_KEY_ID is not set"),
-        ("profile", "no profile \"default\""),
+        ("profile", "profile \"default\" not found"),
         ("container", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is not set"),
         ("web identity", "AWS_WEB_IDENTITY_TOKEN_FILE is not set"),
         ("machine", "no metadata service at http://169.254.169.254"),
@@ -168,7 +168,7 @@ fn a_source_that_is_set_up_and_fails_ends_the_search() {
     };
     fails(home().variable("AWS_ACCESS_KEY_ID", "x"), vec![], "AWS_SECRET_ACCESS_KEY is not");
     fails(home().variable("AWS_SECRET_ACCESS_KEY", "hush"), vec![], "AWS_ACCESS_KEY_ID is not");
-    fails(home().variable("AWS_PROFILE", "other"), vec![], "no profile \"other\"");
+    fails(home().variable("AWS_PROFILE", "other"), vec![], "profile \"other\" not found");
     let container = || nowhere().variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://localhost/x");
     fails(container(), vec![answer(403, "hush")], "status 403");
     fails(container(), vec![answer(200, "hush")], "not JSON");
