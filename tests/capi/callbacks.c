@@ -355,6 +355,19 @@ static void an_instance_that_fits_no_build_is_replaced(void)
     end(&self);
 }
 
+static void a_shutdown_says_whether_it_is_fast(int mode)
+{
+    SCRIPT(self);
+    self.attaches = 1;
+    begin(&self, 0);
+    lw_ticket *ticket = submit_once(&self, "done");
+    OK(lw_lease_finish(lease_of(ticket), LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_ticket_free(ticket));
+    OK(lw_master_shutdown(self.master, mode, MINUTE, NULL));
+    MUST(look(&self.stops) == 1 && look(&self.fast_stops) == (mode == LW_SHUTDOWN_FAST));
+    end(&self);
+}
+
 static void a_bad_check(void)
 {
     SCRIPT(self);
@@ -955,6 +968,8 @@ int main(void)
     every_answer_of_a_start();
     callbacks_that_call_back();
     an_instance_that_fits_no_build_is_replaced();
+    a_shutdown_says_whether_it_is_fast(LW_SHUTDOWN_GRACEFUL);
+    a_shutdown_says_whether_it_is_fast(LW_SHUTDOWN_FAST);
     a_bad_check();
     a_bad_check_after_the_attach();
     a_start_that_hangs_is_cancelled();
