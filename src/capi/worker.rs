@@ -68,7 +68,7 @@ pub struct lw_worker_options {
 // SAFETY: integers and raw pointers, the size first.
 unsafe impl Growing for lw_worker_options {}
 
-fn config_from(options: *const lw_worker_options) -> Result<WorkerConfig> {
+pub(super) fn config_from(options: *const lw_worker_options) -> Result<WorkerConfig> {
     let given = structure("options", options)?;
     let mut config = WorkerConfig::new(text("options.name", given.name)?);
     for label in texts("options.labels", given.labels, given.label_count)? {
