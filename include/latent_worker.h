@@ -5,33 +5,40 @@
  *
  * RULES
  *
- * Codes. Every function returns an lw_code (but lw_last_error_message, which returns a text). What it has to give it
- * stores where its last arguments point to; after an error (but LW_ERROR_FORKED) that is NULL or 0.
- * lw_last_error_message() says more about the last error of the same thread. Codes never change their meaning; take one that you do not know for a failure.
+ * Codes. Every function returns an lw_code, except lw_last_error_message, which returns a text. A function stores its
+ * results where its last arguments point to. After an error they are NULL or 0, and a file descriptor is -1, unless the
+ * function's documentation says otherwise; LW_ERROR_FORKED leaves them as they were. lw_last_error_message() says more
+ * about the last error on the same thread. Codes never change their meaning; treat one that you do not know as a
+ * failure.
  *
  * Handles. What a function makes is a handle, typed as a pointer to a structure that has no fields. It is no address:
- * pass it on and do not look behind it. Each kind has a function to free it. Handles may be used on any thread, also by
- * several at once; one may be freed while another thread uses it: that call goes on to its end. A handle that is NULL,
- * freed or of another kind is told (LW_ERROR_HANDLE), whenever that is tried, and nothing happens. They may be freed in
- * any order.
+ * pass it on and do not look behind it. Each kind has a function to free it, except three that callbacks are passed:
+ * lw_start and lw_reclaim end when the callback returns, lw_process with lw_process_end or lw_process_fail. Handles may
+ * be used on any thread, also by several at once, unless a function's documentation says otherwise. One may be freed
+ * while another thread uses it: that call goes on to its end. A call with a handle that is NULL, freed or of another
+ * kind fails with LW_ERROR_HANDLE and does nothing; only to free NULL is no error. Handles may be freed in any order.
  *
  * Texts and structures that are given out through a pointer to const belong to the library: read them, on any thread,
- * and give them back once with lw_free. What a callback is passed lives until it returns.
+ * and free each once with lw_free. Two are not to be freed: the text of lw_last_error_message, and what a callback is
+ * passed, which lives until the callback returns.
  *
- * Texts that are passed in are UTF-8 with a NUL at the end, and bytes come with a length. Nothing that is passed in is
- * kept: it may go when the call returns. Only contexts (void *context) are kept, until their `release` is called.
+ * Texts that are passed in are UTF-8 with a NUL at the end, and bytes come with a length. A list has at most
+ * 65536 items, and bytes at most 1 GiB. Nothing that is passed in is kept: it may go when the call returns. Only
+ * functions to call back and contexts (void *context) are kept, until `release` is called.
  *
  * Structures that begin with `size` may grow. In those that you fill, set all of it to zero first and `size` to sizeof;
- * zero always means the default. In those that you are given, look at no field that lies beyond `size`.
+ * zero means the default, for all fields that need not be set. In those that you are given, look at no field that lies
+ * beyond `size`.
  *
- * Times are in milliseconds; LW_FOREVER is no limit.
+ * Times are in milliseconds, unless the name of a field ends with _ns; LW_FOREVER is no limit.
  *
  * Callbacks run on threads of the library or within calls of yours, as their documentation says, some at the same
  * time. They may call any function of this header. lw_master_shutdown, lw_master_free and lw_worker_insubstantiate do
  * not wait within a callback; whatever else blocks does, so do not wait for what cannot come before the callback
  * returns. They must return: no exception, longjmp or pthread_exit may leave them. The library's threads have 2 MiB of
- * stack. A callback may come before the call that it is due to has stored its handle, and one may just begin when
- * lw_observer_free returns. `release` is called exactly once, on any thread, perhaps within a call of yours.
+ * stack. A callback may run before the call that causes it has stored its handle, and an observer's callback may still
+ * begin just after lw_observer_free has returned. `release` is called exactly once, on any thread, perhaps within a
+ * call of yours; it is not called when the call that was to take over the context has failed.
  *
  * Nothing unwinds out of a function: a panic of the library, which is a defect, is LW_ERROR_PANIC.
  *
@@ -70,41 +77,44 @@ enum lw_code
  {
   // It has done what it was asked for.
   LW_OK = 0,
-  // An argument makes no sense: NULL where something is needed, no UTF-8, a length or a number out of range.
+  // An argument makes no sense: NULL where something is needed, not UTF-8, a length or a number out of range.
   LW_ERROR_ARGUMENT = 1,
-  // The handle is not one: NULL, freed, of another kind, or used where it may not be used.
+  // The handle is NULL, freed, of another kind, or used on a thread where it may not be used; or lw_free is passed
+  // what the library has not given out.
   LW_ERROR_HANDLE = 2,
   // This process was forked after the library had been used in its parent.
   LW_ERROR_FORKED = 3,
-  // A defect of the library: it panicked. The message says where.
+  // A defect of the library: it panicked. lw_last_error_message() has the panic's message.
   LW_ERROR_PANIC = 4,
-  // The time given to wait is over; everything is as it was.
+  // The time given to wait is over. Nothing is undone: what was waited for goes on, and may be waited for again.
   LW_ERROR_TIMEOUT = 5,
-  // This build of the library, or this kind of agent, cannot do that.
+  // This build of the library, this system, or this kind of agent cannot do that.
   LW_ERROR_UNSUPPORTED = 6,
   // The system refuses something: a file, an address, a thread.
   LW_ERROR_SYSTEM = 7,
-  // The journal cannot be used: it is in use by another master, or is not a journal.
+  // The journal cannot be used: it is in use by another master, is not a journal, or was written by a later version.
+  // Or an id cannot be recorded.
   LW_ERROR_JOURNAL = 8,
   // There is a worker of that name already.
   LW_ERROR_NAME_TAKEN = 9,
   // The master is shutting down.
   LW_ERROR_SHUT_DOWN = 10,
-  // The build, or the start or reclaim that a callback is in, was cancelled.
+  // The build, or the start, the reclaim or the command that a callback is for, was cancelled.
   LW_ERROR_CANCELLED = 11,
-  // No worker of this master can ever take the build.
+  // No worker of this master offers all labels that the build needs.
   LW_ERROR_NO_WORKER_FITS = 12,
-  // The build asks for what can never be; it is its own fault.
+  // The driver says that the build asks for what can never be; it is the build's own fault.
   LW_ERROR_CANNOT_SUBSTANTIATE = 13,
-  // Every attempt at the build failed, and it had a limit of attempts.
+  // As many attempts at the build have failed as its max_attempts allows.
   LW_ERROR_ATTEMPTS_EXHAUSTED = 14,
-  // There is nothing (more) to come: the build has ended or is unknown, the command has ended, no event follows.
+  // There is nothing, or nothing more: the build has ended or is unknown, the command has ended, no event follows,
+  // there is no such worker, leftover or address, another thread has freed what this call waits on.
   LW_ERROR_ENDED = 15,
   // The lease has ended because the connection to its agent was lost: retry the build.
   LW_ERROR_LEASE_LOST = 16,
   // The lease has ended because its instance is stopped without waiting for builds.
   LW_ERROR_LEASE_STOPPED = 17,
-  // The agent could not start or run the command.
+  // The agent could not start or run the command, or does not know how it has ended.
   LW_ERROR_COMMAND = 18,
   // A file could not be copied.
   LW_ERROR_FILE = 19,
@@ -144,17 +154,21 @@ typedef int32_t lw_exit;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
-// What the callbacks of a driver or an agent return. Any other number counts as LW_ANSWER_FAILED.
+// What the callbacks of a driver or an agent return. Any other number, and an answer that a callback does not have,
+// counts as LW_ANSWER_FAILED. After each failure of a start but LW_ANSWER_CANNOT the worker goes into quarantine, and
+// the build may be retried.
 enum lw_answer
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
   // start: the instance runs. stop: it is gone. check: it looks well. compatible: it fits. reclaim: nothing is left.
+  // start_command: the command was started.
   LW_ANSWER_OK = 0,
-  // It did not work. start: an infrastructure failure; the worker goes into quarantine, the build may be retried.
+  // It did not work. start: an infrastructure failure. compatible: as LW_ANSWER_NO.
   LW_ANSWER_FAILED = 1,
-  // start: the build asks for what can never be; it ends with that, without retry or quarantine.
+  // start: the build asks for what can never be; it ends with LW_ERROR_CANNOT_SUBSTANTIATE, without retry or
+  // quarantine.
   LW_ANSWER_CANNOT = 2,
   // start: the provider has none left of what was asked for.
   LW_ANSWER_NO_CAPACITY = 3,
@@ -227,11 +241,12 @@ enum lw_idle
   : int32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
-  // After idle_ms without work, also when it never had any; 10 minutes when idle_ms is 0.
+  // After idle_ms without work, also when it never had any.
   LW_IDLE_AFTER = 0,
-  // As soon as its build is over, so that every build has a fresh one.
+  // As soon as its build is over, so that every build has a fresh one. One that had no build yet waits 10 minutes.
   LW_IDLE_AFTER_BUILD = 1,
-  // Not by itself; only on request, when it fails and at shutdown.
+  // Not by itself; only on request, when it fails, when it does not fit the next build, and at shutdown. When it
+  // loses its agent between builds, it waits missing_timeout_ms for the agent to attach again.
   LW_IDLE_NEVER = 2,
 };
 #ifndef __cplusplus
@@ -248,9 +263,9 @@ enum lw_shutdown
   : int32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
-  // They are waited for, and instances stop with grace.
+  // They are waited for, and then the instances are stopped with grace.
   LW_SHUTDOWN_GRACEFUL = 0,
-  // They end, and `fast` reaches the drivers.
+  // Their leases end with LW_ERROR_LEASE_STOPPED, and the instances are stopped with `fast` set.
   LW_SHUTDOWN_FAST = 1,
 };
 #ifndef __cplusplus
@@ -288,7 +303,7 @@ typedef struct lw_reclaim lw_reclaim;
 // A command that runs on a leased instance.
 typedef struct lw_running lw_running;
 
-// The call of a start, for as long as that lasts and on its thread.
+// The call of a start, for as long as that lasts; some functions take it only on its own thread.
 typedef struct lw_start lw_start;
 
 // The claim to the answer for one submitted build.
@@ -321,8 +336,7 @@ typedef struct lw_build {
   size_t label_count;
   // Builds of a higher priority go first; among equals the older one.
   int32_t priority;
-  // The build ends with LW_ERROR_ATTEMPTS_EXHAUSTED after this many failed attempts; 0: it is attempted until it
-  // succeeds or is cancelled.
+  // The build ends with LW_ERROR_ATTEMPTS_EXHAUSTED after this many failed attempts; 0: no limit.
   uint32_t max_attempts;
 } lw_build;
 
@@ -330,7 +344,7 @@ typedef struct lw_build {
 typedef struct lw_worker_options {
   // sizeof(lw_worker_options).
   size_t size;
-  // Unique within a master; without colons and control characters. Not NULL.
+  // Unique within a master; without colons, control characters and invisible ones. Not NULL, and not empty.
   const char *name;
   // The labels that it offers.
   const char *const *labels;
@@ -338,13 +352,13 @@ typedef struct lw_worker_options {
   size_t label_count;
   // How many builds may use the instance at once; 0: 1.
   size_t max_builds;
-  // When an idle instance is stopped: an lw_idle.
+  // When an idle instance is stopped: an lw_idle; 0: LW_IDLE_AFTER.
   int32_t idle;
   // Not used.
   int32_t reserved;
   // With LW_IDLE_AFTER: after how long; 0: 10 minutes.
   uint64_t idle_ms;
-  // How long the agent may take to attach, from the request on; 0: an hour.
+  // How long the agent may take to attach, from the request for the instance on; 0: 1 hour.
   uint64_t missing_timeout_ms;
   // The time between two checks of an instance that has not attached yet; 0: 10 s.
   uint64_t check_interval_ms;
@@ -364,7 +378,8 @@ typedef struct lw_start_request {
   const char *owner;
   // What the agent must prove itself with. Hand it to the instance, not to a log.
   const char *secret;
-  // Where the agent must connect to, host:port, or NULL when the master was not told.
+  // Where the agent must connect to, host:port: the master's agent_address, or where it listens. NULL: neither was
+  // set.
   const char *agent_address;
   // The name of the build that the instance is started for, or NULL without one.
   const char *build_name;

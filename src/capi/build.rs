@@ -45,8 +45,7 @@ pub struct lw_build {
     pub label_count: usize,
     /// Builds of a higher priority go first; among equals the older one.
     pub priority: i32,
-    /// The build ends with LW_ERROR_ATTEMPTS_EXHAUSTED after this many failed attempts; 0: it is attempted until it
-    /// succeeds or is cancelled.
+    /// The build ends with LW_ERROR_ATTEMPTS_EXHAUSTED after this many failed attempts; 0: no limit.
     pub max_attempts: u32,
 }
 

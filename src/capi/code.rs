@@ -10,41 +10,44 @@ use crate::{Attempt, RecordError, UnknownBuild};
 pub enum lw_code {
     /// It has done what it was asked for.
     LW_OK = 0,
-    /// An argument makes no sense: NULL where something is needed, no UTF-8, a length or a number out of range.
+    /// An argument makes no sense: NULL where something is needed, not UTF-8, a length or a number out of range.
     LW_ERROR_ARGUMENT = 1,
-    /// The handle is not one: NULL, freed, of another kind, or used where it may not be used.
+    /// The handle is NULL, freed, of another kind, or used on a thread where it may not be used; or lw_free is passed
+    /// what the library has not given out.
     LW_ERROR_HANDLE = 2,
     /// This process was forked after the library had been used in its parent.
     LW_ERROR_FORKED = 3,
-    /// A defect of the library: it panicked. The message says where.
+    /// A defect of the library: it panicked. lw_last_error_message() has the panic's message.
     LW_ERROR_PANIC = 4,
-    /// The time given to wait is over; everything is as it was.
+    /// The time given to wait is over. Nothing is undone: what was waited for goes on, and may be waited for again.
     LW_ERROR_TIMEOUT = 5,
-    /// This build of the library, or this kind of agent, cannot do that.
+    /// This build of the library, this system, or this kind of agent cannot do that.
     LW_ERROR_UNSUPPORTED = 6,
     /// The system refuses something: a file, an address, a thread.
     LW_ERROR_SYSTEM = 7,
-    /// The journal cannot be used: it is in use by another master, or is not a journal.
+    /// The journal cannot be used: it is in use by another master, is not a journal, or was written by a later version.
+    /// Or an id cannot be recorded.
     LW_ERROR_JOURNAL = 8,
     /// There is a worker of that name already.
     LW_ERROR_NAME_TAKEN = 9,
     /// The master is shutting down.
     LW_ERROR_SHUT_DOWN = 10,
-    /// The build, or the start or reclaim that a callback is in, was cancelled.
+    /// The build, or the start, the reclaim or the command that a callback is for, was cancelled.
     LW_ERROR_CANCELLED = 11,
-    /// No worker of this master can ever take the build.
+    /// No worker of this master offers all labels that the build needs.
     LW_ERROR_NO_WORKER_FITS = 12,
-    /// The build asks for what can never be; it is its own fault.
+    /// The driver says that the build asks for what can never be; it is the build's own fault.
     LW_ERROR_CANNOT_SUBSTANTIATE = 13,
-    /// Every attempt at the build failed, and it had a limit of attempts.
+    /// As many attempts at the build have failed as its max_attempts allows.
     LW_ERROR_ATTEMPTS_EXHAUSTED = 14,
-    /// There is nothing (more) to come: the build has ended or is unknown, the command has ended, no event follows.
+    /// There is nothing, or nothing more: the build has ended or is unknown, the command has ended, no event follows,
+    /// there is no such worker, leftover or address, another thread has freed what this call waits on.
     LW_ERROR_ENDED = 15,
     /// The lease has ended because the connection to its agent was lost: retry the build.
     LW_ERROR_LEASE_LOST = 16,
     /// The lease has ended because its instance is stopped without waiting for builds.
     LW_ERROR_LEASE_STOPPED = 17,
-    /// The agent could not start or run the command.
+    /// The agent could not start or run the command, or does not know how it has ended.
     LW_ERROR_COMMAND = 18,
     /// A file could not be copied.
     LW_ERROR_FILE = 19,

@@ -26,15 +26,19 @@ use super::worker::{self, lw_worker, lw_worker_options};
 use crate::{Attacher, Attachment, BoxError, FailureCause, Health, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{LeftoverStage, StartError, StartRequest, Started, StopError, StopRequest};
 
-/// What the callbacks of a driver or an agent return. Any other number counts as LW_ANSWER_FAILED.
+/// What the callbacks of a driver or an agent return. Any other number, and an answer that a callback does not have,
+/// counts as LW_ANSWER_FAILED. After each failure of a start but LW_ANSWER_CANNOT the worker goes into quarantine, and
+/// the build may be retried.
 #[repr(i32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum lw_answer {
     /// start: the instance runs. stop: it is gone. check: it looks well. compatible: it fits. reclaim: nothing is left.
+    /// start_command: the command was started.
     LW_ANSWER_OK = 0,
-    /// It did not work. start: an infrastructure failure; the worker goes into quarantine, the build may be retried.
+    /// It did not work. start: an infrastructure failure. compatible: as LW_ANSWER_NO.
     LW_ANSWER_FAILED = 1,
-    /// start: the build asks for what can never be; it ends with that, without retry or quarantine.
+    /// start: the build asks for what can never be; it ends with LW_ERROR_CANNOT_SUBSTANTIATE, without retry or
+    /// quarantine.
     LW_ANSWER_CANNOT = 2,
     /// start: the provider has none left of what was asked for.
     LW_ANSWER_NO_CAPACITY = 3,
@@ -54,7 +58,7 @@ pub enum lw_answer {
 
 use lw_answer::*;
 
-/// The call of a start, for as long as that lasts and on its thread.
+/// The call of a start, for as long as that lasts; some functions take it only on its own thread.
 pub struct lw_start {
     _opaque: [u8; 0],
 }
@@ -89,7 +93,8 @@ pub struct lw_start_request {
     pub owner: *const c_char,
     /// What the agent must prove itself with. Hand it to the instance, not to a log.
     pub secret: *const c_char,
-    /// Where the agent must connect to, host:port, or NULL when the master was not told.
+    /// Where the agent must connect to, host:port: the master's agent_address, or where it listens. NULL: neither was
+    /// set.
     pub agent_address: *const c_char,
     /// The name of the build that the instance is started for, or NULL without one.
     pub build_name: *const c_char,

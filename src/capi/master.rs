@@ -78,9 +78,9 @@ unsafe impl Growing for lw_master_options {}
 #[repr(i32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum lw_shutdown {
-    /// They are waited for, and instances stop with grace.
+    /// They are waited for, and then the instances are stopped with grace.
     LW_SHUTDOWN_GRACEFUL = 0,
-    /// They end, and `fast` reaches the drivers.
+    /// Their leases end with LW_ERROR_LEASE_STOPPED, and the instances are stopped with `fast` set.
     LW_SHUTDOWN_FAST = 1,
 }
 

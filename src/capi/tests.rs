@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs;
 use std::mem::{MaybeUninit, size_of};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::ptr;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -22,6 +24,7 @@ use super::lease::*;
 use super::master::*;
 use super::worker::*;
 use super::{lw_abi_version, lw_free, lw_last_error_message, lw_live};
+use crate::{IdlePolicy, WorkerConfig};
 
 mod panics;
 
@@ -301,10 +304,28 @@ fn a_text_with_a_nul_is_not_cut_off() {
     assert_eq!(last_message(), "before\u{fffd}after");
 }
 
+/// Zeros, as the header says what they mean and as the library has it without settings.
+#[test]
+fn zeros_are_the_defaults_of_a_worker() {
+    let options = lw_worker_options {
+        size: size_of::<lw_worker_options>(),
+        name: c"worker".as_ptr(),
+        ..optional_structure("zeros", ptr::null()).unwrap()
+    };
+    let config = config_from(&raw const options).unwrap();
+    assert_eq!(config, WorkerConfig::new("worker"));
+    let said = WorkerConfig::new("worker")
+        .with_max_builds(NonZeroUsize::MIN)
+        .with_idle(IdlePolicy::After(Duration::from_secs(10 * 60)))
+        .with_missing_timeout(Duration::from_secs(60 * 60))
+        .with_check_instance_interval(Duration::from_secs(10));
+    assert_eq!(config, said);
+}
+
 #[test]
 fn forever_is_no_number_of_milliseconds() {
-    assert_eq!(milliseconds(LW_FOREVER), std::time::Duration::MAX);
-    assert_eq!(milliseconds(LW_FOREVER - 1), std::time::Duration::from_millis(LW_FOREVER - 1));
+    assert_eq!(milliseconds(LW_FOREVER), Duration::MAX);
+    assert_eq!(milliseconds(LW_FOREVER - 1), Duration::from_millis(LW_FOREVER - 1));
 }
 
 /// One call of each kind that goes well, so that the tests above are not about functions that always fail.

@@ -30,11 +30,12 @@ impl Kind for lw_worker {
 #[repr(i32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum lw_idle {
-    /// After idle_ms without work, also when it never had any; 10 minutes when idle_ms is 0.
+    /// After idle_ms without work, also when it never had any.
     LW_IDLE_AFTER = 0,
-    /// As soon as its build is over, so that every build has a fresh one.
+    /// As soon as its build is over, so that every build has a fresh one. One that had no build yet waits 10 minutes.
     LW_IDLE_AFTER_BUILD = 1,
-    /// Not by itself; only on request, when it fails and at shutdown.
+    /// Not by itself; only on request, when it fails, when it does not fit the next build, and at shutdown. When it
+    /// loses its agent between builds, it waits missing_timeout_ms for the agent to attach again.
     LW_IDLE_NEVER = 2,
 }
 
@@ -44,7 +45,7 @@ pub enum lw_idle {
 pub struct lw_worker_options {
     /// sizeof(lw_worker_options).
     pub size: usize,
-    /// Unique within a master; without colons and control characters. Not NULL.
+    /// Unique within a master; without colons, control characters and invisible ones. Not NULL, and not empty.
     pub name: *const c_char,
     /// The labels that it offers.
     pub labels: *const *const c_char,
@@ -52,13 +53,13 @@ pub struct lw_worker_options {
     pub label_count: usize,
     /// How many builds may use the instance at once; 0: 1.
     pub max_builds: usize,
-    /// When an idle instance is stopped: an lw_idle.
+    /// When an idle instance is stopped: an lw_idle; 0: LW_IDLE_AFTER.
     pub idle: i32,
     /// Not used.
     pub reserved: i32,
     /// With LW_IDLE_AFTER: after how long; 0: 10 minutes.
     pub idle_ms: u64,
-    /// How long the agent may take to attach, from the request on; 0: an hour.
+    /// How long the agent may take to attach, from the request for the instance on; 0: 1 hour.
     pub missing_timeout_ms: u64,
     /// The time between two checks of an instance that has not attached yet; 0: 10 s.
     pub check_interval_ms: u64,
@@ -67,7 +68,7 @@ pub struct lw_worker_options {
 // SAFETY: integers and raw pointers, the size first.
 unsafe impl Growing for lw_worker_options {}
 
-fn config_from(options: *const lw_worker_options) -> Result<WorkerConfig> {
+pub(super) fn config_from(options: *const lw_worker_options) -> Result<WorkerConfig> {
     let given = structure("options", options)?;
     let mut config = WorkerConfig::new(text("options.name", given.name)?);
     for label in texts("options.labels", given.labels, given.label_count)? {

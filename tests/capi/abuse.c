@@ -637,8 +637,11 @@ static void sizes_and_choices(lw_master *master, lw_lease *lease)
         REFUSED(LW_ERROR_ARGUMENT, report, lw_master_shutdown(master, choices[i], 0, &report));
     }
     GROWING(lw_worker_options, options);
-    options.name = "a:b";
-    REFUSED(LW_ERROR_ARGUMENT, worker, lw_master_add_local(master, &options, NULL, &worker));
+    static const char *const names[] = {"", "a:b", "a\nb", "a\x1b", "a\xe2\x80\x8b"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        options.name = names[i];
+        REFUSED(LW_ERROR_ARGUMENT, worker, lw_master_add_local(master, &options, NULL, &worker));
+    }
     options.name = "worker";
     GROWING(lw_driver, driver);
     driver.release = never_released;

@@ -26,6 +26,46 @@ static void build_on(lw_master *master, const char *label)
     OK(lw_ticket_free(ticket));
 }
 
+/* A driver is told where agents connect to. */
+static int32_t start_told(void *context, lw_start *call, const lw_start_request *request, void **instance)
+{
+    (void)call, (void)instance;
+    MUST(strcmp(request->agent_address, (const char *)context) == 0);
+    OK(lw_set_reason("it was told"));
+    return LW_ANSWER_CANNOT;
+}
+
+static int32_t stop_told(void *context, const lw_stop_request *request)
+{
+    (void)context;
+    MUST(!request->has_instance);
+    return LW_ANSWER_OK;
+}
+
+static void is_told(lw_master *master, const char *address)
+{
+    GROWING(lw_driver, driver);
+    driver.context = (void *)(size_t)address;
+    driver.start = start_told;
+    driver.stop = stop_told;
+    GROWING(lw_worker_options, options);
+    const char *label = "told";
+    options.name = label;
+    options.labels = &label;
+    options.label_count = 1;
+    OK(lw_master_add_driver(master, &options, &driver, NULL));
+    GROWING(lw_build, build);
+    build.name = label;
+    build.labels = &label;
+    build.label_count = 1;
+    lw_ticket *ticket;
+    OK(lw_master_submit(master, &build, &ticket));
+    lw_lease *lease;
+    EXPECT(LW_ERROR_CANNOT_SUBSTANTIATE, lw_ticket_wait(ticket, MINUTE, &lease));
+    MUST(contains(lw_last_error_message(), "it was told"));
+    OK(lw_ticket_free(ticket));
+}
+
 int main(int argc, char **argv)
 {
     MUST(argc == 2);
@@ -40,7 +80,13 @@ int main(int argc, char **argv)
     const char *address;
     OK(lw_master_address(master, &address));
     MUST(strncmp(address, "127.0.0.1:", 10) == 0 && atoi(address + 10) > 0);
-    OK(lw_free(address));
+    is_told(master, address);
+    /* Unless it is to tell another address. */
+    settings.agent_address = "builds.example:7";
+    lw_master *elsewhere;
+    OK(lw_master_new(&settings, &elsewhere));
+    is_told(elsewhere, settings.agent_address);
+    OK(lw_master_free(elsewhere));
 
     char folder[] = "/tmp/lw-agents-XXXXXX", made_by[128];
     MUST(mkdtemp(folder) != NULL);
@@ -86,6 +132,7 @@ int main(int argc, char **argv)
 
     OK(lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, MINUTE, NULL));
     OK(lw_master_free(master));
+    OK(lw_free(address));
     rmdir(folder);
     NOTHING_IS_LEFT();
     puts("agents: came, worked and went");

@@ -11,7 +11,7 @@
 /* What a driver of these tests is to do, and what was done. */
 typedef struct script {
     lw_master *master;
-    int32_t start_answer, stop_answer, check_answer, compatible_answer, reclaim_answer;
+    int32_t start_answer, stop_answer, check_answer, compatible_answer, reclaim_answer, idle;
     uint64_t retry_after_ms, attached_check_interval_ms;
     const char *reason;
     int attaches, hangs, calls_back, shuts_down, records;
@@ -236,6 +236,7 @@ static void begin(script *self, int asks_for_compatibility)
     GROWING(lw_worker_options, options);
     options.name = "c";
     options.check_interval_ms = 1;
+    options.idle = self->idle;
     OK(lw_master_add_driver(self->master, &options, &driver, NULL));
 }
 
@@ -280,7 +281,9 @@ static void every_answer_of_a_start(void)
         {LW_ANSWER_NO_QUOTA, LW_ERROR_ATTEMPTS_EXHAUSTED, "because of the test"},
         {LW_ANSWER_THROTTLED, LW_ERROR_ATTEMPTS_EXHAUSTED, "because of the test"},
         {LW_ANSWER_BAD_CREDENTIALS, LW_ERROR_ATTEMPTS_EXHAUSTED, "because of the test"},
+        {LW_ANSWER_NO, LW_ERROR_ATTEMPTS_EXHAUSTED, "because of the test"},
         {LW_ANSWER_PENDING, LW_ERROR_ATTEMPTS_EXHAUSTED, "because of the test"},
+        {LW_ANSWER_UNSUPPORTED, LW_ERROR_ATTEMPTS_EXHAUSTED, "because of the test"},
         {4711, LW_ERROR_ATTEMPTS_EXHAUSTED, "because of the test"},
         {-1, LW_ERROR_ATTEMPTS_EXHAUSTED, NULL},
     };
@@ -339,12 +342,13 @@ static void callbacks_that_call_back(void)
     end(&self);
 }
 
-static void an_instance_that_fits_no_build_is_replaced(void)
+static void an_instance_that_fits_no_build_is_replaced(int32_t answer, int32_t idle)
 {
     SCRIPT(self);
     self.attaches = 1;
+    self.idle = idle;
     begin(&self, 1);
-    self.compatible_answer = LW_ANSWER_NO;
+    self.compatible_answer = answer;
     for (int i = 0; i < 3; i++) {
         lw_ticket *ticket = submit_once(&self, "picky");
         lw_lease *lease = lease_of(ticket);
@@ -352,6 +356,41 @@ static void an_instance_that_fits_no_build_is_replaced(void)
         OK(lw_ticket_free(ticket));
     }
     await(&self.starts, 3);
+    end(&self);
+}
+
+/* One after the other: all the same one, or each its own. */
+static void every_build_has_an_instance(int32_t idle, uint64_t last_epoch)
+{
+    SCRIPT(self);
+    self.attaches = 1;
+    self.idle = idle;
+    begin(&self, 0);
+    uint64_t epoch = 0;
+    for (int i = 0; i < 3; i++) {
+        lw_ticket *ticket = submit_once(&self, "next");
+        lw_lease *lease = lease_of(ticket);
+        const lw_lease_info *info;
+        OK(lw_lease_get_info(lease, &info));
+        epoch = info->epoch;
+        OK(lw_free(info));
+        OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, NULL));
+        OK(lw_ticket_free(ticket));
+    }
+    MUST(epoch == last_epoch);
+    end(&self);
+}
+
+static void a_shutdown_says_whether_it_is_fast(int mode)
+{
+    SCRIPT(self);
+    self.attaches = 1;
+    begin(&self, 0);
+    lw_ticket *ticket = submit_once(&self, "done");
+    OK(lw_lease_finish(lease_of(ticket), LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_ticket_free(ticket));
+    OK(lw_master_shutdown(self.master, mode, MINUTE, NULL));
+    MUST(look(&self.stops) == 1 && look(&self.fast_stops) == (mode == LW_SHUTDOWN_FAST));
     end(&self);
 }
 
@@ -954,7 +993,12 @@ int main(void)
 {
     every_answer_of_a_start();
     callbacks_that_call_back();
-    an_instance_that_fits_no_build_is_replaced();
+    an_instance_that_fits_no_build_is_replaced(LW_ANSWER_NO, LW_IDLE_AFTER);
+    an_instance_that_fits_no_build_is_replaced(LW_ANSWER_FAILED, LW_IDLE_NEVER);
+    every_build_has_an_instance(LW_IDLE_NEVER, 1);
+    every_build_has_an_instance(LW_IDLE_AFTER_BUILD, 3);
+    a_shutdown_says_whether_it_is_fast(LW_SHUTDOWN_GRACEFUL);
+    a_shutdown_says_whether_it_is_fast(LW_SHUTDOWN_FAST);
     a_bad_check();
     a_bad_check_after_the_attach();
     a_start_that_hangs_is_cancelled();

@@ -58,7 +58,9 @@ static void all_functions_tell_it(lw_master *master, lw_lease *lease)
     size_t handles, given;
     GROWING(lw_build, build);
     build.name = "build";
+    version = 7;
     EXPECT(LW_ERROR_FORKED, lw_abi_version(&version));
+    MUST(version == 7);
     EXPECT(LW_ERROR_FORKED, lw_live(&handles, &given));
     EXPECT(LW_ERROR_FORKED, lw_master_new(NULL, &made));
     EXPECT(LW_ERROR_FORKED, lw_master_submit(master, &build, &ticket));

@@ -113,6 +113,23 @@ static void commands(lw_lease *lease)
     MUST(output.stream == LW_STREAM_END && output.exit == LW_EXIT_INTERRUPTED && output.code == -1);
     OK(lw_running_free(running));
 
+    /* Killed: by itself, and by each limit. */
+    GROWING(lw_command, killed);
+    killed.shell = "kill -9 $$";
+    OK(lw_lease_run(lease, &killed, &finished));
+    MUST(finished->exit == LW_EXIT_SIGNAL && finished->code == 9);
+    OK(lw_free(finished));
+    killed.shell = "exec sleep 600";
+    killed.time_limit_ms = 1;
+    OK(lw_lease_run(lease, &killed, &finished));
+    MUST(finished->exit == LW_EXIT_TIME_LIMIT && finished->code == -1);
+    OK(lw_free(finished));
+    killed.time_limit_ms = 0;
+    killed.silence_limit_ms = 1;
+    OK(lw_lease_run(lease, &killed, &finished));
+    MUST(finished->exit == LW_EXIT_SILENCE_LIMIT && finished->code == -1);
+    OK(lw_free(finished));
+
     /* What cannot be started. */
     const char *missing[] = {"/nowhere/at/all"};
     exec.arguments = missing;
@@ -276,6 +293,33 @@ int main(void)
     MUST(contains(lw_last_error_message(), "the first and the last time"));
     OK(lw_ticket_free(ticket));
 
+    /* The higher priority goes first, the older build among equals. The lease says that the build was given up. */
+    OK(lw_worker_pause(worker));
+    lw_ticket *low[2], *high;
+    for (int i = 0; i < 2; i++) {
+        low[i] = submit(master, "low");
+    }
+    GROWING(lw_build, urgent);
+    urgent.name = "urgent";
+    urgent.priority = 1;
+    OK(lw_master_submit(master, &urgent, &high));
+    uint64_t given_up;
+    OK(lw_ticket_build(high, &given_up));
+    OK(lw_worker_unpause(worker));
+    lease = lease_of(high);
+    lw_lease *other;
+    EXPECT(LW_ERROR_TIMEOUT, lw_ticket_wait(low[0], 0, &other));
+    OK(lw_lease_finish(lease, LW_RESULT_CANCELLED, NULL));
+    lease = lease_of(low[0]);
+    EXPECT(LW_ERROR_TIMEOUT, lw_ticket_wait(low[1], 0, &other));
+    MUST(other == NULL);
+    OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_lease_finish(lease_of(low[1]), LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_ticket_free(high));
+    for (int i = 0; i < 2; i++) {
+        OK(lw_ticket_free(low[i]));
+    }
+
     /* Stopped on request. */
     OK(lw_worker_insubstantiate(worker, 0, MINUTE));
     OK(lw_master_status(master, &json));
@@ -312,12 +356,13 @@ int main(void)
         MUST((event->result != NULL) == (strcmp(event->kind, "build_finished") == 0));
         results += event->build == 2 && event->result != NULL && strcmp(event->result, "succeeded") == 0;
         results += event->build == 3 && event->result != NULL && strcmp(event->result, "cancelled") == 0;
+        results += event->build == given_up && event->result != NULL && strcmp(event->result, "cancelled") == 0;
         results += event->build == good && event->result != NULL && strcmp(event->result, "failed") == 0 &&
                    strcmp(event->reason, "on purpose") == 0;
         OK(lw_free(event));
     }
     MUST(code == LW_ERROR_ENDED);
-    MUST(results == 3);
+    MUST(results == 4);
     MUST(is_readable(events_fd, MINUTE));
     OK(lw_events_free(events));
     NOTHING_IS_LEFT();

@@ -65,6 +65,12 @@ class Header(unittest.TestCase):
                 for one, other in zip(declared, used):
                     self.assertTrue(fits(one, other), f"{one}, {other}")
 
+    def test_handles_have_a_function_to_free_them(self):
+        kinds = set(re.findall(r"\ntypedef struct (lw_\w+) \1;", self.text))
+        freed = set(re.findall(r"\nlw_code (lw_\w+)_free\(struct \1 \*", self.text))
+        self.assertGreater(len(freed), 5)
+        self.assertEqual(kinds - freed, {"lw_start", "lw_reclaim", "lw_process"})
+
     def test_codes_have_its_numbers(self):
         codes = {name: int(number) for name, number in re.findall(r"LW_ERROR_(\w+) = (\d+)", self.text)}
         wanted = {
