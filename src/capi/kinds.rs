@@ -43,11 +43,12 @@ unsafe impl Growing for lw_local_kind {}
 pub struct lw_local_options {
     /// sizeof(lw_local_options).
     pub size: usize,
-    /// Where the directories of instances are made. NULL: the directory for temporary files.
+    /// Where the directories of instances are made; it is created if it does not exist. NULL: the directory for
+    /// temporary files.
     pub root: *const c_char,
     /// The name of the build property that chooses the kind. NULL: "kind".
     pub kind_property: *const c_char,
-    /// Pointers to the kinds that there are beside the empty default.
+    /// Pointers to the kinds that there are beside the empty default; one that is named "default" replaces that.
     pub kinds: *const *const lw_local_kind,
     /// How many there are.
     pub kind_count: usize,
@@ -84,7 +85,7 @@ pub struct lw_command_options {
     pub compatible_by_count: usize,
     /// How long a program that is ended has between SIGTERM and SIGKILL; 0: 10 s.
     pub grace_ms: u64,
-    /// How long the stop program may run; 0: 10 minutes.
+    /// How long the stop program, or the reclaim program, may run; 0: 10 minutes.
     pub stop_limit_ms: u64,
     /// How long the check program may run; 0: 1 minute.
     pub check_limit_ms: u64,
@@ -111,7 +112,7 @@ pub struct lw_process_options {
     pub compatible_by: *const *const c_char,
     /// How many there are.
     pub compatible_by_count: usize,
-    /// How long the agent has between SIGTERM and SIGKILL; 0: 10 s.
+    /// How long the agent has between SIGTERM and SIGKILL, 1 s at most when the stop is fast; 0: 10 s.
     pub grace_ms: u64,
     /// Not 0: the secret is handed over in a file and not in the environment.
     pub secret_in_file: i32,
