@@ -339,12 +339,71 @@ static void callbacks_that_call_back(void)
     end(&self);
 }
 
-static void an_instance_that_fits_no_build_is_replaced(void)
+/* What was made of a master keeps its drivers, and the agent, for as long as it is not freed. */
+static void a_driver_is_released_after_tickets_and_leases(void)
+{
+    SCRIPT(self);
+    self.attaches = 1;
+    begin(&self, 0);
+    lw_ticket *ticket = submit_once(&self, "outlives its master");
+    lw_lease *lease = lease_of(ticket);
+    OK(lw_master_free(self.master));
+    EXPECT(LW_ERROR_LEASE_STOPPED, lw_lease_wait_end(lease, MINUTE));
+    await(&self.stops, 1);
+    void *context;
+    OK(lw_lease_agent(lease, &context));
+    MUST(context == &self);
+    MUST(look(&self.agent_closes) == 1 && look(&self.agent_releases) == 0 && look(&self.releases) == 0);
+    OK(lw_lease_free(lease));
+    await(&self.agent_releases, 1);
+    MUST(look(&self.releases) == 0);
+    OK(lw_ticket_free(ticket));
+    await(&self.releases, 1);
+    NOTHING_IS_LEFT();
+}
+
+static int32_t start_with_address(void *context, lw_start *call, const lw_start_request *request, void **instance)
+{
+    (void)context, (void)call, (void)instance;
+    MUST(strcmp(request->agent_address, "agents.example:9989") == 0);
+    OK(lw_set_reason("it was told"));
+    return LW_ANSWER_CANNOT;
+}
+
+static int32_t stop_with_address(void *context, const lw_stop_request *request)
+{
+    (void)context;
+    MUST(!request->has_instance && request->instance == NULL);
+    return LW_ANSWER_OK;
+}
+
+static void drivers_are_told_where_agents_connect(void)
+{
+    GROWING(lw_master_options, settings);
+    settings.agent_address = "agents.example:9989";
+    lw_master *master;
+    OK(lw_master_new(&settings, &master));
+    GROWING(lw_driver, driver);
+    driver.start = start_with_address;
+    driver.stop = stop_with_address;
+    GROWING(lw_worker_options, options);
+    options.name = "c";
+    OK(lw_master_add_driver(master, &options, &driver, NULL));
+    lw_ticket *ticket = submit(master, "asks for the address");
+    lw_lease *lease;
+    EXPECT(LW_ERROR_CANNOT_SUBSTANTIATE, lw_ticket_wait(ticket, MINUTE, &lease));
+    MUST(contains(lw_last_error_message(), "it was told"));
+    OK(lw_ticket_free(ticket));
+    OK(lw_master_free(master));
+    NOTHING_IS_LEFT();
+}
+
+static void an_instance_that_fits_no_build_is_replaced(int32_t answer)
 {
     SCRIPT(self);
     self.attaches = 1;
     begin(&self, 1);
-    self.compatible_answer = LW_ANSWER_NO;
+    self.compatible_answer = answer;
     for (int i = 0; i < 3; i++) {
         lw_ticket *ticket = submit_once(&self, "picky");
         lw_lease *lease = lease_of(ticket);
@@ -954,7 +1013,10 @@ int main(void)
 {
     every_answer_of_a_start();
     callbacks_that_call_back();
-    an_instance_that_fits_no_build_is_replaced();
+    a_driver_is_released_after_tickets_and_leases();
+    drivers_are_told_where_agents_connect();
+    an_instance_that_fits_no_build_is_replaced(LW_ANSWER_NO);
+    an_instance_that_fits_no_build_is_replaced(LW_ANSWER_FAILED);
     a_bad_check();
     a_bad_check_after_the_attach();
     a_start_that_hangs_is_cancelled();
