@@ -335,3 +335,97 @@ fn process_from(options: *const lw_process_options) -> Result<crate::ProcessLate
     }
     Ok(if given.secret_in_file != 0 { driver.secret_in_file() } else { driver })
 }
+
+/// What a driver shows of itself tells where each setting has gone.
+#[cfg(all(test, feature = "local", feature = "command", feature = "process", unix))]
+mod tests {
+    use std::ffi::{CStr, c_char};
+    use std::fmt;
+    use std::mem::size_of;
+    use std::ptr;
+
+    use super::super::argument::optional_structure;
+    use super::super::boundary::Result;
+    use super::*;
+
+    fn shown<D: fmt::Debug>(driver: Result<D>) -> String {
+        format!("{:?}", driver.unwrap())
+    }
+
+    fn pointers<const N: usize>(words: [&CStr; N]) -> [*const c_char; N] {
+        words.map(CStr::as_ptr)
+    }
+
+    #[test]
+    fn settings_of_programs_have_the_defaults_of_the_header() {
+        let (start, stop) = (pointers([c"/start"]), pointers([c"/stop"]));
+        let given = lw_command_options {
+            size: size_of::<lw_command_options>(),
+            start: start.as_ptr(),
+            start_count: 1,
+            stop: stop.as_ptr(),
+            stop_count: 1,
+            ..optional_structure("zeros", ptr::null()).unwrap()
+        };
+        assert_eq!(
+            shown(command_from(&raw const given)),
+            "CommandLatentWorker { start: \"/start\", stop: \"/stop\", check: None, reclaim: None, grace: 10s, \
+             stop_limit: 600s, check_limit: 60s, secret_in_file: false, compatible_by: [], .. }"
+        );
+        let (check, reclaim, names) = (pointers([c"/check"]), pointers([c"/reclaim"]), pointers([c"a", c"b"]));
+        let given = lw_command_options {
+            check: check.as_ptr(),
+            check_count: 1,
+            reclaim: reclaim.as_ptr(),
+            reclaim_count: 1,
+            compatible_by: names.as_ptr(),
+            compatible_by_count: 2,
+            grace_ms: 1,
+            stop_limit_ms: 2,
+            check_limit_ms: 3,
+            secret_in_file: -1,
+            ..given
+        };
+        assert_eq!(
+            shown(command_from(&raw const given)),
+            "CommandLatentWorker { start: \"/start\", stop: \"/stop\", check: Some(\"/check\"), \
+             reclaim: Some(\"/reclaim\"), grace: 1ms, stop_limit: 2ms, check_limit: 3ms, secret_in_file: true, \
+             compatible_by: [\"a\", \"b\"], .. }"
+        );
+    }
+
+    #[test]
+    fn settings_of_processes_have_the_defaults_of_the_header() {
+        let (agent, names) = (pointers([c"/agent"]), pointers([c"a"]));
+        let given = lw_process_options {
+            size: size_of::<lw_process_options>(),
+            agent: agent.as_ptr(),
+            agent_count: 1,
+            ..optional_structure("zeros", ptr::null()).unwrap()
+        };
+        assert_eq!(
+            shown(process_from(&raw const given)),
+            "ProcessLatentWorker { agent: \"/agent\", grace: 10s, secret_in_file: false, private_directory: false, \
+             compatible_by: [], .. }"
+        );
+        let given = lw_process_options {
+            compatible_by: names.as_ptr(),
+            compatible_by_count: 1,
+            grace_ms: 1,
+            secret_in_file: 1,
+            ..given
+        };
+        let secret = "ProcessLatentWorker { agent: \"/agent\", grace: 1ms, secret_in_file: true, \
+                      private_directory: false, compatible_by: [\"a\"], .. }";
+        assert_eq!(shown(process_from(&raw const given)), secret);
+        let given = lw_process_options { secret_in_file: 0, private_directory: 1, ..given };
+        let private = "ProcessLatentWorker { agent: \"/agent\", grace: 1ms, secret_in_file: false, \
+                       private_directory: true, compatible_by: [\"a\"], .. }";
+        assert_eq!(shown(process_from(&raw const given)), private);
+    }
+
+    #[test]
+    fn settings_of_local_workers_have_the_defaults_of_the_header() {
+        assert_eq!(shown(local_from(ptr::null())), format!("{:?}", crate::LocalLatentWorker::new()));
+    }
+}

@@ -186,6 +186,11 @@ mod listening {
     }
 
     impl Listening {
+        #[cfg(test)]
+        pub(super) fn builder(&self) -> &AgentListenerBuilder {
+            &self.builder
+        }
+
         pub(super) fn address(&self) -> Option<String> {
             self.sockets.first()?.local_addr().ok().map(|address| address.to_string())
         }
@@ -352,4 +357,48 @@ pub extern "C" fn lw_master_build_status(
         *json = give_text(&status::build(&cell.master.build_status(BuildId::from(build)).ok_or_else(ended)?));
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zeros() -> lw_master_options {
+        optional_structure("zeros", ptr::null()).unwrap()
+    }
+
+    #[test]
+    fn a_master_is_waited_for_as_long_as_the_header_says() {
+        assert_eq!(master_from(&zeros()).unwrap().drop_timeout, Duration::from_secs(30));
+        let given = lw_master_options { drop_timeout_ms: 1, ..zeros() };
+        assert_eq!(master_from(&given).unwrap().drop_timeout, Duration::from_millis(1));
+    }
+
+    /// What the listener shows of itself tells where each setting has gone.
+    #[cfg(feature = "agent")]
+    #[test]
+    fn agents_have_as_long_as_the_header_says() {
+        let shown = |options: &lw_master_options| format!("{:?}", listening::prepare(options).unwrap().builder());
+        let with = |interval, timeout, write, handshake| {
+            [
+                format!("heartbeat_interval: {interval},"),
+                format!("heartbeat_timeout: {timeout},"),
+                format!("write_timeout: {write},"),
+                format!("handshake_timeout: {handshake},"),
+            ]
+        };
+        let given = lw_master_options {
+            heartbeat_interval_ms: 1,
+            heartbeat_timeout_ms: 2,
+            write_timeout_ms: 3,
+            handshake_timeout_ms: 4,
+            ..zeros()
+        };
+        for (options, expected) in
+            [(zeros(), with("10s", "30s", "10s", "10s")), (given, with("1ms", "2ms", "3ms", "4ms"))]
+        {
+            let shown = shown(&options);
+            assert!(expected.iter().all(|setting| shown.contains(setting)), "{shown}");
+        }
+    }
 }
