@@ -188,7 +188,7 @@ fn command_view(
     lw_command {
         size: size_of::<lw_command>(),
         shell,
-        arguments: lists.0.as_ptr(),
+        arguments: if lists.0.is_empty() { ptr::null() } else { lists.0.as_ptr() },
         argument_count: lists.0.len(),
         directory: command.directory.as_ref().map_or(ptr::null(), |path| texts.text(&path.to_string_lossy())),
         environment: lists.1.as_ptr(),

@@ -709,6 +709,8 @@ static int32_t start_command(void *context, const lw_command *command, lw_proces
     shell *self = (shell *)context;
     add(&self->starts);
     MUST(command->size == sizeof(lw_command));
+    MUST((command->shell == NULL) == (command->arguments != NULL));
+    MUST(command->argument_count == 0 || command->shell == NULL);
     if (command->shell == NULL) {
         MUST(command->argument_count == 2 && strcmp(command->arguments[0], "look") == 0);
         MUST(strcmp(command->arguments[1], "at all") == 0 && strcmp(command->directory, "some/where") == 0);
