@@ -339,13 +339,10 @@ fn process_from(options: *const lw_process_options) -> Result<crate::ProcessLate
 /// What a driver shows of itself tells where each setting has gone.
 #[cfg(all(test, feature = "local", feature = "command", feature = "process", unix))]
 mod tests {
-    use std::ffi::{CStr, c_char};
+    use std::ffi::CStr;
     use std::fmt;
     use std::mem::size_of;
-    use std::ptr;
 
-    use super::super::argument::optional_structure;
-    use super::super::boundary::Result;
     use super::*;
 
     fn shown<D: fmt::Debug>(driver: Result<D>) -> String {
