@@ -552,6 +552,38 @@ static void an_agent_that_is_lost(int is_freed)
     NOTHING_IS_LEFT();
 }
 
+/* One that nobody uses is waited for, when its worker is never stopped for want of work. */
+static void an_idle_agent_that_is_lost_may_come_back(void)
+{
+    lost self;
+    memset(&self, 0, sizeof self);
+    lw_master *master = new_master();
+    GROWING(lw_driver, driver);
+    driver.context = &self;
+    driver.start = start_with_attachment;
+    driver.stop = stop_attachment;
+    GROWING(lw_worker_options, options);
+    options.name = "c";
+    options.idle = LW_IDLE_NEVER;
+    lw_worker *worker;
+    OK(lw_master_add_driver(master, &options, &driver, &worker));
+    lw_ticket *ticket = submit(master, "is over");
+    OK(lw_lease_finish(lease_of(ticket), LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_ticket_free(ticket));
+    await(&self.starts, 1);
+    OK(lw_attachment_lost(self.attachment, NULL));
+    const char *json;
+    OK(lw_worker_status(worker, &json));
+    MUST(contains(json, "\"state\":\"substantiated\"") && contains(json, "\"attached\":false"));
+    OK(lw_free(json));
+    MUST(look(&self.stops) == 0);
+    OK(lw_worker_insubstantiate(worker, 0, MINUTE));
+    MUST(look(&self.stops) == 1);
+    OK(lw_worker_free(worker));
+    OK(lw_master_free(master));
+    NOTHING_IS_LEFT();
+}
+
 /* A driver that frees its own master, in its stop; whoever uses the master then finds it gone. */
 static int32_t stop_and_free(void *context, const lw_stop_request *request)
 {
@@ -1030,6 +1062,7 @@ int main(void)
     starts_at_the_same_time();
     an_agent_that_is_lost(0);
     an_agent_that_is_lost(1);
+    an_idle_agent_that_is_lost_may_come_back();
     a_master_that_is_freed_in_a_callback();
     observers();
     threads();
