@@ -428,7 +428,8 @@ typedef struct lw_leftover {
   // How far it had come: 0 its start may have been called, 1 it has recorded something, 2 its stop may have been
   // called.
   int32_t stage;
-  // How long ago the start was called, by the wall clock; 0 if unknown.
+  // How long ago the start was called, by the wall clock. When a damaged journal does not tell that: how long this
+  // master has known of the attempt.
   uint64_t age_ms;
 } lw_leftover;
 
@@ -443,8 +444,8 @@ typedef struct lw_driver {
   size_t size;
   // Passed to every callback.
   void *context;
-  // Called once when the driver will not be called any more, on any thread: when the master is gone, and every handle
-  // of the worker was freed. Not called when adding the worker failed. May be NULL.
+  // Called once when the driver will not be called any more, on any thread: when the master is gone with its
+  // workers, tickets and leases. Not called when adding the worker failed. May be NULL.
   void (*release)(void *context);
   // Brings an instance up and returns when it runs; the agent may attach before or after that. instance is where to
   // put what the other callbacks get; NULL is as good as any. When lw_start_cancelled turns true return soon, with
@@ -455,13 +456,14 @@ typedef struct lw_driver {
   // Whether an instance whose agent has not attached yet still looks well; see also attached_check_interval_ms. NULL:
   // always.
   int32_t (*check)(void *context, void *instance);
-  // Whether the running instance fits a build with these properties: LW_ANSWER_OK or LW_ANSWER_NO. NULL: always.
+  // Whether the running instance fits a build with these properties: LW_ANSWER_OK or LW_ANSWER_NO. Any other answer
+  // counts as LW_ANSWER_NO. NULL: always.
   int32_t (*compatible)(void *context, void *instance, const struct lw_property *properties, size_t property_count);
   // Takes away what is left of an attempt, after a crash or a failed stop: by the exact key, owner and ids alone.
   // Called again after a failure, with growing pauses. NULL: LW_ANSWER_UNSUPPORTED.
   int32_t (*reclaim)(void *context, struct lw_reclaim *reclaim, const struct lw_leftover *leftover);
-  // How often check is called after the agent has attached as well, at least 1000; 0: never. An instance that looks
-  // bad then takes no new build, and is stopped when those that it has are done.
+  // How often check is called after the agent has attached as well; 0: never; 1 to 999 count as 1000. An instance
+  // that looks bad then takes no new build, and is stopped when those that it has are done.
   uint64_t attached_check_interval_ms;
 } lw_driver;
 
@@ -520,8 +522,8 @@ typedef struct lw_event {
   size_t size;
   // 0, 1, 2 and so on: the order in which things happened in one master.
   uint64_t sequence;
-  // How many events this observer has missed just before this one, because it was too slow. Of a queue from which
-  // several threads take, only their sum says something.
+  // How many events this observer has missed just before this one, because it was too slow. Not exact when several
+  // threads take from the same queue: it may count events that another thread has just taken.
   uint64_t missed;
   // When, in nanoseconds since the master was made.
   uint64_t at_ns;
@@ -533,9 +535,9 @@ typedef struct lw_event {
   uint64_t epoch;
   // The number of the build that it is about, or 0.
   uint64_t build;
-  // Why, where the event has a reason; else NULL.
+  // Why it happened, what went wrong, or what the driver has said, where the event has such a text; else NULL.
   const char *reason;
-  // All of it as a line for people.
+  // The event as a line for people.
   const char *text;
   // With "build_finished", how: "succeeded", "failed", "dropped", "cancelled" or "not_run"; else NULL.
   const char *result;
@@ -562,11 +564,12 @@ typedef struct lw_local_kind {
 typedef struct lw_local_options {
   // sizeof(lw_local_options).
   size_t size;
-  // Where the directories of instances are made. NULL: the directory for temporary files.
+  // Where the directories of instances are made; it is created if it does not exist. NULL: the directory for
+  // temporary files.
   const char *root;
   // The name of the build property that chooses the kind. NULL: "kind".
   const char *kind_property;
-  // Pointers to the kinds that there are beside the empty default.
+  // Pointers to the kinds that there are beside the empty default; one that is named "default" replaces that.
   const struct lw_local_kind *const *kinds;
   // How many there are.
   size_t kind_count;
@@ -598,7 +601,7 @@ typedef struct lw_command_options {
   size_t compatible_by_count;
   // How long a program that is ended has between SIGTERM and SIGKILL; 0: 10 s.
   uint64_t grace_ms;
-  // How long the stop program may run; 0: 10 minutes.
+  // How long the stop program, or the reclaim program, may run; 0: 10 minutes.
   uint64_t stop_limit_ms;
   // How long the check program may run; 0: 1 minute.
   uint64_t check_limit_ms;
@@ -620,7 +623,7 @@ typedef struct lw_process_options {
   const char *const *compatible_by;
   // How many there are.
   size_t compatible_by_count;
-  // How long the agent has between SIGTERM and SIGKILL; 0: 10 s.
+  // How long the agent has between SIGTERM and SIGKILL, 1 s at most when the stop is fast; 0: 10 s.
   uint64_t grace_ms;
   // Not 0: the secret is handed over in a file and not in the environment.
   int32_t secret_in_file;
@@ -693,19 +696,21 @@ typedef struct lw_master_options {
   const char *listen;
   // Where drivers tell agents to connect to, host:port. NULL: where the master listens, if it does.
   const char *agent_address;
-  // Files with the certificates and the private key, both PEM: connections are encrypted. NULL: they are not.
+  // The file with the certificates, PEM; connections are encrypted then. NULL: they are not. Set both this and
+  // tls_key, or neither.
   const char *tls_certificates;
-  // See tls_certificates.
+  // The file with the private key, PEM.
   const char *tls_key;
   // How long lw_master_free waits for what is in flight; 0: 30 s.
   uint64_t drop_timeout_ms;
-  // How often an agent is pinged; 0: 10 s. Set both heartbeats, or none.
+  // How often an agent is pinged; 0: 10 s. Set both this and heartbeat_timeout_ms, or neither.
   uint64_t heartbeat_interval_ms;
   // After how long without a word an agent is lost; 0: 30 s.
   uint64_t heartbeat_timeout_ms;
-  // How long a connection may take from its first byte until it has attached; 0: 10 s.
+  // How long an agent may take from its connection until it has attached; 0: 10 s.
   uint64_t handshake_timeout_ms;
-  // How long an agent may leave what it is sent unread before it is lost; 0: 10 s.
+  // How long an agent may take to read each 256 KiB of what it is sent, and to send each 256 KiB of a message that
+  // is longer than 512 KiB, before it is lost; 0: 10 s.
   uint64_t write_timeout_ms;
 } lw_master_options;
 
@@ -713,7 +718,7 @@ typedef struct lw_master_options {
 typedef struct lw_report {
   // How much of this structure the library has filled in: look at no field beyond.
   size_t size;
-  // Nothing is in flight any more.
+  // Whether nothing is in flight any more.
   bool complete;
   // The workers in flight and the leftovers, as text for people.
   const char *text;
@@ -728,8 +733,8 @@ extern "C" {
 // The version of the ABI that the library has: compare it with LW_ABI_VERSION before anything else.
 lw_code lw_abi_version(uint32_t *version);
 
-// What the last call on this thread that did not return LW_OK has to say, for people. Never NULL; it lives until the next
-// such call on this thread. Do not free it.
+// What the last call on this thread that did not return LW_OK has to say, for people; an empty text before the first
+// one. Never NULL. It lives until the next such call on this thread, or until the thread ends. Do not free it.
 const char *lw_last_error_message(void);
 
 // Frees a text or a structure that the library has given out through a pointer to const. LW_ERROR_HANDLE: it is not from
@@ -739,14 +744,14 @@ lw_code lw_free(const void *given);
 // How many handles, and how many texts and structures to be freed with lw_free, are out in this process: to find leaks.
 lw_code lw_live(size_t *handles, size_t *given);
 
-// The context of the leased instance's agent, if a driver has attached it with lw_start_attach and an lw_agent. It
-// lives at least as long as the lease.
+// The context of the leased instance's agent, if a driver has attached it with lw_start_attach and an lw_agent; else
+// LW_ERROR_UNSUPPORTED. It lives at least as long as the lease.
 lw_code lw_lease_agent(struct lw_lease *lease, void **context);
 
-// Says that the agent is gone, with a reason for people (or NULL): the lease that uses it ends as lost, and the instance
-// is stopped. The handle is none afterwards. Does not block.
-lw_code lw_attachment_lost(struct lw_attachment *attachment,
-                           const char *reason);
+// Says that the agent is gone, with a reason for people (or NULL): the leases that use it end as lost, and the
+// instance is stopped. With LW_IDLE_NEVER and without a lease the instance is stopped only if no agent attaches again
+// within missing_timeout_ms. The handle is none afterwards. Does not block.
+lw_code lw_attachment_lost(struct lw_attachment *attachment, const char *reason);
 
 // Frees an attachment: says that the agent is gone, as lw_attachment_lost does. Does not block. NULL is no error.
 lw_code lw_attachment_free(struct lw_attachment *attachment);
@@ -769,7 +774,8 @@ lw_code lw_process_end(struct lw_process *process, int exit, int32_t code);
 lw_code lw_process_fail(struct lw_process *process,
                         const char *reason);
 
-// Puts a build into the queue. Whatever may be wrong with it comes as the ticket's answer. Does not block.
+// Puts a build into the queue. LW_ERROR_ARGUMENT: the structure makes no sense. Every other reason why the build does
+// not run (no worker fits, the master shuts down) comes as the ticket's answer. Does not block.
 //
 // Free the ticket with lw_ticket_free; that cancels the build unless its lease was taken.
 lw_code lw_master_submit(struct lw_master *master, const struct lw_build *build, struct lw_ticket **ticket);

@@ -134,7 +134,7 @@ impl AgentListenerBuilder {
         self
     }
 
-    /// How long a connection may take from its first byte until it has attached; 10 s by default.
+    /// How long an agent may take from its connection until it has attached; 10 s by default.
     #[must_use]
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;

@@ -188,7 +188,7 @@ fn command_view(
     lw_command {
         size: size_of::<lw_command>(),
         shell,
-        arguments: lists.0.as_ptr(),
+        arguments: if lists.0.is_empty() { ptr::null() } else { lists.0.as_ptr() },
         argument_count: lists.0.len(),
         directory: command.directory.as_ref().map_or(ptr::null(), |path| texts.text(&path.to_string_lossy())),
         environment: lists.1.as_ptr(),
@@ -257,8 +257,8 @@ pub(super) fn hand_out(attachment: Attachment) -> *mut lw_attachment {
     handle::insert(Mutex::new(Some(attachment)))
 }
 
-/// The context of the leased instance's agent, if a driver has attached it with lw_start_attach and an lw_agent. It
-/// lives at least as long as the lease.
+/// The context of the leased instance's agent, if a driver has attached it with lw_start_attach and an lw_agent; else
+/// LW_ERROR_UNSUPPORTED. It lives at least as long as the lease.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_agent(lease: *mut lw_lease, context: Option<&mut MaybeUninit<*mut c_void>>) -> lw_code {
     boundary(|| {
@@ -268,8 +268,9 @@ pub extern "C" fn lw_lease_agent(lease: *mut lw_lease, context: Option<&mut Mayb
     })
 }
 
-/// Says that the agent is gone, with a reason for people (or NULL): the lease that uses it ends as lost, and the instance
-/// is stopped. The handle is none afterwards. Does not block.
+/// Says that the agent is gone, with a reason for people (or NULL): the leases that use it end as lost, and the
+/// instance is stopped. With LW_IDLE_NEVER and without a lease the instance is stopped only if no agent attaches again
+/// within missing_timeout_ms. The handle is none afterwards. Does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_attachment_lost(attachment: *mut lw_attachment, reason: *const c_char) -> lw_code {
     boundary(|| {

@@ -98,7 +98,8 @@ impl Kind for lw_inbox {
     const NAME: &'static str = "an inbox";
 }
 
-/// Puts a build into the queue. Whatever may be wrong with it comes as the ticket's answer. Does not block.
+/// Puts a build into the queue. LW_ERROR_ARGUMENT: the structure makes no sense. Every other reason why the build does
+/// not run (no worker fits, the master shuts down) comes as the ticket's answer. Does not block.
 ///
 /// Free the ticket with lw_ticket_free; that cancels the build unless its lease was taken.
 #[unsafe(no_mangle)]

@@ -145,7 +145,8 @@ pub struct lw_leftover {
     /// How far it had come: 0 its start may have been called, 1 it has recorded something, 2 its stop may have been
     /// called.
     pub stage: i32,
-    /// How long ago the start was called, by the wall clock; 0 if unknown.
+    /// How long ago the start was called, by the wall clock. When a damaged journal does not tell that: how long this
+    /// master has known of the attempt.
     pub age_ms: u64,
 }
 
@@ -162,8 +163,8 @@ pub struct lw_driver {
     pub size: usize,
     /// Passed to every callback.
     pub context: *mut c_void,
-    /// Called once when the driver will not be called any more, on any thread: when the master is gone, and every handle
-    /// of the worker was freed. Not called when adding the worker failed. May be NULL.
+    /// Called once when the driver will not be called any more, on any thread: when the master is gone with its
+    /// workers, tickets and leases. Not called when adding the worker failed. May be NULL.
     pub release: Option<unsafe extern "C" fn(context: *mut c_void)>,
     /// Brings an instance up and returns when it runs; the agent may attach before or after that. instance is where to
     /// put what the other callbacks get; NULL is as good as any. When lw_start_cancelled turns true return soon, with
@@ -181,7 +182,8 @@ pub struct lw_driver {
     /// Whether an instance whose agent has not attached yet still looks well; see also attached_check_interval_ms. NULL:
     /// always.
     pub check: Option<unsafe extern "C" fn(context: *mut c_void, instance: *mut c_void) -> i32>,
-    /// Whether the running instance fits a build with these properties: LW_ANSWER_OK or LW_ANSWER_NO. NULL: always.
+    /// Whether the running instance fits a build with these properties: LW_ANSWER_OK or LW_ANSWER_NO. Any other answer
+    /// counts as LW_ANSWER_NO. NULL: always.
     pub compatible: Option<
         unsafe extern "C" fn(
             context: *mut c_void,
@@ -195,8 +197,8 @@ pub struct lw_driver {
     pub reclaim: Option<
         unsafe extern "C" fn(context: *mut c_void, reclaim: *mut lw_reclaim, leftover: *const lw_leftover) -> i32,
     >,
-    /// How often check is called after the agent has attached as well, at least 1000; 0: never. An instance that looks
-    /// bad then takes no new build, and is stopped when those that it has are done.
+    /// How often check is called after the agent has attached as well; 0: never; 1 to 999 count as 1000. An instance
+    /// that looks bad then takes no new build, and is stopped when those that it has are done.
     pub attached_check_interval_ms: u64,
 }
 

@@ -28,8 +28,8 @@ pub struct lw_event {
     pub size: usize,
     /// 0, 1, 2 and so on: the order in which things happened in one master.
     pub sequence: u64,
-    /// How many events this observer has missed just before this one, because it was too slow. Of a queue from which
-    /// several threads take, only their sum says something.
+    /// How many events this observer has missed just before this one, because it was too slow. Not exact when several
+    /// threads take from the same queue: it may count events that another thread has just taken.
     pub missed: u64,
     /// When, in nanoseconds since the master was made.
     pub at_ns: u64,
@@ -41,9 +41,9 @@ pub struct lw_event {
     pub epoch: u64,
     /// The number of the build that it is about, or 0.
     pub build: u64,
-    /// Why, where the event has a reason; else NULL.
+    /// Why it happened, what went wrong, or what the driver has said, where the event has such a text; else NULL.
     pub reason: *const c_char,
-    /// All of it as a line for people.
+    /// The event as a line for people.
     pub text: *const c_char,
     /// With "build_finished", how: "succeeded", "failed", "dropped", "cancelled" or "not_run"; else NULL.
     pub result: *const c_char,

@@ -43,11 +43,12 @@ unsafe impl Growing for lw_local_kind {}
 pub struct lw_local_options {
     /// sizeof(lw_local_options).
     pub size: usize,
-    /// Where the directories of instances are made. NULL: the directory for temporary files.
+    /// Where the directories of instances are made; it is created if it does not exist. NULL: the directory for
+    /// temporary files.
     pub root: *const c_char,
     /// The name of the build property that chooses the kind. NULL: "kind".
     pub kind_property: *const c_char,
-    /// Pointers to the kinds that there are beside the empty default.
+    /// Pointers to the kinds that there are beside the empty default; one that is named "default" replaces that.
     pub kinds: *const *const lw_local_kind,
     /// How many there are.
     pub kind_count: usize,
@@ -84,7 +85,7 @@ pub struct lw_command_options {
     pub compatible_by_count: usize,
     /// How long a program that is ended has between SIGTERM and SIGKILL; 0: 10 s.
     pub grace_ms: u64,
-    /// How long the stop program may run; 0: 10 minutes.
+    /// How long the stop program, or the reclaim program, may run; 0: 10 minutes.
     pub stop_limit_ms: u64,
     /// How long the check program may run; 0: 1 minute.
     pub check_limit_ms: u64,
@@ -111,7 +112,7 @@ pub struct lw_process_options {
     pub compatible_by: *const *const c_char,
     /// How many there are.
     pub compatible_by_count: usize,
-    /// How long the agent has between SIGTERM and SIGKILL; 0: 10 s.
+    /// How long the agent has between SIGTERM and SIGKILL, 1 s at most when the stop is fast; 0: 10 s.
     pub grace_ms: u64,
     /// Not 0: the secret is handed over in a file and not in the environment.
     pub secret_in_file: i32,
@@ -333,4 +334,95 @@ fn process_from(options: *const lw_process_options) -> Result<crate::ProcessLate
         driver = driver.private_directory();
     }
     Ok(if given.secret_in_file != 0 { driver.secret_in_file() } else { driver })
+}
+
+/// What a driver shows of itself tells where each setting has gone.
+#[cfg(all(test, feature = "local", feature = "command", feature = "process", unix))]
+mod tests {
+    use std::ffi::CStr;
+    use std::fmt;
+    use std::mem::size_of;
+
+    use super::*;
+
+    fn shown<D: fmt::Debug>(driver: Result<D>) -> String {
+        format!("{:?}", driver.unwrap())
+    }
+
+    fn pointers<const N: usize>(words: [&CStr; N]) -> [*const c_char; N] {
+        words.map(CStr::as_ptr)
+    }
+
+    #[test]
+    fn settings_of_programs_have_the_defaults_of_the_header() {
+        let (start, stop) = (pointers([c"/start"]), pointers([c"/stop"]));
+        let given = lw_command_options {
+            size: size_of::<lw_command_options>(),
+            start: start.as_ptr(),
+            start_count: 1,
+            stop: stop.as_ptr(),
+            stop_count: 1,
+            ..optional_structure("zeros", ptr::null()).unwrap()
+        };
+        assert_eq!(
+            shown(command_from(&raw const given)),
+            "CommandLatentWorker { start: \"/start\", stop: \"/stop\", check: None, reclaim: None, grace: 10s, \
+             stop_limit: 600s, check_limit: 60s, secret_in_file: false, compatible_by: [], .. }"
+        );
+        let (check, reclaim, names) = (pointers([c"/check"]), pointers([c"/reclaim"]), pointers([c"a", c"b"]));
+        let given = lw_command_options {
+            check: check.as_ptr(),
+            check_count: 1,
+            reclaim: reclaim.as_ptr(),
+            reclaim_count: 1,
+            compatible_by: names.as_ptr(),
+            compatible_by_count: 2,
+            grace_ms: 1,
+            stop_limit_ms: 2,
+            check_limit_ms: 3,
+            secret_in_file: -1,
+            ..given
+        };
+        assert_eq!(
+            shown(command_from(&raw const given)),
+            "CommandLatentWorker { start: \"/start\", stop: \"/stop\", check: Some(\"/check\"), \
+             reclaim: Some(\"/reclaim\"), grace: 1ms, stop_limit: 2ms, check_limit: 3ms, secret_in_file: true, \
+             compatible_by: [\"a\", \"b\"], .. }"
+        );
+    }
+
+    #[test]
+    fn settings_of_processes_have_the_defaults_of_the_header() {
+        let (agent, names) = (pointers([c"/agent"]), pointers([c"a"]));
+        let given = lw_process_options {
+            size: size_of::<lw_process_options>(),
+            agent: agent.as_ptr(),
+            agent_count: 1,
+            ..optional_structure("zeros", ptr::null()).unwrap()
+        };
+        assert_eq!(
+            shown(process_from(&raw const given)),
+            "ProcessLatentWorker { agent: \"/agent\", grace: 10s, secret_in_file: false, private_directory: false, \
+             compatible_by: [], .. }"
+        );
+        let given = lw_process_options {
+            compatible_by: names.as_ptr(),
+            compatible_by_count: 1,
+            grace_ms: 1,
+            secret_in_file: 1,
+            ..given
+        };
+        let secret = "ProcessLatentWorker { agent: \"/agent\", grace: 1ms, secret_in_file: true, \
+                      private_directory: false, compatible_by: [\"a\"], .. }";
+        assert_eq!(shown(process_from(&raw const given)), secret);
+        let given = lw_process_options { secret_in_file: 0, private_directory: 1, ..given };
+        let private = "ProcessLatentWorker { agent: \"/agent\", grace: 1ms, secret_in_file: false, \
+                       private_directory: true, compatible_by: [\"a\"], .. }";
+        assert_eq!(shown(process_from(&raw const given)), private);
+    }
+
+    #[test]
+    fn settings_of_local_workers_have_the_defaults_of_the_header() {
+        assert_eq!(shown(local_from(ptr::null())), format!("{:?}", crate::LocalLatentWorker::new()));
+    }
 }

@@ -55,19 +55,21 @@ pub struct lw_master_options {
     pub listen: *const c_char,
     /// Where drivers tell agents to connect to, host:port. NULL: where the master listens, if it does.
     pub agent_address: *const c_char,
-    /// Files with the certificates and the private key, both PEM: connections are encrypted. NULL: they are not.
+    /// The file with the certificates, PEM; connections are encrypted then. NULL: they are not. Set both this and
+    /// tls_key, or neither.
     pub tls_certificates: *const c_char,
-    /// See tls_certificates.
+    /// The file with the private key, PEM.
     pub tls_key: *const c_char,
     /// How long lw_master_free waits for what is in flight; 0: 30 s.
     pub drop_timeout_ms: u64,
-    /// How often an agent is pinged; 0: 10 s. Set both heartbeats, or none.
+    /// How often an agent is pinged; 0: 10 s. Set both this and heartbeat_timeout_ms, or neither.
     pub heartbeat_interval_ms: u64,
     /// After how long without a word an agent is lost; 0: 30 s.
     pub heartbeat_timeout_ms: u64,
-    /// How long a connection may take from its first byte until it has attached; 0: 10 s.
+    /// How long an agent may take from its connection until it has attached; 0: 10 s.
     pub handshake_timeout_ms: u64,
-    /// How long an agent may leave what it is sent unread before it is lost; 0: 10 s.
+    /// How long an agent may take to read each 256 KiB of what it is sent, and to send each 256 KiB of a message that
+    /// is longer than 512 KiB, before it is lost; 0: 10 s.
     pub write_timeout_ms: u64,
 }
 
@@ -89,7 +91,7 @@ pub enum lw_shutdown {
 pub struct lw_report {
     /// How much of this structure the library has filled in: look at no field beyond.
     pub size: usize,
-    /// Nothing is in flight any more.
+    /// Whether nothing is in flight any more.
     pub complete: bool,
     /// The workers in flight and the leftovers, as text for people.
     pub text: *const c_char,
@@ -184,6 +186,11 @@ mod listening {
     }
 
     impl Listening {
+        #[cfg(test)]
+        pub(super) fn builder(&self) -> &AgentListenerBuilder {
+            &self.builder
+        }
+
         pub(super) fn address(&self) -> Option<String> {
             self.sockets.first()?.local_addr().ok().map(|address| address.to_string())
         }
@@ -350,4 +357,48 @@ pub extern "C" fn lw_master_build_status(
         *json = give_text(&status::build(&cell.master.build_status(BuildId::from(build)).ok_or_else(ended)?));
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zeros() -> lw_master_options {
+        optional_structure("zeros", ptr::null()).unwrap()
+    }
+
+    #[test]
+    fn a_master_is_waited_for_as_long_as_the_header_says() {
+        assert_eq!(master_from(&zeros()).unwrap().drop_timeout, Duration::from_secs(30));
+        let given = lw_master_options { drop_timeout_ms: 1, ..zeros() };
+        assert_eq!(master_from(&given).unwrap().drop_timeout, Duration::from_millis(1));
+    }
+
+    /// What the listener shows of itself tells where each setting has gone.
+    #[cfg(feature = "agent")]
+    #[test]
+    fn agents_have_as_long_as_the_header_says() {
+        let shown = |options: &lw_master_options| format!("{:?}", listening::prepare(options).unwrap().builder());
+        let with = |interval, timeout, write, handshake| {
+            [
+                format!("heartbeat_interval: {interval},"),
+                format!("heartbeat_timeout: {timeout},"),
+                format!("write_timeout: {write},"),
+                format!("handshake_timeout: {handshake},"),
+            ]
+        };
+        let given = lw_master_options {
+            heartbeat_interval_ms: 1,
+            heartbeat_timeout_ms: 2,
+            write_timeout_ms: 3,
+            handshake_timeout_ms: 4,
+            ..zeros()
+        };
+        for (options, expected) in
+            [(zeros(), with("10s", "30s", "10s", "10s")), (given, with("1ms", "2ms", "3ms", "4ms"))]
+        {
+            let shown = shown(&options);
+            assert!(expected.iter().all(|setting| shown.contains(setting)), "{shown}");
+        }
+    }
 }

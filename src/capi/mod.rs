@@ -63,8 +63,8 @@ pub extern "C" fn lw_abi_version(version: Option<&mut MaybeUninit<u32>>) -> lw_c
     })
 }
 
-/// What the last call on this thread that did not return LW_OK has to say, for people. Never NULL; it lives until the next
-/// such call on this thread. Do not free it.
+/// What the last call on this thread that did not return LW_OK has to say, for people; an empty text before the first
+/// one. Never NULL. It lives until the next such call on this thread, or until the thread ends. Do not free it.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_last_error_message() -> *const c_char {
     let mut message = c"".as_ptr();

@@ -342,6 +342,65 @@ static void callbacks_that_call_back(void)
     end(&self);
 }
 
+/* What was made of a master keeps its drivers, and the agent, for as long as it is not freed. */
+static void a_driver_is_released_after_tickets_and_leases(void)
+{
+    SCRIPT(self);
+    self.attaches = 1;
+    begin(&self, 0);
+    lw_ticket *ticket = submit_once(&self, "outlives its master");
+    lw_lease *lease = lease_of(ticket);
+    OK(lw_master_free(self.master));
+    EXPECT(LW_ERROR_LEASE_STOPPED, lw_lease_wait_end(lease, MINUTE));
+    await(&self.stops, 1);
+    void *context;
+    OK(lw_lease_agent(lease, &context));
+    MUST(context == &self);
+    MUST(look(&self.agent_closes) == 1 && look(&self.agent_releases) == 0 && look(&self.releases) == 0);
+    OK(lw_lease_free(lease));
+    await(&self.agent_releases, 1);
+    MUST(look(&self.releases) == 0);
+    OK(lw_ticket_free(ticket));
+    await(&self.releases, 1);
+    NOTHING_IS_LEFT();
+}
+
+static int32_t start_with_address(void *context, lw_start *call, const lw_start_request *request, void **instance)
+{
+    (void)context, (void)call, (void)instance;
+    MUST(strcmp(request->agent_address, "agents.example:9989") == 0);
+    OK(lw_set_reason("it was told"));
+    return LW_ANSWER_CANNOT;
+}
+
+static int32_t stop_with_address(void *context, const lw_stop_request *request)
+{
+    (void)context;
+    MUST(!request->has_instance && request->instance == NULL);
+    return LW_ANSWER_OK;
+}
+
+static void drivers_are_told_where_agents_connect(void)
+{
+    GROWING(lw_master_options, settings);
+    settings.agent_address = "agents.example:9989";
+    lw_master *master;
+    OK(lw_master_new(&settings, &master));
+    GROWING(lw_driver, driver);
+    driver.start = start_with_address;
+    driver.stop = stop_with_address;
+    GROWING(lw_worker_options, options);
+    options.name = "c";
+    OK(lw_master_add_driver(master, &options, &driver, NULL));
+    lw_ticket *ticket = submit(master, "asks for the address");
+    lw_lease *lease;
+    EXPECT(LW_ERROR_CANNOT_SUBSTANTIATE, lw_ticket_wait(ticket, MINUTE, &lease));
+    MUST(contains(lw_last_error_message(), "it was told"));
+    OK(lw_ticket_free(ticket));
+    OK(lw_master_free(master));
+    NOTHING_IS_LEFT();
+}
+
 static void an_instance_that_fits_no_build_is_replaced(int32_t answer, int32_t idle)
 {
     SCRIPT(self);
@@ -532,6 +591,38 @@ static void an_agent_that_is_lost(int is_freed)
     NOTHING_IS_LEFT();
 }
 
+/* One that nobody uses is waited for, when its worker is never stopped for want of work. */
+static void an_idle_agent_that_is_lost_may_come_back(void)
+{
+    lost self;
+    memset(&self, 0, sizeof self);
+    lw_master *master = new_master();
+    GROWING(lw_driver, driver);
+    driver.context = &self;
+    driver.start = start_with_attachment;
+    driver.stop = stop_attachment;
+    GROWING(lw_worker_options, options);
+    options.name = "c";
+    options.idle = LW_IDLE_NEVER;
+    lw_worker *worker;
+    OK(lw_master_add_driver(master, &options, &driver, &worker));
+    lw_ticket *ticket = submit(master, "is over");
+    OK(lw_lease_finish(lease_of(ticket), LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_ticket_free(ticket));
+    await(&self.starts, 1);
+    OK(lw_attachment_lost(self.attachment, NULL));
+    const char *json;
+    OK(lw_worker_status(worker, &json));
+    MUST(contains(json, "\"state\":\"substantiated\"") && contains(json, "\"attached\":false"));
+    OK(lw_free(json));
+    MUST(look(&self.stops) == 0);
+    OK(lw_worker_insubstantiate(worker, 0, MINUTE));
+    MUST(look(&self.stops) == 1);
+    OK(lw_worker_free(worker));
+    OK(lw_master_free(master));
+    NOTHING_IS_LEFT();
+}
+
 /* A driver that frees its own master, in its stop; whoever uses the master then finds it gone. */
 static int32_t stop_and_free(void *context, const lw_stop_request *request)
 {
@@ -689,6 +780,8 @@ static int32_t start_command(void *context, const lw_command *command, lw_proces
     shell *self = (shell *)context;
     add(&self->starts);
     MUST(command->size == sizeof(lw_command));
+    MUST((command->shell == NULL) == (command->arguments != NULL));
+    MUST(command->argument_count == 0 || command->shell == NULL);
     if (command->shell == NULL) {
         MUST(command->argument_count == 2 && strcmp(command->arguments[0], "look") == 0);
         MUST(strcmp(command->arguments[1], "at all") == 0 && strcmp(command->directory, "some/where") == 0);
@@ -993,6 +1086,8 @@ int main(void)
 {
     every_answer_of_a_start();
     callbacks_that_call_back();
+    a_driver_is_released_after_tickets_and_leases();
+    drivers_are_told_where_agents_connect();
     an_instance_that_fits_no_build_is_replaced(LW_ANSWER_NO, LW_IDLE_AFTER);
     an_instance_that_fits_no_build_is_replaced(LW_ANSWER_FAILED, LW_IDLE_NEVER);
     every_build_has_an_instance(LW_IDLE_NEVER, 1);
@@ -1010,6 +1105,7 @@ int main(void)
     starts_at_the_same_time();
     an_agent_that_is_lost(0);
     an_agent_that_is_lost(1);
+    an_idle_agent_that_is_lost_may_come_back();
     a_master_that_is_freed_in_a_callback();
     observers();
     threads();

@@ -76,6 +76,31 @@ static void commands(lw_lease *lease)
     MUST(finished->err_length == 8 && memcmp(finished->err, "trouble\n", 8) == 0);
     OK(lw_free(finished));
 
+    /* Of each stream the last MiB, unless another number is given. */
+    GROWING(lw_command, much);
+    much.shell = "head -c 1048577 /dev/zero; echo trouble >&2";
+    OK(lw_lease_run(lease, &much, &finished));
+    MUST(finished->out_length == 1048576 && finished->err_length == 8 && finished->dropped == 1);
+    OK(lw_free(finished));
+    much.keep_output = 3;
+    OK(lw_lease_run(lease, &much, &finished));
+    MUST(finished->out_length == 3 && finished->err_length == 3 && memcmp(finished->err, "le\n", 3) == 0);
+    MUST(finished->dropped == 1048577 - 3 + 5);
+    OK(lw_free(finished));
+
+    /* Killed at a limit. */
+    GROWING(lw_command, late);
+    late.shell = "exec sleep 600";
+    late.time_limit_ms = 1;
+    OK(lw_lease_run(lease, &late, &finished));
+    MUST(finished->exit == LW_EXIT_TIME_LIMIT && finished->code == -1 && finished->elapsed_ms >= 1);
+    OK(lw_free(finished));
+    late.time_limit_ms = 0;
+    late.silence_limit_ms = 1;
+    OK(lw_lease_run(lease, &late, &finished));
+    MUST(finished->exit == LW_EXIT_SILENCE_LIMIT && finished->code == -1);
+    OK(lw_free(finished));
+
     /* Streamed, into a buffer that is too small. */
     GROWING(lw_command, exec);
     const char *arguments[] = {"printf", "%s", "abcdefgh"};
@@ -156,8 +181,94 @@ static void commands(lw_lease *lease)
     unlink(path);
 }
 
+/* What a command writes on an instance for a build with this property, or without one. */
+static void says(lw_master *master, const lw_property *property, const char *line, const char *expected)
+{
+    GROWING(lw_build, build);
+    build.name = "of a kind";
+    build.properties = property;
+    build.property_count = property != NULL;
+    lw_ticket *ticket;
+    OK(lw_master_submit(master, &build, &ticket));
+    lw_lease *lease = lease_of(ticket);
+    GROWING(lw_command, command);
+    command.shell = line;
+    const lw_finished *finished;
+    OK(lw_lease_run(lease, &command, &finished));
+    MUST(finished->out_length == strlen(expected) && memcmp(finished->out, expected, strlen(expected)) == 0);
+    OK(lw_free(finished));
+    OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_ticket_free(ticket));
+}
+
+static void kinds(void)
+{
+    char template_[] = "/tmp/lw-life-XXXXXX", path[64], root[64], line[128];
+    MUST(mkdtemp(template_) != NULL);
+    snprintf(path, sizeof path, "%s/there", template_);
+    snprintf(root, sizeof root, "%s.root", template_);
+    FILE *file = fopen(path, "w");
+    MUST(file != NULL && fputs("from the template\n", file) >= 0 && fclose(file) == 0);
+
+    lw_property environment[2] = {{"GREETING", "hello"}, {"HOME", NULL}};
+    lw_property chosen = {"flavour", "special"}, unknown = {"flavour", "none"}, other = {"kind", "special"};
+    GROWING(lw_local_kind, kind);
+    kind.name = "special";
+    kind.template_directory = template_;
+    kind.environment = environment;
+    kind.environment_count = 2;
+    const lw_local_kind *all[1];
+    all[0] = &kind;
+    GROWING(lw_local_options, local);
+    local.root = root; /* made, for it is not there */
+    local.kind_property = "flavour";
+    local.kinds = all;
+    local.kind_count = 1;
+    GROWING(lw_worker_options, options);
+    options.name = "kinds";
+    lw_master *master = new_master();
+    OK(lw_master_add_local(master, &options, &local, NULL));
+    says(master, &chosen, "cat there; echo $GREETING ${HOME-nowhere}", "from the template\nhello nowhere\n");
+    snprintf(line, sizeof line, "case $PWD in '%s'/*) ls -A; echo ${GREETING-none};; esac", root);
+    says(master, NULL, line, "none\n");
+    says(master, &other, line, "none\n");
+    GROWING(lw_build, build);
+    build.name = "of no kind";
+    build.properties = &unknown;
+    build.property_count = 1;
+    lw_ticket *ticket;
+    lw_lease *lease;
+    OK(lw_master_submit(master, &build, &ticket));
+    EXPECT(LW_ERROR_CANNOT_SUBSTANTIATE, lw_ticket_wait(ticket, MINUTE, &lease));
+    OK(lw_ticket_free(ticket));
+    OK(lw_master_shutdown(master, LW_SHUTDOWN_FAST, MINUTE, NULL));
+    OK(lw_master_free(master));
+    MUST(rmdir(root) == 0); /* the instances took their directories with them */
+
+    /* The property of this name chooses by default, and a kind of that name is for builds that choose none. */
+    lw_local_kind usual = kind;
+    usual.name = "default";
+    all[0] = &usual;
+    local.root = local.kind_property = NULL;
+    other.value = "default";
+    master = new_master();
+    OK(lw_master_add_local(master, &options, &local, NULL));
+    says(master, NULL, "cat there", "from the template\n");
+    says(master, &other, "cat there", "from the template\n");
+    other.value = "none";
+    build.properties = &other;
+    OK(lw_master_submit(master, &build, &ticket));
+    EXPECT(LW_ERROR_CANNOT_SUBSTANTIATE, lw_ticket_wait(ticket, MINUTE, &lease));
+    OK(lw_ticket_free(ticket));
+    OK(lw_master_shutdown(master, LW_SHUTDOWN_FAST, MINUTE, NULL));
+    OK(lw_master_free(master));
+    unlink(path);
+    MUST(rmdir(template_) == 0);
+}
+
 int main(void)
 {
+    kinds();
     lw_master *master = new_master();
     lw_events *events;
     OK(lw_master_events(master, 10000, &events));
@@ -349,10 +460,12 @@ int main(void)
     OK(lw_master_free(master));
     /* What is still in the queue comes, and then the end. */
     lw_code code;
-    uint64_t sequence = 2;
+    uint64_t sequence = 2, at_ns = 0;
     int results = 0;
     while ((code = lw_events_take(events, MINUTE, &event)) == LW_OK) {
-        MUST(event->sequence == sequence++ && event->missed == 0);
+        MUST(event->sequence == sequence++ && event->missed == 0 && event->at_ns >= at_ns);
+        at_ns = event->at_ns;
+        MUST(strchr(event->text, '\n') == NULL && (event->worker == NULL || strcmp(event->worker, "local") == 0));
         MUST((event->result != NULL) == (strcmp(event->kind, "build_finished") == 0));
         results += event->build == 2 && event->result != NULL && strcmp(event->result, "succeeded") == 0;
         results += event->build == 3 && event->result != NULL && strcmp(event->result, "cancelled") == 0;
