@@ -773,14 +773,15 @@ lw_code lw_ticket_wait(struct lw_ticket *ticket, uint64_t timeout_ms, struct lw_
 // ends. Does not block. Nothing happens when the build has ended already.
 lw_code lw_ticket_cancel(struct lw_ticket *ticket);
 
-// Frees a ticket, and cancels its build unless the lease was taken. Does not block. NULL is no error. While another
-// thread waits in lw_ticket_wait neither its wait nor the build ends by this: lw_ticket_cancel ends both.
+// Frees a ticket, and cancels its build unless the lease was taken; then the build goes on, but lw_lease_retry cancels
+// it. Does not block. NULL is no error. While another thread waits in lw_ticket_wait neither its wait nor the build
+// ends by this: lw_ticket_cancel ends both.
 lw_code lw_ticket_free(struct lw_ticket *ticket);
 
 // Makes an inbox. It holds at most one lease and one last answer for each build that was submitted to it.
 lw_code lw_inbox_new(struct lw_inbox **inbox);
 
-// Puts a build into the queue whose answers go into the inbox; build gets its number. Does not block.
+// Puts a build into the queue whose answers go into the inbox; number gets the build's number. Does not block.
 lw_code lw_master_submit_to(struct lw_master *master,
                             const struct lw_build *build,
                             struct lw_inbox *inbox,
@@ -793,14 +794,16 @@ lw_code lw_master_submit_to(struct lw_master *master,
 // LW_ERROR_ENDED when another thread frees the inbox.
 lw_code lw_inbox_take(struct lw_inbox *inbox, uint64_t timeout_ms, uint64_t *number, struct lw_lease **lease);
 
-// A file descriptor that is readable while the inbox has something to take: for poll, select and event loops.
+// A file descriptor that is readable while the inbox has something to take: for poll, select and event loops. Unix
+// only.
 //
 // Do not read, write or close it: it belongs to the inbox. When it is readable, take until LW_ERROR_TIMEOUT; now and
 // then it is readable for nothing. The first call starts a thread, which ends when the inbox is freed.
 lw_code lw_inbox_fd(struct lw_inbox *inbox, int *fd);
 
 // Frees an inbox and cancels its builds: builds that wait end, and leases that lie in it are given back. A build whose
-// lease was taken goes on. A thread that waits in lw_inbox_take is told. Does not block. NULL is allowed.
+// lease was taken goes on, but lw_lease_retry cancels it. A thread that waits in lw_inbox_take gets LW_ERROR_ENDED.
+// Does not block. NULL is no error.
 lw_code lw_inbox_free(struct lw_inbox *inbox);
 
 // Adds a worker whose driver is a table of callbacks. It costs no thread until work needs it.
@@ -850,30 +853,33 @@ lw_code lw_reclaim_cancelled(struct lw_reclaim *reclaim, bool *cancelled);
 // Blocks for this time, and ends early with LW_ERROR_CANCELLED when the master shuts down.
 lw_code lw_reclaim_sleep(struct lw_reclaim *reclaim, uint64_t time_ms);
 
-// Makes a queue of all events from now on. When more than capacity of them lie in it further ones are missed, and
+// Makes a queue of all events from now on. When capacity of them (at least 1) lie in it further ones are missed, and
 // counted; nothing ever waits for an observer. Free it with lw_events_free.
 lw_code lw_master_events(struct lw_master *master, size_t capacity, struct lw_events **events);
 
 // Takes the oldest event; blocks until there is one, at most for timeout_ms; 0 only looks. Free it with lw_free.
 //
-// LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: the master is gone, with its workers, tickets and leases, and no
-// event will come any more; or another thread frees the queue.
+// LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: all was taken, and the master is gone with its workers, tickets and
+// leases, so that no event will come any more; or another thread frees the queue.
 lw_code lw_events_take(struct lw_events *events, uint64_t timeout_ms, const struct lw_event **event);
 
-// A file descriptor that is readable while there are events to take, and for ever when none will come any more.
+// A file descriptor that is readable while there are events to take, and for ever when none will come any more. Unix
+// only.
 //
 // Do not read, write or close it: it belongs to the queue. When it is readable, take until LW_ERROR_TIMEOUT; now and
 // then it is readable for nothing. The first call starts a thread, which ends when the queue is freed.
 lw_code lw_events_fd(struct lw_events *events, int *fd);
 
-// Frees a queue of events. A thread that waits in lw_events_take is told. Does not block. NULL is no error.
+// Frees a queue of events. A thread that waits in lw_events_take gets LW_ERROR_ENDED. Does not block. NULL is no
+// error.
 lw_code lw_events_free(struct lw_events *events);
 
 // Has the callback called with every event from now on, one at a time, on a thread made for it. When the callback is
-// slower than events come, up to capacity of them wait and further ones are missed, and counted.
+// slower than events come, up to capacity of them (at least 1) wait and further ones are missed, and counted.
 //
 // release (or NULL) is called with the context when the callback will not be called any more: after lw_observer_free,
-// or when the master is gone with its workers, tickets and leases. When this call fails it is not called.
+// or when the master is gone with its workers, tickets and leases. When this call fails it is not called. Free
+// observer with lw_observer_free in both cases.
 lw_code lw_master_observe(struct lw_master *master,
                           size_t capacity,
                           lw_event_callback callback,
