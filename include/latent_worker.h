@@ -808,14 +808,15 @@ lw_code lw_inbox_free(struct lw_inbox *inbox);
 
 // Adds a worker whose driver is a table of callbacks. It costs no thread until work needs it.
 //
-// The table is copied. Unless this fails, release is called when the driver will not be called any more.
+// The table is copied. Unless this fails, release is called when the driver will not be called any more. added may be
+// NULL, and is to be freed with lw_worker_free.
 lw_code lw_master_add_driver(struct lw_master *master,
                              const struct lw_worker_options *options,
                              const struct lw_driver *driver,
                              struct lw_worker **added);
 
 // Says why the callback that runs on this thread is going to return what it returns; a text for people, which lands in
-// errors and events. For callbacks of drivers and agents.
+// errors and events. NULL takes back what was said. For callbacks of drivers and agents.
 lw_code lw_set_reason(const char *reason);
 
 // Whether nobody waits for the instance any more. Does not block. On any thread, until the callback returns.
@@ -826,31 +827,37 @@ lw_code lw_start_cancelled(struct lw_start *start, bool *cancelled);
 lw_code lw_start_sleep(struct lw_start *start, uint64_t time_ms);
 
 // Records the id of what this start has made, or is going to make, so that it is found whatever happens next; see
-// lw_leftover. An id has 1 to 4096 bytes; of another one LW_ERROR_JOURNAL says as well that it is not recorded. With a
-// journal it blocks until the id is durable; so use it after that. When it fails remove what was made, and let the
-// start fail. On the thread of the callback.
+// lw_leftover. An id has 1 to 4096 bytes. With a journal this blocks until the id is durable; do not use it before.
+// LW_ERROR_JOURNAL: the id is empty, too long or not durable; remove what was made, and let the start fail. On the
+// thread of the callback.
 lw_code lw_start_record(struct lw_start *start, const char *id);
 
 // Tells observers what the start is doing ("pulling image, 40 %"). Does not block. On the thread of the callback.
 lw_code lw_start_progress(struct lw_start *start, const char *progress);
 
-// Adds a short text about the instance (an id, an address) to what people are told when it has started.
+// Adds a short text about the instance (an id, an address) to what people are told when it has started. Does not
+// block. On any thread, until the callback returns.
 lw_code lw_start_detail(struct lw_start *start, const char *detail);
 
-// With LW_ANSWER_THROTTLED: how long the provider asks to wait. The worker's quarantine is at least as long.
+// With LW_ANSWER_THROTTLED: how long the provider asks to wait. The worker's quarantine is at least as long, up to a
+// year. Does not block. On any thread, until the callback returns.
 lw_code lw_start_retry_after(struct lw_start *start, uint64_t time_ms);
 
-// Attaches an agent that lives in this process: from now on builds may use the instance. Does not block.
+// Attaches an agent that lives in this process: from now on builds may use the instance. Does not block. On any
+// thread, until the callback returns. LW_ERROR_ATTACH: another one is attached, or nobody waits for the instance any
+// more.
 //
 // agent may be NULL: then its builds run no commands. attachment may be NULL: then the agent is attached until the
 // instance is stopped. Otherwise free it to say that the agent is gone; it is to be freed also when the instance was
 // stopped. A build may use the agent before attachment is stored. When this call fails the agent is not released.
 lw_code lw_start_attach(struct lw_start *start, const struct lw_agent *agent, struct lw_attachment **attachment);
 
-// Whether the master is shutting down: return soon, with a failure. Does not block.
+// Whether a fast shutdown of the master has begun: return soon, with a failure. A graceful one waits for the reclaim.
+// Does not block. On any thread, until the callback returns.
 lw_code lw_reclaim_cancelled(struct lw_reclaim *reclaim, bool *cancelled);
 
-// Blocks for this time, and ends early with LW_ERROR_CANCELLED when the master shuts down.
+// Blocks for this time, and ends early with LW_ERROR_CANCELLED when a fast shutdown of the master begins. On any
+// thread, until the callback returns.
 lw_code lw_reclaim_sleep(struct lw_reclaim *reclaim, uint64_t time_ms);
 
 // Makes a queue of all events from now on. When capacity of them (at least 1) lie in it further ones are missed, and
@@ -914,8 +921,8 @@ lw_code lw_master_add_process(struct lw_master *master,
 
 // Adds a worker whose instances are containers. added may be NULL, and is to be freed with lw_worker_free. Unix only.
 //
-// settings is a JSON object. Only image is needed; texts are templates that are filled from the build's properties,
-// "{name}" or "{name:-default}", braces are doubled:
+// settings is a JSON object. Only image is needed. Texts are templates: "{name}" is replaced by that property of the
+// build, "{name:-default}" by the default when the build has no such property, "{{" and "}}" by single braces:
 //
 // image, platform, network, hostname, master_address: texts. command: a list of texts. env, labels: objects of texts.
 // volumes: a list of texts "source:/target[:options]". memory: a text, "512M". cpus: a number or a text. init: true or
@@ -932,11 +939,13 @@ lw_code lw_master_add_docker(struct lw_master *master,
 
 // Adds a worker whose instances are machines of Amazon EC2. added may be NULL, and is to be freed with lw_worker_free.
 //
-// settings is a JSON object; each member is optional. Templates are as those of lw_master_add_docker.
+// settings is a JSON object. image and offers are needed, unless there is a launch_template that says them; all else
+// is optional. Templates are as those of lw_master_add_docker.
 //
-// Templates: image ("ami-...", or "ssm:" and the name of a parameter), launch_template, subnet, key_pair, placement_group, tenancy,
-// profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large", "c7i.large:spot<0.08",
-// "c7i.large@subnet-1"), security_groups. Objects of templates: tags; volumes, of devices.
+// Templates: image ("ami-...", or "ssm:" and the name of a parameter), launch_template, subnet, key_pair,
+// placement_group, tenancy, profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large",
+// "c7i.large:spot<0.08", "c7i.large@subnet-1"), security_groups. Objects of templates: tags, by name; volumes, by
+// device.
 //
 // These are not templates. Texts: secret_in_parameter, region, endpoint, aws_profile. at_stop: "terminate", "stop" or
 // "hibernate". metadata: "token_required", "token_optional" or "off". Numbers: poll_interval_ms, call_limit_ms,
@@ -949,6 +958,7 @@ lw_code lw_master_add_ec2(struct lw_master *master,
                           struct lw_worker **added);
 
 // Whether this build of the library has a feature: "local", "command", "process", "agent", "tls", "docker" or "ec2".
+// has gets 1 or 0; 0 for any other name.
 lw_code lw_has_feature(const char *name, int *has);
 
 // Says which build, worker and attempt the lease belongs to. Free info with lw_free.
@@ -1019,7 +1029,8 @@ lw_code lw_lease_free(struct lw_lease *lease);
 // Makes a master and its thread. options may be NULL: then all is as by default. Free it with lw_master_free.
 //
 // Opening a journal blocks for as long as the file system takes, and up to a second when somebody else has it.
-// LW_ERROR_JOURNAL: the journal cannot be used. LW_ERROR_SYSTEM: a file or an address cannot be opened.
+// LW_ERROR_JOURNAL: another master uses the journal, or the file is no journal, or one of another version.
+// LW_ERROR_SYSTEM: a file (the journal's too) or an address cannot be opened.
 lw_code lw_master_new(const struct lw_master_options *options, struct lw_master **master);
 
 // Where the master listens, host:port, with the port that it got. Free address with lw_free. LW_ERROR_ENDED: it does
@@ -1031,24 +1042,26 @@ lw_code lw_master_address(struct lw_master *master, const char **address);
 lw_code lw_master_status(struct lw_master *master, const char **json);
 
 // Takes something off the list of leftovers, and out of the journal, because somebody has looked after it: it is known
-// by its key. LW_ERROR_ENDED: it is not on the list. With a journal, blocks until that is durable.
+// by its key. LW_ERROR_ENDED: it is not on the list. With a journal, blocks until that is durable; once a shutdown is
+// complete the journal is not told any more.
 lw_code lw_master_forget_leftover(struct lw_master *master, const char *key);
 
-// Lets nothing new start, answers every build that waits, and stops every instance. mode: an lw_shutdown.
+// Lets nothing new start, answers every build that waits, and stops every instance. mode: an lw_shutdown. A graceful
+// shutdown waits for builds that run and for reclaims that are due; a fast one ends both.
 //
-// Blocks until that is done, at most for limit_ms: LW_ERROR_TIMEOUT then, and the shutdown goes on. report (or NULL) says
-// in both cases what is still in flight; free it with lw_free. May be called again, to wait longer or to turn a graceful
-// shutdown into a fast one. Within a callback it does not block. Call it without an interpreter's lock: it waits for
-// callbacks.
+// Blocks until that is done, at most for limit_ms: LW_ERROR_TIMEOUT then, and the shutdown goes on; 0 does not wait.
+// report (or NULL) says in both cases what is still in flight; free it with lw_free. May be called again, to wait
+// longer or to turn a graceful shutdown into a fast one. Within a callback it does not block. Call it without an
+// interpreter's lock: it waits for callbacks.
 lw_code lw_master_shutdown(struct lw_master *master,
                            int mode,
                            uint64_t limit_ms,
                            const struct lw_report **report);
 
-// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most,
-// and then for some seconds until the connections of agents have ended; within a callback it does not block. Calls on
-// other threads, workers, tickets and leases do not keep it from that; they are still to be freed. Call it without an
-// interpreter's lock: it waits for callbacks. NULL is no error.
+// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most.
+// Then it waits some seconds at most until the connections of agents have ended. Within a callback it does not block.
+// Calls on other threads, workers, tickets and leases do not keep it from the shutdown; workers, tickets and leases
+// are still to be freed. Call it without an interpreter's lock: it waits for callbacks. NULL is no error.
 lw_code lw_master_free(struct lw_master *master);
 
 // Ends a build, wherever it is, as lw_ticket_cancel does. LW_ERROR_ENDED: it has ended already, or never was.
