@@ -96,6 +96,7 @@ static void *on_another_thread(void *start_)
     bool cancelled;
     OK(lw_start_cancelled(start, &cancelled));
     OK(lw_start_detail(start, "from another thread"));
+    OK(lw_start_retry_after(start, 1));
     EXPECT(LW_ERROR_HANDLE, lw_start_sleep(start, MINUTE));
     MUST(contains(lw_last_error_message(), "another thread"));
     EXPECT(LW_ERROR_HANDLE, lw_start_record(start, "id"));
@@ -118,6 +119,10 @@ static int32_t start(void *context, lw_start *call, const lw_start_request *requ
     OK(lw_start_detail(call, "a detail"));
     OK(lw_start_retry_after(call, self->retry_after_ms));
     EXPECT(LW_ERROR_JOURNAL, lw_start_record(call, ""));
+    char long_id[4098];
+    memset(long_id, 'i', sizeof long_id - 1);
+    long_id[sizeof long_id - 1] = '\0';
+    EXPECT(LW_ERROR_JOURNAL, lw_start_record(call, long_id));
     if (self->records) {
         OK(lw_start_record(call, request->key));
         OK(lw_start_record(call, "another id"));

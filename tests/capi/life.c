@@ -124,6 +124,7 @@ static void commands(lw_lease *lease)
     int file = mkstemp(path);
     MUST(file >= 0 && write(file, "content", 7) == 7 && close(file) == 0);
     OK(lw_lease_write_file(lease, path, "inner", 0640));
+    OK(lw_lease_write_file(lease, path, "inner", 0)); /* it keeps its mode */
     GROWING(lw_command, count);
     count.shell = "stat -c %a inner; wc -c <inner >counted";
     OK(lw_lease_run(lease, &count, &finished));
@@ -137,6 +138,33 @@ static void commands(lw_lease *lease)
     EXPECT(LW_ERROR_FILE, lw_lease_read_file(lease, "not there", path));
     EXPECT(LW_ERROR_FILE, lw_lease_write_file(lease, "/nowhere/at/all", "inner", 0));
     unlink(path);
+}
+
+/* The events beyond are missed, and the next one that is there counts them. */
+static void a_queue_holds_no_more_than_its_capacity(size_t capacity, uint64_t holds)
+{
+    lw_master *master = new_master();
+    lw_events *events;
+    OK(lw_master_events(master, capacity, &events));
+    const lw_event *event;
+    for (int i = 0; i < 2; i++) { /* two events each */
+        lw_ticket *ticket = submit(master, "nobody takes it");
+        lw_lease *lease;
+        EXPECT(LW_ERROR_NO_WORKER_FITS, lw_ticket_wait(ticket, MINUTE, &lease));
+        OK(lw_ticket_free(ticket));
+    }
+    for (uint64_t sequence = 0; sequence < holds; sequence++) {
+        OK(lw_events_take(events, 0, &event));
+        MUST(event->sequence == sequence && event->missed == 0);
+        OK(lw_free(event));
+    }
+    EXPECT(LW_ERROR_TIMEOUT, lw_events_take(events, 0, &event));
+    OK(lw_ticket_free(submit(master, "nobody takes it either")));
+    OK(lw_events_take(events, MINUTE, &event));
+    MUST(event->sequence == 4 && event->missed == 4 - holds);
+    OK(lw_free(event));
+    OK(lw_events_free(events));
+    OK(lw_master_free(master));
 }
 
 int main(void)
@@ -172,6 +200,14 @@ int main(void)
     while (is_readable(events_fd, 0)) { /* it may be for nothing once more */
         EXPECT(LW_ERROR_TIMEOUT, lw_events_take(events, 0, &event));
     }
+
+    a_queue_holds_no_more_than_its_capacity(0, 1);
+    a_queue_holds_no_more_than_its_capacity(2, 2);
+    int has;
+    OK(lw_has_feature("local", &has));
+    MUST(has == 1);
+    OK(lw_has_feature("no such feature", &has));
+    MUST(has == 0);
 
     /* Workers. */
     lw_worker *worker = add_local(master, "local", "linux");
@@ -217,8 +253,9 @@ int main(void)
     OK(lw_lease_retry(lease, "once more"));
     EXPECT(LW_ERROR_HANDLE, lw_lease_wait_end(lease, 0));
     lease = lease_of(ticket);
-    OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, "no failure needs no reason"));
     EXPECT(LW_ERROR_ENDED, lw_ticket_wait(ticket, MINUTE, &lease));
+    OK(lw_ticket_cancel(ticket)); /* of a build that has ended */
     OK(lw_ticket_free(ticket));
 
     /* Cancelled while it runs: the lease ends, and the command with it. */
@@ -233,6 +270,12 @@ int main(void)
     uint8_t buffer[16];
     GROWING(lw_output, output);
     EXPECT(LW_ERROR_CANCELLED, lw_running_read(running, MINUTE, buffer, sizeof buffer, &output));
+    EXPECT(LW_ERROR_ENDED, lw_running_read(running, MINUTE, buffer, sizeof buffer, &output));
+    const lw_finished *finished;
+    EXPECT(LW_ERROR_CANCELLED, lw_lease_run(lease, &hanging, &finished));
+    lw_lease *none;
+    EXPECT(LW_ERROR_CANCELLED, lw_ticket_wait(ticket, MINUTE, &none));
+    EXPECT(LW_ERROR_ENDED, lw_ticket_wait(ticket, MINUTE, &none));
     OK(lw_lease_free(lease));
     EXPECT(LW_ERROR_HANDLE, lw_running_read(running, 0, buffer, sizeof buffer, &output));
     OK(lw_ticket_free(ticket));
@@ -263,7 +306,29 @@ int main(void)
     MUST(answered == bad && lease == NULL && contains(lw_last_error_message(), "plan9"));
     EXPECT(LW_ERROR_ENDED, lw_master_cancel(master, bad));
     EXPECT(LW_ERROR_ENDED, lw_master_build_status(master, bad, &json));
+
+    /* Freed: a build that waits ends, and one that has its lease goes on, but is not retried. */
+    uint64_t runs, waits;
+    build.labels = &label;
+    OK(lw_master_submit_to(master, &build, inbox, &runs));
+    OK(lw_inbox_take(inbox, MINUTE, &answered, &lease));
+    OK(lw_master_submit_to(master, &build, inbox, &waits));
+    EXPECT(LW_ERROR_TIMEOUT, lw_inbox_take(inbox, 0, &answered, &none));
     OK(lw_inbox_free(inbox));
+    EXPECT(LW_ERROR_ENDED, lw_master_build_status(master, waits, &json));
+    EXPECT(LW_ERROR_TIMEOUT, lw_lease_wait_end(lease, 0));
+    OK(lw_lease_retry(lease, "nobody waits for that"));
+    EXPECT(LW_ERROR_ENDED, lw_master_build_status(master, runs, &json));
+
+    /* So does a ticket. */
+    uint64_t dropped;
+    ticket = submit(master, "dropped");
+    OK(lw_ticket_build(ticket, &dropped));
+    lease = lease_of(ticket);
+    OK(lw_ticket_free(ticket));
+    EXPECT(LW_ERROR_TIMEOUT, lw_lease_wait_end(lease, 0));
+    OK(lw_lease_free(lease));
+    EXPECT(LW_ERROR_ENDED, lw_master_build_status(master, dropped, &json));
 
     /* A build with a limit of attempts. */
     GROWING(lw_build, limited);
@@ -278,6 +343,7 @@ int main(void)
 
     /* Stopped on request. */
     OK(lw_worker_insubstantiate(worker, 0, MINUTE));
+    OK(lw_worker_insubstantiate(worker, 0, 0)); /* there is none any more */
     OK(lw_master_status(master, &json));
     MUST(contains(json, "\"state\":\"not_substantiated\"") && contains(json, "\"journal_damage\":null"));
     OK(lw_free(json));
@@ -310,14 +376,18 @@ int main(void)
     while ((code = lw_events_take(events, MINUTE, &event)) == LW_OK) {
         MUST(event->sequence == sequence++ && event->missed == 0);
         MUST((event->result != NULL) == (strcmp(event->kind, "build_finished") == 0));
-        results += event->build == 2 && event->result != NULL && strcmp(event->result, "succeeded") == 0;
+        results += event->build == 2 && event->result != NULL && strcmp(event->result, "succeeded") == 0 &&
+                   event->reason == NULL;
         results += event->build == 3 && event->result != NULL && strcmp(event->result, "cancelled") == 0;
         results += event->build == good && event->result != NULL && strcmp(event->result, "failed") == 0 &&
                    strcmp(event->reason, "on purpose") == 0;
+        results += (event->build == runs || event->build == waits) && event->result != NULL &&
+                   strcmp(event->result, "cancelled") == 0;
+        results += event->build == dropped && event->result != NULL && strcmp(event->result, "dropped") == 0;
         OK(lw_free(event));
     }
     MUST(code == LW_ERROR_ENDED);
-    MUST(results == 3);
+    MUST(results == 6);
     MUST(is_readable(events_fd, MINUTE));
     OK(lw_events_free(events));
     NOTHING_IS_LEFT();
