@@ -352,12 +352,15 @@ int main(void)
     ticket = submit(master, "held");
     lease = lease_of(ticket);
     const lw_report *report;
+    EXPECT(LW_ERROR_TIMEOUT, lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, 0, NULL));
+    EXPECT(LW_ERROR_TIMEOUT, lw_lease_wait_end(lease, 0));
     EXPECT(LW_ERROR_TIMEOUT, lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, 10, &report));
     MUST(!report->complete && contains(report->text, "local") && contains(report->json, "\"in_flight\":[{"));
     OK(lw_free(report));
     OK(lw_master_shutdown(master, LW_SHUTDOWN_FAST, MINUTE, &report));
     MUST(report->complete && contains(report->json, "\"complete\":true"));
     OK(lw_free(report));
+    OK(lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, 0, NULL)); /* it is done already */
     EXPECT(LW_ERROR_LEASE_STOPPED, lw_lease_wait_end(lease, 0));
     OK(lw_lease_free(lease));
     OK(lw_ticket_free(ticket));
