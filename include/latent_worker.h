@@ -794,14 +794,15 @@ lw_code lw_ticket_wait(struct lw_ticket *ticket, uint64_t timeout_ms, struct lw_
 // ends. Does not block. Nothing happens when the build has ended already.
 lw_code lw_ticket_cancel(struct lw_ticket *ticket);
 
-// Frees a ticket, and cancels its build unless the lease was taken. Does not block. NULL is no error. While another
-// thread waits in lw_ticket_wait neither its wait nor the build ends by this: lw_ticket_cancel ends both.
+// Frees a ticket, and cancels its build unless the lease was taken; then the build goes on, but lw_lease_retry cancels
+// it. Does not block. NULL is no error. While another thread waits in lw_ticket_wait neither its wait nor the build
+// ends by this: lw_ticket_cancel ends both.
 lw_code lw_ticket_free(struct lw_ticket *ticket);
 
 // Makes an inbox. It holds at most one lease and one last answer for each build that was submitted to it.
 lw_code lw_inbox_new(struct lw_inbox **inbox);
 
-// Puts a build into the queue whose answers go into the inbox; build gets its number. Does not block.
+// Puts a build into the queue whose answers go into the inbox; number gets the build's number. Does not block.
 lw_code lw_master_submit_to(struct lw_master *master,
                             const struct lw_build *build,
                             struct lw_inbox *inbox,
@@ -814,27 +815,29 @@ lw_code lw_master_submit_to(struct lw_master *master,
 // LW_ERROR_ENDED when another thread frees the inbox.
 lw_code lw_inbox_take(struct lw_inbox *inbox, uint64_t timeout_ms, uint64_t *number, struct lw_lease **lease);
 
-// A file descriptor that is readable while the inbox has something to take: for poll, select and event loops.
+// A file descriptor that is readable while the inbox has something to take: for poll, select and event loops. Unix
+// only.
 //
 // Do not read, write or close it: it belongs to the inbox. When it is readable, take until LW_ERROR_TIMEOUT; now and
 // then it is readable for nothing. The first call starts a thread, which ends when the inbox is freed.
 lw_code lw_inbox_fd(struct lw_inbox *inbox, int *fd);
 
-// Frees an inbox and cancels its builds: waiting builds end, and leases that are still in the inbox are given back.
-// Builds with a lease that was taken continue. A thread that waits in lw_inbox_take returns. Does not block. NULL is
-// allowed.
+// Frees an inbox and cancels its builds: waiting builds end, and leases that are still in the inbox are given back. A
+// build whose lease was taken continues, but lw_lease_retry cancels it. A thread that waits in lw_inbox_take gets
+// LW_ERROR_ENDED. Does not block. NULL is allowed.
 lw_code lw_inbox_free(struct lw_inbox *inbox);
 
 // Adds a worker whose driver is a table of callbacks. It costs no thread until work needs it.
 //
-// The table is copied. Unless this fails, release is called when the driver will not be called any more.
+// The table is copied. Unless this fails, release is called when the driver will not be called any more. added may be
+// NULL, and is to be freed with lw_worker_free.
 lw_code lw_master_add_driver(struct lw_master *master,
                              const struct lw_worker_options *options,
                              const struct lw_driver *driver,
                              struct lw_worker **added);
 
 // Says why the callback that runs on this thread is going to return what it returns; a text for people, which lands in
-// errors and events. For callbacks of drivers and agents.
+// errors and events. NULL takes back what was said. For callbacks of drivers and agents.
 lw_code lw_set_reason(const char *reason);
 
 // Whether nobody waits for the instance any more. Does not block. On any thread, until the callback returns.
@@ -845,57 +848,66 @@ lw_code lw_start_cancelled(struct lw_start *start, bool *cancelled);
 lw_code lw_start_sleep(struct lw_start *start, uint64_t time_ms);
 
 // Records the id of what this start has made, or is going to make, so that it is found whatever happens next; see
-// lw_leftover. An id has 1 to 4096 bytes; of another one LW_ERROR_JOURNAL says as well that it is not recorded. With a
-// journal it blocks until the id is durable; so use it after that. When it fails remove what was made, and let the
-// start fail. On the thread of the callback.
+// lw_leftover. An id has 1 to 4096 bytes. With a journal this blocks until the id is durable; do not use it before.
+// LW_ERROR_JOURNAL: the id is empty, too long or not durable; remove what was made, and let the start fail. On the
+// thread of the callback.
 lw_code lw_start_record(struct lw_start *start, const char *id);
 
 // Tells observers what the start is doing ("pulling image, 40 %"). Does not block. On the thread of the callback.
 lw_code lw_start_progress(struct lw_start *start, const char *progress);
 
-// Adds a short text about the instance (an id, an address) to what people are told when it has started.
+// Adds a short text about the instance (an id, an address) to what people are told when it has started. Does not
+// block. On any thread, until the callback returns.
 lw_code lw_start_detail(struct lw_start *start, const char *detail);
 
-// With LW_ANSWER_THROTTLED: how long the provider asks to wait. The worker's quarantine is at least as long.
+// With LW_ANSWER_THROTTLED: how long the provider asks to wait. The worker's quarantine is at least as long, up to a
+// year. Does not block. On any thread, until the callback returns.
 lw_code lw_start_retry_after(struct lw_start *start, uint64_t time_ms);
 
-// Attaches an agent that lives in this process: from now on builds may use the instance. Does not block.
+// Attaches an agent that lives in this process: from now on builds may use the instance. Does not block. On any
+// thread, until the callback returns. LW_ERROR_ATTACH: another one is attached, or nobody waits for the instance any
+// more.
 //
 // agent may be NULL: then its builds run no commands. attachment may be NULL: then the agent is attached until the
 // instance is stopped. Otherwise free it to say that the agent is gone; it is to be freed also when the instance was
 // stopped. A build may use the agent before attachment is stored. When this call fails the agent is not released.
 lw_code lw_start_attach(struct lw_start *start, const struct lw_agent *agent, struct lw_attachment **attachment);
 
-// Whether the master is shutting down: return soon, with a failure. Does not block.
+// Whether a fast shutdown of the master has begun: return soon, with a failure. A graceful one waits for the reclaim.
+// Does not block. On any thread, until the callback returns.
 lw_code lw_reclaim_cancelled(struct lw_reclaim *reclaim, bool *cancelled);
 
-// Blocks for this time, and ends early with LW_ERROR_CANCELLED when the master shuts down.
+// Blocks for this time, and ends early with LW_ERROR_CANCELLED when a fast shutdown of the master begins. On any
+// thread, until the callback returns.
 lw_code lw_reclaim_sleep(struct lw_reclaim *reclaim, uint64_t time_ms);
 
-// Makes a queue of all events from now on. When more than capacity of them lie in it further ones are missed, and
+// Makes a queue of all events from now on. When capacity of them (at least 1) lie in it further ones are missed, and
 // counted; nothing ever waits for an observer. Free it with lw_events_free.
 lw_code lw_master_events(struct lw_master *master, size_t capacity, struct lw_events **events);
 
 // Takes the oldest event; blocks until there is one, at most for timeout_ms; 0 only looks. Free it with lw_free.
 //
-// LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: the master is gone, with its workers, tickets and leases, and no
-// event will come any more; or another thread frees the queue.
+// LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: all was taken, and the master is gone with its workers, tickets and
+// leases, so that no event will come any more; or another thread frees the queue.
 lw_code lw_events_take(struct lw_events *events, uint64_t timeout_ms, const struct lw_event **event);
 
-// A file descriptor that is readable while there are events to take, and for ever when none will come any more.
+// A file descriptor that is readable while there are events to take, and for ever when none will come any more. Unix
+// only.
 //
 // Do not read, write or close it: it belongs to the queue. When it is readable, take until LW_ERROR_TIMEOUT; now and
 // then it is readable for nothing. The first call starts a thread, which ends when the queue is freed.
 lw_code lw_events_fd(struct lw_events *events, int *fd);
 
-// Frees a queue of events. A thread that waits in lw_events_take is told. Does not block. NULL is no error.
+// Frees a queue of events. A thread that waits in lw_events_take gets LW_ERROR_ENDED. Does not block. NULL is no
+// error.
 lw_code lw_events_free(struct lw_events *events);
 
 // Has the callback called with every event from now on, one at a time, on a thread made for it. When the callback is
-// slower than events come, up to capacity of them wait and further ones are missed, and counted.
+// slower than events come, up to capacity of them (at least 1) wait and further ones are missed, and counted.
 //
 // release (or NULL) is called with the context when the callback will not be called any more: after lw_observer_free,
-// or when the master is gone with its workers, tickets and leases. When this call fails it is not called.
+// or when the master is gone with its workers, tickets and leases. When this call fails it is not called. Free
+// observer with lw_observer_free in both cases.
 lw_code lw_master_observe(struct lw_master *master,
                           size_t capacity,
                           lw_event_callback callback,
@@ -930,8 +942,8 @@ lw_code lw_master_add_process(struct lw_master *master,
 
 // Adds a worker whose instances are containers. added may be NULL, and is to be freed with lw_worker_free. Unix only.
 //
-// settings is a JSON object. Only image is needed; texts are templates that are filled from the build's properties,
-// "{name}" or "{name:-default}", braces are doubled:
+// settings is a JSON object. Only image is needed. Texts are templates: "{name}" is replaced by that property of the
+// build, "{name:-default}" by the default when the build has no such property, "{{" and "}}" by single braces:
 //
 // image, platform, network, hostname, master_address: texts. command: a list of texts. env, labels: objects of texts.
 // volumes: a list of texts "source:/target[:options]". memory: a text, "512M". cpus: a number or a text. init: true or
@@ -948,11 +960,13 @@ lw_code lw_master_add_docker(struct lw_master *master,
 
 // Adds a worker whose instances are machines of Amazon EC2. added may be NULL, and is to be freed with lw_worker_free.
 //
-// settings is a JSON object; each member is optional. Templates are as those of lw_master_add_docker.
+// settings is a JSON object. image and offers are needed, unless there is a launch_template that says them; all else
+// is optional. Templates are as those of lw_master_add_docker.
 //
-// Templates: image ("ami-...", or "ssm:" and the name of a parameter), launch_template, subnet, key_pair, placement_group, tenancy,
-// profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large", "c7i.large:spot<0.08",
-// "c7i.large@subnet-1"), security_groups. Objects of templates: tags; volumes, of devices.
+// Templates: image ("ami-...", or "ssm:" and the name of a parameter), launch_template, subnet, key_pair,
+// placement_group, tenancy, profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large",
+// "c7i.large:spot<0.08", "c7i.large@subnet-1"), security_groups. Objects of templates: tags, by name; volumes, by
+// device.
 //
 // These are not templates. Texts: secret_in_parameter, region, endpoint, aws_profile. at_stop: "terminate", "stop" or
 // "hibernate". metadata: "token_required", "token_optional" or "off". Numbers: poll_interval_ms, call_limit_ms,
@@ -965,6 +979,7 @@ lw_code lw_master_add_ec2(struct lw_master *master,
                           struct lw_worker **added);
 
 // Whether this build of the library has a feature: "local", "command", "process", "agent", "tls", "docker" or "ec2".
+// has gets 1 or 0; 0 for any other name.
 lw_code lw_has_feature(const char *name, int *has);
 
 // Says which build, worker and attempt the lease belongs to. Free info with lw_free.
@@ -972,13 +987,14 @@ lw_code lw_lease_get_info(struct lw_lease *lease, const struct lw_lease_info **i
 
 // Blocks until the lease has ended before it was given back, at most for timeout_ms; 0 only looks.
 //
-// LW_ERROR_TIMEOUT: it has not. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED say why it has; what
-// ran on it was killed. It must be given back all the same. LW_ERROR_ENDED: another thread has given it back. Never
-// LW_OK.
+// LW_ERROR_TIMEOUT: it has not. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED say why it has. It
+// must be given back all the same. After LW_ERROR_CANCELLED a command that nobody reads from runs until it is freed or
+// the lease is given back. LW_ERROR_ENDED: another thread has given it back. Never LW_OK.
 lw_code lw_lease_wait_end(struct lw_lease *lease, uint64_t timeout_ms);
 
 // Runs a command to its end and collects its output. Blocks until the command or the lease has ended. Any exit code is
-// LW_OK: look at finished, and free it with lw_free.
+// LW_OK: look at finished, and free it with lw_free. When the lease ends first the command is killed, and the code is
+// that of lw_lease_wait_end.
 lw_code lw_lease_run(struct lw_lease *lease, const struct lw_command *command, const struct lw_finished **finished);
 
 // Starts a command; its output is read with lw_running_read. Does not wait for the command.
@@ -989,9 +1005,10 @@ lw_code lw_lease_start(struct lw_lease *lease, const struct lw_command *command,
 // Reads output into the buffer: blocks until there is some, the command has ended (LW_STREAM_END, the last thing to be
 // read), or the lease has ended, at most for timeout_ms; 0 only looks.
 //
-// What does not fit into the buffer is read by the next call. LW_ERROR_TIMEOUT: nothing came. LW_ERROR_ENDED: the end
-// was read already. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED: the lease has ended, and the
-// command with it. One thread reads at a time; a second one waits for the first.
+// What does not fit into the buffer, which has at least one byte, is read by the next call. LW_ERROR_TIMEOUT: nothing
+// came. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED: the lease has ended, and the command with
+// it. LW_ERROR_COMMAND: it is not known how the command has ended. LW_ERROR_ENDED: the end, or why there is none, was
+// read already. One thread reads at a time; a second one waits for the first.
 lw_code lw_running_read(struct lw_running *running,
                         uint64_t timeout_ms,
                         uint8_t *buffer,
@@ -1005,24 +1022,25 @@ lw_code lw_running_interrupt(struct lw_running *running);
 lw_code lw_running_free(struct lw_running *running);
 
 // Copies a file of this machine to the instance; a file that is there already is replaced. Blocks until it is done or
-// the lease has ended. A relative path counts from the instance's directory. mode: the permission bits of the new
-// file, 0 for the usual ones.
+// the lease has ended. A relative path counts from the instance's directory. mode: the permission bits of the file;
+// with 0 one that is replaced keeps its own, and a new one has the usual ones.
 lw_code lw_lease_write_file(struct lw_lease *lease, const char *local_path, const char *path, uint32_t mode);
 
 // Copies a file of the instance to this machine, where it replaces a file that is there already. Blocks until it is
-// done or the lease has ended. After an error the file here may be a part of the one there.
+// done or the lease has ended. After an error the file here may be empty, or a part of the one there.
 lw_code lw_lease_read_file(struct lw_lease *lease, const char *path, const char *local_path);
 
-// Says how the build ended (an lw_result; reason may be NULL) and gives the place back. The handle is none afterwards,
-// and neither are those of commands that were started through it; what still runs is killed.
+// Says how the build ended and gives the place back. result: an lw_result. reason: for people, with LW_RESULT_FAILED
+// only; may be NULL. The lease is no handle afterwards, nor are commands that were started through it; what still runs
+// is killed.
 //
 // Nothing is said again about a build that was cancelled meanwhile. The place is given back as soon as no call on
 // another thread uses the lease any more. Does not block.
 lw_code lw_lease_finish(struct lw_lease *lease, int result, const char *reason);
 
-// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same ticket
-// or inbox. This counts as a failed attempt; reason is for people and may be NULL. The handle is none afterwards, as
-// after lw_lease_finish. Does not block.
+// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same
+// ticket or inbox. When that was freed the build is cancelled instead. This counts as a failed attempt; reason is for
+// people and may be NULL. The handle is none afterwards, as after lw_lease_finish. Does not block.
 lw_code lw_lease_retry(struct lw_lease *lease, const char *reason);
 
 // Gives the place back without a word: the build ends as dropped. The handle is none afterwards, as after
@@ -1032,7 +1050,8 @@ lw_code lw_lease_free(struct lw_lease *lease);
 // Makes a master and its thread. options may be NULL: then all is as by default. Free it with lw_master_free.
 //
 // Opening a journal blocks for as long as the file system takes, and up to a second when somebody else has it.
-// LW_ERROR_JOURNAL: the journal cannot be used. LW_ERROR_SYSTEM: a file or an address cannot be opened.
+// LW_ERROR_JOURNAL: another master uses the journal, or the file is no journal, or one of another version.
+// LW_ERROR_SYSTEM: a file (the journal's too) or an address cannot be opened.
 lw_code lw_master_new(const struct lw_master_options *options, struct lw_master **master);
 
 // Where the master listens, host:port, with the port that it got. Free address with lw_free. LW_ERROR_ENDED: it does
@@ -1044,24 +1063,23 @@ lw_code lw_master_address(struct lw_master *master, const char **address);
 lw_code lw_master_status(struct lw_master *master, const char **json);
 
 // Takes something off the list of leftovers, and out of the journal, because somebody has looked after it: it is known
-// by its key. LW_ERROR_ENDED: it is not on the list. With a journal, blocks until that is durable.
+// by its key. LW_ERROR_ENDED: it is not on the list. With a journal, blocks until that is durable; once a shutdown is
+// complete the journal is not told any more.
 lw_code lw_master_forget_leftover(struct lw_master *master, const char *key);
 
-// Lets nothing new start, answers every build that waits, and stops every instance. mode: an lw_shutdown.
+// Lets nothing new start, answers every build that waits, and stops every instance. mode: an lw_shutdown. A graceful
+// shutdown waits for builds that run and for reclaims that are due; a fast one ends both.
 //
-// Blocks until that is done, at most for limit_ms: LW_ERROR_TIMEOUT then, and the shutdown goes on. report (or NULL) says
-// in both cases what is still in flight; free it with lw_free. May be called again, to wait longer or to turn a graceful
-// shutdown into a fast one. Within a callback it does not block. Call it without an interpreter's lock: it waits for
-// callbacks.
-lw_code lw_master_shutdown(struct lw_master *master,
-                           int mode,
-                           uint64_t limit_ms,
-                           const struct lw_report **report);
+// Blocks until that is done, at most for limit_ms: LW_ERROR_TIMEOUT then, and the shutdown goes on; 0 does not wait.
+// report (or NULL) says in both cases what is still in flight; free it with lw_free. May be called again, to wait
+// longer or to turn a graceful shutdown into a fast one. Within a callback it does not block. Call it without an
+// interpreter's lock: it waits for callbacks.
+lw_code lw_master_shutdown(struct lw_master *master, int mode, uint64_t limit_ms, const struct lw_report **report);
 
-// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most,
-// and then for some seconds until the connections of agents have ended; within a callback it does not block. Calls on
-// other threads, workers, tickets and leases do not keep it from that; they are still to be freed. Call it without an
-// interpreter's lock: it waits for callbacks. NULL is no error.
+// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most.
+// Then it waits some seconds at most until the connections of agents have ended. Within a callback it does not block.
+// Calls on other threads, workers, tickets and leases do not keep it from the shutdown; workers, tickets and leases
+// are still to be freed. Call it without an interpreter's lock: it waits for callbacks. NULL is no error.
 lw_code lw_master_free(struct lw_master *master);
 
 // Ends a build, wherever it is, as lw_ticket_cancel does. LW_ERROR_ENDED: it has ended already, or never was.

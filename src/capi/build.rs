@@ -160,8 +160,9 @@ pub extern "C" fn lw_ticket_cancel(ticket: *mut lw_ticket) -> lw_code {
     })
 }
 
-/// Frees a ticket, and cancels its build unless the lease was taken. Does not block. NULL is no error. While another
-/// thread waits in lw_ticket_wait neither its wait nor the build ends by this: lw_ticket_cancel ends both.
+/// Frees a ticket, and cancels its build unless the lease was taken; then the build goes on, but lw_lease_retry cancels
+/// it. Does not block. NULL is no error. While another thread waits in lw_ticket_wait neither its wait nor the build
+/// ends by this: lw_ticket_cancel ends both.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_ticket_free(ticket: *mut lw_ticket) -> lw_code {
     boundary(|| handle::free(ticket))
@@ -181,7 +182,7 @@ pub extern "C" fn lw_inbox_new(inbox: Option<&mut MaybeUninit<*mut lw_inbox>>) -
     })
 }
 
-/// Puts a build into the queue whose answers go into the inbox; build gets its number. Does not block.
+/// Puts a build into the queue whose answers go into the inbox; number gets the build's number. Does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_submit_to(
     master: *mut lw_master,
@@ -226,7 +227,8 @@ pub extern "C" fn lw_inbox_take(
     })
 }
 
-/// A file descriptor that is readable while the inbox has something to take: for poll, select and event loops.
+/// A file descriptor that is readable while the inbox has something to take: for poll, select and event loops. Unix
+/// only.
 ///
 /// Do not read, write or close it: it belongs to the inbox. When it is readable, take until LW_ERROR_TIMEOUT; now and
 /// then it is readable for nothing. The first call starts a thread, which ends when the inbox is freed.
@@ -240,9 +242,9 @@ pub extern "C" fn lw_inbox_fd(inbox: *mut lw_inbox, fd: Option<&mut MaybeUninit<
     })
 }
 
-/// Frees an inbox and cancels its builds: waiting builds end, and leases that are still in the inbox are given back.
-/// Builds with a lease that was taken continue. A thread that waits in lw_inbox_take returns. Does not block. NULL is
-/// allowed.
+/// Frees an inbox and cancels its builds: waiting builds end, and leases that are still in the inbox are given back. A
+/// build whose lease was taken continues, but lw_lease_retry cancels it. A thread that waits in lw_inbox_take gets
+/// LW_ERROR_ENDED. Does not block. NULL is allowed.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_inbox_free(inbox: *mut lw_inbox) -> lw_code {
     boundary(|| {

@@ -467,7 +467,8 @@ impl LatentWorker for CallbackDriver {
 
 /// Adds a worker whose driver is a table of callbacks. It costs no thread until work needs it.
 ///
-/// The table is copied. Unless this fails, release is called when the driver will not be called any more.
+/// The table is copied. Unless this fails, release is called when the driver will not be called any more. added may be
+/// NULL, and is to be freed with lw_worker_free.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_add_driver(
     master: *mut lw_master,
@@ -494,7 +495,7 @@ pub extern "C" fn lw_master_add_driver(
 }
 
 /// Says why the callback that runs on this thread is going to return what it returns; a text for people, which lands in
-/// errors and events. For callbacks of drivers and agents.
+/// errors and events. NULL takes back what was said. For callbacks of drivers and agents.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_set_reason(reason: *const c_char) -> lw_code {
     boundary(|| {
@@ -522,9 +523,9 @@ pub extern "C" fn lw_start_sleep(start: *mut lw_start, time_ms: u64) -> lw_code 
 }
 
 /// Records the id of what this start has made, or is going to make, so that it is found whatever happens next; see
-/// lw_leftover. An id has 1 to 4096 bytes; of another one LW_ERROR_JOURNAL says as well that it is not recorded. With a
-/// journal it blocks until the id is durable; so use it after that. When it fails remove what was made, and let the
-/// start fail. On the thread of the callback.
+/// lw_leftover. An id has 1 to 4096 bytes. With a journal this blocks until the id is durable; do not use it before.
+/// LW_ERROR_JOURNAL: the id is empty, too long or not durable; remove what was made, and let the start fail. On the
+/// thread of the callback.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_start_record(start: *mut lw_start, id: *const c_char) -> lw_code {
     boundary(|| {
@@ -545,7 +546,8 @@ pub extern "C" fn lw_start_progress(start: *mut lw_start, progress: *const c_cha
     })
 }
 
-/// Adds a short text about the instance (an id, an address) to what people are told when it has started.
+/// Adds a short text about the instance (an id, an address) to what people are told when it has started. Does not
+/// block. On any thread, until the callback returns.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_start_detail(start: *mut lw_start, detail: *const c_char) -> lw_code {
     boundary(|| {
@@ -555,7 +557,8 @@ pub extern "C" fn lw_start_detail(start: *mut lw_start, detail: *const c_char) -
     })
 }
 
-/// With LW_ANSWER_THROTTLED: how long the provider asks to wait. The worker's quarantine is at least as long.
+/// With LW_ANSWER_THROTTLED: how long the provider asks to wait. The worker's quarantine is at least as long, up to a
+/// year. Does not block. On any thread, until the callback returns.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_start_retry_after(start: *mut lw_start, time_ms: u64) -> lw_code {
     boundary(|| {
@@ -564,7 +567,9 @@ pub extern "C" fn lw_start_retry_after(start: *mut lw_start, time_ms: u64) -> lw
     })
 }
 
-/// Attaches an agent that lives in this process: from now on builds may use the instance. Does not block.
+/// Attaches an agent that lives in this process: from now on builds may use the instance. Does not block. On any
+/// thread, until the callback returns. LW_ERROR_ATTACH: another one is attached, or nobody waits for the instance any
+/// more.
 ///
 /// agent may be NULL: then its builds run no commands. attachment may be NULL: then the agent is attached until the
 /// instance is stopped. Otherwise free it to say that the agent is gone; it is to be freed also when the instance was
@@ -587,7 +592,8 @@ pub extern "C" fn lw_start_attach(
     })
 }
 
-/// Whether the master is shutting down: return soon, with a failure. Does not block.
+/// Whether a fast shutdown of the master has begun: return soon, with a failure. A graceful one waits for the reclaim.
+/// Does not block. On any thread, until the callback returns.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_reclaim_cancelled(reclaim: *mut lw_reclaim, cancelled: Option<&mut MaybeUninit<bool>>) -> lw_code {
     boundary(|| {
@@ -597,7 +603,8 @@ pub extern "C" fn lw_reclaim_cancelled(reclaim: *mut lw_reclaim, cancelled: Opti
     })
 }
 
-/// Blocks for this time, and ends early with LW_ERROR_CANCELLED when the master shuts down.
+/// Blocks for this time, and ends early with LW_ERROR_CANCELLED when a fast shutdown of the master begins. On any
+/// thread, until the callback returns.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_reclaim_sleep(reclaim: *mut lw_reclaim, time_ms: u64) -> lw_code {
     boundary(|| Ok(handle::get(reclaim)?.sleep(milliseconds(time_ms))?))

@@ -175,6 +175,8 @@ mod tests {
         for (json, words) in [
             ("[]", "no JSON object"),
             (r#"{"image": "ami-1", "offrs": []}"#, "offrs"),
+            ("{}", "the image: there is none"),
+            (r#"{"image": "ami-1"}"#, "the offers: there are none"),
             (r#"{"offers": "c7i.large"}"#, "offers: must be a list of texts"),
             (r#"{"at_stop": "explode"}"#, "at_stop: must be one of terminate, stop, hibernate"),
             (r#"{"block_devices": [{"size_gib": 20}]}"#, "block_devices.device: is missing"),

@@ -114,7 +114,7 @@ fn view(event: &Event, missed: u64) -> View<lw_event> {
     })
 }
 
-/// Makes a queue of all events from now on. When more than capacity of them lie in it further ones are missed, and
+/// Makes a queue of all events from now on. When capacity of them (at least 1) lie in it further ones are missed, and
 /// counted; nothing ever waits for an observer. Free it with lw_events_free.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_events(
@@ -137,8 +137,8 @@ pub extern "C" fn lw_master_events(
 
 /// Takes the oldest event; blocks until there is one, at most for timeout_ms; 0 only looks. Free it with lw_free.
 ///
-/// LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: the master is gone, with its workers, tickets and leases, and no
-/// event will come any more; or another thread frees the queue.
+/// LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: all was taken, and the master is gone with its workers, tickets and
+/// leases, so that no event will come any more; or another thread frees the queue.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_events_take(
     events: *mut lw_events,
@@ -160,7 +160,8 @@ pub extern "C" fn lw_events_take(
     })
 }
 
-/// A file descriptor that is readable while there are events to take, and for ever when none will come any more.
+/// A file descriptor that is readable while there are events to take, and for ever when none will come any more. Unix
+/// only.
 ///
 /// Do not read, write or close it: it belongs to the queue. When it is readable, take until LW_ERROR_TIMEOUT; now and
 /// then it is readable for nothing. The first call starts a thread, which ends when the queue is freed.
@@ -174,7 +175,8 @@ pub extern "C" fn lw_events_fd(events: *mut lw_events, fd: Option<&mut MaybeUnin
     })
 }
 
-/// Frees a queue of events. A thread that waits in lw_events_take is told. Does not block. NULL is no error.
+/// Frees a queue of events. A thread that waits in lw_events_take gets LW_ERROR_ENDED. Does not block. NULL is no
+/// error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_events_free(events: *mut lw_events) -> lw_code {
     boundary(|| {
@@ -186,10 +188,11 @@ pub extern "C" fn lw_events_free(events: *mut lw_events) -> lw_code {
 }
 
 /// Has the callback called with every event from now on, one at a time, on a thread made for it. When the callback is
-/// slower than events come, up to capacity of them wait and further ones are missed, and counted.
+/// slower than events come, up to capacity of them (at least 1) wait and further ones are missed, and counted.
 ///
 /// release (or NULL) is called with the context when the callback will not be called any more: after lw_observer_free,
-/// or when the master is gone with its workers, tickets and leases. When this call fails it is not called.
+/// or when the master is gone with its workers, tickets and leases. When this call fails it is not called. Free
+/// observer with lw_observer_free in both cases.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_observe(
     master: *mut lw_master,

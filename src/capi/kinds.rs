@@ -177,8 +177,8 @@ pub extern "C" fn lw_master_add_process(
 
 /// Adds a worker whose instances are containers. added may be NULL, and is to be freed with lw_worker_free. Unix only.
 ///
-/// settings is a JSON object. Only image is needed; texts are templates that are filled from the build's properties,
-/// "{name}" or "{name:-default}", braces are doubled:
+/// settings is a JSON object. Only image is needed. Texts are templates: "{name}" is replaced by that property of the
+/// build, "{name:-default}" by the default when the build has no such property, "{{" and "}}" by single braces:
 ///
 /// image, platform, network, hostname, master_address: texts. command: a list of texts. env, labels: objects of texts.
 /// volumes: a list of texts "source:/target[:options]". memory: a text, "512M". cpus: a number or a text. init: true or
@@ -205,11 +205,13 @@ pub extern "C" fn lw_master_add_docker(
 
 /// Adds a worker whose instances are machines of Amazon EC2. added may be NULL, and is to be freed with lw_worker_free.
 ///
-/// settings is a JSON object; each member is optional. Templates are as those of lw_master_add_docker.
+/// settings is a JSON object. image and offers are needed, unless there is a launch_template that says them; all else
+/// is optional. Templates are as those of lw_master_add_docker.
 ///
-/// Templates: image ("ami-...", or "ssm:" and the name of a parameter), launch_template, subnet, key_pair, placement_group, tenancy,
-/// profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large", "c7i.large:spot<0.08",
-/// "c7i.large@subnet-1"), security_groups. Objects of templates: tags; volumes, of devices.
+/// Templates: image ("ami-...", or "ssm:" and the name of a parameter), launch_template, subnet, key_pair,
+/// placement_group, tenancy, profile, user_data, elastic_ip, master_address. Lists of templates: offers ("c7i.large",
+/// "c7i.large:spot<0.08", "c7i.large@subnet-1"), security_groups. Objects of templates: tags, by name; volumes, by
+/// device.
 ///
 /// These are not templates. Texts: secret_in_parameter, region, endpoint, aws_profile. at_stop: "terminate", "stop" or
 /// "hibernate". metadata: "token_required", "token_optional" or "off". Numbers: poll_interval_ms, call_limit_ms,
@@ -243,6 +245,7 @@ const FEATURES: [(&str, bool); 7] = [
 ];
 
 /// Whether this build of the library has a feature: "local", "command", "process", "agent", "tls", "docker" or "ec2".
+/// has gets 1 or 0; 0 for any other name.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_has_feature(name: *const c_char, has: Option<&mut MaybeUninit<c_int>>) -> lw_code {
     boundary(|| {

@@ -411,9 +411,9 @@ pub extern "C" fn lw_lease_get_info(
 
 /// Blocks until the lease has ended before it was given back, at most for timeout_ms; 0 only looks.
 ///
-/// LW_ERROR_TIMEOUT: it has not. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED say why it has; what
-/// ran on it was killed. It must be given back all the same. LW_ERROR_ENDED: another thread has given it back. Never
-/// LW_OK.
+/// LW_ERROR_TIMEOUT: it has not. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED say why it has. It
+/// must be given back all the same. After LW_ERROR_CANCELLED a command that nobody reads from runs until it is freed or
+/// the lease is given back. LW_ERROR_ENDED: another thread has given it back. Never LW_OK.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_wait_end(lease: *mut lw_lease, timeout_ms: u64) -> lw_code {
     boundary(|| {
@@ -434,7 +434,8 @@ pub extern "C" fn lw_lease_wait_end(lease: *mut lw_lease, timeout_ms: u64) -> lw
 }
 
 /// Runs a command to its end and collects its output. Blocks until the command or the lease has ended. Any exit code is
-/// LW_OK: look at finished, and free it with lw_free.
+/// LW_OK: look at finished, and free it with lw_free. When the lease ends first the command is killed, and the code is
+/// that of lw_lease_wait_end.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_run(
     lease: *mut lw_lease,
@@ -485,9 +486,10 @@ pub extern "C" fn lw_lease_start(
 /// Reads output into the buffer: blocks until there is some, the command has ended (LW_STREAM_END, the last thing to be
 /// read), or the lease has ended, at most for timeout_ms; 0 only looks.
 ///
-/// What does not fit into the buffer is read by the next call. LW_ERROR_TIMEOUT: nothing came. LW_ERROR_ENDED: the end
-/// was read already. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED: the lease has ended, and the
-/// command with it. One thread reads at a time; a second one waits for the first.
+/// What does not fit into the buffer, which has at least one byte, is read by the next call. LW_ERROR_TIMEOUT: nothing
+/// came. LW_ERROR_LEASE_LOST, LW_ERROR_LEASE_STOPPED and LW_ERROR_CANCELLED: the lease has ended, and the command with
+/// it. LW_ERROR_COMMAND: it is not known how the command has ended. LW_ERROR_ENDED: the end, or why there is none, was
+/// read already. One thread reads at a time; a second one waits for the first.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_running_read(
     running: *mut lw_running,
@@ -546,8 +548,8 @@ fn forget(running: *mut lw_running) -> Result<Arc<RunningCell>> {
 }
 
 /// Copies a file of this machine to the instance; a file that is there already is replaced. Blocks until it is done or
-/// the lease has ended. A relative path counts from the instance's directory. mode: the permission bits of the new
-/// file, 0 for the usual ones.
+/// the lease has ended. A relative path counts from the instance's directory. mode: the permission bits of the file;
+/// with 0 one that is replaced keeps its own, and a new one has the usual ones.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_write_file(
     lease: *mut lw_lease,
@@ -568,7 +570,7 @@ pub extern "C" fn lw_lease_write_file(
 }
 
 /// Copies a file of the instance to this machine, where it replaces a file that is there already. Blocks until it is
-/// done or the lease has ended. After an error the file here may be a part of the one there.
+/// done or the lease has ended. After an error the file here may be empty, or a part of the one there.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_read_file(lease: *mut lw_lease, path: *const c_char, local_path: *const c_char) -> lw_code {
     boundary(|| {
@@ -584,8 +586,9 @@ fn of_file(path: &str, error: std::io::Error) -> Failure {
     Failure::new(LW_ERROR_FILE, format!("{path}: {error}"))
 }
 
-/// Says how the build ended (an lw_result; reason may be NULL) and gives the place back. The handle is none afterwards,
-/// and neither are those of commands that were started through it; what still runs is killed.
+/// Says how the build ended and gives the place back. result: an lw_result. reason: for people, with LW_RESULT_FAILED
+/// only; may be NULL. The lease is no handle afterwards, nor are commands that were started through it; what still runs
+/// is killed.
 ///
 /// Nothing is said again about a build that was cancelled meanwhile. The place is given back as soon as no call on
 /// another thread uses the lease any more. Does not block.
@@ -603,9 +606,9 @@ pub extern "C" fn lw_lease_finish(lease: *mut lw_lease, result: c_int, reason: *
     })
 }
 
-/// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same ticket
-/// or inbox. This counts as a failed attempt; reason is for people and may be NULL. The handle is none afterwards, as
-/// after lw_lease_finish. Does not block.
+/// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same
+/// ticket or inbox. When that was freed the build is cancelled instead. This counts as a failed attempt; reason is for
+/// people and may be NULL. The handle is none afterwards, as after lw_lease_finish. Does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_retry(lease: *mut lw_lease, reason: *const c_char) -> lw_code {
     boundary(|| {

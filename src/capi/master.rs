@@ -102,7 +102,8 @@ pub struct lw_report {
 /// Makes a master and its thread. options may be NULL: then all is as by default. Free it with lw_master_free.
 ///
 /// Opening a journal blocks for as long as the file system takes, and up to a second when somebody else has it.
-/// LW_ERROR_JOURNAL: the journal cannot be used. LW_ERROR_SYSTEM: a file or an address cannot be opened.
+/// LW_ERROR_JOURNAL: another master uses the journal, or the file is no journal, or one of another version.
+/// LW_ERROR_SYSTEM: a file (the journal's too) or an address cannot be opened.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_new(
     options: *const lw_master_options,
@@ -263,7 +264,8 @@ pub extern "C" fn lw_master_status(master: *mut lw_master, json: Option<&mut May
 }
 
 /// Takes something off the list of leftovers, and out of the journal, because somebody has looked after it: it is known
-/// by its key. LW_ERROR_ENDED: it is not on the list. With a journal, blocks until that is durable.
+/// by its key. LW_ERROR_ENDED: it is not on the list. With a journal, blocks until that is durable; once a shutdown is
+/// complete the journal is not told any more.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_forget_leftover(master: *mut lw_master, key: *const c_char) -> lw_code {
     boundary(|| {
@@ -275,12 +277,13 @@ pub extern "C" fn lw_master_forget_leftover(master: *mut lw_master, key: *const 
     })
 }
 
-/// Lets nothing new start, answers every build that waits, and stops every instance. mode: an lw_shutdown.
+/// Lets nothing new start, answers every build that waits, and stops every instance. mode: an lw_shutdown. A graceful
+/// shutdown waits for builds that run and for reclaims that are due; a fast one ends both.
 ///
-/// Blocks until that is done, at most for limit_ms: LW_ERROR_TIMEOUT then, and the shutdown goes on. report (or NULL) says
-/// in both cases what is still in flight; free it with lw_free. May be called again, to wait longer or to turn a graceful
-/// shutdown into a fast one. Within a callback it does not block. Call it without an interpreter's lock: it waits for
-/// callbacks.
+/// Blocks until that is done, at most for limit_ms: LW_ERROR_TIMEOUT then, and the shutdown goes on; 0 does not wait.
+/// report (or NULL) says in both cases what is still in flight; free it with lw_free. May be called again, to wait
+/// longer or to turn a graceful shutdown into a fast one. Within a callback it does not block. Call it without an
+/// interpreter's lock: it waits for callbacks.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_shutdown(
     master: *mut lw_master,
@@ -311,10 +314,10 @@ pub extern "C" fn lw_master_shutdown(
     })
 }
 
-/// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most,
-/// and then for some seconds until the connections of agents have ended; within a callback it does not block. Calls on
-/// other threads, workers, tickets and leases do not keep it from that; they are still to be freed. Call it without an
-/// interpreter's lock: it waits for callbacks. NULL is no error.
+/// Frees a master. Unless it was shut down completely, this is a fast shutdown that blocks for drop_timeout_ms at most.
+/// Then it waits some seconds at most until the connections of agents have ended. Within a callback it does not block.
+/// Calls on other threads, workers, tickets and leases do not keep it from the shutdown; workers, tickets and leases
+/// are still to be freed. Call it without an interpreter's lock: it waits for callbacks. NULL is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_free(master: *mut lw_master) -> lw_code {
     boundary(|| {

@@ -96,6 +96,7 @@ static void *on_another_thread(void *start_)
     bool cancelled;
     OK(lw_start_cancelled(start, &cancelled));
     OK(lw_start_detail(start, "from another thread"));
+    OK(lw_start_retry_after(start, 1));
     EXPECT(LW_ERROR_HANDLE, lw_start_sleep(start, MINUTE));
     MUST(contains(lw_last_error_message(), "another thread"));
     EXPECT(LW_ERROR_HANDLE, lw_start_record(start, "id"));
@@ -118,6 +119,10 @@ static int32_t start(void *context, lw_start *call, const lw_start_request *requ
     OK(lw_start_detail(call, "a detail"));
     OK(lw_start_retry_after(call, self->retry_after_ms));
     EXPECT(LW_ERROR_JOURNAL, lw_start_record(call, ""));
+    char long_id[4098];
+    memset(long_id, 'i', sizeof long_id - 1);
+    long_id[sizeof long_id - 1] = '\0';
+    EXPECT(LW_ERROR_JOURNAL, lw_start_record(call, long_id));
     if (self->records) {
         OK(lw_start_record(call, request->key));
         OK(lw_start_record(call, "another id"));
@@ -202,6 +207,16 @@ static int32_t compatible(void *context, void *instance, const lw_property *prop
     return self->compatible_answer;
 }
 
+static void *reclaim_on_another_thread(void *call_)
+{
+    lw_reclaim *call = (lw_reclaim *)call_;
+    bool cancelled;
+    OK(lw_reclaim_cancelled(call, &cancelled));
+    MUST(!cancelled);
+    OK(lw_reclaim_sleep(call, 1));
+    return NULL;
+}
+
 static int32_t reclaim(void *context, lw_reclaim *call, const lw_leftover *leftover)
 {
     script *self = (script *)context;
@@ -215,6 +230,9 @@ static int32_t reclaim(void *context, lw_reclaim *call, const lw_leftover *lefto
     EXPECT(LW_ERROR_HANDLE, lw_start_sleep((lw_start *)call, 1));
     if (self->calls_back) {
         call_everything_that_looks(self, leftover->worker);
+        pthread_t thread;
+        MUST(pthread_create(&thread, NULL, reclaim_on_another_thread, call) == 0);
+        MUST(pthread_join(thread, NULL) == 0);
     }
     add(&self->reclaims);
     OK(lw_set_reason("not yet"));
@@ -633,10 +651,18 @@ static int32_t stop_and_free(void *context, const lw_stop_request *request)
     return LW_ANSWER_OK;
 }
 
+static void *attach_on_another_thread(void *call)
+{
+    OK(lw_start_attach((lw_start *)call, NULL, NULL));
+    return NULL;
+}
+
 static int32_t start_attached(void *context, lw_start *call, const lw_start_request *request, void **instance)
 {
     (void)context, (void)request, (void)instance;
-    OK(lw_start_attach(call, NULL, NULL));
+    pthread_t thread;
+    MUST(pthread_create(&thread, NULL, attach_on_another_thread, call) == 0);
+    MUST(pthread_join(thread, NULL) == 0);
     return LW_ANSWER_OK;
 }
 

@@ -166,6 +166,7 @@ static void commands(lw_lease *lease)
     int file = mkstemp(path);
     MUST(file >= 0 && write(file, "content", 7) == 7 && close(file) == 0);
     OK(lw_lease_write_file(lease, path, "inner", 0640));
+    OK(lw_lease_write_file(lease, path, "inner", 0)); /* it keeps its mode */
     GROWING(lw_command, count);
     count.shell = "stat -c %a inner; wc -c <inner >counted";
     OK(lw_lease_run(lease, &count, &finished));
@@ -266,6 +267,33 @@ static void kinds(void)
     MUST(rmdir(template_) == 0);
 }
 
+/* The events beyond are missed, and the next one that is there counts them. */
+static void a_queue_holds_no_more_than_its_capacity(size_t capacity, uint64_t holds)
+{
+    lw_master *master = new_master();
+    lw_events *events;
+    OK(lw_master_events(master, capacity, &events));
+    const lw_event *event;
+    for (int i = 0; i < 2; i++) { /* two events each */
+        lw_ticket *ticket = submit(master, "nobody takes it");
+        lw_lease *lease;
+        EXPECT(LW_ERROR_NO_WORKER_FITS, lw_ticket_wait(ticket, MINUTE, &lease));
+        OK(lw_ticket_free(ticket));
+    }
+    for (uint64_t sequence = 0; sequence < holds; sequence++) {
+        OK(lw_events_take(events, 0, &event));
+        MUST(event->sequence == sequence && event->missed == 0);
+        OK(lw_free(event));
+    }
+    EXPECT(LW_ERROR_TIMEOUT, lw_events_take(events, 0, &event));
+    OK(lw_ticket_free(submit(master, "nobody takes it either")));
+    OK(lw_events_take(events, MINUTE, &event));
+    MUST(event->sequence == 4 && event->missed == 4 - holds);
+    OK(lw_free(event));
+    OK(lw_events_free(events));
+    OK(lw_master_free(master));
+}
+
 int main(void)
 {
     kinds();
@@ -300,6 +328,14 @@ int main(void)
     while (is_readable(events_fd, 0)) { /* it may be for nothing once more */
         EXPECT(LW_ERROR_TIMEOUT, lw_events_take(events, 0, &event));
     }
+
+    a_queue_holds_no_more_than_its_capacity(0, 1);
+    a_queue_holds_no_more_than_its_capacity(2, 2);
+    int has;
+    OK(lw_has_feature("local", &has));
+    MUST(has == 1);
+    OK(lw_has_feature("no such feature", &has));
+    MUST(has == 0);
 
     /* Workers. */
     lw_worker *worker = add_local(master, "local", "linux");
@@ -345,8 +381,9 @@ int main(void)
     OK(lw_lease_retry(lease, "once more"));
     EXPECT(LW_ERROR_HANDLE, lw_lease_wait_end(lease, 0));
     lease = lease_of(ticket);
-    OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, "no failure needs no reason"));
     EXPECT(LW_ERROR_ENDED, lw_ticket_wait(ticket, MINUTE, &lease));
+    OK(lw_ticket_cancel(ticket)); /* of a build that has ended */
     OK(lw_ticket_free(ticket));
 
     /* Cancelled while it runs: the lease ends, and the command with it. */
@@ -361,6 +398,12 @@ int main(void)
     uint8_t buffer[16];
     GROWING(lw_output, output);
     EXPECT(LW_ERROR_CANCELLED, lw_running_read(running, MINUTE, buffer, sizeof buffer, &output));
+    EXPECT(LW_ERROR_ENDED, lw_running_read(running, MINUTE, buffer, sizeof buffer, &output));
+    const lw_finished *finished;
+    EXPECT(LW_ERROR_CANCELLED, lw_lease_run(lease, &hanging, &finished));
+    lw_lease *none;
+    EXPECT(LW_ERROR_CANCELLED, lw_ticket_wait(ticket, MINUTE, &none));
+    EXPECT(LW_ERROR_ENDED, lw_ticket_wait(ticket, MINUTE, &none));
     OK(lw_lease_free(lease));
     EXPECT(LW_ERROR_HANDLE, lw_running_read(running, 0, buffer, sizeof buffer, &output));
     OK(lw_ticket_free(ticket));
@@ -391,7 +434,29 @@ int main(void)
     MUST(answered == bad && lease == NULL && contains(lw_last_error_message(), "plan9"));
     EXPECT(LW_ERROR_ENDED, lw_master_cancel(master, bad));
     EXPECT(LW_ERROR_ENDED, lw_master_build_status(master, bad, &json));
+
+    /* Freed: a build that waits ends, and one that has its lease goes on, but is not retried. */
+    uint64_t runs, waits;
+    build.labels = &label;
+    OK(lw_master_submit_to(master, &build, inbox, &runs));
+    OK(lw_inbox_take(inbox, MINUTE, &answered, &lease));
+    OK(lw_master_submit_to(master, &build, inbox, &waits));
+    EXPECT(LW_ERROR_TIMEOUT, lw_inbox_take(inbox, 0, &answered, &none));
     OK(lw_inbox_free(inbox));
+    EXPECT(LW_ERROR_ENDED, lw_master_build_status(master, waits, &json));
+    EXPECT(LW_ERROR_TIMEOUT, lw_lease_wait_end(lease, 0));
+    OK(lw_lease_retry(lease, "nobody waits for that"));
+    EXPECT(LW_ERROR_ENDED, lw_master_build_status(master, runs, &json));
+
+    /* So does a ticket. */
+    uint64_t dropped;
+    ticket = submit(master, "dropped");
+    OK(lw_ticket_build(ticket, &dropped));
+    lease = lease_of(ticket);
+    OK(lw_ticket_free(ticket));
+    EXPECT(LW_ERROR_TIMEOUT, lw_lease_wait_end(lease, 0));
+    OK(lw_lease_free(lease));
+    EXPECT(LW_ERROR_ENDED, lw_master_build_status(master, dropped, &json));
 
     /* A build with a limit of attempts. */
     GROWING(lw_build, limited);
@@ -433,6 +498,7 @@ int main(void)
 
     /* Stopped on request. */
     OK(lw_worker_insubstantiate(worker, 0, MINUTE));
+    OK(lw_worker_insubstantiate(worker, 0, 0)); /* there is none any more */
     OK(lw_master_status(master, &json));
     MUST(contains(json, "\"state\":\"not_substantiated\"") && contains(json, "\"journal_damage\":null"));
     OK(lw_free(json));
@@ -441,12 +507,15 @@ int main(void)
     ticket = submit(master, "held");
     lease = lease_of(ticket);
     const lw_report *report;
+    EXPECT(LW_ERROR_TIMEOUT, lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, 0, NULL));
+    EXPECT(LW_ERROR_TIMEOUT, lw_lease_wait_end(lease, 0));
     EXPECT(LW_ERROR_TIMEOUT, lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, 10, &report));
     MUST(!report->complete && contains(report->text, "local") && contains(report->json, "\"in_flight\":[{"));
     OK(lw_free(report));
     OK(lw_master_shutdown(master, LW_SHUTDOWN_FAST, MINUTE, &report));
     MUST(report->complete && contains(report->json, "\"complete\":true"));
     OK(lw_free(report));
+    OK(lw_master_shutdown(master, LW_SHUTDOWN_GRACEFUL, 0, NULL)); /* it is done already */
     EXPECT(LW_ERROR_LEASE_STOPPED, lw_lease_wait_end(lease, 0));
     OK(lw_lease_free(lease));
     OK(lw_ticket_free(ticket));
@@ -467,15 +536,19 @@ int main(void)
         at_ns = event->at_ns;
         MUST(strchr(event->text, '\n') == NULL && (event->worker == NULL || strcmp(event->worker, "local") == 0));
         MUST((event->result != NULL) == (strcmp(event->kind, "build_finished") == 0));
-        results += event->build == 2 && event->result != NULL && strcmp(event->result, "succeeded") == 0;
+        results += event->build == 2 && event->result != NULL && strcmp(event->result, "succeeded") == 0 &&
+                   event->reason == NULL;
         results += event->build == 3 && event->result != NULL && strcmp(event->result, "cancelled") == 0;
         results += event->build == given_up && event->result != NULL && strcmp(event->result, "cancelled") == 0;
         results += event->build == good && event->result != NULL && strcmp(event->result, "failed") == 0 &&
                    strcmp(event->reason, "on purpose") == 0;
+        results += (event->build == runs || event->build == waits) && event->result != NULL &&
+                   strcmp(event->result, "cancelled") == 0;
+        results += event->build == dropped && event->result != NULL && strcmp(event->result, "dropped") == 0;
         OK(lw_free(event));
     }
     MUST(code == LW_ERROR_ENDED);
-    MUST(results == 4);
+    MUST(results == 7);
     MUST(is_readable(events_fd, MINUTE));
     OK(lw_events_free(events));
     NOTHING_IS_LEFT();
