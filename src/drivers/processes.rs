@@ -31,6 +31,8 @@ mod system {
     /// How long to wait for a process that is executing another program, and the pause between two looks.
     const EXEC_PATIENCE: Duration = Duration::from_secs(10);
     const EXEC_PAUSE: Duration = Duration::from_millis(1);
+    /// How long the environment of a program that has begun must be empty to be unreadable.
+    const UNREADABLE_PATIENCE: Duration = Duration::from_millis(100);
 
     /// A process, also after its number belongs to another one.
     pub(in super::super) struct Handle {
@@ -185,6 +187,7 @@ mod system {
 
         fn is_marked(&mut self, pid: Pid, mark: &[u8]) -> io::Result<bool> {
             let begin = Instant::now();
+            let mut unreadable = Unreadable::default();
             loop {
                 let environment = match fs::read(format!("/proc/{pid}/environ")) {
                     Err(error) if is_gone(&error) => Vec::new(),
@@ -206,12 +209,35 @@ mod system {
                         return Ok(false);
                     }
                     Some(stat) if stat.has_no_environment() => return Ok(false),
+                    Some(stat) if unreadable.confirms(&stat) => return Ok(false),
                     // The process is executing another program.
                     _ if begin.elapsed() < EXEC_PATIENCE => thread::sleep(EXEC_PAUSE),
                     _ => {
                         let message = format!("process {pid} takes longer than {EXEC_PATIENCE:?} to run its program");
                         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                     }
+                }
+            }
+        }
+    }
+
+    /// A process that has given up the memory of its environment. It must not hold up those who look for others.
+    #[derive(Default)]
+    struct Unreadable {
+        /// Where its code and its environment are, and since when it is known.
+        known: Option<([Option<u64>; 3], Instant)>,
+    }
+
+    impl Unreadable {
+        /// Whether the process has run one and the same program for a while, and its environment was empty each time.
+        fn confirms(&mut self, stat: &Stat) -> bool {
+            let now = stat.places();
+            match &self.known {
+                Some((before, since)) if *before == now => since.elapsed() >= UNREADABLE_PATIENCE,
+                _ => {
+                    // The code is placed last, when the program has begun.
+                    self.known = now[0].is_some_and(|code| code != 0).then(|| (now, Instant::now()));
+                    false
                 }
             }
         }
@@ -312,12 +338,16 @@ mod system {
             !self.has_ended() && self.number(Self::GROUP) == Some(group.into())
         }
 
+        /// Where its code begins, and where its environment begins and ends.
+        fn places(&self) -> [Option<u64>; 3] {
+            [Self::CODE, Self::ENVIRONMENT, Self::END_OF_ENVIRONMENT].map(|field| self.number(field))
+        }
+
         /// Returns whether the environment of the process is empty, or missing as for a kernel thread. While a process
         /// executes another program, its environment also reads as empty; the start of its code is set last.
         fn has_no_environment(&self) -> bool {
             let kernels = self.number(Self::FLAGS).is_some_and(|flags| flags & Self::KERNEL_THREAD != 0);
-            let [code, begin, end] =
-                [Self::CODE, Self::ENVIRONMENT, Self::END_OF_ENVIRONMENT].map(|field| self.number(field));
+            let [code, begin, end] = self.places();
             kernels || (code != Some(0) && begin == end)
         }
     }
@@ -329,6 +359,44 @@ mod system {
         let start = stat.number(Stat::START).ok_or_else(bad)?;
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         Ok(Some((start, boot.trim().to_owned())))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn stat(code: u64, environment: u64) -> Stat {
+            let fields = (Stat::STATE..=52).map(|field| match field {
+                Stat::STATE => "S".to_owned(),
+                Stat::CODE => code.to_string(),
+                Stat::ENVIRONMENT => environment.to_string(),
+                Stat::END_OF_ENVIRONMENT => (environment + 100).to_string(),
+                _ => "0".to_owned(),
+            });
+            Stat(format!("7 (a) b) {}\n", fields.collect::<Vec<_>>().join(" ")))
+        }
+
+        #[test]
+        fn b9_a_process_without_the_memory_of_its_environment_is_passed_over_soon() {
+            let mut unreadable = Unreadable::default();
+            assert!(!unreadable.confirms(&stat(1, 10)), "it may have begun after its environment was read");
+            thread::sleep(UNREADABLE_PATIENCE);
+            assert!(!unreadable.confirms(&stat(1, 20)), "it is another program by now");
+            thread::sleep(UNREADABLE_PATIENCE);
+            assert!(!unreadable.confirms(&stat(0, 0)), "it is just becoming another program");
+            assert!(!unreadable.confirms(&stat(1, 20)));
+            thread::sleep(UNREADABLE_PATIENCE);
+            assert!(unreadable.confirms(&stat(1, 20)));
+        }
+
+        #[test]
+        fn a_program_that_is_just_being_run_is_never_passed_over() {
+            let mut unreadable = Unreadable::default();
+            for _ in 0..2 {
+                assert!(!unreadable.confirms(&stat(0, 0)) && !unreadable.confirms(&stat(0, 10)));
+                thread::sleep(UNREADABLE_PATIENCE);
+            }
+        }
     }
 }
 
