@@ -95,8 +95,8 @@ pub trait LatentWorker: Send + Sync + 'static {
     /// Called on a thread of its own, for one attempt one call at a time; again after an error, with pauses that grow
     /// from a second to ten minutes. Until the first answer that is no error the worker starts nothing if a master that has
     /// died has left this; after a failed stop that is so until the end of the quarantine, so that the calls of a later attempt
-    /// may run at the same time. When [`Leftover::cancelled`] turns true the master is shutting down: return soon, with
-    /// an error.
+    /// may run at the same time. [`Leftover::cancelled`] turns true when the master shuts down fast: return soon, with an
+    /// error. A graceful shutdown waits for the call.
     ///
     /// By default [`Reclaimed::Unsupported`].
     ///
@@ -177,17 +177,17 @@ impl Leftover {
         self.age
     }
 
-    /// Whether the master is shutting down. Does not block.
+    /// Whether the master is shutting down fast. Does not block.
     pub fn cancelled(&self) -> bool {
         matches!(self.cancel_signal().try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
     }
 
-    /// A channel that never carries anything and is disconnected when the master shuts down: for `select!`.
+    /// A channel that never carries anything and is disconnected when the master shuts down fast: for `select!`.
     pub fn cancel_signal(&self) -> &Receiver<Infallible> {
         self.controls.cancel_signal()
     }
 
-    /// Waits, on the clock of the master, and ends early with an error when that shuts down.
+    /// Waits, on the clock of the master, and ends early with an error when that shuts down fast.
     pub fn sleep(&self, duration: Duration) -> Result<(), Cancelled> {
         self.controls.sleep(duration)
     }

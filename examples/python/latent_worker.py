@@ -1162,7 +1162,7 @@ class Leftover(Attempt):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the master is shutting down."""
+        """Whether the master is shutting down fast."""
         return _is("lw_reclaim_cancelled", self._handle)
 
     def sleep(self, seconds: float) -> None:
