@@ -13,6 +13,9 @@
 //! | docker | the containers with the labels of the attempt and the one with its name; as long as no id was recorded the engine may still create one, and the answer is `Pending` until that is older than it takes | a container that the engine creates later than that; one on an engine that is not the recorded one is an error |
 //! | ec2 | the machines, requests and parameters with the tags of the attempt, and those that were recorded; until a lookup can be trusted the answer is `Pending` | a machine that the cloud shows later than it ever should |
 //!
+//! A process also hides its variables when it gives up the memory that they are in, or when it forbids a master that is
+//! not root to read it (`PR_SET_DUMPABLE`). It is then found only in a group that a process with the variable leads.
+//!
 //! On other systems than Linux the first three cannot find processes and answer `Unsupported`. Processes that have outlived
 //! a kill of this very master are known by number and start time, whatever their user: see `orphans::Survivors`.
 
