@@ -13,6 +13,9 @@
 //! | docker | the containers with the labels of the attempt and the one with its name; if no id was recorded, the engine may still create a container, and the result is `Pending` until that can no longer happen | a container that the engine creates even later; an engine other than the recorded one is an error |
 //! | ec2 | the machines, requests and parameters with the tags of the attempt, and those that were recorded; the result is `Pending` until a lookup can be trusted | a machine that the provider lists later than expected |
 //!
+//! A process also hides its variables when it releases the memory that holds them, or when it forbids a master that is
+//! not root to read it (`PR_SET_DUMPABLE`). It is then found only in a group that a process with the variable leads.
+//!
 //! On systems other than Linux the first three cannot find processes and return `Unsupported`. Processes that have
 //! survived a kill by this master are identified by number and start time, whatever their user: see
 //! `orphans::Survivors`.
