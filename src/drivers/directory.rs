@@ -18,7 +18,12 @@ const CANCELLED_PATIENCE: Duration = Duration::from_secs(1);
 /// Creates a directory that no other user can enter, and that did not exist before.
 pub(super) fn create(directory: &Path) -> io::Result<()> {
     if let Some(root) = directory.parent() {
-        fs::create_dir_all(root)?;
+        fs::create_dir_all(root).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => {
+                io::Error::new(ErrorKind::NotADirectory, format!("{} is not a directory", root.display()))
+            }
+            _ => error,
+        })?;
     }
     fs::DirBuilder::new().mode(0o700).create(directory)
 }
