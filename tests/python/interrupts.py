@@ -37,6 +37,8 @@ def paused(driver=None):
     return master.submit(Build("b"))
 
 def stuck():
+    global hangs
+    hangs = True
     worker = master.add("w", Stuck())
     master.submit(Build("b")).wait().succeed()
     return worker
@@ -47,10 +49,12 @@ def blocked(call):
         call()
     except KeyboardInterrupt:
         print("interrupted", flush=True)
-        # What hangs in these programs would delay their ends.
+        # A stop that hangs would delay the end, and so would what still waits for the fifo.
+        hangs or master.shutdown(fast=True)
         os._exit(0)
     os._exit(1)
 
+hangs = False
 master = Master()
 """
 
@@ -84,6 +88,7 @@ class Interrupts(Clean):
                 child = subprocess.Popen(
                     [sys.executable, "-c", HEAD + program, os.path.join(here, "fifo")], stdout=subprocess.PIPE, text=True
                 )
+                watch = threading.Timer(PATIENCE, child.kill)
                 with child:
                     try:
                         self.assertEqual(child.stdout.readline(), "blocked\n")
@@ -91,7 +96,6 @@ class Interrupts(Clean):
                         time.sleep(0.1)
                         child.send_signal(signal.SIGINT)
                         begun = time.monotonic()
-                        watch = threading.Timer(PATIENCE, child.kill)
                         watch.start()
                         self.assertEqual(child.stdout.readline(), "interrupted\n")
                         print(f"{name}: {(time.monotonic() - begun) * 1000:.0f} ms", file=sys.stderr)
