@@ -255,8 +255,9 @@ fn a_life_with_a_deep_directory() {
         leftovers = master.leftovers();
     }
     assert_eq!(fs::read_dir(root.join("instances")).unwrap().count(), 0);
-    // And what a build leaves is removed by the stop as well.
-    let lease = lease(&worker);
+    // And what a build leaves is removed by the stop as well. The worker may hear a moment later that nothing is left, and
+    // a build that is submitted waits for that.
+    let lease = master.submit(Build::new("test")).wait().unwrap();
     nest(lease.agent::<LocalAgent>().unwrap().directory(), 20_000);
     drop(lease);
     assert!(master.shutdown(ShutdownMode::Graceful, Duration::from_secs(300)).complete);
