@@ -10,12 +10,19 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Once, mpsc};
 use std::thread;
 use std::time::Duration;
 
 /// Long enough for the slowest machine, short enough to see that something hangs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// Tests may themselves run under `nohup`, and what they start would ignore SIGHUP too. A signal that is handled is back at
+/// its default in a program that is started.
+fn heed_hangups() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| _ = signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default()).unwrap());
+}
 
 /// A directory of one test: the farm is started in it, its instances live in `instances`.
 pub(crate) struct Place(PathBuf);
@@ -23,6 +30,7 @@ pub(crate) struct Place(PathBuf);
 impl Place {
     pub(crate) fn new() -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
+        heed_hangups();
         let name = format!("farm-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
         let place = Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
         fs::create_dir_all(place.path("instances")).unwrap();
