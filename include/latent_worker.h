@@ -750,7 +750,7 @@ lw_code lw_lease_agent(struct lw_lease *lease, void **context);
 
 // Says that the agent is gone, with a reason for people (or NULL): the leases that use it end as lost, and the
 // instance is stopped. With LW_IDLE_NEVER and without a lease the instance is stopped only if no agent attaches again
-// within missing_timeout_ms. The handle is none afterwards. Does not block.
+// within missing_timeout_ms. The handle is invalid afterwards. Does not block.
 lw_code lw_attachment_lost(struct lw_attachment *attachment, const char *reason);
 
 // Frees an attachment: says that the agent is gone, as lw_attachment_lost does. Does not block. NULL is no error.
@@ -770,7 +770,7 @@ lw_code lw_process_write(struct lw_process *process,
 lw_code lw_process_end(struct lw_process *process, int exit, int32_t code);
 
 // Tells that a command could not be run, or that it is not known how it has ended; reason is for people and may be NULL.
-// The handle is none afterwards. Does not block.
+// The handle is invalid afterwards. Does not block.
 lw_code lw_process_fail(struct lw_process *process,
                         const char *reason);
 
@@ -887,7 +887,7 @@ lw_code lw_master_events(struct lw_master *master, size_t capacity, struct lw_ev
 
 // Takes the oldest event; blocks until there is one, at most for timeout_ms; 0 only looks. Free it with lw_free.
 //
-// LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: all was taken, and the master is gone with its workers, tickets and
+// LW_ERROR_TIMEOUT: no event came. LW_ERROR_ENDED: all was taken, and the master is gone with its workers, tickets and
 // leases, so that no event will come any more; or another thread frees the queue.
 lw_code lw_events_take(struct lw_events *events, uint64_t timeout_ms, const struct lw_event **event);
 
@@ -1040,10 +1040,10 @@ lw_code lw_lease_finish(struct lw_lease *lease, int result, const char *reason);
 
 // Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same
 // ticket or inbox. When that was freed the build is cancelled instead. This counts as a failed attempt; reason is for
-// people and may be NULL. The handle is none afterwards, as after lw_lease_finish. Does not block.
+// people and may be NULL. The handle is invalid afterwards, as after lw_lease_finish. Does not block.
 lw_code lw_lease_retry(struct lw_lease *lease, const char *reason);
 
-// Gives the place back without a word: the build ends as dropped. The handle is none afterwards, as after
+// Gives the place back without a word: the build ends as dropped. The handle is invalid afterwards, as after
 // lw_lease_finish. Does not block. NULL is no error.
 lw_code lw_lease_free(struct lw_lease *lease);
 

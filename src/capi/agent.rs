@@ -270,7 +270,7 @@ pub extern "C" fn lw_lease_agent(lease: *mut lw_lease, context: Option<&mut Mayb
 
 /// Says that the agent is gone, with a reason for people (or NULL): the leases that use it end as lost, and the
 /// instance is stopped. With LW_IDLE_NEVER and without a lease the instance is stopped only if no agent attaches again
-/// within missing_timeout_ms. The handle is none afterwards. Does not block.
+/// within missing_timeout_ms. The handle is invalid afterwards. Does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_attachment_lost(attachment: *mut lw_attachment, reason: *const c_char) -> lw_code {
     boundary(|| {
@@ -323,7 +323,7 @@ pub extern "C" fn lw_process_end(process: *mut lw_process, exit: c_int, code: i3
 }
 
 /// Tells that a command could not be run, or that it is not known how it has ended; reason is for people and may be NULL.
-/// The handle is none afterwards. Does not block.
+/// The handle is invalid afterwards. Does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_process_fail(process: *mut lw_process, reason: *const c_char) -> lw_code {
     boundary(|| {

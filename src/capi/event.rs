@@ -137,7 +137,7 @@ pub extern "C" fn lw_master_events(
 
 /// Takes the oldest event; blocks until there is one, at most for timeout_ms; 0 only looks. Free it with lw_free.
 ///
-/// LW_ERROR_TIMEOUT: there is none. LW_ERROR_ENDED: all was taken, and the master is gone with its workers, tickets and
+/// LW_ERROR_TIMEOUT: no event came. LW_ERROR_ENDED: all was taken, and the master is gone with its workers, tickets and
 /// leases, so that no event will come any more; or another thread frees the queue.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_events_take(

@@ -608,7 +608,7 @@ pub extern "C" fn lw_lease_finish(lease: *mut lw_lease, result: c_int, reason: *
 
 /// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same
 /// ticket or inbox. When that was freed the build is cancelled instead. This counts as a failed attempt; reason is for
-/// people and may be NULL. The handle is none afterwards, as after lw_lease_finish. Does not block.
+/// people and may be NULL. The handle is invalid afterwards, as after lw_lease_finish. Does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_retry(lease: *mut lw_lease, reason: *const c_char) -> lw_code {
     boundary(|| {
@@ -617,7 +617,7 @@ pub extern "C" fn lw_lease_retry(lease: *mut lw_lease, reason: *const c_char) ->
     })
 }
 
-/// Gives the place back without a word: the build ends as dropped. The handle is none afterwards, as after
+/// Gives the place back without a word: the build ends as dropped. The handle is invalid afterwards, as after
 /// lw_lease_finish. Does not block. NULL is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_free(lease: *mut lw_lease) -> lw_code {

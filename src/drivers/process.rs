@@ -142,7 +142,7 @@ impl ProcessLatentWorker {
 
     /// Makes a directory for each instance, `LATENT_WORKER_DIRECTORY`, in [`std::env::temp_dir`]: empty, and only for
     /// this user (mode 0700). It is removed, with everything in it, when the instance is stopped or reclaimed, also when
-    /// its agent has died. Without a journal it stays when this process is killed. There is none by default.
+    /// its agent has died. Without a journal it stays when this process is killed. By default no directory is created.
     #[must_use]
     pub fn private_directory(mut self) -> Self {
         self.directories = Some(secret_files());

@@ -408,7 +408,7 @@ mod unsupported {
 
     use rustix::process::{Pid, Signal};
 
-    /// There is none.
+    /// Processes cannot be found on this system.
     pub(in super::super) enum Handle {}
 
     impl Handle {

@@ -214,13 +214,11 @@ pub(crate) struct Damage {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let missing = match self.missing {
-            0 => String::new(),
-            1 => format!("1 line is missing before line {}", self.line),
-            lines => format!("{lines} lines are missing, the first of them before line {}", self.line),
-        };
         if self.missing > 0 {
-            f.write_str(&missing)?;
+            match self.missing {
+                1 => write!(f, "1 line is missing before line {}", self.line)?,
+                lines => write!(f, "{lines} lines are missing, the first of them before line {}", self.line)?,
+            }
             return match self.lines {
                 0 => Ok(()),
                 1 => f.write_str(", and 1 line is damaged"),

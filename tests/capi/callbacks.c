@@ -576,18 +576,26 @@ static int32_t stop_attachment(void *context, const lw_stop_request *request)
     return LW_ANSWER_OK;
 }
 
+static lw_worker *add_losing(lw_master *master, lost *self, int32_t idle)
+{
+    GROWING(lw_driver, driver);
+    driver.context = self;
+    driver.start = start_with_attachment;
+    driver.stop = stop_attachment;
+    GROWING(lw_worker_options, options);
+    options.name = "c";
+    options.idle = idle;
+    lw_worker *worker;
+    OK(lw_master_add_driver(master, &options, &driver, &worker));
+    return worker;
+}
+
 static void an_agent_that_is_lost(int is_freed)
 {
     lost self;
     memset(&self, 0, sizeof self);
     lw_master *master = new_master();
-    GROWING(lw_driver, driver);
-    driver.context = &self;
-    driver.start = start_with_attachment;
-    driver.stop = stop_attachment;
-    GROWING(lw_worker_options, options);
-    options.name = "c";
-    OK(lw_master_add_driver(master, &options, &driver, NULL));
+    OK(lw_worker_free(add_losing(master, &self, LW_IDLE_AFTER)));
     lw_ticket *ticket = submit(master, "loses its agent");
     lw_lease *lease = lease_of(ticket);
     void *context;
@@ -615,15 +623,7 @@ static void an_idle_agent_that_is_lost_may_come_back(void)
     lost self;
     memset(&self, 0, sizeof self);
     lw_master *master = new_master();
-    GROWING(lw_driver, driver);
-    driver.context = &self;
-    driver.start = start_with_attachment;
-    driver.stop = stop_attachment;
-    GROWING(lw_worker_options, options);
-    options.name = "c";
-    options.idle = LW_IDLE_NEVER;
-    lw_worker *worker;
-    OK(lw_master_add_driver(master, &options, &driver, &worker));
+    lw_worker *worker = add_losing(master, &self, LW_IDLE_NEVER);
     lw_ticket *ticket = submit(master, "is over");
     OK(lw_lease_finish(lease_of(ticket), LW_RESULT_SUCCEEDED, NULL));
     OK(lw_ticket_free(ticket));

@@ -68,9 +68,7 @@ fn without_extra_space(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-
+    use super::super::tests::botocore::botocore;
     use super::*;
 
     fn signature(token: Option<&str>, headers: &[Header], body: &str) -> String {
@@ -161,7 +159,6 @@ for line in sys.stdin:
     #[test]
     #[ignore = "needs botocore (TEST_MOTO_PYTHON)"]
     fn two_thousand_random_requests_are_signed_as_botocore_does() {
-        let python = std::env::var("TEST_MOTO_PYTHON").expect("TEST_MOTO_PYTHON names a Python that has botocore");
         let mut random = fastrand::Rng::with_seed(6);
         let mut word = |most: usize, letters: &str| -> String {
             let letters: Vec<char> = letters.chars().collect();
@@ -199,17 +196,7 @@ for line in sys.stdin:
             let headers = [headers.to_vec(), vec![("host", host)]].concat();
             expected.push(signer.sign(&headers, body.as_bytes()).pop().unwrap().1);
         }
-        let mut child = Command::new(python)
-            .args(["-c", BOTOCORE])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let mut stdin = child.stdin.take().unwrap();
-        let writer = std::thread::spawn(move || stdin.write_all(asked.as_bytes()).unwrap());
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap();
-        let signed = String::from_utf8(output.stdout).unwrap();
+        let signed = botocore(BOTOCORE, asked);
         let signed: Vec<_> = signed.lines().collect();
         assert_eq!(signed.len(), expected.len(), "botocore ended early");
         for (ours, theirs) in expected.iter().zip(signed) {

@@ -1,10 +1,8 @@
 //! The shared files, compared with what botocore makes of them.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
 use super::super::super::place::Region;
 use super::super::super::surroundings::Surroundings;
+use super::super::super::tests::botocore::botocore;
 use super::*;
 use crate::secrecy::damaged;
 
@@ -97,7 +95,6 @@ impl Case {
 }
 
 fn theirs(cases: &[Case]) -> Vec<Outcome> {
-    let python = std::env::var("TEST_MOTO_PYTHON").expect("TEST_MOTO_PYTHON names a Python that has botocore");
     let asked: String = cases
         .iter()
         .map(|case| {
@@ -106,16 +103,6 @@ fn theirs(cases: &[Case]) -> Vec<Outcome> {
             format!("{json}\n")
         })
         .collect();
-    let mut child = Command::new(python)
-        .args(["-c", BOTOCORE])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let mut stdin = child.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || stdin.write_all(asked.as_bytes()).unwrap());
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     let outcome = |line: &str| {
         let [found, region] = serde_json::from_str::<[serde_json::Value; 2]>(line).unwrap();
@@ -133,7 +120,7 @@ fn theirs(cases: &[Case]) -> Vec<Outcome> {
             },
         }
     };
-    let outcomes: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(outcome).collect();
+    let outcomes: Vec<_> = botocore(BOTOCORE, asked).lines().map(outcome).collect();
     assert_eq!(outcomes.len(), cases.len(), "botocore ended early");
     outcomes
 }
