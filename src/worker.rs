@@ -84,6 +84,26 @@ pub trait LatentWorker: Send + Sync + 'static {
         Ok(true)
     }
 
+    /// The kind of instance that a build with these properties needs: an instance that was started for one build serves
+    /// every build of the same kind, and no other. The name of a kind should contain all that the driver makes of the
+    /// properties, such as the image and the memory.
+    ///
+    /// Called once for each distinct set of properties that is waiting, on the thread that submits a build or reports a
+    /// change, without any lock; it must not block. Called once with no properties when the worker is added. With this
+    /// method, [`builds_may_be_incompatible`](LatentWorker::builds_may_be_incompatible) and
+    /// [`is_compatible_with_build`](LatentWorker::is_compatible_with_build) only matter for
+    /// [`Worker::substantiate`](crate::Worker::substantiate).
+    ///
+    /// [`Kind::by_properties`] by default: then the two methods decide for the queue as well.
+    ///
+    /// # Errors
+    /// When the driver cannot make an instance for such a build. If no worker can, the build ends with the error of one
+    /// of them. A panic counts as an error.
+    fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
+        let _ = properties;
+        Ok(Kind::by_properties())
+    }
+
     /// Takes away what is left of an attempt whose instance is not known any more: its stop has failed, or its master
     /// has died before the stop ([`MasterBuilder::journal`](crate::MasterBuilder::journal)).
     ///
@@ -225,6 +245,10 @@ impl<W: LatentWorker + ?Sized> LatentWorker for Arc<W> {
 
     fn is_compatible_with_build(&self, instance: &Self::Instance, properties: &Properties) -> Result<bool, BoxError> {
         W::is_compatible_with_build(self, instance, properties)
+    }
+
+    fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
+        W::kind(self, properties)
     }
 
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {
@@ -438,6 +462,34 @@ impl<I> Started<I> {
     /// Something else in the place of the instance, with the same details: for a driver that wraps another one.
     pub fn map<J>(self, instance: impl FnOnce(I) -> J) -> Started<J> {
         Started { instance: instance(self.instance), details: self.details }
+    }
+}
+
+/// Which builds an instance can serve: builds of one kind can use each other's instances.
+///
+/// ```
+/// use latent_worker::Kind;
+///
+/// assert_eq!(Kind::new("rust:1.89 memory=2G"), Kind::new("rust:1.89 memory=2G"));
+/// assert_ne!(Kind::new("rust:1.89"), Kind::new("rust:1.90"));
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Kind(Option<Arc<str>>);
+
+impl Kind {
+    /// The kind of this name. Two kinds with the same name are the same kind.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(Some(name.into()))
+    }
+
+    /// Every set of properties is a kind of its own. This is what [`LatentWorker::kind`] returns by default.
+    pub fn by_properties() -> Self {
+        Self(None)
+    }
+
+    /// The name; `None` when the properties make the kind.
+    pub fn name(&self) -> Option<&Arc<str>> {
+        self.0.as_ref()
     }
 }
 

@@ -32,8 +32,8 @@ use crate::event::{DriverCall, EventKind, StartFailure, StopCause, WorkerState};
 use crate::worker::{DEFAULT_IDLE_TIMEOUT, IdlePolicy, Limits};
 use quarantine::Quarantine;
 pub(crate) use values::{
-    Answer, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, LeaseId, Occurrence, Openness, Request,
-    RequestId,
+    Answer, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, LeaseId, Occurrence, Request, RequestId,
+    Standing, Want,
 };
 
 /// What is wanted, with exactly the data that is legal meanwhile.
@@ -59,6 +59,8 @@ struct Up {
     idle_until: Option<Instant>,
     /// When it is stopped for want of its agent; only while that is gone.
     reattach_until: Option<Instant>,
+    /// Since when its agent is gone.
+    detached: Option<Instant>,
     /// When it is looked at again, if it is at all.
     next_check: Option<Instant>,
 }
@@ -105,6 +107,8 @@ pub(crate) struct Lifecycle {
     version: u64,
     last_lease: u64,
     last_connection: u64,
+    /// The build that the start of this attempt was called for.
+    occasion: Option<BuildId>,
 }
 
 impl Lifecycle {
@@ -135,6 +139,7 @@ impl Lifecycle {
             version: 0,
             last_lease: 0,
             last_connection: 0,
+            occasion: None,
         }
     }
 
@@ -147,14 +152,17 @@ impl Lifecycle {
         if let Stage::Substantiated(up) = &mut self.stage
             && self.connection.is_some()
             && up.draining.is_none()
-            && (request.fit == Fit::Always || request.lease.is_none())
+            && (request.fit == Fit::Always || matches!(request.want, Want::Instance(_)))
         {
             if up.leases.is_empty() {
                 up.idle_until = None;
             }
-            let grant = self.grant(&request, effects);
+            let grant = self.grant(request.want, effects);
             self.settle(now, effects);
             return Some(Ok(grant));
+        }
+        if request.want == Want::Answer && !self.is_open() {
+            return Some(Err(SubstantiateError::Insubstantiated));
         }
         let before = self.state();
         let deadline = now.checked_add(self.limits.missing_timeout);
@@ -167,6 +175,29 @@ impl Lifecycle {
         None
     }
 
+    /// Gives a place of the instance of this attempt, if it has one.
+    pub(crate) fn lease(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        lease: LeaseFor,
+        effects: &mut Effects,
+    ) -> Option<Grant> {
+        self.version += 1;
+        let refused = self.closing || self.paused || self.held || self.quarantine.remaining(now).is_some();
+        if refused || epoch != self.epoch || !self.is_open() || self.is_full() {
+            return None;
+        }
+        let grant = self.grant(Want::Lease(lease), effects);
+        self.settle(now, effects);
+        Some(grant)
+    }
+
+    /// Whether an attached instance takes builds.
+    fn is_open(&self) -> bool {
+        matches!(&self.stage, Stage::Substantiated(up) if up.draining.is_none()) && self.connection.is_some()
+    }
+
     fn admits(&self, now: Instant, request: &Request) -> Result<(), SubstantiateError> {
         if self.closing {
             Err(SubstantiateError::ShutDown)
@@ -176,7 +207,7 @@ impl Lifecycle {
             Err(SubstantiateError::LeftBehind)
         } else if let Some(remaining) = self.quarantine.remaining(now) {
             Err(SubstantiateError::Quarantined { remaining })
-        } else if request.lease.is_some() && self.is_full() {
+        } else if request.want.lease().is_some() && self.is_full() {
             Err(SubstantiateError::Full)
         } else {
             Ok(())
@@ -210,6 +241,7 @@ impl Lifecycle {
             Stage::Starting { started, .. } => Some(*started),
             Stage::Substantiated(up) => {
                 up.reattach_until = None;
+                up.detached = None;
                 None
             }
             _ => unreachable!("it admits no agent"),
@@ -228,8 +260,9 @@ impl Lifecycle {
             self.stage = Stage::Substantiated(Up { next_check, ..Up::default() });
         }
         for waiter in std::mem::take(&mut self.waiters) {
-            if waiter.initiator || waiter.request.fit == Fit::Always || waiter.request.lease.is_none() {
-                let grant = self.grant(&waiter.request, effects);
+            let is_up = matches!(waiter.request.want, Want::Instance(_));
+            if waiter.initiator || waiter.request.fit == Fit::Always || is_up {
+                let grant = self.grant(waiter.request.want, effects);
                 effects.orders.push(Effect::Answer(waiter.request.id, Ok(grant)));
             } else {
                 self.waiters.push(waiter);
@@ -255,6 +288,23 @@ impl Lifecycle {
                 self.answer_all(&SubstantiateError::ShutDown, effects);
                 self.bring_down(now, fast, effects);
             }
+            Input::Replace(epoch) => {
+                if let Stage::Substantiated(up) = &self.stage
+                    && epoch == self.epoch
+                    && up.leases.is_empty()
+                    && self.waiters.is_empty()
+                {
+                    self.go_down(now, false, StopCause::Incompatible, effects);
+                }
+            }
+            Input::Drain(epoch, cause) => {
+                if let Stage::Substantiated(up) = &mut self.stage
+                    && epoch == self.epoch
+                {
+                    up.draining.get_or_insert(cause);
+                    self.settle(now, effects);
+                }
+            }
             Input::Pause => {
                 if !std::mem::replace(&mut self.paused, true) {
                     self.tell(effects, None, || EventKind::Paused);
@@ -279,6 +329,7 @@ impl Lifecycle {
                 {
                     self.stage = Stage::Starting { give_up, next_check: None, started: false };
                     self.call = Some((Call::Start, now));
+                    self.occasion = self.initiating_build();
                     self.tell(effects, self.initiating_build(), || EventKind::StartCalled);
                     effects.orders.push(Effect::CallStart);
                 }
@@ -334,6 +385,7 @@ impl Lifecycle {
         let give_up = first.made.checked_add(self.limits.missing_timeout);
         self.epoch = Epoch(self.epoch.0 + 1);
         self.details.clear();
+        self.occasion = None;
         self.stage = Stage::Substantiating { give_up };
         debug_assert!(self.call.is_none() && self.connection.is_none(), "the last attempt has ended");
         effects.orders.push(Effect::SpawnThread(self.epoch));
@@ -432,7 +484,7 @@ impl Lifecycle {
             let alone = up.leases.is_empty() && self.waiters.len() == 1;
             if result == Ok(true) {
                 let waiter = self.waiters.remove(position);
-                let grant = self.grant(&waiter.request, effects);
+                let grant = self.grant(waiter.request.want, effects);
                 effects.orders.push(Effect::Answer(request, Ok(grant)));
             } else if alone && self.waiters[position].request.fit == Fit::AskOrRecycle {
                 self.go_down(now, false, StopCause::Incompatible, effects);
@@ -591,11 +643,11 @@ impl Lifecycle {
 
     // ---- what happens to requests, leases and the connection
 
-    fn grant(&mut self, request: &Request, effects: &mut Effects) -> Grant {
+    fn grant(&mut self, want: Want, effects: &mut Effects) -> Grant {
         let Stage::Substantiated(up) = &mut self.stage else {
             unreachable!("a grant is given by an attached instance");
         };
-        let lease = request.lease.map(|LeaseFor(build)| {
+        let lease = want.lease().map(|LeaseFor(build)| {
             self.last_lease += 1;
             let lease = LeaseId(self.last_lease);
             up.leases.push((lease, build));
@@ -603,7 +655,7 @@ impl Lifecycle {
             up.idle_until = None;
             lease
         });
-        if let Some(LeaseFor(build)) = request.lease {
+        if let Some(LeaseFor(build)) = want.lease() {
             self.tell(effects, build, || EventKind::BuildStarted);
         }
         Grant { epoch: self.epoch, lease }
@@ -665,6 +717,7 @@ impl Lifecycle {
         self.tell(effects, None, || EventKind::Detached { reason: reason.clone() });
         let Stage::Substantiated(up) = &mut self.stage else { return };
         let busy = !up.leases.is_empty();
+        up.detached = Some(now);
         if !busy && self.limits.idle == IdlePolicy::Never && up.draining.is_none() {
             up.reattach_until = now.checked_add(self.limits.missing_timeout);
             self.settle(now, effects);
@@ -737,12 +790,12 @@ impl Lifecycle {
     }
 
     fn is_full(&self) -> bool {
-        let waiting = self.waiters.iter().filter(|waiter| waiter.request.lease.is_some()).count();
+        let waiting = self.waiters.iter().filter(|waiter| waiter.request.want.lease().is_some()).count();
         self.leases() + waiting >= self.limits.max_builds.get()
     }
 
     fn initiating_build(&self) -> Option<BuildId> {
-        self.waiters.first().and_then(|waiter| waiter.request.lease).and_then(|LeaseFor(build)| build)
+        self.waiters.first().and_then(|waiter| waiter.request.want.build())
     }
 
     fn note_state(&mut self, before: WorkerState, now: Instant) {

@@ -1,10 +1,11 @@
 //! What goes into a lifecycle and what comes out of it, as plain values.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::build::{BuildId, Epoch};
 use crate::error::{LeaseEnd, SubstantiateError};
-use crate::event::{EventKind, StartFailure};
+use crate::event::{EventKind, StartFailure, StopCause};
 
 /// A request to be told when the worker is attached; unique within the worker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -20,17 +21,19 @@ pub(crate) struct ConnectionId(pub(super) u64);
 
 /// What a worker could do with one more build.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
-pub(crate) enum Openness {
-    /// Nothing: it is full, paused, in quarantine, draining or shut down.
+pub(crate) enum Standing {
+    /// Nothing: it is paused, in quarantine, held by a leftover or shut down.
     Closed,
-    /// An instance is attached and has room. `unused`: nobody has or awaits a lease of it, so it may be recycled.
-    Attached { unused: bool },
-    /// There is no instance: it would start one.
+    /// It would start an instance.
     Down,
-    /// The instance is being stopped: a start would follow.
-    Stopping,
-    /// A start is under way and has room for those who join it.
+    /// A start is under way, or follows the stop that is under way.
     Starting,
+    /// The instance is being stopped.
+    Stopping,
+    /// The agent is attached. `open`: the instance takes builds.
+    Attached { leases: usize, open: bool },
+    /// The agent is gone since then, and may attach again.
+    Detached { since: Instant },
 }
 
 /// What the worker does when an instance is up that may not suit the build.
@@ -47,9 +50,36 @@ pub(crate) enum Fit {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Request {
     pub(crate) id: RequestId,
-    /// `None` asks for an instance that is up, without a lease.
-    pub(crate) lease: Option<LeaseFor>,
+    pub(crate) want: Want,
     pub(crate) fit: Fit,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Want {
+    /// A place of an instance that is up.
+    Lease(LeaseFor),
+    /// An instance that is up, started for this build if none is.
+    Instance(Option<BuildId>),
+    /// Whether the instance that is up fits.
+    Answer,
+}
+
+impl Want {
+    /// The build that a start would be called for.
+    pub(super) fn build(self) -> Option<BuildId> {
+        match self {
+            Self::Lease(LeaseFor(build)) | Self::Instance(build) => build,
+            Self::Answer => None,
+        }
+    }
+
+    pub(super) fn lease(self) -> Option<LeaseFor> {
+        match self {
+            Self::Lease(lease) => Some(lease),
+            Self::Instance(_) | Self::Answer => None,
+        }
+    }
 }
 
 /// What a lease is asked for: a build of the queue, or work that only the asker knows of.
@@ -77,6 +107,10 @@ pub(crate) enum Input {
     Shutdown {
         fast: bool,
     },
+    /// The queue needs the place of the unused instance of this attempt for another one.
+    Replace(Epoch),
+    /// The instance of this attempt takes no more builds, for this cause.
+    Drain(Epoch, StopCause),
     Pause,
     Unpause,
     /// Nothing that earlier attempts have left behind is in the way any more.

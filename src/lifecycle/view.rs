@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Lifecycle, Openness, Stage};
-use crate::build::Epoch;
+use super::{Lifecycle, Stage, Standing};
+use crate::build::{BuildId, Epoch};
 use crate::event::{DriverCall, NextStep, WorkerState};
 
 impl Lifecycle {
@@ -38,20 +38,31 @@ impl Lifecycle {
         first
     }
 
-    pub(crate) fn openness(&self, now: Instant) -> Openness {
-        if self.closing || self.paused || self.held || self.quarantine.remaining(now).is_some() || self.is_full() {
-            return Openness::Closed;
+    /// What the queue may expect of the worker.
+    pub(crate) fn standing(&self, now: Instant) -> Standing {
+        if self.closing || self.paused || self.held || self.quarantine.remaining(now).is_some() {
+            return Standing::Closed;
         }
         match &self.stage {
-            Stage::NotSubstantiated => Openness::Down,
-            Stage::Substantiating { .. } | Stage::Starting { .. } => Openness::Starting,
-            Stage::Substantiated(up) if up.draining.is_some() || self.connection.is_none() => Openness::Closed,
-            Stage::Substantiated(up) => Openness::Attached { unused: up.leases.is_empty() && self.waiters.is_empty() },
-            Stage::Insubstantiating { .. } if self.waiters.is_empty() => Openness::Stopping,
-            // A start is queued behind the stop; who comes now joins that.
-            Stage::Insubstantiating { .. } => Openness::Starting,
-            Stage::ShutDown => Openness::Closed,
+            Stage::NotSubstantiated => Standing::Down,
+            Stage::Substantiating { .. } | Stage::Starting { .. } => Standing::Starting,
+            Stage::Substantiated(up) => match up.detached {
+                Some(since) if self.connection.is_none() => Standing::Detached { since },
+                _ => {
+                    let waiting = self.waiters.iter().filter(|waiter| waiter.request.want.lease().is_some()).count();
+                    let open = up.draining.is_none() && self.connection.is_some();
+                    Standing::Attached { leases: up.leases.len() + waiting, open }
+                }
+            },
+            Stage::Insubstantiating { .. } if self.waiters.is_empty() => Standing::Stopping,
+            Stage::Insubstantiating { .. } => Standing::Starting,
+            Stage::ShutDown => Standing::Closed,
         }
+    }
+
+    /// The build that the start of this attempt was called for.
+    pub(crate) fn occasion(&self) -> Option<BuildId> {
+        self.occasion
     }
 
     pub(crate) fn state(&self) -> WorkerState {

@@ -15,14 +15,15 @@ use super::fence::fenced;
 use super::instance::{Driver, Order};
 use super::lease::Lease;
 use super::observers::About;
+use super::queue::BuildCell;
 use super::shared::{Agenda, Shared, Task};
-use crate::build::{Build, BuildId, Epoch};
-use crate::dispatch::WorkerIndex;
+use crate::build::{Build, BuildId, Epoch, Properties};
+use crate::placement::{Facts, WorkerIndex};
 use crate::error::{AttachError, SubstantiateError};
 use crate::event::{EventKind, WorkerState, WorkerStatus};
 use crate::journal::Remains;
 use crate::lifecycle::{
-    ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, Lifecycle, Occurrence, Openness, Request, RequestId,
+    ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, Lifecycle, Occurrence, Request, RequestId, Want,
 };
 use crate::worker::{AttemptIdentity, Secret};
 
@@ -32,7 +33,7 @@ pub(super) struct WorkerCell {
     /// Present until it is dropped.
     driver: Option<Arc<dyn Driver>>,
     pub(super) may_be_incompatible: bool,
-    /// The dispatch has not looked at this worker since its last transition.
+    /// The queue has not looked at this worker since its last transition.
     dirty: AtomicBool,
     inner: Mutex<Inner>,
 }
@@ -64,6 +65,8 @@ pub(super) type NextAttempt = (Epoch, Option<Build>);
 
 pub(super) struct Attempt {
     pub(super) identity: AttemptIdentity,
+    /// The properties of the build that it is started for.
+    pub(super) made_for: Properties,
     pub(super) orders: Sender<Order>,
     /// Dropped to cancel the start.
     pub(super) cancel: Option<Sender<Infallible>>,
@@ -78,7 +81,10 @@ struct Pending {
 
 /// Who is told the answer to a request.
 pub(super) enum Asker {
-    Queue(BuildId, Build),
+    /// The queue has ordered an instance, for this build to begin with.
+    Start(Arc<BuildCell>),
+    /// The queue asks whether the instance fits builds with these properties.
+    Fit(Properties),
     Direct(Sender<Result<Lease, SubstantiateError>>, Build),
     WarmUp(Sender<Result<(), SubstantiateError>>),
 }
@@ -86,14 +92,31 @@ pub(super) enum Asker {
 impl Asker {
     fn build(&self) -> Option<&Build> {
         match self {
-            Self::Queue(_, build) | Self::Direct(_, build) => Some(build),
-            Self::WarmUp(_) => None,
+            Self::Start(cell) => Some(&cell.build),
+            Self::Direct(_, build) => Some(build),
+            Self::Fit(_) | Self::WarmUp(_) => None,
+        }
+    }
+
+    /// What the driver is asked about.
+    fn properties(&self) -> Option<&Properties> {
+        match self {
+            Self::Fit(properties) => Some(properties),
+            other => other.build().map(Build::properties),
         }
     }
 }
 
-/// The answer to a request: what a lease is made of, or what went wrong in which attempt.
-pub(super) type Granted = Result<(Grant, Arc<Connection>), (SubstantiateError, Epoch)>;
+/// The answer to a request: what a lease is made of, or why there is none.
+pub(super) type Granted = Result<(Grant, Arc<Connection>), Refusal>;
+
+/// What went wrong, in which attempt.
+pub(super) struct Refusal {
+    pub(super) error: SubstantiateError,
+    pub(super) epoch: Epoch,
+    /// The build that the start of this attempt was called for, if it was called.
+    pub(super) occasion: Option<BuildId>,
+}
 
 /// One turn of a worker under its lock.
 pub(super) struct Transition<'a> {
@@ -146,18 +169,24 @@ impl WorkerCell {
         self.driver.as_deref().expect("it is there until the worker is dropped")
     }
 
-    /// Whether this is the first change since the dispatch has looked.
+    /// Whether this is the first change since the queue has looked.
     pub(super) fn mark_dirty(&self) -> bool {
         // Looked at before it is written, which is cheaper. Whoever clears the mark does so before it takes the lock of
         // this worker, so that one who still sees the mark has made its change before that.
         !self.dirty.load(Ordering::SeqCst) && !self.dirty.swap(true, Ordering::SeqCst)
     }
 
-    /// What the dispatch wants to know, at this moment.
-    pub(super) fn facts(&self, now: Instant) -> (u64, Epoch, Openness) {
+    /// What the queue wants to know, at this moment.
+    pub(super) fn facts(&self, now: Instant) -> Facts {
         self.dirty.store(false, Ordering::SeqCst);
-        let inner = self.inner.lock();
-        (inner.life.version(), inner.life.epoch(), inner.life.openness(now))
+        let Inner { life, attempt, .. } = &*self.inner.lock();
+        Facts {
+            version: life.version(),
+            epoch: life.epoch(),
+            standing: life.standing(now),
+            call: life.call(),
+            made_for: attempt.as_ref().map(|attempt| attempt.made_for.clone()).unwrap_or_default(),
+        }
     }
 
     /// An attempt was done by the thread of this worker: the one that it does next, or none when it ends.
@@ -275,9 +304,8 @@ impl WorkerCell {
             Effect::CallCheck => return self.order(Order::Check, inner, agenda),
             Effect::CallCompatible(request) => {
                 let asked = inner.requests.iter().find(|pending| pending.id == request);
-                let Some(build) = asked.and_then(|pending| pending.asker.build()) else { return };
-                let properties = build.properties().clone();
-                return self.order(Order::Compare(properties), inner, agenda);
+                let Some(properties) = asked.and_then(|pending| pending.asker.properties()) else { return };
+                return self.order(Order::Compare(properties.clone()), inner, agenda);
             }
             Effect::CallStop { fast } => return self.order(Order::Stop { fast }, inner, agenda),
             Effect::Answer(request, answer) => {
@@ -324,9 +352,16 @@ impl Inner {
     }
 
     fn granted(&self, answer: Result<Grant, SubstantiateError>) -> Granted {
-        let grant = answer.map_err(|error| (error, self.life.epoch()))?;
+        let grant = match answer {
+            Ok(grant) => grant,
+            Err(error) => return self.refuse(error),
+        };
         let connection = self.attempt.as_ref().and_then(|attempt| attempt.connection.clone());
         Ok((grant, connection.expect("a grant is given by an attached instance")))
+    }
+
+    pub(super) fn refuse(&self, error: SubstantiateError) -> Granted {
+        Err(Refusal { error, epoch: self.life.epoch(), occasion: self.life.occasion() })
     }
 
     /// The attempt under way, if this is its secret.
@@ -345,10 +380,10 @@ impl Inner {
         }
     }
 
-    /// The request of a build of the queue, if it is still open.
-    pub(super) fn request_of(&self, build: BuildId) -> Option<RequestId> {
-        let of_build = |pending: &&Pending| matches!(pending.asker, Asker::Queue(id, _) if id == build);
-        self.requests.iter().find(of_build).map(|pending| pending.id)
+    /// The order of the queue to start, if it is still open.
+    pub(super) fn start_request(&self) -> Option<RequestId> {
+        let of_queue = |pending: &&Pending| matches!(pending.asker, Asker::Start(_));
+        self.requests.iter().find(of_queue).map(|pending| pending.id)
     }
 }
 
@@ -357,19 +392,25 @@ impl Transition<'_> {
     pub(super) fn request(
         &mut self,
         fit: Fit,
-        lease: Option<LeaseFor>,
+        want: Want,
         asker: impl FnOnce() -> Asker,
     ) -> Result<RequestId, Granted> {
         let inner = &mut *self.inner;
         let id = RequestId(inner.next_request);
         inner.next_request += 1;
-        match inner.life.request(self.now, Request { id, lease, fit }, &mut self.effects) {
+        match inner.life.request(self.now, Request { id, want, fit }, &mut self.effects) {
             Some(answer) => Err(inner.granted(answer)),
             None => {
                 inner.requests.push(Pending { id, asker: asker() });
                 Ok(id)
             }
         }
+    }
+
+    /// Gives the build a place of the instance of this attempt, if it has one.
+    pub(super) fn lease(&mut self, epoch: Epoch, build: BuildId) -> Option<(Grant, Arc<Connection>)> {
+        let grant = self.inner.life.lease(self.now, epoch, LeaseFor(Some(build)), &mut self.effects)?;
+        self.inner.granted(Ok(grant)).ok()
     }
 
     pub(super) fn apply(&mut self, input: Input) {

@@ -14,7 +14,7 @@ use super::threads;
 use crate::build::Build;
 use crate::error::SubstantiateError;
 use crate::event::WorkerStatus;
-use crate::lifecycle::{Fit, Input, LeaseFor, RequestId};
+use crate::lifecycle::{Fit, Input, LeaseFor, RequestId, Want};
 
 /// A handle of one worker of a [`Master`](crate::Master). Cheap to clone.
 ///
@@ -42,28 +42,28 @@ impl Worker {
     pub fn substantiate(&self, build: &Build) -> Substantiation<Lease> {
         let fit = if self.cell.may_be_incompatible { Fit::AskOrRecycle } else { Fit::Always };
         let lease =
-            |granted: Granted| granted.map(|granted| Lease::new(granted, build.clone())).map_err(|(error, _)| error);
-        self.request(fit, Some(LeaseFor(None)), |sender| Asker::Direct(sender, build.clone()), lease)
+            |granted: Granted| granted.map(|granted| Lease::new(granted, build.clone())).map_err(|refusal| refusal.error);
+        self.request(fit, Want::Lease(LeaseFor(None)), |sender| Asker::Direct(sender, build.clone()), lease)
     }
 
     /// Asks for an instance without a build: the next one finds it warm. Refused like
     /// [`substantiate`](Worker::substantiate), but never because the worker is full.
     #[doc(alias = "prewarm")]
     pub fn warm_up(&self) -> Substantiation<()> {
-        let done = |granted: Granted| granted.map(|_| ()).map_err(|(error, _)| error);
-        self.request(Fit::Always, None, Asker::WarmUp, done)
+        let done = |granted: Granted| granted.map(|_| ()).map_err(|refusal| refusal.error);
+        self.request(Fit::Always, Want::Instance(None), Asker::WarmUp, done)
     }
 
     fn request<T>(
         &self,
         fit: Fit,
-        lease: Option<LeaseFor>,
+        want: Want,
         asker: impl FnOnce(crossbeam_channel::Sender<Result<T, SubstantiateError>>) -> Asker,
         answer: impl FnOnce(Granted) -> Result<T, SubstantiateError>,
     ) -> Substantiation<T> {
         let mut receiver = None;
         let requested = self.cell.turn(&self.shared, |turn| {
-            turn.request(fit, lease, || {
+            turn.request(fit, want, || {
                 let (sender, answers) = bounded(1);
                 receiver = Some(answers);
                 asker(sender)

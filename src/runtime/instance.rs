@@ -22,7 +22,7 @@ use crate::journal::{self, LeftoverStage, Record, Remains, Until};
 use crate::lifecycle::{Effect, Input};
 use crate::printable::printable;
 use crate::worker::{
-    Attacher, AttemptIdentity, Health, LatentWorker, Leftover, Reclaimed, Secret, StartControls, StartRequest, Started,
+    Attacher, AttemptIdentity, Health, Kind, LatentWorker, Leftover, Reclaimed, Secret, StartControls, StartRequest, Started,
     StopRequest,
 };
 
@@ -40,6 +40,7 @@ pub(super) enum Order {
 pub(super) trait Driver: Send + Sync {
     fn builds_may_be_incompatible(&self) -> bool;
     fn attached_check_interval(&self) -> Option<Duration>;
+    fn kind(&self, properties: &Properties) -> Result<Kind, Arc<str>>;
     /// The body of an instance thread.
     fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>);
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, Arc<str>>;
@@ -52,6 +53,10 @@ impl<W: LatentWorker> Driver for W {
 
     fn attached_check_interval(&self) -> Option<Duration> {
         LatentWorker::attached_check_interval(self)
+    }
+
+    fn kind(&self, properties: &Properties) -> Result<Kind, Arc<str>> {
+        LatentWorker::kind(self, properties).map_err(|error| chain(error.as_ref()).into())
     }
 
     fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>) {
@@ -74,7 +79,8 @@ impl<W: LatentWorker> Driver for W {
             worker.in_journal(|| shared.tell_journal(Record::Gone { key }, Until::Written));
             return report(Input::NoThread(epoch, format!("nothing is started without a journal: {reason}").into()));
         }
-        let Some((orders, cancelled)) = announce(shared, worker, &identity) else {
+        let made_for = build.as_ref().map(|build| build.properties().clone()).unwrap_or_default();
+        let Some((orders, cancelled)) = announce(shared, worker, &identity, made_for) else {
             // Cancelled before the start was called.
             return worker.in_journal(|| shared.tell_journal(Record::Gone { key }, Until::Written));
         };
@@ -166,6 +172,7 @@ fn announce(
     shared: &Arc<Shared>,
     worker: &Arc<WorkerCell>,
     identity: &AttemptIdentity,
+    made_for: Properties,
 ) -> Option<(Receiver<Order>, Receiver<Infallible>)> {
     let (orders, received) = bounded(1);
     let (cancel, cancelled) = bounded(0);
@@ -175,7 +182,7 @@ fn announce(
         if wanted {
             turn.inner.progress = None;
             let identity = identity.clone();
-            turn.inner.attempt = Some(Attempt { identity, orders, cancel: Some(cancel), connection: None });
+            turn.inner.attempt = Some(Attempt { identity, made_for, orders, cancel: Some(cancel), connection: None });
         }
         wanted
     });

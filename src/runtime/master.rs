@@ -26,10 +26,10 @@ use super::shared::SharedPoint;
 use super::shared::{Agenda, Shared};
 use super::threads;
 use super::ticket::{Inbox, Ticket};
-use crate::build::{Build, BuildId};
+use crate::build::{Build, BuildId, Properties};
 use crate::clock::Clock;
 use crate::command::Agent;
-use crate::dispatch::{Facts, WorkerIndex};
+use crate::placement::{Space, WorkerIndex};
 use crate::error::{AddWorkerError, AttachError, BuildError, JournalError, LeaseEnd, UnknownBuild};
 use crate::event::{
     BuildResult, BuildStatus, Event, EventKind, LeftoverStatus, LeftoverStep, WorkerState, WorkerStatus,
@@ -39,7 +39,7 @@ use crate::lifecycle::{Input, Lifecycle};
 use crate::printable::printable;
 #[cfg(feature = "agent")]
 use crate::worker::AttachPoint;
-use crate::worker::{Attachment, LatentWorker, WorkerConfig};
+use crate::worker::{Attachment, Kind, LatentWorker, WorkerConfig};
 
 /// Between two checks of an instance whose agent has attached.
 const SHORTEST_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -294,6 +294,8 @@ impl Master {
         let attached_check_interval = fenced("attached_check_interval", || driver.attached_check_interval())
             .map_err(AddWorkerError::Panicked)?
             .map(|interval| interval.max(SHORTEST_CHECK_INTERVAL));
+        let says_kinds = fenced("kind", || driver.kind(&Properties::new())).map_err(AddWorkerError::Panicked)?;
+        let says_kinds = says_kinds != Ok(Kind::by_properties());
         let now = self.shared().clock.now();
         let last_epoch = self.shared().journal.as_ref().map(|journal| journal.last_epoch(&name)).unwrap_or_default();
 
@@ -308,12 +310,17 @@ impl Master {
             let index = WorkerIndex(u32::try_from(workers.list.len()).expect("fewer than 2^32 workers"));
             let left_behind = self.shared().leftovers.worker_added(now, &name);
             let life = Lifecycle::new(limits, attached_check_interval, last_epoch, !left_behind.is_empty(), now);
-            let facts = Facts { version: life.version(), epoch: life.epoch(), openness: life.openness(now) };
+            let space = match (says_kinds, may_be_incompatible) {
+                (true, _) => Space::Said(index.0),
+                (false, true) => Space::Asked,
+                (false, false) => Space::Any,
+            };
             let cell = Arc::new(WorkerCell::new(index, name.clone(), driver, may_be_incompatible, life));
             workers.by_name.insert(name.clone(), index);
             workers.list.push(cell.clone());
             // With the list still locked, because the queue takes workers in the order of their indexes.
-            self.shared().queue.lock().dispatch.add_worker(index, name, labels, may_be_incompatible, facts);
+            let facts = cell.facts(now);
+            self.shared().queue.lock().placement.add_worker(index, name, labels, space, limits, facts);
             (cell, left_behind)
         };
         for remains in &left_behind {
@@ -391,7 +398,7 @@ impl Master {
 
     /// Where a build is and why it is not further; `None` when it has ended.
     pub fn build_status(&self, build: BuildId) -> Option<BuildStatus> {
-        self.shared().queue.lock().dispatch.status(build)
+        self.shared().queue.lock().placement.status(build)
     }
 
     /// Lets an agent in that says to belong to `worker` and proves it with the secret of the attempt under way: for

@@ -1,4 +1,4 @@
-//! The queue of builds: the dispatch behind its lock, and what its orders refer to.
+//! The queue of builds: placement behind its lock, and what its orders refer to.
 //!
 //! Its lock is never held together with a worker's: orders are carried out on the agenda, and a worker that has changed
 //! in between refuses.
@@ -13,22 +13,26 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::cell::{Asker, Granted, WorkerCell};
 use super::connection::EndSignal;
+use super::entropy;
+use super::fence::fenced;
 use super::lease::Lease;
 use super::observers::About;
 use super::shared::{Agenda, Shared, Task};
-use crate::build::{Build, BuildId, Epoch};
-use crate::dispatch::{Dispatch, Facts, Order, WorkerAnswer, WorkerIndex};
+use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{BuildError, SubstantiateError};
 use crate::event::{BuildResult, EventKind};
-use crate::lifecycle::{Fit, Input, LeaseFor};
+use crate::lifecycle::{Fit, Input, Want};
+use crate::placement::{Order, Placement, Settings, StartEnd, WorkerIndex};
 
 pub(super) struct Queue {
-    pub(super) dispatch: Dispatch,
+    pub(super) placement: Placement,
     /// The builds that have not ended.
     builds: HashMap<BuildId, Arc<BuildCell>>,
     last_id: u64,
     /// Whether a shutdown has begun, and whether it is a fast one.
     closed: Option<bool>,
+    /// When the timer looks after the queue. It may be too early, never too late.
+    scheduled: Option<Instant>,
 }
 
 /// A submitted build, from the submission to its last answer.
@@ -82,7 +86,13 @@ impl BuildCell {
 
 impl Queue {
     pub(super) fn new() -> Self {
-        Self { dispatch: Dispatch::new(), builds: HashMap::new(), last_id: 0, closed: None }
+        Self {
+            placement: Placement::new(Settings::default()),
+            builds: HashMap::new(),
+            last_id: 0,
+            closed: None,
+            scheduled: None,
+        }
     }
 }
 
@@ -114,7 +124,8 @@ impl Shared {
             Turn { shared: self, queue, observed, orders: Vec::new(), lease, tasks: Vec::new(), delivery: None };
         let result = step(&mut turn);
         turn.resolve_orders();
-        self.waiting.store(turn.queue.dispatch.waiting(), Ordering::SeqCst);
+        self.wants_facts.store(turn.queue.placement.wants_facts(), Ordering::SeqCst);
+        turn.schedule();
         let Turn { queue, tasks, delivery, lease, .. } = turn;
         drop(queue);
         for task in tasks {
@@ -145,7 +156,7 @@ impl Shared {
                 abandoned: AtomicBool::new(false),
             };
             turn.queue.builds.insert(id, Arc::new(cell));
-            turn.queue.dispatch.submit(id, &build, &mut turn.orders);
+            turn.queue.placement.submit(id, &build, &mut turn.orders);
             id
         });
         self.look_if_waiting(&mut agenda);
@@ -153,58 +164,152 @@ impl Shared {
         id
     }
 
-    /// Looks at the workers that have changed and gives out what can be given out.
-    pub(super) fn dispatch(self: &Arc<Self>, agenda: &mut Agenda) {
+    /// Looks at the workers that have changed, and plans anew.
+    pub(super) fn place_builds(self: &Arc<Self>, agenda: &mut Agenda) {
         let now = self.clock.now();
         let changed: Vec<_> = self.take_dirty().into_iter().map(|worker| (worker.index, worker.facts(now))).collect();
         self.queue_turn(agenda, None, |turn| {
-            for (worker, (version, epoch, openness)) in changed {
-                turn.queue.dispatch.facts(worker, Facts { version, epoch, openness });
+            for (worker, facts) in changed {
+                turn.queue.placement.facts(now, worker, facts, &mut turn.orders);
             }
-            turn.queue.dispatch.dispatch(&mut turn.orders);
+            turn.queue.placement.plan(now, &mut turn.orders);
         });
     }
 
-    /// Asks a worker to take a build.
-    pub(super) fn assign(self: &Arc<Self>, build: &Arc<BuildCell>, worker: WorkerIndex, fit: Fit, agenda: &mut Agenda) {
-        let cell = self.worker_at(worker);
-        let id = build.id;
-        let asker = || Asker::Queue(id, build.build.clone());
-        let answer = cell.transition(self, agenda, |turn| turn.request(fit, Some(LeaseFor(Some(id))), asker).err());
-        self.queue_turn(agenda, None, |turn| turn.queue.dispatch.assigned(id, worker, &mut turn.orders));
-        if let Some(granted) = answer {
-            self.queue_answered(id, build.build.clone(), &cell, granted, agenda);
-        }
-        self.look_if_waiting(agenda);
+    /// The timer has called for the queue.
+    pub(super) fn queue_time_has_come(self: &Arc<Self>, scheduled: Instant) {
+        let mut agenda = Agenda::default();
+        let now = self.clock.now();
+        self.queue_turn(&mut agenda, None, |turn| {
+            if turn.queue.scheduled == Some(scheduled) {
+                turn.queue.scheduled = None;
+            }
+            turn.queue.placement.time(now);
+        });
+        agenda.look_at_queue();
+        self.perform(agenda);
     }
 
-    pub(super) fn withdraw(self: &Arc<Self>, build: BuildId, worker: WorkerIndex, agenda: &mut Agenda) {
+    /// Asks a worker for an instance.
+    pub(super) fn order_start(
+        self: &Arc<Self>,
+        worker: WorkerIndex,
+        occasion: &Arc<BuildCell>,
+        replace: Option<Epoch>,
+        agenda: &mut Agenda,
+    ) {
+        let cell = self.worker_at(worker);
+        let answer = cell.transition(self, agenda, |turn| {
+            if let Some(epoch) = replace {
+                turn.apply(Input::Replace(epoch));
+            }
+            let asker = || Asker::Start(occasion.clone());
+            turn.request(Fit::Always, Want::Instance(Some(occasion.id)), asker).err()
+        });
+        if let Some(granted) = answer {
+            self.start_ended(&cell, occasion, granted, agenda);
+        }
+    }
+
+    /// The instance that was ordered is not needed any more.
+    pub(super) fn cancel_start(self: &Arc<Self>, worker: WorkerIndex, agenda: &mut Agenda) {
         let worker = self.worker_at(worker);
         worker.transition(self, agenda, |turn| {
-            if let Some(request) = turn.inner.request_of(build) {
+            if let Some(request) = turn.inner.start_request() {
                 turn.apply(Input::Cancel(request));
             }
         });
     }
 
-    /// A worker has answered the request of a build of the queue.
-    pub(super) fn queue_answered(
+    /// An order to start has ended.
+    pub(super) fn start_ended(
         self: &Arc<Self>,
-        id: BuildId,
-        build: Build,
         worker: &Arc<WorkerCell>,
+        occasion: &Arc<BuildCell>,
         granted: Granted,
         agenda: &mut Agenda,
     ) {
-        let (answer, lease) = match granted {
-            Ok(granted) => {
-                let epoch = granted.0.epoch;
-                (WorkerAnswer::Granted { epoch }, Some(Lease::new(granted, build)))
+        let (epoch, end) = match granted {
+            Ok((grant, _)) => (grant.epoch, StartEnd::Attached),
+            Err(refusal) => {
+                let called = refusal.occasion == Some(occasion.id);
+                (refusal.epoch, if called { end_of(refusal.error) } else { StartEnd::NotMade })
             }
-            Err((error, epoch)) => (answer_of(error, epoch), None),
         };
+        let (now, chance) = (self.clock.now(), entropy::fraction());
+        self.queue_turn(agenda, None, |turn| {
+            turn.queue.placement.start_ended(now, worker.index, epoch, end, chance, &mut turn.orders);
+        });
+        self.look_if_waiting(agenda);
+    }
+
+    /// Asks a worker for a place.
+    pub(super) fn lease_place(
+        self: &Arc<Self>,
+        worker: WorkerIndex,
+        epoch: Epoch,
+        build: &Arc<BuildCell>,
+        agenda: &mut Agenda,
+    ) {
+        let cell = self.worker_at(worker);
+        let (granted, version) =
+            cell.transition(self, agenda, |turn| (turn.lease(epoch, build.id), turn.inner.life.version()));
+        let lease = granted.map(|granted| Lease::new(granted, build.build.clone()));
+        let (now, granted) = (self.clock.now(), lease.is_some());
         self.queue_turn(agenda, lease, |turn| {
-            turn.queue.dispatch.answered(id, worker.index, answer, &mut turn.orders);
+            turn.queue.placement.leased(now, worker, build.id, granted, version, &mut turn.orders);
+        });
+        self.look_if_waiting(agenda);
+    }
+
+    /// Asks a driver what kind the properties ask for.
+    pub(super) fn ask_kind(self: &Arc<Self>, worker: WorkerIndex, properties: Properties, agenda: &mut Agenda) {
+        let cell = self.worker_at(worker);
+        let kind = fenced("kind", || cell.driver().kind(&properties)).unwrap_or_else(Err);
+        self.queue_turn(agenda, None, |turn| {
+            turn.queue.placement.kind_said(worker, &properties, kind, &mut turn.orders);
+        });
+        self.look_if_waiting(agenda);
+    }
+
+    /// Has a driver asked whether its instance fits.
+    pub(super) fn ask_fit(
+        self: &Arc<Self>,
+        worker: WorkerIndex,
+        epoch: Epoch,
+        properties: Properties,
+        agenda: &mut Agenda,
+    ) {
+        let cell = self.worker_at(worker);
+        let answer = cell.transition(self, agenda, |turn| {
+            let asker = || Asker::Fit(properties.clone());
+            if turn.inner.life.epoch() != epoch {
+                return Some(turn.inner.refuse(SubstantiateError::Insubstantiated));
+            }
+            turn.request(Fit::Ask, Want::Answer, asker).err()
+        });
+        if let Some(granted) = answer {
+            self.fit_answered(&cell, &properties, granted, agenda);
+        }
+    }
+
+    /// A driver has said whether its instance fits.
+    pub(super) fn fit_answered(
+        self: &Arc<Self>,
+        worker: &Arc<WorkerCell>,
+        properties: &Properties,
+        granted: Granted,
+        agenda: &mut Agenda,
+    ) {
+        let (epoch, fits) = match granted {
+            Ok((grant, _)) => (grant.epoch, Some(true)),
+            Err(refusal) => {
+                let answered = matches!(refusal.error, SubstantiateError::Incompatible { .. });
+                (refusal.epoch, answered.then_some(false))
+            }
+        };
+        self.queue_turn(agenda, None, |turn| {
+            turn.queue.placement.fit_answered(worker.index, epoch, properties, fits);
         });
         self.look_if_waiting(agenda);
     }
@@ -212,7 +317,7 @@ impl Shared {
     /// Ends a build wherever it is; `false` if it has ended already or never was.
     pub(super) fn cancel_build(self: &Arc<Self>, id: BuildId) -> bool {
         let mut agenda = Agenda::default();
-        let known = self.queue_turn(&mut agenda, None, |turn| turn.queue.dispatch.cancel(id, &mut turn.orders));
+        let known = self.queue_turn(&mut agenda, None, |turn| turn.queue.placement.cancel(id, &mut turn.orders));
         self.look_if_waiting(&mut agenda);
         self.perform(agenda);
         known
@@ -239,8 +344,8 @@ impl Shared {
         self.queue_turn(&mut agenda, None, |turn| {
             for id in which(&turn.queue) {
                 match turn.queue.builds.get(&id) {
-                    Some(build) if turn.queue.dispatch.runs(id) => build.abandoned.store(true, Ordering::Relaxed),
-                    _ => _ = turn.queue.dispatch.cancel(id, &mut turn.orders),
+                    Some(build) if turn.queue.placement.runs(id) => build.abandoned.store(true, Ordering::Relaxed),
+                    _ => _ = turn.queue.placement.cancel(id, &mut turn.orders),
                 }
             }
         });
@@ -250,8 +355,9 @@ impl Shared {
 
     /// Whoever holds the lease of a build says how it ended.
     pub(super) fn finish_build(self: &Arc<Self>, id: BuildId, result: BuildResult, agenda: &mut Agenda) {
+        let now = self.clock.now();
         let ended = self.queue_turn(agenda, None, |turn| {
-            if !turn.queue.dispatch.finished(id) {
+            if !turn.queue.placement.finished(now, id) {
                 return None; // it was cancelled meanwhile
             }
             turn.tell(id, EventKind::BuildFinished { result });
@@ -264,11 +370,12 @@ impl Shared {
     /// Whoever held the lease of a build wants another one.
     pub(super) fn retry_build(self: &Arc<Self>, id: BuildId, reason: &str) {
         let mut agenda = Agenda::default();
+        let (now, chance) = (self.clock.now(), entropy::fraction());
         self.queue_turn(&mut agenda, None, |turn| {
             if turn.queue.builds.get(&id).is_some_and(|build| build.abandoned.load(Ordering::Relaxed)) {
-                turn.queue.dispatch.cancel(id, &mut turn.orders);
+                turn.queue.placement.cancel(id, &mut turn.orders);
             } else {
-                turn.queue.dispatch.retry(id, reason.into(), &mut turn.orders);
+                turn.queue.placement.retry(now, id, reason.into(), chance, &mut turn.orders);
             }
         });
         self.look_if_waiting(&mut agenda);
@@ -284,28 +391,28 @@ impl Shared {
                 turn.queue.closed = Some(fast);
                 turn.tell_about(About::default(), EventKind::Shutdown { fast });
             }
-            turn.queue.dispatch.shutdown(&mut turn.orders);
+            turn.queue.placement.shutdown(&mut turn.orders);
         });
         self.perform(agenda);
     }
 }
 
-/// A worker's refusal in the words of the dispatch.
-fn answer_of(error: SubstantiateError, epoch: Epoch) -> WorkerAnswer {
+/// How a start that was called ended without an attached agent.
+fn end_of(error: SubstantiateError) -> StartEnd {
     match error {
         SubstantiateError::Failed { .. } | SubstantiateError::TimedOut { .. } => {
-            WorkerAnswer::Failed { epoch, reason: error.to_string().into() }
+            StartEnd::Failed { reason: error.to_string().into() }
         }
-        SubstantiateError::Cannot { reason } => WorkerAnswer::Cannot { reason },
-        SubstantiateError::Incompatible { .. } => WorkerAnswer::Incompatible { epoch },
-        SubstantiateError::ShutDown => WorkerAnswer::ShutDown,
-        SubstantiateError::Cancelled
+        SubstantiateError::Cannot { reason } => StartEnd::Cannot { reason },
+        SubstantiateError::Incompatible { .. }
+        | SubstantiateError::ShutDown
+        | SubstantiateError::Cancelled
         | SubstantiateError::Insubstantiated
         | SubstantiateError::Paused
         | SubstantiateError::Quarantined { .. }
         | SubstantiateError::LeftBehind
         | SubstantiateError::Full
-        | SubstantiateError::Answered => WorkerAnswer::Refused,
+        | SubstantiateError::Answered => StartEnd::NotMade,
     }
 }
 
@@ -320,13 +427,33 @@ impl Turn<'_> {
         }
     }
 
+    /// Has the timer look after the queue in time.
+    fn schedule(&mut self) {
+        if let Some(at) = self.queue.placement.next_deadline()
+            && self.queue.scheduled.is_none_or(|scheduled| at < scheduled)
+        {
+            self.shared.timer.set_queue(self.queue.scheduled, at);
+            self.queue.scheduled = Some(at);
+        }
+    }
+
     /// Looks up what the orders refer to.
     fn resolve_orders(&mut self) {
         for order in std::mem::take(&mut self.orders) {
             match order {
-                Order::Assign { build, worker, fit } => {
+                Order::Start { worker, occasion, replace } => {
+                    let occasion = self.queue.builds[&occasion].clone();
+                    self.tasks.push(Task::Start { worker, occasion, replace });
+                }
+                Order::CancelStart { worker } => self.tasks.push(Task::CancelStart(worker)),
+                Order::Drain { worker, epoch } => self.tasks.push(Task::Drain { worker, epoch }),
+                Order::Lease { worker, epoch, build } => {
                     let build = self.queue.builds[&build].clone();
-                    self.tasks.push(Task::Assign { build, worker, fit });
+                    self.tasks.push(Task::Lease { worker, epoch, build });
+                }
+                Order::AskKind { worker, properties } => self.tasks.push(Task::AskKind { worker, properties }),
+                Order::AskFit { worker, epoch, properties } => {
+                    self.tasks.push(Task::AskFit { worker, epoch, properties });
                 }
                 Order::Deliver { build, history } => {
                     let build = self.queue.builds[&build].clone();
@@ -357,7 +484,6 @@ impl Turn<'_> {
                         self.tell(build, EventKind::BuildQueued { name, retry: Some(reason) });
                     }
                 }
-                Order::Withdraw { build, worker } => self.tasks.push(Task::Withdraw { build, worker }),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
@@ -19,14 +19,14 @@ use super::observers::{About, Observers};
 use super::queue::{BuildCell, Queue};
 use super::threads::{self, Threads};
 use super::timer::{Due, Timer};
-use crate::build::{Build, BuildId, Epoch};
+use crate::build::{Build, Epoch, Properties};
 use crate::clock::Clock;
 use crate::command::Agent;
-use crate::dispatch::WorkerIndex;
 use crate::error::{AttachError, BuildError, LeaseEnd};
-use crate::event::EventKind;
+use crate::event::{EventKind, StopCause};
 use crate::journal::Journal;
-use crate::lifecycle::{Fit, Input, RequestId};
+use crate::lifecycle::{Input, RequestId};
+use crate::placement::WorkerIndex;
 use crate::printable::printable;
 use crate::worker::{AttachPoint, Attachment};
 
@@ -46,8 +46,8 @@ pub(super) struct Shared {
     pub(super) threads: Threads,
     pub(super) workers: RwLock<Workers>,
     pub(super) queue: Mutex<Queue>,
-    /// How many builds wait: whether a worker's change is worth a look at the queue. Changed under the queue's lock.
-    pub(super) waiting: AtomicUsize,
+    /// Whether a worker's change is worth a look at the queue. Changed under the queue's lock.
+    pub(super) wants_facts: AtomicBool,
     /// Workers that have changed since the queue last looked at them; each at most once.
     dirty: Mutex<Vec<Arc<WorkerCell>>>,
     pub(super) closing: AtomicBool,
@@ -124,15 +124,31 @@ pub(super) enum Task {
         granted: Granted,
     },
     EndLeases(Arc<Connection>, LeaseEnd),
-    /// Give the build to the worker.
-    Assign {
-        build: Arc<BuildCell>,
+    /// An instance is needed.
+    Start {
         worker: WorkerIndex,
-        fit: Fit,
+        occasion: Arc<BuildCell>,
+        replace: Option<Epoch>,
     },
-    Withdraw {
-        build: BuildId,
+    CancelStart(WorkerIndex),
+    Drain {
         worker: WorkerIndex,
+        epoch: Epoch,
+    },
+    /// Give the build a place.
+    Lease {
+        worker: WorkerIndex,
+        epoch: Epoch,
+        build: Arc<BuildCell>,
+    },
+    AskKind {
+        worker: WorkerIndex,
+        properties: Properties,
+    },
+    AskFit {
+        worker: WorkerIndex,
+        epoch: Epoch,
+        properties: Properties,
     },
     /// The last word on a build.
     Finish {
@@ -184,7 +200,7 @@ impl Shared {
             threads: Threads::default(),
             workers: RwLock::default(),
             queue: Mutex::new(Queue::new()),
-            waiting: AtomicUsize::new(0),
+            wants_facts: AtomicBool::new(false),
             dirty: Mutex::default(),
             closing: AtomicBool::new(false),
             unknown_agents: AtomicU64::new(0),
@@ -219,7 +235,7 @@ impl Shared {
 
     /// Has the queue look at its workers if a build waits. Otherwise whoever puts the next build in does so.
     pub(super) fn look_if_waiting(&self, agenda: &mut Agenda) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        if self.wants_facts.load(Ordering::SeqCst) {
             agenda.look_at_queue();
         }
     }
@@ -234,7 +250,7 @@ impl Shared {
             if let Some(task) = agenda.tasks.pop_front() {
                 self.perform_one(task, &mut agenda);
             } else if std::mem::take(&mut agenda.look_at_queue) {
-                self.dispatch(&mut agenda);
+                self.place_builds(&mut agenda);
             } else {
                 return;
             }
@@ -250,22 +266,30 @@ impl Shared {
                 let _ = orders.try_send(order);
             }
             Task::Answer { worker, asker, granted } => match asker {
-                Asker::Queue(id, build) => self.queue_answered(id, build, &worker, granted, agenda),
+                Asker::Start(build) => self.start_ended(&worker, &build, granted, agenda),
+                Asker::Fit(properties) => self.fit_answered(&worker, &properties, granted, agenda),
                 Asker::Direct(sender, build) => {
                     let lease = granted.map(|granted| Lease::new(granted, build));
-                    let sent = sender.try_send(lease.map_err(|(error, _)| error));
+                    let sent = sender.try_send(lease.map_err(|refusal| refusal.error));
                     // If nobody waits any more, the error contains the lease.
                     if let Some(Ok(lease)) = sent.err().map(TrySendError::into_inner) {
                         agenda.push(Task::GiveBack(lease));
                     }
                 }
                 Asker::WarmUp(sender) => {
-                    let _ = sender.try_send(granted.map(|_| ()).map_err(|(error, _)| error));
+                    let _ = sender.try_send(granted.map(|_| ()).map_err(|refusal| refusal.error));
                 }
             },
             Task::EndLeases(connection, end) => connection.end.set(end),
-            Task::Assign { build, worker, fit } => self.assign(&build, worker, fit, agenda),
-            Task::Withdraw { build, worker } => self.withdraw(build, worker, agenda),
+            Task::Start { worker, occasion, replace } => self.order_start(worker, &occasion, replace, agenda),
+            Task::CancelStart(worker) => self.cancel_start(worker, agenda),
+            Task::Drain { worker, epoch } => {
+                let input = Input::Drain(epoch, StopCause::Incompatible);
+                self.worker_at(worker).transition(self, agenda, |turn| turn.apply(input));
+            }
+            Task::Lease { worker, epoch, build } => self.lease_place(worker, epoch, &build, agenda),
+            Task::AskKind { worker, properties } => self.ask_kind(worker, properties, agenda),
+            Task::AskFit { worker, epoch, properties } => self.ask_fit(worker, epoch, properties, agenda),
             Task::Finish { build, error } => build.finish(error),
             Task::CancelLease(build) => build.cancelled.set(LeaseEnd::Cancelled),
             Task::GiveBack(lease) => lease.give_back(agenda),
@@ -321,6 +345,7 @@ impl Shared {
     pub(super) fn fire_timer(self: &Arc<Self>) {
         self.timer.fire(&*self.clock, |due| match due {
             Due::Worker(worker, scheduled) => self.time_has_come(worker, scheduled),
+            Due::Queue(scheduled) => self.queue_time_has_come(scheduled),
             Due::Leftovers(scheduled) => self.reclaim_time_has_come(scheduled),
         });
     }

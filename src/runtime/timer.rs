@@ -1,4 +1,4 @@
-//! The one thread that waits for deadlines: those of all workers, of the list of leftovers, and the sleeps of drivers.
+//! The one thread that waits for deadlines: those of all workers, of the queue, of the list of leftovers, and the sleeps of drivers.
 //!
 //! What is due is handed to a function that never calls user code, so that nothing can hold the thread up.
 
@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex, ReentrantMutex};
 
 use crate::clock::Clock;
-use crate::dispatch::WorkerIndex;
+use crate::placement::WorkerIndex;
 
 #[derive(Default)]
 pub(super) struct Timer {
@@ -21,7 +21,7 @@ pub(super) struct Timer {
 
 #[derive(Default)]
 struct Inner {
-    /// At most one entry for each worker and each sleep, and one for the leftovers.
+    /// At most one entry for each worker and each sleep, one for the queue and one for the leftovers.
     due: BTreeMap<(Instant, Key), Option<Sender<()>>>,
     next_sleep: u64,
     /// Grows when the first entry or the closing flag has changed: what a waiting thread must look at again.
@@ -32,6 +32,7 @@ struct Inner {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Key {
     Worker(WorkerIndex),
+    Queue,
     Leftovers,
     Sleep(u64),
 }
@@ -39,6 +40,7 @@ enum Key {
 /// What is to be looked after now, and when that was to be.
 pub(super) enum Due {
     Worker(WorkerIndex, Instant),
+    Queue(Instant),
     Leftovers(Instant),
 }
 
@@ -65,6 +67,11 @@ impl Timer {
     /// Has the worker looked after at `at`, and not at `instead_of`.
     pub(super) fn set(&self, worker: WorkerIndex, instead_of: Option<Instant>, at: Instant) {
         self.move_to(Key::Worker(worker), instead_of, at);
+    }
+
+    /// Has the queue looked after at `at`, and not at `instead_of`.
+    pub(super) fn set_queue(&self, instead_of: Option<Instant>, at: Instant) {
+        self.move_to(Key::Queue, instead_of, at);
     }
 
     /// Has the leftovers looked after at `at`, and not at `instead_of`.
@@ -112,6 +119,7 @@ impl Timer {
         let entry = inner.due.first_entry().filter(|entry| entry.key().0 <= now)?;
         match entry.remove_entry() {
             ((at, Key::Worker(worker)), _) => Some(Some(Due::Worker(worker, at))),
+            ((at, Key::Queue), _) => Some(Some(Due::Queue(at))),
             ((at, Key::Leftovers), _) => Some(Some(Due::Leftovers(at))),
             ((_, Key::Sleep(_)), sender) => {
                 if let Some(sender) = sender {

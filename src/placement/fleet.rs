@@ -1,0 +1,209 @@
+//! The workers as placement sees them: what each said last, what it was asked to do since, and what follows from both.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::kinds::{KindId, Space};
+use super::labels::{Share, Shelf};
+use super::learned::Learned;
+use crate::build::{BuildId, Epoch, Properties};
+use crate::event::DriverCall;
+use crate::lifecycle::Standing;
+use crate::worker::Limits;
+
+/// A call of which nothing was learned is overdue after this time.
+const OVERDUE: Duration = Duration::from_secs(60);
+/// No call is overdue before this time.
+const OVERDUE_AT_LEAST: Duration = Duration::from_secs(30);
+/// A call is overdue after this many times its expected duration.
+const OVERDUE_TIMES: f64 = 4.0;
+/// A start of which nothing was learned is overdue after this part of the time in which its agent must attach.
+const OVERDUE_START: u32 = 10;
+
+/// What a worker says about itself. A greater `version` is newer.
+#[derive(Clone, Eq, PartialEq, Hash, Debug)]
+pub(crate) struct Facts {
+    pub(crate) version: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) standing: Standing,
+    /// The driver call that is out, and since when.
+    pub(crate) call: Option<(DriverCall, Instant)>,
+    /// What the instance of this epoch was started for.
+    pub(crate) made_for: Properties,
+}
+
+/// An instance that placement has ordered.
+#[derive(Clone, Debug)]
+pub(super) struct Demand {
+    /// The build that the start is called for.
+    pub(super) occasion: BuildId,
+    pub(super) kind: KindId,
+    pub(super) since: Instant,
+    /// Nobody needs it any more, and the worker was told.
+    pub(super) cancelled: bool,
+}
+
+/// A place that was given away.
+#[derive(Copy, Clone, Debug)]
+struct Leasing {
+    build: BuildId,
+    /// Facts of this version or a later one know of it.
+    version: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    pub(super) name: Arc<str>,
+    pub(super) space: Space,
+    pub(super) max_builds: usize,
+    missing_timeout: Duration,
+    pub(super) facts: Facts,
+    /// The kind of the instance that is attached, as far as it is known.
+    pub(super) kind: Option<KindId>,
+    /// Of a driver that is asked: whether the attached instance fits; `None` while the question is out.
+    pub(super) answers: BTreeMap<KindId, Option<bool>>,
+    /// The instance has had no build yet.
+    pub(super) fresh: bool,
+    /// The instance takes no more builds: placement has ordered its end.
+    pub(super) draining: bool,
+    pub(super) demand: Option<Demand>,
+    leasing: Vec<Leasing>,
+    /// The call that is out takes too long, or its agent has been gone for too long.
+    pub(super) overdue: bool,
+}
+
+impl Worker {
+    pub(super) fn new(name: Arc<str>, space: Space, limits: Limits, facts: Facts) -> Self {
+        Self {
+            name,
+            space,
+            max_builds: limits.max_builds.get(),
+            missing_timeout: limits.missing_timeout,
+            facts,
+            kind: None,
+            answers: BTreeMap::new(),
+            fresh: true,
+            draining: false,
+            demand: None,
+            leasing: Vec::new(),
+            overdue: false,
+        }
+    }
+
+    pub(super) fn is_attached(&self) -> bool {
+        matches!(self.facts.standing, Standing::Attached { .. })
+    }
+
+    /// Places that are free. What was given away since the worker spoke last is not.
+    pub(super) fn free(&self) -> usize {
+        match self.facts.standing {
+            Standing::Attached { leases, open: true } if !self.draining => {
+                self.max_builds.saturating_sub(leases + self.leasing.len())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether no build uses the instance.
+    pub(super) fn is_unused(&self) -> bool {
+        self.free() == self.max_builds
+    }
+
+    /// Whether an attached instance serves builds of this kind, as far as it is known.
+    pub(super) fn serves(&self, kind: KindId) -> bool {
+        match self.answers.get(&kind) {
+            Some(answer) => *answer == Some(true),
+            None => self.kind == Some(kind) && (self.space != Space::Asked || self.fresh),
+        }
+    }
+
+    /// The kind that the driver is being asked about.
+    pub(super) fn question(&self) -> Option<KindId> {
+        self.answers.iter().find(|(_, answer)| answer.is_none()).map(|(kind, _)| *kind)
+    }
+
+    /// What the worker contributes to the supply of its kinds.
+    pub(super) fn shares(&self) -> BTreeMap<KindId, Share> {
+        let mut shares: BTreeMap<KindId, Share> = BTreeMap::new();
+        if let Standing::Attached { leases, .. } = self.facts.standing {
+            if let Some(kind) = self.kind {
+                shares.entry(kind).or_default().busy = (leases + self.leasing.len()).min(self.max_builds);
+            }
+            let free = self.free();
+            let served = self.answers.keys().copied().chain(self.kind).filter(|kind| self.serves(*kind));
+            for kind in served {
+                shares.entry(kind).or_default().free = free;
+            }
+        }
+        if let Some(demand) = &self.demand
+            && !demand.cancelled
+            && !self.overdue
+        {
+            shares.entry(demand.kind).or_default().starting = self.max_builds;
+        }
+        shares.retain(|_, share| *share != Share::default());
+        shares
+    }
+
+    /// Where a start could be made. `labels`: how many it offers.
+    pub(super) fn shelf(&self, labels: usize) -> Option<(Shelf, u64)> {
+        if self.demand.is_some() {
+            return None;
+        }
+        match self.facts.standing {
+            Standing::Down => Some((Shelf::Down, labels as u64)),
+            Standing::Stopping if !self.overdue => Some((Shelf::Stopping, labels as u64)),
+            // The one that has been unused for the longest time goes first.
+            Standing::Attached { open: true, .. } if self.is_unused() => Some((Shelf::Unused, self.facts.version)),
+            Standing::Detached { .. } if self.overdue => Some((Shelf::Unused, self.facts.version)),
+            _ => None,
+        }
+    }
+
+    /// When the call that is out becomes overdue, or an agent that is gone.
+    pub(super) fn overdue_at(&self, learned: &Learned, reattach: Duration) -> Option<Instant> {
+        if let Standing::Detached { since } = self.facts.standing {
+            return since.checked_add(reattach);
+        }
+        let (call, since) = self.facts.call?;
+        let (expected, unknown) = match call {
+            DriverCall::Start => {
+                let kind = self.demand.as_ref().map(|demand| demand.kind);
+                (kind.and_then(|kind| learned.starts.expected(kind)), self.missing_timeout / OVERDUE_START)
+            }
+            DriverCall::Compatible => (learned.calls[0].get(), OVERDUE),
+            DriverCall::Check => (learned.calls[1].get(), OVERDUE),
+            DriverCall::Stop => (learned.calls[2].get(), OVERDUE),
+            // Of an attempt that is over.
+            DriverCall::Reclaim => return None,
+        };
+        let limit = match expected {
+            Some(expected) => Duration::try_from_secs_f64(expected * OVERDUE_TIMES).unwrap_or(Duration::MAX),
+            None => unknown,
+        };
+        since.checked_add(limit.max(OVERDUE_AT_LEAST))
+    }
+
+    pub(super) fn gives_place(&mut self, build: BuildId) {
+        self.leasing.push(Leasing { build, version: None });
+    }
+
+    /// The worker has answered; its facts tell of the answer from `version` on.
+    pub(super) fn place_answered(&mut self, build: BuildId, version: u64) {
+        let current = self.facts.version;
+        for leasing in self.leasing.iter_mut().filter(|leasing| leasing.build == build && leasing.version.is_none()) {
+            leasing.version = Some(version);
+        }
+        self.leasing.retain(|leasing| leasing.version.is_none_or(|version| version > current));
+    }
+
+    /// Takes newer facts. Returns whether they are about another instance than before.
+    pub(super) fn update(&mut self, facts: Facts) -> bool {
+        let another = facts.epoch != self.facts.epoch;
+        self.facts = facts;
+        let current = self.facts.version;
+        self.leasing.retain(|leasing| leasing.version.is_none_or(|version| version > current));
+        another
+    }
+}

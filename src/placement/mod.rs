@@ -1,0 +1,609 @@
+//! Many workers, many builds: which build runs where, and which instances are started for the builds that wait.
+//!
+//! Pure: what happened comes in through the methods of [`Placement`] with the present moment, what is to be done goes
+//! out as [`Order`]s, and [`Placement::next_deadline`] says when [`Placement::time`] is due.
+//!
+//! A build waits in the queue until an attached instance has a place for it; nothing else binds it. Starts, stops and
+//! replacements are orders for *demand*: "an instance of this kind is needed". The build that a start is called for is
+//! only its occasion.
+//!
+//! | part | knows | decides |
+//! |---|---|---|
+//! | [`kinds`] | what instances can serve | |
+//! | [`labels`] | workers by labels, and the supply of each kind | |
+//! | [`queue`] | builds by claim, pauses, patience | which build has the best claim |
+//! | [`fleet`] | workers by what they said and were told | what each can do |
+//! | [`learned`] | how long starts and builds take | |
+//! | [`plan`] | demand and supply | what to give, start, replace, cancel |
+//!
+//! It knows of a worker only the [`Facts`] that it was told, which may be out of date: a worker may refuse an order.
+//! Every [`Order::Start`] is answered once with [`Placement::start_ended`], every [`Order::Lease`] once with
+//! [`Placement::leased`], every [`Order::AskKind`] with [`Placement::kind_said`] and every [`Order::AskFit`] with
+//! [`Placement::fit_answered`]. After every change [`Placement::plan`] is called.
+
+mod fleet;
+mod kinds;
+mod labels;
+mod learned;
+mod plan;
+mod queue;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) use fleet::Facts;
+pub(crate) use kinds::Space;
+
+use self::fleet::Worker;
+use self::kinds::{ANY, KindId, Kinds};
+use self::labels::LabelIndex;
+use self::learned::Learned;
+use self::plan::Hunger;
+use self::queue::{LineIndex, NeedIndex, Place, Queue, Rank, Said};
+use crate::build::{Build, BuildId, Epoch, Labels, Properties};
+use crate::error::{Attempt, BuildError};
+use crate::event::DriverCall;
+use crate::worker::{Kind, Limits};
+
+/// The number of a worker: 0, 1, 2 … in the order in which they were added.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+pub(crate) struct WorkerIndex(pub(crate) u32);
+
+/// What can be set.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Settings {
+    /// For how many expected starts a build is passed over by builds whose instance is up.
+    pub(crate) patience: f64,
+    /// At least for this time.
+    pub(crate) patience_at_least: Duration,
+    /// The pause of a build after its first failed attempt; it doubles with each further one.
+    pub(crate) first_pause: Duration,
+    pub(crate) longest_pause: Duration,
+    /// How often a build is attempted that does not say it.
+    pub(crate) max_attempts: u32,
+    /// How long an agent has to attach again while a build waits for its instance.
+    pub(crate) reattach: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            patience: 4.0,
+            patience_at_least: Duration::from_secs(1),
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(300),
+            max_attempts: 10,
+            reattach: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Something to be done, once the lock around [`Placement`] is released.
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub(crate) enum Order {
+    /// An instance is needed. With `replace`, the unused instance of this epoch makes room for it.
+    Start { worker: WorkerIndex, occasion: BuildId, replace: Option<Epoch> },
+    /// The start that was ordered is not needed any more.
+    CancelStart { worker: WorkerIndex },
+    /// The instance of this epoch takes no more builds: another one is needed in its place.
+    Drain { worker: WorkerIndex, epoch: Epoch },
+    /// The build gets a place of the instance of this epoch.
+    Lease { worker: WorkerIndex, epoch: Epoch, build: BuildId },
+    /// The driver of this worker says what kind the properties ask for.
+    AskKind { worker: WorkerIndex, properties: Properties },
+    /// The driver says whether the instance of this epoch fits builds with these properties.
+    AskFit { worker: WorkerIndex, epoch: Epoch, properties: Properties },
+    /// The final answer of a build; exactly one, unless its lease came back for good.
+    Answer { build: BuildId, error: BuildError },
+    /// The build that was given a place runs.
+    Deliver { build: BuildId, history: Vec<Attempt> },
+    /// The lease that was granted is given back: its build has ended.
+    DropLease { build: BuildId },
+    /// The build was cancelled while it ran: its lease ends.
+    EndLease { build: BuildId },
+    /// The build is back in the queue after an attempt that failed.
+    Requeued { build: BuildId, reason: Arc<str> },
+}
+
+pub(crate) type Orders = Vec<Order>;
+
+/// How an order to start ended.
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub(crate) enum StartEnd {
+    Attached,
+    /// The start was called, and it or its instance failed.
+    Failed { reason: Arc<str> },
+    /// The start was called, and its build asks for what cannot be.
+    Cannot { reason: Arc<str> },
+    /// The start was not called, or was cancelled.
+    NotMade,
+}
+
+/// All workers, and all builds that have not ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Placement {
+    settings: Settings,
+    workers: Vec<Worker>,
+    labels: LabelIndex,
+    kinds: Kinds,
+    queue: Queue,
+    learned: Learned,
+    hunger: Hunger,
+    /// Drivers that say kinds and have, or may get, an instance: they are asked about every new need.
+    speakers: BTreeMap<u32, WorkerIndex>,
+    /// Attached instances whose own kind is being asked for.
+    unnamed: BTreeSet<WorkerIndex>,
+    /// When a call becomes overdue, or an agent has been gone for too long.
+    timers: BTreeSet<(Instant, WorkerIndex)>,
+    timer_of: BTreeMap<WorkerIndex, Instant>,
+    shut_down: bool,
+}
+
+/// Workers.
+impl Placement {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            workers: Vec::new(),
+            labels: LabelIndex::default(),
+            kinds: Kinds::default(),
+            queue: Queue::default(),
+            learned: Learned::default(),
+            hunger: Hunger::default(),
+            speakers: BTreeMap::new(),
+            unnamed: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            timer_of: BTreeMap::new(),
+            shut_down: false,
+        }
+    }
+
+    /// Adds the worker of the next index. The driver of a worker of [`Space::Said`] is named by its own index.
+    pub(crate) fn add_worker(
+        &mut self,
+        index: WorkerIndex,
+        name: Arc<str>,
+        labels: Labels,
+        space: Space,
+        limits: Limits,
+        facts: Facts,
+    ) {
+        assert_eq!(index.0 as usize, self.workers.len(), "workers are added in the order of their indexes");
+        let changed = self.labels.add_worker(labels, space);
+        self.workers.push(Worker::new(name, space, limits, facts));
+        for route in changed {
+            self.queue.renew_route(route, &mut self.labels, &mut self.kinds);
+        }
+        self.refresh(index);
+    }
+
+    fn worker(&self, index: WorkerIndex) -> &Worker {
+        &self.workers[index.0 as usize]
+    }
+
+    fn worker_mut(&mut self, index: WorkerIndex) -> &mut Worker {
+        &mut self.workers[index.0 as usize]
+    }
+
+    /// The worker says how it stands. What is older than what it said before is ignored.
+    pub(crate) fn facts(&mut self, now: Instant, index: WorkerIndex, facts: Facts, orders: &mut Orders) {
+        if facts.version <= self.worker(index).facts.version {
+            return;
+        }
+        let before = self.worker(index).facts.call;
+        if let Some((call, since)) = before
+            && facts.call != before
+        {
+            self.learn_call(call, now.saturating_duration_since(since));
+        }
+        let was_attached = self.worker(index).is_attached();
+        let another = self.worker_mut(index).update(facts);
+        let is_attached = self.worker(index).is_attached();
+        if another || (was_attached && !is_attached) {
+            self.forget_instance(index);
+        }
+        if is_attached && self.worker(index).kind.is_none() {
+            self.name_instance(index, orders);
+        }
+        self.refresh(index);
+        self.set_timer(now, index);
+    }
+
+    fn learn_call(&mut self, call: DriverCall, duration: Duration) {
+        // Starts are learned when their agent has attached.
+        let number = match call {
+            DriverCall::Start | DriverCall::Reclaim => return,
+            DriverCall::Compatible => 0,
+            DriverCall::Check => 1,
+            DriverCall::Stop => 2,
+        };
+        self.learned.calls[number].learn(duration);
+    }
+
+    /// The instance that was known is gone.
+    fn forget_instance(&mut self, index: WorkerIndex) {
+        let worker = self.worker_mut(index);
+        let kinds: Vec<KindId> = worker.kind.take().into_iter().chain(worker.answers.keys().copied()).collect();
+        let question = worker.question();
+        worker.answers.clear();
+        worker.fresh = true;
+        worker.draining = false;
+        self.unnamed.remove(&index);
+        if let Some(kind) = question {
+            self.hunger.questions.remove(&(kind, index));
+        }
+        self.refresh(index);
+        kinds.into_iter().for_each(|kind| self.kinds.release(kind));
+    }
+
+    /// Finds out of which kind an attached instance is.
+    fn name_instance(&mut self, index: WorkerIndex, orders: &mut Orders) {
+        let worker = self.worker(index);
+        let properties = worker.facts.made_for.clone();
+        let kind = match worker.space {
+            Space::Any => Some(ANY),
+            Space::Asked => Some(self.kinds.hold_asked(&properties)),
+            Space::Said(driver) => {
+                self.speak(driver, index, orders);
+                if self.unnamed.insert(index) {
+                    orders.push(Order::AskKind { worker: index, properties });
+                }
+                None
+            }
+        };
+        self.worker_mut(index).kind = kind;
+    }
+
+    /// From now on this driver is asked about every new need, and now about those that wait.
+    fn speak(&mut self, driver: u32, worker: WorkerIndex, orders: &mut Orders) {
+        if self.speakers.insert(driver, worker).is_some() {
+            return;
+        }
+        let routes: Vec<_> = self.labels.routes_of(worker).collect();
+        let needs: Vec<NeedIndex> = routes.into_iter().flat_map(|route| self.queue.needs_of(route)).collect();
+        for need in needs {
+            self.ask_kind(driver, worker, need, orders);
+        }
+    }
+
+    fn ask_kind(&mut self, driver: u32, worker: WorkerIndex, index: NeedIndex, orders: &mut Orders) {
+        let need = self.queue.need(index);
+        if need.said.contains_key(&driver) || !self.labels.fits(worker, need.route) {
+            return;
+        }
+        let properties = need.properties.clone().expect("where a driver says kinds, properties matter");
+        self.queue.asks(index, driver);
+        orders.push(Order::AskKind { worker, properties });
+    }
+
+    /// A driver has said what kind the properties ask for, or why it cannot make such an instance.
+    pub(crate) fn kind_said(
+        &mut self,
+        index: WorkerIndex,
+        properties: &Properties,
+        kind: Result<Kind, Arc<str>>,
+        orders: &mut Orders,
+    ) {
+        let Space::Said(driver) = self.worker(index).space else { return };
+        let routes: Vec<_> = self.labels.routes_of(index).collect();
+        for route in routes {
+            let Some(need) = self.queue.find_need(route, properties) else { continue };
+            if self.queue.need(need).said.get(&driver) != Some(&Said::Asked) {
+                continue;
+            }
+            let said = match &kind {
+                Ok(kind) => Said::Kind(self.kinds.hold_said(driver, kind, properties)),
+                Err(reason) => Said::Cannot(reason.clone()),
+            };
+            let any = self.labels.workers(route).any > 0;
+            self.queue.said(need, driver, said, any, &mut self.kinds);
+            self.end_impossible(need, orders);
+        }
+        if self.unnamed.contains(&index)
+            && self.worker(index).facts.made_for == *properties
+            && self.worker(index).is_attached()
+        {
+            self.unnamed.remove(&index);
+            // An instance of no kind serves nobody, and can be replaced.
+            self.worker_mut(index).kind = None;
+            if let Ok(kind) = &kind {
+                let kind = self.kinds.hold_said(driver, kind, properties);
+                self.worker_mut(index).kind = Some(kind);
+            }
+            self.refresh(index);
+        }
+    }
+
+    /// Ends the builds of a need that every driver that fits has refused.
+    fn end_impossible(&mut self, index: NeedIndex, orders: &mut Orders) {
+        let need = self.queue.need(index);
+        let census = self.labels.workers(need.route);
+        let refused = need.said.values().filter(|said| matches!(said, Said::Cannot(_))).count();
+        if census.any + census.asked > 0 || refused < census.said {
+            return;
+        }
+        let reason = need.said.values().find_map(|said| if let Said::Cannot(why) = said { Some(why) } else { None });
+        let reason = reason.cloned().unwrap_or_else(|| "no driver can make an instance for it".into());
+        for build in self.queue.waiting_of(index) {
+            let history = self.history(build);
+            self.conclude(build, BuildError::Cannot { reason: reason.clone(), history }, orders);
+        }
+    }
+
+    /// A driver has said whether its instance fits; `None`: it could not be asked.
+    pub(crate) fn fit_answered(
+        &mut self,
+        index: WorkerIndex,
+        epoch: Epoch,
+        properties: &Properties,
+        fits: Option<bool>,
+    ) {
+        let Some(kind) = self.worker(index).question() else { return };
+        if self.worker(index).facts.epoch != epoch || self.kinds.properties(kind) != Some(properties) {
+            return;
+        }
+        match fits {
+            Some(fits) => _ = self.worker_mut(index).answers.insert(kind, Some(fits)),
+            None => _ = self.worker_mut(index).answers.remove(&kind),
+        }
+        self.hunger.questions.remove(&(kind, index));
+        let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
+        self.queue.touched.extend(lines);
+        self.refresh(index);
+        if fits.is_none() {
+            self.kinds.release(kind);
+        }
+    }
+
+    /// An order to start has ended.
+    pub(crate) fn start_ended(
+        &mut self,
+        now: Instant,
+        index: WorkerIndex,
+        epoch: Epoch,
+        end: StartEnd,
+        chance: f64,
+        orders: &mut Orders,
+    ) {
+        let Some(demand) = self.worker_mut(index).demand.take() else { return };
+        self.hunger.start_ended(demand.kind, demand.since, index);
+        if let Some(entry) = self.queue.builds.get_mut(&demand.occasion) {
+            entry.starts -= 1;
+        }
+        let waits = matches!(self.queue.place(demand.occasion), Some(Place::Waiting));
+        match end {
+            StartEnd::Attached => {
+                self.remember(demand.kind);
+                self.learned.starts.learn(demand.kind, now.saturating_duration_since(demand.since));
+            }
+            StartEnd::Failed { reason } if waits => {
+                self.attempt_failed(now, demand.occasion, index, epoch, reason, chance, orders);
+            }
+            StartEnd::Cannot { reason } if waits => {
+                let history = self.history(demand.occasion);
+                self.conclude(demand.occasion, BuildError::Cannot { reason, history }, orders);
+            }
+            StartEnd::Failed { .. } | StartEnd::Cannot { .. } | StartEnd::NotMade => {}
+        }
+        self.kinds.release(demand.kind);
+        self.refresh(index);
+        self.set_timer(now, index);
+    }
+
+    /// The worker has answered an order to give a place; its facts tell of it from `version` on.
+    pub(crate) fn leased(
+        &mut self,
+        now: Instant,
+        index: WorkerIndex,
+        id: BuildId,
+        granted: bool,
+        version: u64,
+        orders: &mut Orders,
+    ) {
+        self.worker_mut(index).place_answered(id, version);
+        match self.queue.place(id) {
+            Some(Place::Leasing { worker, epoch }) if worker == index => {
+                if granted {
+                    self.queue.set_place(id, Place::Running { worker, epoch, since: now });
+                    orders.push(Order::Deliver { build: id, history: self.history(id) });
+                } else {
+                    self.queue.set_place(id, Place::Waiting);
+                }
+            }
+            // It has ended meanwhile.
+            _ if granted => orders.push(Order::DropLease { build: id }),
+            _ => {}
+        }
+        self.refresh(index);
+    }
+
+    /// Follows what a worker said or was told: its shelf and its supply.
+    fn refresh(&mut self, index: WorkerIndex) {
+        let worker = &self.workers[index.0 as usize];
+        let shares = worker.shares();
+        let shelf = worker.shelf(self.labels.labels(index).len());
+        let mut touched = BTreeSet::new();
+        for kind in self.labels.kinds_of(index) {
+            if !shares.contains_key(&kind) {
+                self.labels.set_share(index, kind, labels::Share::default());
+                touched.insert(kind);
+            }
+        }
+        for (kind, share) in shares {
+            if self.labels.set_share(index, kind, share) {
+                touched.insert(kind);
+            }
+        }
+        self.labels.set_shelf(index, shelf);
+        for kind in touched {
+            let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
+            self.queue.touched.extend(lines);
+        }
+        self.note_curiosity(index);
+    }
+
+    /// Remembers a duration of this kind, and with it the kind.
+    fn remember(&mut self, kind: KindId) {
+        if self.learned.is_new(kind) {
+            self.kinds.hold(kind);
+        }
+        while let Some(forgotten) = self.learned.forget_one_too_many() {
+            self.kinds.release(forgotten);
+        }
+    }
+
+    /// Has [`time`](Placement::time) called when the worker's call is overdue, or its agent has been gone for too long.
+    fn set_timer(&mut self, now: Instant, index: WorkerIndex) {
+        let worker = self.worker(index);
+        let at = worker.overdue_at(&self.learned, self.settings.reattach);
+        let overdue = at.is_some_and(|at| at <= now);
+        if worker.overdue != overdue {
+            self.worker_mut(index).overdue = overdue;
+            self.refresh(index);
+        }
+        if let Some(old) = self.timer_of.remove(&index) {
+            self.timers.remove(&(old, index));
+        }
+        if let Some(at) = at.filter(|at| *at > now) {
+            self.timer_of.insert(index, at);
+            self.timers.insert((at, index));
+        }
+    }
+}
+
+/// Builds.
+impl Placement {
+    /// A new build. One that no worker will ever take is answered at once.
+    pub(crate) fn submit(&mut self, id: BuildId, build: &Build, orders: &mut Orders) {
+        if self.shut_down {
+            orders.push(Order::Answer { build: id, error: BuildError::ShutDown });
+            return;
+        }
+        let needed = build.labels();
+        let Some(route) = self.labels.hold_route(needed) else {
+            let advice = self.labels.why_nobody_fits(needed).into();
+            let error = BuildError::NoWorkerFits { needed: needed.clone(), advice };
+            orders.push(Order::Answer { build: id, error });
+            return;
+        };
+        let rank = Rank { key: -i64::from(build.priority()), build: id };
+        let need = self.queue.insert(rank, build, route, &mut self.labels, &mut self.kinds);
+        if self.labels.workers(route).said > 0 {
+            let speakers: Vec<_> = self.speakers.iter().map(|(driver, worker)| (*driver, *worker)).collect();
+            for (driver, worker) in speakers {
+                self.ask_kind(driver, worker, need, orders);
+            }
+        }
+    }
+
+    /// Ends the build, wherever it is; `false` if it had ended already.
+    pub(crate) fn cancel(&mut self, id: BuildId, orders: &mut Orders) -> bool {
+        self.end(id, BuildError::Cancelled, orders)
+    }
+
+    fn end(&mut self, id: BuildId, error: BuildError, orders: &mut Orders) -> bool {
+        match self.queue.place(id) {
+            None => return false,
+            Some(Place::Running { .. }) => orders.push(Order::EndLease { build: id }),
+            // The answer of the worker finds that it has ended.
+            Some(_) => {}
+        }
+        self.conclude(id, error, orders);
+        true
+    }
+
+    /// The build gives its lease back and wants another one.
+    pub(crate) fn retry(&mut self, now: Instant, id: BuildId, reason: Arc<str>, chance: f64, orders: &mut Orders) {
+        let Some(Place::Running { worker, epoch, .. }) = self.queue.place(id) else { return };
+        if self.shut_down {
+            self.conclude(id, BuildError::ShutDown, orders);
+        } else {
+            self.attempt_failed(now, id, worker, epoch, reason, chance, orders);
+        }
+    }
+
+    /// The lease of the build came back, and that was the last of it; `false` if the build does not run (any more).
+    pub(crate) fn finished(&mut self, now: Instant, id: BuildId) -> bool {
+        let Some(Place::Running { worker, epoch, since }) = self.queue.place(id) else { return false };
+        let of = self.worker(worker);
+        if let Some(kind) = of.kind.filter(|_| of.facts.epoch == epoch) {
+            self.remember(kind);
+            self.learned.builds.learn(kind, now.saturating_duration_since(since));
+        }
+        self.queue.remove(id, &mut self.labels, &mut self.kinds);
+        true
+    }
+
+    /// From now on nothing is given out or started. All builds end, except for those that run.
+    pub(crate) fn shutdown(&mut self, orders: &mut Orders) {
+        self.shut_down = true;
+        let runs = |place: Place| matches!(place, Place::Running { .. });
+        let mut to_end: Vec<BuildId> =
+            self.queue.builds.iter().filter(|(_, entry)| !runs(entry.place)).map(|(id, _)| *id).collect();
+        to_end.sort_unstable();
+        for id in to_end {
+            self.end(id, BuildError::ShutDown, orders);
+        }
+    }
+
+    /// An attempt of the build has failed. It pauses before the next one, or ends.
+    #[allow(clippy::too_many_arguments)]
+    fn attempt_failed(
+        &mut self,
+        now: Instant,
+        id: BuildId,
+        worker: WorkerIndex,
+        epoch: Epoch,
+        reason: Arc<str>,
+        chance: f64,
+        orders: &mut Orders,
+    ) {
+        let attempt = Attempt { worker: self.worker(worker).name.clone(), epoch, reason: reason.clone() };
+        let Some(entry) = self.queue.builds.get_mut(&id) else { return };
+        let past = entry.past.get_or_insert_default();
+        past.failed(worker, attempt);
+        let most = entry.build.max_attempts().map_or(self.settings.max_attempts, |most| most.get());
+        if past.attempts >= most {
+            let history = std::mem::take(&mut past.history);
+            self.conclude(id, BuildError::AttemptsExhausted { history }, orders);
+            return;
+        }
+        let doublings = (past.attempts - 1).min(16);
+        let pause = self.settings.first_pause.saturating_mul(1 << doublings).min(self.settings.longest_pause);
+        // Between three quarters and all of it, so that builds that failed together do not come back together.
+        let until = now.checked_add(pause.mul_f64(0.75 + chance / 4.0));
+        self.queue.set_place(id, until.map_or(Place::Waiting, |until| Place::Paused { until }));
+        orders.push(Order::Requeued { build: id, reason });
+    }
+
+    fn conclude(&mut self, id: BuildId, error: BuildError, orders: &mut Orders) {
+        if self.queue.remove(id, &mut self.labels, &mut self.kinds).is_some() {
+            orders.push(Order::Answer { build: id, error });
+        }
+    }
+
+    fn history(&self, id: BuildId) -> Vec<Attempt> {
+        let past = self.queue.builds.get(&id).and_then(|entry| entry.past.as_ref());
+        past.map(|past| past.history.clone()).unwrap_or_default()
+    }
+}
+
+/// Time.
+impl Placement {
+    /// When [`time`](Placement::time) is due next.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.queue.next_deadline()).min()
+    }
+
+    /// Time has passed: does what is due.
+    pub(crate) fn time(&mut self, now: Instant) {
+        self.queue.time(now);
+        while let Some(&(at, index)) = self.timers.first().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, index));
+            self.timer_of.remove(&index);
+            self.set_timer(now, index);
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! The decisions: which build gets a free place, which instances are started, replaced and cancelled.
+//!
+//! A free place goes to the best claim among the builds that its instance serves, unless a build of another kind has a
+//! better one: it has a higher priority, or it is older and its patience has ended. An instance is started for a line
+//! when more builds wait than places of its kinds are free, on their way, or expected to become free within the time
+//! of a start.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use super::fleet::Demand;
+use super::kinds::{KindId, Space};
+use super::labels::{RouteIndex, SHELVES, Shelf};
+use super::queue::{Line, LineIndex, Place, Rank};
+use super::{Order, Orders, Placement, WorkerIndex};
+use crate::build::BuildId;
+use crate::lifecycle::Standing;
+
+/// A build waits for an instance that is busy when that is expected to become free within this many starts.
+const HORIZON: f64 = 1.5;
+
+/// How urgently a line needs an instance: what goes first gets one first.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
+struct Urgency {
+    /// False: the patience of its head has ended.
+    patient: bool,
+    /// Of its head, where that is impatient; otherwise its priority alone.
+    claim: Rank,
+    /// How long the builds that wait would keep its instances busy, in milliseconds.
+    backlog: Reverse<u64>,
+}
+
+/// The lines that need an instance, and the workers whose drivers could be asked something.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hunger {
+    lines: BTreeMap<RouteIndex, BTreeSet<(Urgency, LineIndex)>>,
+    urgency: HashMap<LineIndex, (RouteIndex, Urgency)>,
+    /// Workers with a free place whose drivers are asked, and are not being asked.
+    curious: BTreeSet<WorkerIndex>,
+    /// Questions that are out.
+    pub(super) questions: BTreeSet<(KindId, WorkerIndex)>,
+    /// Starts that were ordered and have not ended, the latest first.
+    starters: BTreeMap<KindId, BTreeSet<(Reverse<Instant>, WorkerIndex)>>,
+}
+
+impl Hunger {
+    fn started(&mut self, kind: KindId, since: Instant, worker: WorkerIndex) {
+        self.starters.entry(kind).or_default().insert((Reverse(since), worker));
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        !self.starters.is_empty()
+    }
+
+    /// The order to start has ended.
+    pub(super) fn start_ended(&mut self, kind: KindId, since: Instant, worker: WorkerIndex) {
+        if let Some(starters) = self.starters.get_mut(&kind) {
+            starters.remove(&(Reverse(since), worker));
+            if starters.is_empty() {
+                self.starters.remove(&kind);
+            }
+        }
+    }
+
+    fn set(&mut self, line: LineIndex, urgency: Option<(RouteIndex, Urgency)>) {
+        let old = match urgency {
+            Some(urgency) => self.urgency.insert(line, urgency),
+            None => self.urgency.remove(&line),
+        };
+        if old == urgency {
+            return;
+        }
+        if let Some((route, urgency)) = old
+            && let Some(lines) = self.lines.get_mut(&route)
+        {
+            lines.remove(&(urgency, line));
+            if lines.is_empty() {
+                self.lines.remove(&route);
+            }
+        }
+        if let Some((route, urgency)) = urgency {
+            self.lines.entry(route).or_default().insert((urgency, line));
+        }
+    }
+}
+
+impl Placement {
+    /// Gives, starts, replaces and cancels whatever can be by now.
+    pub(crate) fn plan(&mut self, now: Instant, orders: &mut Orders) {
+        if self.shut_down {
+            return;
+        }
+        loop {
+            let before = orders.len();
+            self.give_places(now, orders);
+            self.ask_fits(orders);
+            self.start_instances(now, orders);
+            self.cancel_surplus(orders);
+            if orders.len() == before {
+                break;
+            }
+        }
+    }
+
+    // ---- places
+
+    fn give_places(&mut self, now: Instant, orders: &mut Orders) {
+        // Only lines that have changed can have something to get: all others were looked at before.
+        let mut ready: BTreeSet<(Rank, LineIndex)> = BTreeSet::new();
+        self.weigh_touched(&mut ready);
+        while let Some((head, index)) = ready.pop_first() {
+            let line = self.queue.line(index);
+            if line.waiting.first() != Some(&head) {
+                continue;
+            }
+            let Some((rank, worker)) = self.first_placeable(line) else { continue };
+            match self.better_claim(worker, rank) {
+                Some(claimant) => {
+                    self.make_room(now, worker, claimant, orders);
+                    ready.insert((head, index));
+                }
+                None => self.lease(now, worker, rank, orders),
+            }
+            self.weigh_touched(&mut ready);
+        }
+    }
+
+    /// Weighs the lines that have changed, and notes those that a free place serves.
+    fn weigh_touched(&mut self, ready: &mut BTreeSet<(Rank, LineIndex)>) {
+        for line in std::mem::take(&mut self.queue.gone) {
+            self.hunger.set(line, None);
+        }
+        for line in std::mem::take(&mut self.queue.touched) {
+            self.weigh(line);
+            if let Some(&head) = self.queue.line(line).waiting.first()
+                && self.has_free_place(line)
+            {
+                ready.insert((head, line));
+            }
+        }
+    }
+
+    fn has_free_place(&self, line: LineIndex) -> bool {
+        let line = self.queue.line(line);
+        line.kinds.iter().any(|kind| self.labels.supply(line.route, *kind).is_some_and(|supply| !supply.free.is_empty()))
+    }
+
+    /// The best claim of a line that a worker with a free place can take.
+    fn first_placeable(&self, line: &Line) -> Option<(Rank, WorkerIndex)> {
+        line.waiting.iter().find_map(|rank| {
+            let entry = &self.queue.builds[&rank.build];
+            let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
+            let mut free = supplies.flat_map(|supply| &supply.free).map(|turn| turn.worker);
+            let worker = free.find(|worker| !entry.avoids(*worker) || !self.has_alternative(line.route, rank.build));
+            worker.map(|worker| (*rank, worker))
+        })
+    }
+
+    /// Whether a worker fits on which no attempt of the build has failed, and that is not out of use.
+    fn has_alternative(&self, route: RouteIndex, build: BuildId) -> bool {
+        let entry = &self.queue.builds[&build];
+        let failed = entry.past.as_ref().map_or(0, |past| past.failed_on.len());
+        self.labels.workers(route).all() > failed && {
+            let mut others = (0..self.workers.len() as u32).map(WorkerIndex);
+            others.any(|worker| {
+                self.labels.fits(worker, route)
+                    && !entry.avoids(worker)
+                    && self.worker(worker).facts.standing != Standing::Closed
+                    && !self.worker(worker).overdue
+            })
+        }
+    }
+
+    /// The line whose head has a better claim on the next place of this worker than a build of `rank` that it serves.
+    fn better_claim(&self, worker: WorkerIndex, rank: Rank) -> Option<LineIndex> {
+        let may_claim = |index: LineIndex| {
+            let line = self.queue.line(index);
+            self.labels.fits(worker, line.route)
+                && !line.kinds.iter().any(|kind| self.worker(worker).serves(*kind))
+                && self.starting(line) == 0
+                && self.can_make(worker, index)
+        };
+        let impatient = self.queue.impatient.iter().take_while(|(head, _)| *head < rank);
+        let urgent = self.labels.routes_of(worker).flat_map(|route| {
+            self.queue.heads(route).take_while(|(head, _)| head.key < rank.key)
+        });
+        let claims = impatient.copied().chain(urgent).filter(|(_, line)| may_claim(*line));
+        claims.min().map(|(_, line)| line)
+    }
+
+    /// Whether the driver of this worker makes instances for the head of this line, as far as it is known.
+    fn can_make(&self, worker: WorkerIndex, line: LineIndex) -> bool {
+        self.kind_for(worker, line).is_some()
+    }
+
+    /// The kind that this worker would start for the head of the line.
+    fn kind_for(&self, worker: WorkerIndex, index: LineIndex) -> Option<KindId> {
+        let line = self.queue.line(index);
+        let space = self.worker(worker).space;
+        line.kinds.iter().copied().find(|kind| self.kinds.space(*kind) == space)
+    }
+
+    /// The next place is for this line: it gets an instance of its own, in the place of this one if need be.
+    fn make_room(&mut self, now: Instant, worker: WorkerIndex, line: LineIndex, orders: &mut Orders) {
+        let elsewhere = [Shelf::Down, Shelf::Stopping].into_iter().find_map(|shelf| self.choose_worker(shelf, line, orders));
+        if let Some(other) = elsewhere {
+            self.start(now, other, line, orders);
+        } else if self.worker(worker).is_unused() {
+            self.start(now, worker, line, orders);
+        } else {
+            self.worker_mut(worker).draining = true;
+            let epoch = self.worker(worker).facts.epoch;
+            orders.push(Order::Drain { worker, epoch });
+            self.refresh(worker);
+        }
+    }
+
+    fn lease(&mut self, now: Instant, index: WorkerIndex, rank: Rank, orders: &mut Orders) {
+        let build = rank.build;
+        let epoch = self.worker(index).facts.epoch;
+        self.queue.set_place(build, Place::Leasing { worker: index, epoch });
+        let routes: Vec<RouteIndex> = self.labels.routes_of(index).collect();
+        let settings = &self.settings;
+        let learned = &self.learned;
+        let patience = |line: &Line| {
+            let start = line.kinds.iter().find_map(|kind| learned.starts.expected(*kind)).unwrap_or(0.0);
+            let time = Duration::try_from_secs_f64(start * settings.patience).unwrap_or(Duration::MAX);
+            if settings.patience == 0.0 { Duration::ZERO } else { time.max(settings.patience_at_least) }
+        };
+        for route in routes {
+            self.queue.passed_over(route, rank, now, patience);
+        }
+        let worker = self.worker_mut(index);
+        worker.gives_place(build);
+        worker.fresh = false;
+        orders.push(Order::Lease { worker: index, epoch, build });
+        self.refresh(index);
+    }
+
+    // ---- questions
+
+    /// Notes whether the driver of this worker could be asked about another kind.
+    pub(super) fn note_curiosity(&mut self, index: WorkerIndex) {
+        let worker = self.worker(index);
+        let curious = worker.space == Space::Asked && worker.free() > 0 && worker.question().is_none();
+        if curious {
+            self.hunger.curious.insert(index);
+        } else {
+            self.hunger.curious.remove(&index);
+        }
+    }
+
+    /// Asks each driver with a free place about the best claim that it was not asked about.
+    fn ask_fits(&mut self, orders: &mut Orders) {
+        let curious: Vec<WorkerIndex> = self.hunger.curious.iter().copied().collect();
+        for index in curious {
+            let worker = self.worker(index);
+            let unknown = |line: LineIndex| {
+                let asked = |kind: &&KindId| self.kinds.space(**kind) == Space::Asked;
+                let kind = self.queue.line(line).kinds.iter().find(asked).copied();
+                kind.filter(|kind| !worker.answers.contains_key(kind))
+            };
+            let heads = self.labels.routes_of(index).flat_map(|route| self.queue.heads(route));
+            let best = heads.filter_map(|(head, line)| unknown(line).map(|kind| (head, kind))).min();
+            let Some((_, kind)) = best else { continue };
+            let epoch = worker.facts.epoch;
+            let properties = self.kinds.properties(kind).expect("a kind that is asked about has properties").clone();
+            self.kinds.hold(kind);
+            self.worker_mut(index).answers.insert(kind, None);
+            self.hunger.questions.insert((kind, index));
+            orders.push(Order::AskFit { worker: index, epoch, properties });
+            self.refresh(index);
+            let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
+            self.queue.touched.extend(lines);
+        }
+    }
+
+    // ---- starts
+
+    /// Places of this line's kinds that are on their way.
+    fn starting(&self, line: &Line) -> usize {
+        let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
+        supplies.map(|supply| supply.starting).sum()
+    }
+
+    /// Builds of this line, and of lines that can use nothing but what this one can use.
+    fn demand(&self, line: &Line) -> usize {
+        let needed = self.labels.needed(line.route);
+        let within = |other: &Line| {
+            other.kinds.iter().all(|kind| line.kinds.contains(kind))
+                && self.labels.needed(other.route).contains_all(needed)
+        };
+        let mut lines: BTreeSet<LineIndex> = line.kinds.iter().flat_map(|kind| self.queue.lines_of(*kind)).collect();
+        lines.retain(|index| within(self.queue.line(*index)));
+        let others: usize = lines.iter().map(|index| self.queue.line(*index).waiting.len()).sum();
+        // A line whose kinds are not known yet is not among those of its kinds.
+        if line.kinds.is_empty() { line.waiting.len() } else { others }
+    }
+
+    /// How many more places this line wants on their way.
+    fn wanted(&self, line: &Line) -> usize {
+        let mut supply = 0;
+        let mut expected = 0.0;
+        for kind in line.kinds.iter() {
+            let Some(of_kind) = self.labels.supply(line.route, *kind) else { continue };
+            supply += of_kind.free_places + of_kind.starting;
+            if let (Some(start), Some(build)) = (self.learned.starts.expected(*kind), self.learned.builds.expected(*kind))
+            {
+                expected += of_kind.busy as f64 * HORIZON * start / build.max(0.001);
+            }
+        }
+        let being_asked = self.asking(line);
+        self.demand(line).saturating_sub(supply + being_asked + expected as usize)
+    }
+
+    /// Free places whose driver is being asked whether they fit this line.
+    fn asking(&self, line: &Line) -> usize {
+        let asked = line.kinds.iter().filter(|kind| self.kinds.space(**kind) == Space::Asked);
+        let questions = asked.flat_map(|kind| {
+            self.hunger.questions.range((*kind, WorkerIndex(0))..=(*kind, WorkerIndex(u32::MAX)))
+        });
+        let workers = questions.map(|(_, worker)| *worker);
+        let answering = workers.filter(|worker| !self.worker(*worker).overdue && self.labels.fits(*worker, line.route));
+        answering.map(|worker| self.worker(worker).free()).sum()
+    }
+
+    /// Finds out how urgently a line needs an instance.
+    fn weigh(&mut self, index: LineIndex) {
+        let line = self.queue.line(index);
+        let urgency = line.waiting.first().filter(|_| self.wanted(line) > 0).map(|head| {
+            let impatient = self.queue.impatient.contains(&(*head, index));
+            let build = line.kinds.iter().find_map(|kind| self.learned.builds.expected(*kind)).unwrap_or(0.0);
+            let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
+            let places: usize = supplies.map(|supply| supply.busy + supply.free_places + supply.starting).sum();
+            let backlog = line.waiting.len() as f64 * build * 1000.0 / (places + 1) as f64;
+            // Where nothing is known of durations, the claim decides.
+            let claim = if impatient || build == 0.0 { *head } else { Rank { key: head.key, build: BuildId(0) } };
+            (line.route, Urgency { patient: !impatient, claim, backlog: Reverse(backlog as u64) })
+        });
+        self.hunger.set(index, urgency);
+    }
+
+    fn start_instances(&mut self, now: Instant, orders: &mut Orders) {
+        let mut ready = BTreeSet::new();
+        self.weigh_touched(&mut ready);
+        for shelf in SHELVES {
+            let mut skipped: BTreeSet<LineIndex> = BTreeSet::new();
+            while let Some((line, worker)) = self.next_start(shelf, &mut skipped, orders) {
+                self.start(now, worker, line, orders);
+                self.weigh_touched(&mut ready);
+            }
+        }
+        // Looked at for places again by the next round.
+        self.queue.touched.extend(ready.into_iter().map(|(_, line)| line));
+    }
+
+    /// Cancels starts that no waiting build needs any more.
+    fn cancel_surplus(&mut self, orders: &mut Orders) {
+        for kind in std::mem::take(&mut self.queue.eased) {
+            let of_kind = self.hunger.starters.get(&kind);
+            let starters: Vec<WorkerIndex> = of_kind.into_iter().flatten().map(|(_, worker)| *worker).collect();
+            for index in starters {
+                let worker = self.worker(index);
+                let places = if worker.overdue { 0 } else { worker.max_builds };
+                let is_needed = |line: LineIndex| {
+                    let line = self.queue.line(line);
+                    let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
+                    let supply: usize = supplies.map(|supply| supply.free_places + supply.starting).sum();
+                    self.labels.fits(index, line.route) && self.demand(line) > supply.saturating_sub(places)
+                };
+                if worker.demand.as_ref().is_none_or(|demand| demand.cancelled)
+                    || self.queue.lines_of(kind).any(is_needed)
+                {
+                    continue;
+                }
+                self.worker_mut(index).demand.as_mut().expect("it has one").cancelled = true;
+                orders.push(Order::CancelStart { worker: index });
+                self.refresh(index);
+            }
+        }
+    }
+
+    /// The most urgent line for which a worker on this shelf can start an instance.
+    fn next_start(
+        &mut self,
+        shelf: Shelf,
+        skipped: &mut BTreeSet<LineIndex>,
+        orders: &mut Orders,
+    ) -> Option<(LineIndex, WorkerIndex)> {
+        loop {
+            let with_worker = |route: &RouteIndex| self.labels.first(*route, shelf, |_| true).is_some();
+            let routes = self.hunger.lines.iter().filter(|(route, _)| with_worker(route));
+            let firsts = routes.filter_map(|(_, lines)| lines.iter().find(|(_, line)| !skipped.contains(line)));
+            let (_, line) = firsts.min().copied()?;
+            match self.choose_worker(shelf, line, orders) {
+                Some(worker) => return Some((line, worker)),
+                None => skipped.insert(line),
+            };
+        }
+    }
+
+    fn choose_worker(&mut self, shelf: Shelf, index: LineIndex, orders: &mut Orders) -> Option<WorkerIndex> {
+        let line = self.queue.line(index);
+        let route = line.route;
+        let head = *line.waiting.first()?;
+        let entry = &self.queue.builds[&head.build];
+        let suits = |worker: WorkerIndex| self.suits(shelf, worker, index);
+        let best = self.labels.first(route, shelf, |worker| suits(worker) && !entry.avoids(worker));
+        let best = best.or_else(|| {
+            if entry.past.is_some() && !self.has_alternative(route, head.build) {
+                self.labels.first(route, shelf, suits)
+            } else {
+                None
+            }
+        });
+        if best.is_some() || self.labels.workers(route).said == 0 {
+            return best;
+        }
+        // A driver that says kinds and was not asked about this build.
+        let unknown = |worker: WorkerIndex| match self.worker(worker).space {
+            Space::Said(driver) => !self.queue.need(entry.need).said.contains_key(&driver),
+            _ => false,
+        };
+        let worker = self.labels.first(route, shelf, unknown)?;
+        if let Space::Said(driver) = self.worker(worker).space {
+            let need = entry.need;
+            self.speak(driver, worker, orders);
+            self.ask_kind(driver, worker, need, orders);
+        }
+        None
+    }
+
+    fn suits(&self, shelf: Shelf, worker: WorkerIndex, line: LineIndex) -> bool {
+        let Some(kind) = self.kind_for(worker, line) else { return false };
+        match shelf {
+            Shelf::Down | Shelf::Stopping => true,
+            // Only what was found not to fit is replaced.
+            Shelf::Unused => match self.worker(worker).answers.get(&kind) {
+                Some(answer) => *answer == Some(false),
+                None => self.worker(worker).space != Space::Asked && !self.worker(worker).serves(kind),
+            },
+        }
+    }
+
+    /// Orders an instance for the head of a line.
+    fn start(&mut self, now: Instant, index: WorkerIndex, line: LineIndex, orders: &mut Orders) {
+        let Some(kind) = self.kind_for(index, line) else { return };
+        let waiting = &self.queue.line(line).waiting;
+        // The occasion is the first build that no other start is called for.
+        let without_start = |rank: &&Rank| self.queue.builds[&rank.build].starts == 0;
+        let Some(rank) = waiting.iter().find(without_start).or(waiting.first()).copied() else { return };
+        let occasion = rank.build;
+        self.queue.builds.get_mut(&occasion).expect("it waits").starts += 1;
+        self.hunger.started(kind, now, index);
+        self.kinds.hold(kind);
+        let worker = self.worker_mut(index);
+        let replace = worker.is_attached().then_some(worker.facts.epoch);
+        worker.draining |= replace.is_some();
+        worker.demand = Some(Demand { occasion, kind, since: now, cancelled: false });
+        orders.push(Order::Start { worker: index, occasion, replace });
+        self.refresh(index);
+    }
+}

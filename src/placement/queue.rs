@@ -1,0 +1,507 @@
+//! The builds that have not ended: what each waits for, in which order, and since when it has been passed over.
+//!
+//! Builds with the same labels and properties share a *need*; needs that the same kinds of instances can serve share a
+//! *line*. A line is ordered by [`Rank`] and is served from its head. A build that pauses is in no line.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::WorkerIndex;
+use super::kinds::{ANY, KindId, Kinds};
+use super::labels::{LabelIndex, RouteIndex};
+use crate::build::{Build, BuildId, Epoch, Properties};
+use crate::error::Attempt;
+
+/// As many attempts of a build are remembered: the first one and the latest ones.
+const LONGEST_HISTORY: usize = 32;
+
+/// The claim of a build: what goes first has the better one. It never changes, so that a build that comes back has the
+/// place that it had.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+pub(super) struct Rank {
+    /// The smaller, the earlier.
+    pub(super) key: i64,
+    pub(super) build: BuildId,
+}
+
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+pub(super) struct NeedIndex(u32);
+
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+pub(super) struct LineIndex(u32);
+
+/// Where a build is.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub(super) enum Place {
+    /// In its line.
+    Waiting,
+    /// Between two attempts.
+    Paused { until: Instant },
+    /// It was given a place, and the worker has not confirmed it yet.
+    Leasing { worker: WorkerIndex, epoch: Epoch },
+    Running { worker: WorkerIndex, epoch: Epoch, since: Instant },
+    /// On its way from one place to another, or out.
+    Nowhere,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) build: Build,
+    pub(super) rank: Rank,
+    pub(super) need: NeedIndex,
+    pub(super) place: Place,
+    /// As many starts were ordered for it and have not ended.
+    pub(super) starts: u32,
+    /// Of most builds there is nothing to tell.
+    pub(super) past: Option<Box<Past>>,
+}
+
+/// The attempts of a build that did not work out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Past {
+    pub(super) attempts: u32,
+    pub(super) history: Vec<Attempt>,
+    pub(super) failed_on: BTreeSet<WorkerIndex>,
+}
+
+impl Past {
+    pub(super) fn failed(&mut self, worker: WorkerIndex, attempt: Attempt) {
+        self.attempts += 1;
+        self.failed_on.insert(worker);
+        if self.history.len() == LONGEST_HISTORY {
+            self.history.remove(1);
+        }
+        self.history.push(attempt);
+    }
+}
+
+impl Entry {
+    /// Whether an attempt of this build has failed there.
+    pub(super) fn avoids(&self, worker: WorkerIndex) -> bool {
+        self.past.as_ref().is_some_and(|past| past.failed_on.contains(&worker))
+    }
+}
+
+/// What a driver says of the kind that a need asks for.
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub(super) enum Said {
+    /// The question is out.
+    Asked,
+    Kind(KindId),
+    /// The driver cannot make an instance for it.
+    Cannot(Arc<str>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Need {
+    pub(super) route: RouteIndex,
+    /// `None` where no driver looks at them.
+    pub(super) properties: Option<Properties>,
+    asked: Option<KindId>,
+    pub(super) said: BTreeMap<u32, Said>,
+    line: LineIndex,
+    builds: u32,
+}
+
+/// Builds that wait for a place, and that the same instances can serve.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) route: RouteIndex,
+    /// Sorted.
+    pub(super) kinds: Arc<[KindId]>,
+    pub(super) waiting: BTreeSet<Rank>,
+    needs: u32,
+    /// When the patience of the build at its head ends, if a younger build has been preferred to it.
+    patience: Option<Instant>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Queue {
+    pub(super) builds: HashMap<BuildId, Entry>,
+    needs: Slab<Need>,
+    need_of: HashMap<(RouteIndex, Option<Properties>), NeedIndex>,
+    needs_of: BTreeMap<RouteIndex, BTreeSet<NeedIndex>>,
+    lines: Slab<Line>,
+    line_of: HashMap<(RouteIndex, Arc<[KindId]>), LineIndex>,
+    lines_of: HashMap<KindId, BTreeSet<LineIndex>>,
+    pauses: BTreeSet<(Instant, BuildId)>,
+    /// The first build of each line.
+    heads: BTreeMap<RouteIndex, BTreeSet<(Rank, LineIndex)>>,
+    /// Heads that no younger build has been preferred to.
+    unpassed: BTreeMap<RouteIndex, BTreeSet<(Rank, LineIndex)>>,
+    /// Heads that are passed over and are still patient.
+    patient: BTreeSet<(Instant, LineIndex)>,
+    /// Heads whose patience has ended.
+    pub(super) impatient: BTreeSet<(Rank, LineIndex)>,
+    waiting: usize,
+    /// Lines that have changed since the plan has looked at them.
+    pub(super) touched: BTreeSet<LineIndex>,
+    /// Lines that have ended since then.
+    pub(super) gone: Vec<LineIndex>,
+    /// Kinds that fewer builds wait for since then.
+    pub(super) eased: BTreeSet<KindId>,
+}
+
+/// Values by small numbers that are used again.
+#[derive(Clone, Debug)]
+struct Slab<T> {
+    entries: Vec<Option<T>>,
+    unused: Vec<u32>,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), unused: Vec::new() }
+    }
+}
+
+impl<T> Slab<T> {
+    fn insert(&mut self, value: T) -> u32 {
+        if let Some(index) = self.unused.pop() {
+            self.entries[index as usize] = Some(value);
+            return index;
+        }
+        self.entries.push(Some(value));
+        u32::try_from(self.entries.len() - 1).expect("fewer than 2^32 entries")
+    }
+
+    fn get(&self, index: u32) -> &T {
+        self.entries[index as usize].as_ref().expect("the entry exists")
+    }
+
+    fn get_mut(&mut self, index: u32) -> &mut T {
+        self.entries[index as usize].as_mut().expect("the entry exists")
+    }
+
+    fn remove(&mut self, index: u32) -> T {
+        self.unused.push(index);
+        self.entries[index as usize].take().expect("the entry exists")
+    }
+}
+
+/// Needs and lines.
+impl Queue {
+    pub(super) fn need(&self, need: NeedIndex) -> &Need {
+        self.needs.get(need.0)
+    }
+
+    pub(super) fn line(&self, line: LineIndex) -> &Line {
+        self.lines.get(line.0)
+    }
+
+    pub(super) fn line_of_need(&self, need: NeedIndex) -> LineIndex {
+        self.need(need).line
+    }
+
+    /// The lines that instances of this kind can serve.
+    pub(super) fn lines_of(&self, kind: KindId) -> impl Iterator<Item = LineIndex> {
+        self.lines_of.get(&kind).into_iter().flatten().copied()
+    }
+
+    /// The needs that share a route.
+    pub(super) fn needs_of(&self, route: RouteIndex) -> impl Iterator<Item = NeedIndex> {
+        self.needs_of.get(&route).into_iter().flatten().copied()
+    }
+
+    /// The need of a build, held once more. `route` was held for it.
+    fn hold_need(&mut self, route: RouteIndex, build: &Build, labels: &mut LabelIndex, kinds: &mut Kinds) -> NeedIndex {
+        let census = labels.workers(route);
+        let properties = (census.asked + census.said > 0).then(|| build.properties().clone());
+        if let Some(&need) = self.need_of.get(&(route, properties.clone())) {
+            labels.release_route(route); // the need holds it already
+            self.needs.get_mut(need.0).builds += 1;
+            return need;
+        }
+        let asked = (census.asked > 0).then(|| kinds.hold_asked(build.properties()));
+        let line = self.hold_line(route, &kinds_of(census.any > 0, asked, &BTreeMap::new()), kinds);
+        let key = (route, properties.clone());
+        let need = Need { route, properties, asked, said: BTreeMap::new(), line, builds: 1 };
+        let need = NeedIndex(self.needs.insert(need));
+        self.need_of.insert(key, need);
+        self.needs_of.entry(route).or_default().insert(need);
+        need
+    }
+
+    fn release_need(&mut self, index: NeedIndex, labels: &mut LabelIndex, kinds: &mut Kinds) {
+        let need = self.needs.get_mut(index.0);
+        need.builds -= 1;
+        if need.builds > 0 {
+            return;
+        }
+        let need = self.needs.remove(index.0);
+        self.need_of.remove(&(need.route, need.properties));
+        if let Some(needs) = self.needs_of.get_mut(&need.route) {
+            needs.remove(&index);
+            if needs.is_empty() {
+                self.needs_of.remove(&need.route);
+            }
+        }
+        self.release_line(need.line, kinds);
+        let said = need.said.values().filter_map(|said| if let Said::Kind(kind) = said { Some(*kind) } else { None });
+        for kind in need.asked.into_iter().chain(said) {
+            kinds.release(kind);
+        }
+        labels.release_route(need.route);
+    }
+
+    fn hold_line(&mut self, route: RouteIndex, of: &Arc<[KindId]>, kinds: &mut Kinds) -> LineIndex {
+        if let Some(&line) = self.line_of.get(&(route, of.clone())) {
+            self.lines.get_mut(line.0).needs += 1;
+            return line;
+        }
+        let line = Line { route, kinds: of.clone(), waiting: BTreeSet::new(), needs: 1, patience: None };
+        let line = LineIndex(self.lines.insert(line));
+        self.line_of.insert((route, of.clone()), line);
+        for &kind in of.iter() {
+            kinds.hold(kind);
+            self.lines_of.entry(kind).or_default().insert(line);
+        }
+        line
+    }
+
+    fn release_line(&mut self, index: LineIndex, kinds: &mut Kinds) {
+        let line = self.lines.get_mut(index.0);
+        line.needs -= 1;
+        if line.needs > 0 {
+            return;
+        }
+        let line = self.lines.remove(index.0);
+        debug_assert!(line.waiting.is_empty(), "a line without needs has no builds");
+        self.touched.remove(&index);
+        self.gone.push(index);
+        self.line_of.remove(&(line.route, line.kinds.clone()));
+        for &kind in line.kinds.iter() {
+            if let Some(lines) = self.lines_of.get_mut(&kind) {
+                lines.remove(&index);
+                if lines.is_empty() {
+                    self.lines_of.remove(&kind);
+                }
+            }
+            kinds.release(kind);
+        }
+    }
+
+    /// The question for the kind of this need is out.
+    pub(super) fn asks(&mut self, need: NeedIndex, driver: u32) {
+        self.needs.get_mut(need.0).said.insert(driver, Said::Asked);
+    }
+
+    /// A driver has said what kind the need asks for. The kind is held for the need.
+    pub(super) fn said(&mut self, index: NeedIndex, driver: u32, said: Said, any: bool, kinds: &mut Kinds) {
+        let need = self.needs.get_mut(index.0);
+        need.said.insert(driver, said);
+        let (route, old) = (need.route, need.line);
+        let of = kinds_of(any, need.asked, &need.said);
+        let new = self.hold_line(route, &of, kinds);
+        if new != old {
+            let of_need = |rank: &Rank| self.builds[&rank.build].need == index;
+            let moved: Vec<Rank> = self.lines.get(old.0).waiting.iter().copied().filter(of_need).collect();
+            for &rank in &moved {
+                self.leave_line(old, rank);
+            }
+            self.needs.get_mut(index.0).line = new;
+            for rank in moved {
+                self.join_line(new, rank);
+            }
+        }
+        self.release_line(old, kinds);
+    }
+
+    /// The need of these properties on this route, if a build has it.
+    pub(super) fn find_need(&self, route: RouteIndex, properties: &Properties) -> Option<NeedIndex> {
+        self.need_of.get(&(route, Some(properties.clone()))).copied()
+    }
+}
+
+/// The kinds that can serve a need, sorted.
+fn kinds_of(any: bool, asked: Option<KindId>, said: &BTreeMap<u32, Said>) -> Arc<[KindId]> {
+    let said = said.values().filter_map(|said| if let Said::Kind(kind) = said { Some(*kind) } else { None });
+    let mut kinds: Vec<KindId> = any.then_some(ANY).into_iter().chain(asked).chain(said).collect();
+    kinds.sort_unstable();
+    kinds.into()
+}
+
+/// Builds.
+impl Queue {
+    /// A new build, which waits. `route` was held for it.
+    pub(super) fn insert(
+        &mut self,
+        rank: Rank,
+        build: &Build,
+        route: RouteIndex,
+        labels: &mut LabelIndex,
+        kinds: &mut Kinds,
+    ) -> NeedIndex {
+        let need = self.hold_need(route, build, labels, kinds);
+        let entry = Entry { build: build.clone(), rank, need, place: Place::Waiting, starts: 0, past: None };
+        self.builds.insert(rank.build, entry);
+        self.join_line(self.need(need).line, rank);
+        need
+    }
+
+    /// The build has ended.
+    pub(super) fn remove(&mut self, id: BuildId, labels: &mut LabelIndex, kinds: &mut Kinds) -> Option<Entry> {
+        self.set_place(id, Place::Nowhere);
+        let entry = self.builds.remove(&id)?;
+        self.release_need(entry.need, labels, kinds);
+        Some(entry)
+    }
+
+    /// Finds the kinds of all builds of a route anew: its workers know other kinds than before.
+    pub(super) fn renew_route(&mut self, route: RouteIndex, labels: &mut LabelIndex, kinds: &mut Kinds) {
+        let needs: Vec<NeedIndex> = self.needs_of(route).collect();
+        let mut of_route: Vec<BuildId> =
+            self.builds.iter().filter(|(_, entry)| needs.contains(&entry.need)).map(|(id, _)| *id).collect();
+        of_route.sort_unstable();
+        // All of them leave before the first one comes back: a need of before must not be found.
+        let mut left = Vec::new();
+        for id in of_route {
+            let place = self.builds[&id].place;
+            self.set_place(id, Place::Nowhere);
+            left.push((id, place));
+        }
+        let held: Vec<_> = left.iter().map(|(id, _)| labels.hold_route(self.builds[id].build.labels())).collect();
+        for (id, _) in &left {
+            let need = self.builds[id].need;
+            self.release_need(need, labels, kinds);
+        }
+        for ((id, place), route) in left.into_iter().zip(held) {
+            let build = self.builds[&id].build.clone();
+            let need = self.hold_need(route.expect("workers are only added"), &build, labels, kinds);
+            self.builds.get_mut(&id).expect("it is there").need = need;
+            self.set_place(id, place);
+        }
+    }
+
+    pub(super) fn place(&self, id: BuildId) -> Option<Place> {
+        self.builds.get(&id).map(|entry| entry.place)
+    }
+
+    /// Moves a build.
+    pub(super) fn set_place(&mut self, id: BuildId, new: Place) {
+        let Some(entry) = self.builds.get_mut(&id) else { return };
+        let (rank, need) = (entry.rank, entry.need);
+        let old = std::mem::replace(&mut entry.place, new);
+        let line = self.need(need).line;
+        match old {
+            Place::Waiting => self.leave_line(line, rank),
+            Place::Paused { until } => _ = self.pauses.remove(&(until, id)),
+            Place::Leasing { .. } | Place::Running { .. } | Place::Nowhere => {}
+        }
+        match new {
+            Place::Waiting => self.join_line(line, rank),
+            Place::Paused { until } => _ = self.pauses.insert((until, id)),
+            Place::Leasing { .. } | Place::Running { .. } | Place::Nowhere => {}
+        }
+    }
+
+    /// The builds of a need that wait or pause.
+    pub(super) fn waiting_of(&self, need: NeedIndex) -> Vec<BuildId> {
+        let waits = |entry: &Entry| matches!(entry.place, Place::Waiting | Place::Paused { .. });
+        let of_need = self.builds.iter().filter(|(_, entry)| entry.need == need && waits(entry));
+        let mut ids: Vec<BuildId> = of_need.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// How many builds wait or pause.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting + self.pauses.len()
+    }
+
+    /// When the next pause or patience ends.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let pause = self.pauses.first().map(|(until, _)| *until);
+        let patience = self.patient.first().map(|(until, _)| *until);
+        pause.into_iter().chain(patience).min()
+    }
+
+    /// Ends what has lasted long enough.
+    pub(super) fn time(&mut self, now: Instant) {
+        while let Some(&(until, id)) = self.pauses.first().filter(|(until, _)| *until <= now) {
+            debug_assert_eq!(self.place(id), Some(Place::Paused { until }));
+            self.set_place(id, Place::Waiting);
+        }
+        while let Some(&(until, line)) = self.patient.first().filter(|(until, _)| *until <= now) {
+            self.patient.remove(&(until, line));
+            if let Some(&head) = self.line(line).waiting.first() {
+                self.impatient.insert((head, line));
+                self.touched.insert(line);
+            }
+        }
+    }
+
+    fn join_line(&mut self, line: LineIndex, rank: Rank) {
+        self.change_line(line, |waiting| waiting.insert(rank));
+        self.waiting += 1;
+    }
+
+    fn leave_line(&mut self, line: LineIndex, rank: Rank) {
+        self.eased.extend(self.lines.get(line.0).kinds.iter());
+        self.change_line(line, |waiting| waiting.remove(&rank));
+        self.waiting -= 1;
+    }
+
+    fn change_line(&mut self, index: LineIndex, change: impl FnOnce(&mut BTreeSet<Rank>) -> bool) {
+        let line = self.lines.get_mut(index.0);
+        let before = line.waiting.first().copied();
+        change(&mut line.waiting);
+        self.touched.insert(index);
+        let after = line.waiting.first().copied();
+        if before == after {
+            return;
+        }
+        let (route, patience) = (line.route, line.patience.take());
+        for heads in [&mut self.heads, &mut self.unpassed] {
+            let of_route = heads.entry(route).or_default();
+            if let Some(before) = before {
+                of_route.remove(&(before, index));
+            }
+            if let Some(after) = after {
+                of_route.insert((after, index));
+            }
+            if of_route.is_empty() {
+                heads.remove(&route);
+            }
+        }
+        if let Some(before) = before {
+            self.impatient.remove(&(before, index));
+        }
+        if let Some(until) = patience {
+            self.patient.remove(&(until, index));
+        }
+    }
+
+    /// The heads of all lines of a route, the best claim first.
+    pub(super) fn heads(&self, route: RouteIndex) -> impl Iterator<Item = (Rank, LineIndex)> {
+        self.heads.get(&route).into_iter().flatten().copied()
+    }
+
+    /// A build of `rank` was given a place that the heads of this route could use: those with a better claim have been
+    /// passed over. `patience` says until when they accept that.
+    pub(super) fn passed_over(
+        &mut self,
+        route: RouteIndex,
+        rank: Rank,
+        now: Instant,
+        patience: impl Fn(&Line) -> Duration,
+    ) {
+        while let Some(&(head, index)) = self.unpassed.get(&route).and_then(BTreeSet::first)
+            && head < rank
+        {
+            let line = self.lines.get_mut(index.0);
+            let until = now.checked_add(patience(line));
+            line.patience = until;
+            // Patience without an end never gets impatient.
+            if let Some(until) = until {
+                self.patient.insert((until, index));
+            }
+            let unpassed = self.unpassed.get_mut(&route).expect("it has this head");
+            unpassed.remove(&(head, index));
+            if unpassed.is_empty() {
+                self.unpassed.remove(&route);
+            }
+        }
+    }
+}
