@@ -114,9 +114,13 @@ pub(crate) type Orders = Vec<Order>;
 pub(crate) enum StartEnd {
     Attached,
     /// The start was called, and it or its instance failed.
-    Failed { reason: Arc<str> },
+    Failed {
+        reason: Arc<str>,
+    },
     /// The start was called, and its build asks for what cannot be.
-    Cannot { reason: Arc<str> },
+    Cannot {
+        reason: Arc<str>,
+    },
     /// The start was not called, or was cancelled.
     NotMade,
 }

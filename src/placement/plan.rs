@@ -143,7 +143,9 @@ impl Placement {
 
     fn has_free_place(&self, line: LineIndex) -> bool {
         let line = self.queue.line(line);
-        line.kinds.iter().any(|kind| self.labels.supply(line.route, *kind).is_some_and(|supply| !supply.free.is_empty()))
+        line.kinds
+            .iter()
+            .any(|kind| self.labels.supply(line.route, *kind).is_some_and(|supply| !supply.free.is_empty()))
     }
 
     /// The best claim of a line that a worker with a free place can take.
@@ -182,9 +184,10 @@ impl Placement {
                 && self.can_make(worker, index)
         };
         let impatient = self.queue.impatient.iter().take_while(|(head, _)| *head < rank);
-        let urgent = self.labels.routes_of(worker).flat_map(|route| {
-            self.queue.heads(route).take_while(|(head, _)| head.key < rank.key)
-        });
+        let urgent = self
+            .labels
+            .routes_of(worker)
+            .flat_map(|route| self.queue.heads(route).take_while(|(head, _)| head.key < rank.key));
         let claims = impatient.copied().chain(urgent).filter(|(_, line)| may_claim(*line));
         claims.min().map(|(_, line)| line)
     }
@@ -203,7 +206,8 @@ impl Placement {
 
     /// The next place is for this line: it gets an instance of its own, in the place of this one if need be.
     fn make_room(&mut self, now: Instant, worker: WorkerIndex, line: LineIndex, orders: &mut Orders) {
-        let elsewhere = [Shelf::Down, Shelf::Stopping].into_iter().find_map(|shelf| self.choose_worker(shelf, line, orders));
+        let elsewhere =
+            [Shelf::Down, Shelf::Stopping].into_iter().find_map(|shelf| self.choose_worker(shelf, line, orders));
         if let Some(other) = elsewhere {
             self.start(now, other, line, orders);
         } else if self.worker(worker).is_unused() {
@@ -305,7 +309,8 @@ impl Placement {
         for kind in line.kinds.iter() {
             let Some(of_kind) = self.labels.supply(line.route, *kind) else { continue };
             supply += of_kind.free_places + of_kind.starting;
-            if let (Some(start), Some(build)) = (self.learned.starts.expected(*kind), self.learned.builds.expected(*kind))
+            if let (Some(start), Some(build)) =
+                (self.learned.starts.expected(*kind), self.learned.builds.expected(*kind))
             {
                 expected += of_kind.busy as f64 * HORIZON * start / build.max(0.001);
             }
@@ -317,9 +322,8 @@ impl Placement {
     /// Free places whose driver is being asked whether they fit this line.
     fn asking(&self, line: &Line) -> usize {
         let asked = line.kinds.iter().filter(|kind| self.kinds.space(**kind) == Space::Asked);
-        let questions = asked.flat_map(|kind| {
-            self.hunger.questions.range((*kind, WorkerIndex(0))..=(*kind, WorkerIndex(u32::MAX)))
-        });
+        let questions = asked
+            .flat_map(|kind| self.hunger.questions.range((*kind, WorkerIndex(0))..=(*kind, WorkerIndex(u32::MAX))));
         let workers = questions.map(|(_, worker)| *worker);
         let answering = workers.filter(|worker| !self.worker(*worker).overdue && self.labels.fits(*worker, line.route));
         answering.map(|worker| self.worker(worker).free()).sum()

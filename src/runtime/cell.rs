@@ -18,13 +18,13 @@ use super::observers::About;
 use super::queue::BuildCell;
 use super::shared::{Agenda, Shared, Task};
 use crate::build::{Build, BuildId, Epoch, Properties};
-use crate::placement::{Facts, WorkerIndex};
 use crate::error::{AttachError, SubstantiateError};
 use crate::event::{EventKind, WorkerState, WorkerStatus};
 use crate::journal::Remains;
 use crate::lifecycle::{
     ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, Lifecycle, Occurrence, Request, RequestId, Want,
 };
+use crate::placement::{Facts, WorkerIndex};
 use crate::worker::{AttemptIdentity, Secret};
 
 pub(super) struct WorkerCell {

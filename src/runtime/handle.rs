@@ -41,8 +41,9 @@ impl Worker {
     #[doc(alias = "acquire")]
     pub fn substantiate(&self, build: &Build) -> Substantiation<Lease> {
         let fit = if self.cell.may_be_incompatible { Fit::AskOrRecycle } else { Fit::Always };
-        let lease =
-            |granted: Granted| granted.map(|granted| Lease::new(granted, build.clone())).map_err(|refusal| refusal.error);
+        let lease = |granted: Granted| {
+            granted.map(|granted| Lease::new(granted, build.clone())).map_err(|refusal| refusal.error)
+        };
         self.request(fit, Want::Lease(LeaseFor(None)), |sender| Asker::Direct(sender, build.clone()), lease)
     }
 

@@ -22,8 +22,8 @@ use crate::journal::{self, LeftoverStage, Record, Remains, Until};
 use crate::lifecycle::{Effect, Input};
 use crate::printable::printable;
 use crate::worker::{
-    Attacher, AttemptIdentity, Health, Kind, LatentWorker, Leftover, Reclaimed, Secret, StartControls, StartRequest, Started,
-    StopRequest,
+    Attacher, AttemptIdentity, Health, Kind, LatentWorker, Leftover, Reclaimed, Secret, StartControls, StartRequest,
+    Started, StopRequest,
 };
 
 /// The longest id that can be recorded, in bytes.

@@ -29,13 +29,13 @@ use super::ticket::{Inbox, Ticket};
 use crate::build::{Build, BuildId, Properties};
 use crate::clock::Clock;
 use crate::command::Agent;
-use crate::placement::{Space, WorkerIndex};
 use crate::error::{AddWorkerError, AttachError, BuildError, JournalError, LeaseEnd, UnknownBuild};
 use crate::event::{
     BuildResult, BuildStatus, Event, EventKind, LeftoverStatus, LeftoverStep, WorkerState, WorkerStatus,
 };
 use crate::journal::{Journal, Steps};
 use crate::lifecycle::{Input, Lifecycle};
+use crate::placement::{Space, WorkerIndex};
 use crate::printable::printable;
 #[cfg(feature = "agent")]
 use crate::worker::AttachPoint;
