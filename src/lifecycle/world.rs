@@ -148,14 +148,14 @@ impl World {
         match step {
             Step::Request(number) => {
                 let warm_up = self.setting.warm_up && *number == 1;
-                let lease = (!warm_up).then_some(LeaseFor(Some(BuildId(*number))));
+                let want = if warm_up { Want::Instance(None) } else { Want::Lease(LeaseFor(Some(BuildId(*number)))) };
                 let fit = match (self.setting.may_be_incompatible, number % 2) {
                     (false, _) => Fit::Always,
                     (true, 0) => Fit::Ask,
                     (true, _) => Fit::AskOrRecycle,
                 };
                 self.requests.push(RequestState::Open);
-                let request = Request { id: RequestId(*number), lease, fit };
+                let request = Request { id: RequestId(*number), want, fit };
                 if let Some(answer) = self.life.request(self.now, request, &mut effects) {
                     self.answered(RequestId(*number), &answer);
                 }
@@ -381,6 +381,7 @@ impl Lifecycle {
             Stage::Substantiated(up) => {
                 rebase(&mut up.idle_until);
                 rebase(&mut up.reattach_until);
+                up.detached = up.detached.map(|_| origin);
                 rebase(&mut up.next_check);
             }
             Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
