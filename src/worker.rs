@@ -72,7 +72,8 @@ pub trait LatentWorker: Send + Sync + 'static {
 
     /// Whether an instance may fit one build and not another. Asked once, when the worker is added, on the thread that
     /// adds it. `false` by default: every instance fits every build and
-    /// [`is_compatible_with_build`](LatentWorker::is_compatible_with_build) is never called.
+    /// [`is_compatible_with_build`](LatentWorker::is_compatible_with_build) is never called, unless the driver
+    /// [says kinds](LatentWorker::says_kinds).
     fn builds_may_be_incompatible(&self) -> bool {
         false
     }
@@ -84,17 +85,28 @@ pub trait LatentWorker: Send + Sync + 'static {
         Ok(true)
     }
 
+    /// Whether the driver says which [`kind`](LatentWorker::kind) of instance a build needs. Asked once, when the worker is
+    /// added, on the thread that adds it. `false` by default: `kind` is never called.
+    ///
+    /// A driver whose instances differ by what it makes of the properties should say kinds: the queue then knows without a
+    /// question which instances fit a build, and how many builds wait for the same kind.
+    fn says_kinds(&self) -> bool {
+        false
+    }
+
     /// The kind of instance that a build with these properties needs: an instance that was started for one build serves
     /// every build of the same kind, and no other. The name of a kind should contain all that the driver makes of the
-    /// properties, such as the image and the memory.
+    /// properties, such as the image and the memory, but no secret: it is shown to people.
     ///
-    /// Called once for each distinct set of properties that is waiting, on the thread that submits a build or reports a
-    /// change, without any lock; it must not block. Called once with no properties when the worker is added. With this
-    /// method, [`builds_may_be_incompatible`](LatentWorker::builds_may_be_incompatible) and
-    /// [`is_compatible_with_build`](LatentWorker::is_compatible_with_build) only matter for
-    /// [`Worker::substantiate`](crate::Worker::substantiate).
+    /// A pure function of the properties: it is called about once for each distinct set of them, whichever of the workers
+    /// that share the driver value the answer is for, and the answer is remembered. Called on the thread that submits a
+    /// build or reports a change, without any lock; it must not block.
     ///
-    /// [`Kind::by_properties`] by default: then the two methods decide for the queue as well.
+    /// For the queue the kind alone decides. For [`Worker::substantiate`](crate::Worker::substantiate),
+    /// [`is_compatible_with_build`](LatentWorker::is_compatible_with_build) is called as well when the kinds are the same,
+    /// and may refuse an instance because of its state.
+    ///
+    /// [`Kind::by_properties`] by default.
     ///
     /// # Errors
     /// When the driver cannot make an instance for such a build. If no worker can, the build ends with the error of one
@@ -102,6 +114,12 @@ pub trait LatentWorker: Send + Sync + 'static {
     fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
         let _ = properties;
         Ok(Kind::by_properties())
+    }
+
+    /// Which value this is, if workers may share it.
+    #[doc(hidden)]
+    fn driver_identity(&self) -> Option<DriverIdentity> {
+        None
     }
 
     /// Takes away what is left of an attempt whose instance is not known any more: its stop has failed, or its master
@@ -129,6 +147,11 @@ pub trait LatentWorker: Send + Sync + 'static {
         Ok(Reclaimed::Unsupported)
     }
 }
+
+/// Tells one driver value from all others that exist at the same time.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DriverIdentity(usize);
 
 /// What [`LatentWorker::reclaim`] came to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -247,8 +270,17 @@ impl<W: LatentWorker + ?Sized> LatentWorker for Arc<W> {
         W::is_compatible_with_build(self, instance, properties)
     }
 
+    fn says_kinds(&self) -> bool {
+        W::says_kinds(self)
+    }
+
     fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
         W::kind(self, properties)
+    }
+
+    fn driver_identity(&self) -> Option<DriverIdentity> {
+        // An `Arc` within this one may be in others as well.
+        Some(W::driver_identity(self).unwrap_or_else(|| DriverIdentity(Arc::as_ptr(self).cast::<()>().addr())))
     }
 
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {

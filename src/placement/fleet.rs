@@ -55,6 +55,8 @@ struct Leasing {
 #[derive(Clone, Debug)]
 pub(super) struct Worker {
     pub(super) name: Arc<str>,
+    /// The number of its driver value.
+    pub(super) driver: u32,
     pub(super) space: Space,
     pub(super) max_builds: usize,
     missing_timeout: Duration,
@@ -74,9 +76,10 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(name: Arc<str>, space: Space, limits: Limits, facts: Facts) -> Self {
+    pub(super) fn new(name: Arc<str>, driver: u32, space: Space, limits: Limits, facts: Facts) -> Self {
         Self {
             name,
+            driver,
             space,
             max_builds: limits.max_builds.get(),
             missing_timeout: limits.missing_timeout,

@@ -16,7 +16,7 @@ pub(crate) enum Space {
     Any,
     /// Drivers that are asked whether an instance fits: each set of properties is a kind.
     Asked,
-    /// A driver that says which kind a build asks for; by the first worker that has it.
+    /// The driver of this number, which says which kind a build asks for.
     Said(u32),
 }
 

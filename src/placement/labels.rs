@@ -103,6 +103,8 @@ struct Class {
     shelves: [BTreeSet<Turn>; SHELVES.len()],
     routes: BTreeSet<RouteIndex>,
     workers: Census,
+    /// The first worker of each driver that says kinds.
+    speakers: BTreeMap<u32, WorkerIndex>,
     /// What its workers contribute, by worker.
     shares: BTreeMap<WorkerIndex, BTreeMap<KindId, Share>>,
 }
@@ -124,6 +126,8 @@ struct Route {
     heads: [BTreeSet<Turn>; SHELVES.len()],
     supply: BTreeMap<KindId, Supply>,
     workers: Census,
+    /// A worker of each driver that says kinds.
+    speakers: BTreeMap<u32, WorkerIndex>,
     /// How many needs hold this route.
     holders: usize,
 }
@@ -132,6 +136,9 @@ impl Route {
     fn add_class(&mut self, index: ClassIndex, class: &Class) {
         self.classes.insert(index);
         self.workers.add(class.workers);
+        for (&driver, &worker) in &class.speakers {
+            self.speakers.entry(driver).or_insert(worker);
+        }
         for (heads, shelf) in self.heads.iter_mut().zip(&class.shelves) {
             heads.extend(shelf.first());
         }
@@ -183,15 +190,19 @@ impl LabelIndex {
             Some(&class) => class,
             None => self.add_class(labels),
         };
+        let worker = WorkerIndex(u32::try_from(self.on_shelf.len()).expect("fewer than 2^32 workers"));
         self.class_of_worker.push(index);
         self.on_shelf.push(None);
         let class = &mut self.classes[index.0 as usize];
         class.workers.count(space);
+        let speaks = if let Space::Said(driver) = space { Some(driver) } else { None };
+        speaks.into_iter().for_each(|driver| _ = class.speakers.entry(driver).or_insert(worker));
         let mut changed = Vec::new();
         for index in &class.routes {
             let route = self.routes.get_mut(index).expect("a class names only routes that exist");
             let before = route.workers.shape();
             route.workers.count(space);
+            speaks.into_iter().for_each(|driver| _ = route.speakers.entry(driver).or_insert(worker));
             if route.workers.shape() != before {
                 changed.push(*index);
             }
@@ -375,6 +386,16 @@ impl LabelIndex {
     /// How many workers fit.
     pub(super) fn workers(&self, route: RouteIndex) -> Census {
         self.routes[&route].workers
+    }
+
+    /// How many drivers that say kinds have a worker that fits.
+    pub(super) fn speakers(&self, route: RouteIndex) -> usize {
+        self.routes[&route].speakers.len()
+    }
+
+    /// A worker of this driver that fits, if the driver says kinds.
+    pub(super) fn speaker(&self, route: RouteIndex, driver: u32) -> Option<WorkerIndex> {
+        self.routes[&route].speakers.get(&driver).copied()
     }
 
     pub(super) fn supply(&self, route: RouteIndex, kind: KindId) -> Option<&Supply> {

@@ -136,7 +136,7 @@ pub(crate) struct Placement {
     learned: Learned,
     hunger: Hunger,
     /// Drivers that say kinds and have, or may get, an instance: they are asked about every new need.
-    speakers: BTreeMap<u32, WorkerIndex>,
+    speakers: BTreeSet<u32>,
     /// Attached instances whose own kind is being asked for.
     unnamed: BTreeSet<WorkerIndex>,
     /// When a call becomes overdue, or an agent has been gone for too long.
@@ -156,7 +156,7 @@ impl Placement {
             queue: Queue::default(),
             learned: Learned::default(),
             hunger: Hunger::default(),
-            speakers: BTreeMap::new(),
+            speakers: BTreeSet::new(),
             unnamed: BTreeSet::new(),
             timers: BTreeSet::new(),
             timer_of: BTreeMap::new(),
@@ -164,19 +164,21 @@ impl Placement {
         }
     }
 
-    /// Adds the worker of the next index. The driver of a worker of [`Space::Said`] is named by its own index.
+    /// Adds the worker of the next index. Workers that share a driver value have the same number of it.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn add_worker(
         &mut self,
         index: WorkerIndex,
         name: Arc<str>,
         labels: Labels,
+        driver: u32,
         space: Space,
         limits: Limits,
         facts: Facts,
     ) {
         assert_eq!(index.0 as usize, self.workers.len(), "workers are added in the order of their indexes");
         let changed = self.labels.add_worker(labels, space);
-        self.workers.push(Worker::new(name, space, limits, facts));
+        self.workers.push(Worker::new(name, driver, space, limits, facts));
         for route in changed {
             self.queue.renew_route(route, &mut self.labels, &mut self.kinds);
         }
@@ -249,8 +251,8 @@ impl Placement {
         let kind = match worker.space {
             Space::Any => Some(ANY),
             Space::Asked => Some(self.kinds.hold_asked(&properties)),
-            Space::Said(driver) => {
-                self.speak(driver, index, orders);
+            Space::Said(_) => {
+                self.speak(worker.driver, orders);
                 if self.unnamed.insert(index) {
                     orders.push(Order::AskKind { worker: index, properties });
                 }
@@ -261,20 +263,20 @@ impl Placement {
     }
 
     /// From now on this driver is asked about every new need, and now about those that wait.
-    fn speak(&mut self, driver: u32, worker: WorkerIndex, orders: &mut Orders) {
-        if self.speakers.insert(driver, worker).is_some() {
+    fn speak(&mut self, driver: u32, orders: &mut Orders) {
+        if !self.speakers.insert(driver) {
             return;
         }
-        let routes: Vec<_> = self.labels.routes_of(worker).collect();
-        let needs: Vec<NeedIndex> = routes.into_iter().flat_map(|route| self.queue.needs_of(route)).collect();
-        for need in needs {
-            self.ask_kind(driver, worker, need, orders);
+        for need in self.queue.all_needs() {
+            self.ask_kind(driver, need, orders);
         }
     }
 
-    fn ask_kind(&mut self, driver: u32, worker: WorkerIndex, index: NeedIndex, orders: &mut Orders) {
+    /// Asks the driver about a need that one of its workers fits, unless it was asked.
+    fn ask_kind(&mut self, driver: u32, index: NeedIndex, orders: &mut Orders) {
         let need = self.queue.need(index);
-        if need.said.contains_key(&driver) || !self.labels.fits(worker, need.route) {
+        let Some(worker) = self.labels.speaker(need.route, driver) else { return };
+        if need.said.contains_key(&driver) {
             return;
         }
         let properties = need.properties.clone().expect("where a driver says kinds, properties matter");
@@ -325,7 +327,7 @@ impl Placement {
         let need = self.queue.need(index);
         let census = self.labels.workers(need.route);
         let refused = need.said.values().filter(|said| matches!(said, Said::Cannot(_))).count();
-        if census.any + census.asked > 0 || refused < census.said {
+        if census.any + census.asked > 0 || refused < self.labels.speakers(need.route) {
             return;
         }
         let reason = need.said.values().find_map(|said| if let Said::Cannot(why) = said { Some(why) } else { None });
@@ -494,11 +496,9 @@ impl Placement {
         };
         let rank = Rank { key: -i64::from(build.priority()), build: id };
         let need = self.queue.insert(rank, build, route, &mut self.labels, &mut self.kinds);
-        if self.labels.workers(route).said > 0 {
-            let speakers: Vec<_> = self.speakers.iter().map(|(driver, worker)| (*driver, *worker)).collect();
-            for (driver, worker) in speakers {
-                self.ask_kind(driver, worker, need, orders);
-            }
+        if self.labels.speakers(route) > 0 {
+            let speakers: Vec<u32> = self.speakers.iter().copied().collect();
+            speakers.into_iter().for_each(|driver| self.ask_kind(driver, need, orders));
         }
     }
 

@@ -418,20 +418,19 @@ impl Placement {
                 None
             }
         });
-        if best.is_some() || self.labels.workers(route).said == 0 {
+        if best.is_some() || self.labels.speakers(route) == 0 {
             return best;
         }
         // A driver that says kinds and was not asked about this build.
-        let unknown = |worker: WorkerIndex| match self.worker(worker).space {
-            Space::Said(driver) => !self.queue.need(entry.need).said.contains_key(&driver),
-            _ => false,
+        let need = entry.need;
+        let unknown = |worker: WorkerIndex| {
+            let worker = self.worker(worker);
+            matches!(worker.space, Space::Said(_)) && !self.queue.need(need).said.contains_key(&worker.driver)
         };
         let worker = self.labels.first(route, shelf, unknown)?;
-        if let Space::Said(driver) = self.worker(worker).space {
-            let need = entry.need;
-            self.speak(driver, worker, orders);
-            self.ask_kind(driver, worker, need, orders);
-        }
+        let driver = self.worker(worker).driver;
+        self.speak(driver, orders);
+        self.ask_kind(driver, need, orders);
         None
     }
 

@@ -213,6 +213,10 @@ impl Queue {
         self.needs_of.get(&route).into_iter().flatten().copied()
     }
 
+    pub(super) fn all_needs(&self) -> Vec<NeedIndex> {
+        self.needs_of.values().flatten().copied().collect()
+    }
+
     /// The need of a build, held once more. `route` was held for it.
     fn hold_need(&mut self, route: RouteIndex, build: &Build, labels: &mut LabelIndex, kinds: &mut Kinds) -> NeedIndex {
         let census = labels.workers(route);

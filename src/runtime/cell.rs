@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
 use super::connection::Connection;
-use super::fence::fenced;
+use super::drivers::DriverCell;
 use super::instance::{Driver, Order};
 use super::lease::Lease;
 use super::observers::About;
@@ -30,8 +30,7 @@ use crate::worker::{AttemptIdentity, Secret};
 pub(super) struct WorkerCell {
     pub(super) index: WorkerIndex,
     pub(super) name: Arc<str>,
-    /// Present until it is dropped.
-    driver: Option<Arc<dyn Driver>>,
+    pub(super) driver: Arc<DriverCell>,
     pub(super) may_be_incompatible: bool,
     /// The queue has not looked at this worker since its last transition.
     dirty: AtomicBool,
@@ -125,19 +124,11 @@ pub(super) struct Transition<'a> {
     pub(super) inner: &'a mut Inner,
 }
 
-/// The driver is user code, also as it is dropped; by whom that is, is chance.
-impl Drop for WorkerCell {
-    fn drop(&mut self) {
-        let driver = self.driver.take();
-        let _ = fenced("dropping the driver", || drop(driver));
-    }
-}
-
 impl WorkerCell {
     pub(super) fn new(
         index: WorkerIndex,
         name: Arc<str>,
-        driver: Arc<dyn Driver>,
+        driver: Arc<DriverCell>,
         may_be_incompatible: bool,
         life: Lifecycle,
     ) -> Self {
@@ -155,18 +146,11 @@ impl WorkerCell {
             progress: None,
             refused_agents: 0,
         };
-        Self {
-            index,
-            name,
-            driver: Some(driver),
-            may_be_incompatible,
-            dirty: AtomicBool::new(false),
-            inner: Mutex::new(inner),
-        }
+        Self { index, name, driver, may_be_incompatible, dirty: AtomicBool::new(false), inner: Mutex::new(inner) }
     }
 
     pub(super) fn driver(&self) -> &dyn Driver {
-        self.driver.as_deref().expect("it is there until the worker is dropped")
+        self.driver.driver()
     }
 
     /// Whether this is the first change since the queue has looked.

@@ -22,8 +22,8 @@ use crate::journal::{self, LeftoverStage, Record, Remains, Until};
 use crate::lifecycle::{Effect, Input};
 use crate::printable::printable;
 use crate::worker::{
-    Attacher, AttemptIdentity, Health, Kind, LatentWorker, Leftover, Reclaimed, Secret, StartControls, StartRequest,
-    Started, StopRequest,
+    Attacher, AttemptIdentity, DriverIdentity, Health, Kind, LatentWorker, Leftover, Reclaimed, Secret, StartControls,
+    StartRequest, Started, StopRequest,
 };
 
 /// The longest id that can be recorded, in bytes.
@@ -40,6 +40,8 @@ pub(super) enum Order {
 pub(super) trait Driver: Send + Sync {
     fn builds_may_be_incompatible(&self) -> bool;
     fn attached_check_interval(&self) -> Option<Duration>;
+    fn identity(&self) -> Option<DriverIdentity>;
+    fn says_kinds(&self) -> bool;
     fn kind(&self, properties: &Properties) -> Result<Kind, Arc<str>>;
     /// The body of an instance thread.
     fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>);
@@ -53,6 +55,14 @@ impl<W: LatentWorker> Driver for W {
 
     fn attached_check_interval(&self) -> Option<Duration> {
         LatentWorker::attached_check_interval(self)
+    }
+
+    fn identity(&self) -> Option<DriverIdentity> {
+        LatentWorker::driver_identity(self)
+    }
+
+    fn says_kinds(&self) -> bool {
+        LatentWorker::says_kinds(self)
     }
 
     fn kind(&self, properties: &Properties) -> Result<Kind, Arc<str>> {
@@ -80,7 +90,7 @@ impl<W: LatentWorker> Driver for W {
             return report(Input::NoThread(epoch, format!("nothing is started without a journal: {reason}").into()));
         }
         let made_for = build.as_ref().map(|build| build.properties().clone()).unwrap_or_default();
-        let Some((orders, cancelled)) = announce(shared, worker, &identity, made_for) else {
+        let Some((orders, cancelled)) = announce(shared, worker, &identity, made_for.clone()) else {
             // Cancelled before the start was called.
             return worker.in_journal(|| shared.tell_journal(Record::Gone { key }, Until::Written));
         };
@@ -116,7 +126,12 @@ impl<W: LatentWorker> Driver for W {
                         let compatible = self.is_compatible_with_build(instance, &properties);
                         compatible.map_err(|error| chain(error.as_ref()).into())
                     };
-                    let result = fenced("is_compatible_with_build", compare).unwrap_or_else(Err);
+                    let driver = &worker.driver;
+                    let same_kind = if driver.says_kinds { driver.same_kind(&made_for, &properties) } else { Ok(true) };
+                    let result = match same_kind {
+                        Ok(true) => fenced("is_compatible_with_build", compare).unwrap_or_else(Err),
+                        differs => differs,
+                    };
                     report(Input::CompatibleReturned(epoch, result));
                 }
                 (Order::Check | Order::Compare(_), None) => {

@@ -26,7 +26,7 @@ use super::shared::SharedPoint;
 use super::shared::{Agenda, Shared};
 use super::threads;
 use super::ticket::{Inbox, Ticket};
-use crate::build::{Build, BuildId, Properties};
+use crate::build::{Build, BuildId};
 use crate::clock::Clock;
 use crate::command::Agent;
 use crate::error::{AddWorkerError, AttachError, BuildError, JournalError, LeaseEnd, UnknownBuild};
@@ -39,7 +39,7 @@ use crate::placement::{Space, WorkerIndex};
 use crate::printable::printable;
 #[cfg(feature = "agent")]
 use crate::worker::AttachPoint;
-use crate::worker::{Attachment, Kind, LatentWorker, WorkerConfig};
+use crate::worker::{Attachment, LatentWorker, WorkerConfig};
 
 /// Between two checks of an instance whose agent has attached.
 const SHORTEST_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -279,7 +279,8 @@ impl Master {
 
     /// Adds a worker. It costs no thread until work needs it.
     ///
-    /// Calls [`LatentWorker::builds_may_be_incompatible`] and [`LatentWorker::attached_check_interval`] on this thread.
+    /// Calls [`LatentWorker::builds_may_be_incompatible`], [`LatentWorker::says_kinds`] and
+    /// [`LatentWorker::attached_check_interval`] on this thread.
     ///
     /// # Errors
     /// When the name is taken or not a name, when the driver panics, and after a shutdown began.
@@ -294,8 +295,8 @@ impl Master {
         let attached_check_interval = fenced("attached_check_interval", || driver.attached_check_interval())
             .map_err(AddWorkerError::Panicked)?
             .map(|interval| interval.max(SHORTEST_CHECK_INTERVAL));
-        let says_kinds = fenced("kind", || driver.kind(&Properties::new())).map_err(AddWorkerError::Panicked)?;
-        let says_kinds = says_kinds != Ok(Kind::by_properties());
+        let says_kinds = fenced("says_kinds", || driver.says_kinds()).map_err(AddWorkerError::Panicked)?;
+        let identity = fenced("driver_identity", || driver.identity()).map_err(AddWorkerError::Panicked)?;
         let now = self.shared().clock.now();
         let last_epoch = self.shared().journal.as_ref().map(|journal| journal.last_epoch(&name)).unwrap_or_default();
 
@@ -310,17 +311,19 @@ impl Master {
             let index = WorkerIndex(u32::try_from(workers.list.len()).expect("fewer than 2^32 workers"));
             let left_behind = self.shared().leftovers.worker_added(now, &name);
             let life = Lifecycle::new(limits, attached_check_interval, last_epoch, !left_behind.is_empty(), now);
-            let space = match (says_kinds, may_be_incompatible) {
-                (true, _) => Space::Said(index.0),
+            let driver = workers.drivers.hold(&driver, identity, says_kinds);
+            let number = driver.number;
+            let space = match (driver.says_kinds, may_be_incompatible) {
+                (true, _) => Space::Said(number),
                 (false, true) => Space::Asked,
                 (false, false) => Space::Any,
             };
-            let cell = Arc::new(WorkerCell::new(index, name.clone(), driver, may_be_incompatible, life));
+            let cell = Arc::new(WorkerCell::new(index, name.clone(), driver, space != Space::Any, life));
             workers.by_name.insert(name.clone(), index);
             workers.list.push(cell.clone());
             // With the list still locked, because the queue takes workers in the order of their indexes.
             let facts = cell.facts(now);
-            self.shared().queue.lock().placement.add_worker(index, name, labels, space, limits, facts);
+            self.shared().queue.lock().placement.add_worker(index, name, labels, number, space, limits, facts);
             (cell, left_behind)
         };
         for remains in &left_behind {

@@ -23,7 +23,7 @@
 //! | the list of workers | queue, leftovers |
 //! | the queue's turn ([`queue`]) | observers |
 //! | the list of leftovers | threads (count only), timer |
-//! | dirty list, threads, timer, observers, end signals, a build's submitter | none |
+//! | dirty list, threads, timer, observers, end signals, a build's submitter, a driver's kinds | none |
 //!
 //! The journal has locks of its own, one of which is held across writes and syncs. Nobody comes to it with a lock in
 //! hand.
@@ -33,6 +33,7 @@
 mod cell;
 mod clock;
 mod connection;
+mod drivers;
 mod entropy;
 mod fence;
 mod handle;

@@ -14,7 +14,6 @@ use parking_lot::{Mutex, MutexGuard};
 use super::cell::{Asker, Granted, WorkerCell};
 use super::connection::EndSignal;
 use super::entropy;
-use super::fence::fenced;
 use super::lease::Lease;
 use super::observers::About;
 use super::shared::{Agenda, Shared, Task};
@@ -265,7 +264,7 @@ impl Shared {
     /// Asks a driver what kind the properties ask for.
     pub(super) fn ask_kind(self: &Arc<Self>, worker: WorkerIndex, properties: Properties, agenda: &mut Agenda) {
         let cell = self.worker_at(worker);
-        let kind = fenced("kind", || cell.driver().kind(&properties)).unwrap_or_else(Err);
+        let kind = cell.driver.kind(&properties);
         self.queue_turn(agenda, None, |turn| {
             turn.queue.placement.kind_said(worker, &properties, kind, &mut turn.orders);
         });

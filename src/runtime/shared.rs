@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::cell::{Asker, Granted, WorkerCell};
 use super::connection::Connection;
+use super::drivers::Drivers;
 use super::entropy;
 use super::instance::Order;
 use super::lease::Lease;
@@ -96,6 +97,7 @@ impl Drop for Step<'_> {
 pub(super) struct Workers {
     pub(super) list: Vec<Arc<WorkerCell>>,
     pub(super) by_name: HashMap<Arc<str>, WorkerIndex>,
+    pub(super) drivers: Drivers,
 }
 
 impl Workers {
