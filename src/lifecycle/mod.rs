@@ -32,8 +32,7 @@ use crate::event::{DriverCall, EventKind, StartFailure, StopCause, WorkerState};
 use crate::worker::{DEFAULT_IDLE_TIMEOUT, IdlePolicy, Limits};
 use quarantine::Quarantine;
 pub(crate) use values::{
-    Answer, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, LeaseId, Occurrence, Request, RequestId,
-    Standing, Want,
+    Answer, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseId, Occurrence, Request, RequestId, Standing, Want,
 };
 
 /// What is wanted, with exactly the data that is legal meanwhile.
@@ -152,12 +151,12 @@ impl Lifecycle {
         if let Stage::Substantiated(up) = &mut self.stage
             && self.connection.is_some()
             && up.draining.is_none()
-            && (request.fit == Fit::Always || matches!(request.want, Want::Instance(_)))
+            && (request.fit == Fit::Always || request.want == Want::Instance)
         {
             if up.leases.is_empty() {
                 up.idle_until = None;
             }
-            let grant = self.grant(request.want, effects);
+            let grant = self.grant_request(request.want, effects);
             self.settle(now, effects);
             return Some(Ok(grant));
         }
@@ -176,19 +175,13 @@ impl Lifecycle {
     }
 
     /// Gives a place of the instance of this attempt, if it has one.
-    pub(crate) fn lease(
-        &mut self,
-        now: Instant,
-        epoch: Epoch,
-        lease: LeaseFor,
-        effects: &mut Effects,
-    ) -> Option<Grant> {
+    pub(crate) fn lease(&mut self, now: Instant, epoch: Epoch, build: BuildId, effects: &mut Effects) -> Option<Grant> {
         self.version += 1;
         let refused = self.closing || self.paused || self.held || self.quarantine.remaining(now).is_some();
         if refused || epoch != self.epoch || !self.is_open() || self.is_full() {
             return None;
         }
-        let grant = self.grant(Want::Lease(lease), effects);
+        let grant = self.grant_lease(Some(build), effects);
         self.settle(now, effects);
         Some(grant)
     }
@@ -207,7 +200,7 @@ impl Lifecycle {
             Err(SubstantiateError::LeftBehind)
         } else if let Some(remaining) = self.quarantine.remaining(now) {
             Err(SubstantiateError::Quarantined { remaining })
-        } else if request.want.lease().is_some() && self.is_full() {
+        } else if request.want == Want::Lease && self.is_full() {
             Err(SubstantiateError::Full)
         } else {
             Ok(())
@@ -260,9 +253,9 @@ impl Lifecycle {
             self.stage = Stage::Substantiated(Up { next_check, ..Up::default() });
         }
         for waiter in std::mem::take(&mut self.waiters) {
-            let is_up = matches!(waiter.request.want, Want::Instance(_));
+            let is_up = waiter.request.want == Want::Instance;
             if waiter.initiator || waiter.request.fit == Fit::Always || is_up {
-                let grant = self.grant(waiter.request.want, effects);
+                let grant = self.grant_request(waiter.request.want, effects);
                 effects.orders.push(Effect::Answer(waiter.request.id, Ok(grant)));
             } else {
                 self.waiters.push(waiter);
@@ -323,14 +316,14 @@ impl Lifecycle {
                     self.quarantine.end();
                 }
             }
-            Input::ThreadReady(epoch) => {
+            Input::ThreadReady(epoch, occasion) => {
                 if let Stage::Substantiating { give_up } = self.stage
                     && epoch == self.epoch
                 {
                     self.stage = Stage::Starting { give_up, next_check: None, started: false };
                     self.call = Some((Call::Start, now));
-                    self.occasion = self.initiating_build();
-                    self.tell(effects, self.initiating_build(), || EventKind::StartCalled);
+                    self.occasion = occasion;
+                    self.tell(effects, occasion, || EventKind::StartCalled);
                     effects.orders.push(Effect::CallStart);
                 }
             }
@@ -484,7 +477,7 @@ impl Lifecycle {
             let alone = up.leases.is_empty() && self.waiters.len() == 1;
             if result == Ok(true) {
                 let waiter = self.waiters.remove(position);
-                let grant = self.grant(waiter.request.want, effects);
+                let grant = self.grant_request(waiter.request.want, effects);
                 effects.orders.push(Effect::Answer(request, Ok(grant)));
             } else if alone && self.waiters[position].request.fit == Fit::AskOrRecycle {
                 self.go_down(now, false, StopCause::Incompatible, effects);
@@ -643,22 +636,25 @@ impl Lifecycle {
 
     // ---- what happens to requests, leases and the connection
 
-    fn grant(&mut self, want: Want, effects: &mut Effects) -> Grant {
-        let Stage::Substantiated(up) = &mut self.stage else {
-            unreachable!("a grant is given by an attached instance");
-        };
-        let lease = want.lease().map(|LeaseFor(build)| {
-            self.last_lease += 1;
-            let lease = LeaseId(self.last_lease);
-            up.leases.push((lease, build));
-            up.used = true;
-            up.idle_until = None;
-            lease
-        });
-        if let Some(LeaseFor(build)) = want.lease() {
-            self.tell(effects, build, || EventKind::BuildStarted);
+    fn grant_request(&mut self, want: Want, effects: &mut Effects) -> Grant {
+        match want {
+            Want::Lease => self.grant_lease(None, effects),
+            Want::Instance | Want::Answer => Grant { epoch: self.epoch, lease: None },
         }
-        Grant { epoch: self.epoch, lease }
+    }
+
+    /// `build`: of the queue.
+    fn grant_lease(&mut self, build: Option<BuildId>, effects: &mut Effects) -> Grant {
+        let Stage::Substantiated(up) = &mut self.stage else {
+            unreachable!("a lease is given by an attached instance");
+        };
+        self.last_lease += 1;
+        let lease = LeaseId(self.last_lease);
+        up.leases.push((lease, build));
+        up.used = true;
+        up.idle_until = None;
+        self.tell(effects, build, || EventKind::BuildStarted);
+        Grant { epoch: self.epoch, lease: Some(lease) }
     }
 
     fn answer_all(&mut self, error: &SubstantiateError, effects: &mut Effects) {
@@ -790,12 +786,8 @@ impl Lifecycle {
     }
 
     fn is_full(&self) -> bool {
-        let waiting = self.waiters.iter().filter(|waiter| waiter.request.want.lease().is_some()).count();
+        let waiting = self.waiters.iter().filter(|waiter| waiter.request.want == Want::Lease).count();
         self.leases() + waiting >= self.limits.max_builds.get()
-    }
-
-    fn initiating_build(&self) -> Option<BuildId> {
-        self.waiters.first().and_then(|waiter| waiter.request.want.build())
     }
 
     fn note_state(&mut self, before: WorkerState, now: Instant) {

@@ -58,33 +58,12 @@ pub(crate) struct Request {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Want {
     /// A place of an instance that is up.
-    Lease(LeaseFor),
-    /// An instance that is up, started for this build if none is.
-    Instance(Option<BuildId>),
+    Lease,
+    /// An instance that is up.
+    Instance,
     /// Whether the instance that is up fits.
     Answer,
 }
-
-impl Want {
-    /// The build that a start would be called for.
-    pub(super) fn build(self) -> Option<BuildId> {
-        match self {
-            Self::Lease(LeaseFor(build)) | Self::Instance(build) => build,
-            Self::Answer => None,
-        }
-    }
-
-    pub(super) fn lease(self) -> Option<LeaseFor> {
-        match self {
-            Self::Lease(lease) => Some(lease),
-            Self::Instance(_) | Self::Answer => None,
-        }
-    }
-}
-
-/// What a lease is asked for: a build of the queue, or work that only the asker knows of.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct LeaseFor(pub(crate) Option<BuildId>);
 
 /// The good answer to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -115,8 +94,8 @@ pub(crate) enum Input {
     Unpause,
     /// Nothing that earlier attempts have left behind is in the way any more.
     Reclaimed,
-    /// The instance thread of this attempt runs and would call the start now.
-    ThreadReady(Epoch),
+    /// The instance thread of this attempt runs and would call the start now, for this build of the queue.
+    ThreadReady(Epoch, Option<BuildId>),
     /// There is no thread to be had for this attempt.
     NoThread(Epoch, Arc<str>),
     StartReturned(Epoch, Result<Vec<String>, StartFailure>),

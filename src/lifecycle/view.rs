@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Lifecycle, Stage, Standing};
+use super::{Lifecycle, RequestId, Stage, Standing, Want};
 use crate::build::{BuildId, Epoch};
 use crate::event::{DriverCall, NextStep, WorkerState};
 
@@ -49,7 +49,7 @@ impl Lifecycle {
             Stage::Substantiated(up) => match up.detached {
                 Some(since) if self.connection.is_none() => Standing::Detached { since },
                 _ => {
-                    let waiting = self.waiters.iter().filter(|waiter| waiter.request.want.lease().is_some()).count();
+                    let waiting = self.waiters.iter().filter(|waiter| waiter.request.want == Want::Lease).count();
                     let open = up.draining.is_none() && self.connection.is_some();
                     Standing::Attached { leases: up.leases.len() + waiting, open }
                 }
@@ -61,6 +61,11 @@ impl Lifecycle {
     }
 
     /// The build that the start of this attempt was called for.
+    /// The request that the attempt under way is made for, or would be.
+    pub(crate) fn initiator(&self) -> Option<RequestId> {
+        self.waiters.first().map(|waiter| waiter.request.id)
+    }
+
     pub(crate) fn occasion(&self) -> Option<BuildId> {
         self.occasion
     }

@@ -110,7 +110,7 @@ impl World {
         }
         steps.extend((0..made).map(|request| Step::Input(Input::Cancel(RequestId(request)))));
         for &epoch in &self.threads {
-            steps.push(Step::Input(Input::ThreadReady(epoch)));
+            steps.push(Step::Input(Input::ThreadReady(epoch, None)));
             steps.push(Step::Input(Input::NoThread(epoch, reason())));
         }
         if let Some((call, epoch)) = self.call {
@@ -148,7 +148,7 @@ impl World {
         match step {
             Step::Request(number) => {
                 let warm_up = self.setting.warm_up && *number == 1;
-                let want = if warm_up { Want::Instance(None) } else { Want::Lease(LeaseFor(Some(BuildId(*number)))) };
+                let want = if warm_up { Want::Instance } else { Want::Lease };
                 let fit = match (self.setting.may_be_incompatible, number % 2) {
                     (false, _) => Fit::Always,
                     (true, 0) => Fit::Ask,
@@ -173,7 +173,7 @@ impl World {
             }
             Step::Input(input) => {
                 match input {
-                    Input::ThreadReady(epoch) | Input::NoThread(epoch, _) => {
+                    Input::ThreadReady(epoch, _) | Input::NoThread(epoch, _) => {
                         self.threads.remove(epoch);
                     }
                     Input::StartReturned(..)
@@ -331,7 +331,7 @@ impl World {
         self.take(&Step::Input(Input::Shutdown { fast }));
         for _ in 0..20 {
             let step = if let Some(&epoch) = self.threads.first() {
-                Input::ThreadReady(epoch)
+                Input::ThreadReady(epoch, None)
             } else if let Some((call, epoch)) = self.call {
                 let answers = answers(call, epoch);
                 answers[if driver_works { 0 } else { answers.len() - 1 }].clone()

@@ -83,8 +83,9 @@ impl Default for Settings {
 /// Something to be done, once the lock around [`Placement`] is released.
 #[derive(Clone, Eq, PartialEq, Debug)]
 pub(crate) enum Order {
-    /// An instance is needed. With `replace`, the unused instance of this epoch makes room for it.
-    Start { worker: WorkerIndex, occasion: BuildId, replace: Option<Epoch> },
+    /// An instance is needed. With `replace`, the unused instance of this epoch makes room for it. For which build the
+    /// start is called, [`Placement::occasion`] says at that time.
+    Start { worker: WorkerIndex, replace: Option<Epoch> },
     /// The start that was ordered is not needed any more.
     CancelStart { worker: WorkerIndex },
     /// The instance of this epoch takes no more builds: another one is needed in its place.
@@ -363,6 +364,30 @@ impl Placement {
         }
     }
 
+    /// A start that was ordered is about to be called: the build that it is called for; `None` when no build needs it.
+    ///
+    /// A start is ordered for a kind. The build that it was ordered for may have found a place meanwhile, and then
+    /// another one of its kind is the occasion.
+    pub(crate) fn occasion(&mut self, index: WorkerIndex) -> Option<BuildId> {
+        let demand = self.worker(index).demand.as_ref().filter(|demand| !demand.cancelled)?;
+        let (kind, ordered_for) = (demand.kind, demand.occasion);
+        if self.queue.place(ordered_for) == Some(Place::Waiting) {
+            return Some(ordered_for);
+        }
+        let fitting = self.queue.lines_of(kind).filter(|line| self.labels.fits(index, self.queue.line(*line).route));
+        let occasion = fitting.filter_map(|line| self.next_occasion(line)).min()?.build;
+        self.change_starts(ordered_for, |starts| starts - 1);
+        self.change_starts(occasion, |starts| starts + 1);
+        self.worker_mut(index).demand.as_mut().expect("it has one").occasion = occasion;
+        Some(occasion)
+    }
+
+    fn change_starts(&mut self, build: BuildId, change: impl FnOnce(u32) -> u32) {
+        if let Some(entry) = self.queue.builds.get_mut(&build) {
+            entry.starts = change(entry.starts);
+        }
+    }
+
     /// An order to start has ended.
     pub(crate) fn start_ended(
         &mut self,
@@ -375,9 +400,7 @@ impl Placement {
     ) {
         let Some(demand) = self.worker_mut(index).demand.take() else { return };
         self.hunger.start_ended(demand.kind, demand.since, index);
-        if let Some(entry) = self.queue.builds.get_mut(&demand.occasion) {
-            entry.starts -= 1;
-        }
+        self.change_starts(demand.occasion, |starts| starts - 1);
         let waits = matches!(self.queue.place(demand.occasion), Some(Place::Waiting));
         match end {
             StartEnd::Attached => {

@@ -446,22 +446,25 @@ impl Placement {
         }
     }
 
+    /// The build of a line that the next start is for: the first one that no other start is for.
+    pub(super) fn next_occasion(&self, line: LineIndex) -> Option<Rank> {
+        let waiting = &self.queue.line(line).waiting;
+        let without_start = |rank: &&Rank| self.queue.builds[&rank.build].starts == 0;
+        waiting.iter().find(without_start).or(waiting.first()).copied()
+    }
+
     /// Orders an instance for the head of a line.
     fn start(&mut self, now: Instant, index: WorkerIndex, line: LineIndex, orders: &mut Orders) {
         let Some(kind) = self.kind_for(index, line) else { return };
-        let waiting = &self.queue.line(line).waiting;
-        // The occasion is the first build that no other start is called for.
-        let without_start = |rank: &&Rank| self.queue.builds[&rank.build].starts == 0;
-        let Some(rank) = waiting.iter().find(without_start).or(waiting.first()).copied() else { return };
-        let occasion = rank.build;
-        self.queue.builds.get_mut(&occasion).expect("it waits").starts += 1;
+        let Some(Rank { build: occasion, .. }) = self.next_occasion(line) else { return };
+        self.change_starts(occasion, |starts| starts + 1);
         self.hunger.started(kind, now, index);
         self.kinds.hold(kind);
         let worker = self.worker_mut(index);
         let replace = worker.is_attached().then_some(worker.facts.epoch);
         worker.draining |= replace.is_some();
         worker.demand = Some(Demand { occasion, kind, since: now, cancelled: false });
-        orders.push(Order::Start { worker: index, occasion, replace });
+        orders.push(Order::Start { worker: index, replace });
         self.refresh(index);
     }
 }

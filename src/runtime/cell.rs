@@ -15,14 +15,13 @@ use super::drivers::DriverCell;
 use super::instance::{Driver, Order};
 use super::lease::Lease;
 use super::observers::About;
-use super::queue::BuildCell;
 use super::shared::{Agenda, Shared, Task};
 use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{AttachError, SubstantiateError};
 use crate::event::{EventKind, WorkerState, WorkerStatus};
 use crate::journal::Remains;
 use crate::lifecycle::{
-    ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseFor, Lifecycle, Occurrence, Request, RequestId, Want,
+    ConnectionId, Effect, Effects, Fit, Grant, Input, Lifecycle, Occurrence, Request, RequestId, Want,
 };
 use crate::placement::{Facts, WorkerIndex};
 use crate::worker::{AttemptIdentity, Secret};
@@ -44,7 +43,7 @@ pub(super) struct Inner {
     /// There is a thread that makes the calls of this worker; never two.
     has_thread: bool,
     /// What that thread does next: an attempt that has begun before its end.
-    next_attempt: Option<NextAttempt>,
+    next_attempt: Option<Epoch>,
     /// That thread waits for the journal, and for no call.
     in_journal: bool,
     /// What belongs to the attempt under way, from the moment its start is called.
@@ -58,9 +57,6 @@ pub(super) struct Inner {
     pub(super) progress: Option<Arc<str>>,
     pub(super) refused_agents: u64,
 }
-
-/// The number of an attempt, and the build that it is for.
-pub(super) type NextAttempt = (Epoch, Option<Build>);
 
 pub(super) struct Attempt {
     pub(super) identity: AttemptIdentity,
@@ -80,8 +76,8 @@ struct Pending {
 
 /// Who is told the answer to a request.
 pub(super) enum Asker {
-    /// The queue has ordered an instance, for this build to begin with.
-    Start(Arc<BuildCell>),
+    /// The queue has ordered an instance.
+    Start,
     /// The queue asks whether the instance fits builds with these properties.
     Fit(Properties),
     Direct(Sender<Result<Lease, SubstantiateError>>, Build),
@@ -89,21 +85,22 @@ pub(super) enum Asker {
 }
 
 impl Asker {
-    fn build(&self) -> Option<&Build> {
-        match self {
-            Self::Start(cell) => Some(&cell.build),
-            Self::Direct(_, build) => Some(build),
-            Self::Fit(_) | Self::WarmUp(_) => None,
-        }
-    }
-
     /// What the driver is asked about.
     fn properties(&self) -> Option<&Properties> {
         match self {
             Self::Fit(properties) => Some(properties),
-            other => other.build().map(Build::properties),
+            Self::Direct(_, build) => Some(build.properties()),
+            Self::Start | Self::WarmUp(_) => None,
         }
     }
+}
+
+/// For what an attempt is made.
+pub(super) enum Initiator {
+    /// For builds of the queue.
+    Queue,
+    /// For somebody who uses the worker directly.
+    Direct(Option<Build>),
 }
 
 /// The answer to a request: what a lease is made of, or why there is none.
@@ -174,12 +171,12 @@ impl WorkerCell {
     }
 
     /// An attempt was done by the thread of this worker: the one that it does next, or none when it ends.
-    pub(super) fn next_attempt(&self) -> Option<NextAttempt> {
+    pub(super) fn next_attempt(&self) -> Option<Epoch> {
         let mut inner = self.inner.lock();
         let next = inner.next_attempt.take();
         let life = &inner.life;
         let is_wanted = |epoch| life.state() == WorkerState::Substantiating && life.epoch() == epoch;
-        let wanted = next.filter(|(epoch, _)| is_wanted(*epoch));
+        let wanted = next.filter(|epoch| is_wanted(*epoch));
         inner.has_thread = wanted.is_some();
         wanted
     }
@@ -270,14 +267,13 @@ impl WorkerCell {
     fn resolve(self: &Arc<Self>, effect: Effect, inner: &mut Inner, shared: &Shared, agenda: &mut Agenda) {
         let task = match effect {
             Effect::SpawnThread(epoch) => {
-                let build = inner.requests.first().and_then(|pending| pending.asker.build().cloned());
                 // The thread of the attempt before is about to end; or that was cancelled, and it hangs in the journal.
                 if std::mem::replace(&mut inner.has_thread, true) {
-                    inner.next_attempt = Some((epoch, build));
+                    inner.next_attempt = Some(epoch);
                     return;
                 }
                 shared.threads.reserve();
-                Task::Spawn { worker: self.clone(), epoch, build }
+                Task::Spawn { worker: self.clone(), epoch }
             }
             Effect::CancelStart => match inner.attempt.as_mut().and_then(|attempt| attempt.cancel.take()) {
                 Some(cancel) => Task::Disconnect(cancel),
@@ -331,7 +327,7 @@ impl Inner {
     /// There is no thread to be had. The attempts that have none now.
     pub(super) fn no_thread(&mut self, epoch: Epoch) -> impl Iterator<Item = Epoch> + use<> {
         self.has_thread = false;
-        let next = self.next_attempt.take().map(|(epoch, _)| epoch);
+        let next = self.next_attempt.take();
         [Some(epoch), next].into_iter().flatten()
     }
 
@@ -364,9 +360,20 @@ impl Inner {
         }
     }
 
+    /// For what the attempt under way would be made now.
+    pub(super) fn initiator(&self) -> Option<Initiator> {
+        let first = self.life.initiator()?;
+        let pending = self.requests.iter().find(|pending| pending.id == first)?;
+        Some(match &pending.asker {
+            Asker::Start => Initiator::Queue,
+            Asker::Direct(_, build) => Initiator::Direct(Some(build.clone())),
+            Asker::WarmUp(_) | Asker::Fit(_) => Initiator::Direct(None),
+        })
+    }
+
     /// The order of the queue to start, if it is still open.
-    pub(super) fn start_request(&self) -> Option<RequestId> {
-        let of_queue = |pending: &&Pending| matches!(pending.asker, Asker::Start(_));
+    fn start_request(&self) -> Option<RequestId> {
+        let of_queue = |pending: &&Pending| matches!(pending.asker, Asker::Start);
         self.requests.iter().find(of_queue).map(|pending| pending.id)
     }
 }
@@ -391,9 +398,16 @@ impl Transition<'_> {
         }
     }
 
+    /// The queue does not need the instance any more that it has ordered.
+    pub(super) fn cancel_start(&mut self) {
+        if let Some(request) = self.inner.start_request() {
+            self.apply(Input::Cancel(request));
+        }
+    }
+
     /// Gives the build a place of the instance of this attempt, if it has one.
     pub(super) fn lease(&mut self, epoch: Epoch, build: BuildId) -> Option<(Grant, Arc<Connection>)> {
-        let grant = self.inner.life.lease(self.now, epoch, LeaseFor(Some(build)), &mut self.effects)?;
+        let grant = self.inner.life.lease(self.now, epoch, build, &mut self.effects)?;
         self.inner.granted(Ok(grant)).ok()
     }
 

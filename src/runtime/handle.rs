@@ -14,7 +14,7 @@ use super::threads;
 use crate::build::Build;
 use crate::error::SubstantiateError;
 use crate::event::WorkerStatus;
-use crate::lifecycle::{Fit, Input, LeaseFor, RequestId, Want};
+use crate::lifecycle::{Fit, Input, RequestId, Want};
 
 /// A handle of one worker of a [`Master`](crate::Master). Cheap to clone.
 ///
@@ -44,7 +44,7 @@ impl Worker {
         let lease = |granted: Granted| {
             granted.map(|granted| Lease::new(granted, build.clone())).map_err(|refusal| refusal.error)
         };
-        self.request(fit, Want::Lease(LeaseFor(None)), |sender| Asker::Direct(sender, build.clone()), lease)
+        self.request(fit, Want::Lease, |sender| Asker::Direct(sender, build.clone()), lease)
     }
 
     /// Asks for an instance without a build: the next one finds it warm. Refused like
@@ -52,7 +52,7 @@ impl Worker {
     #[doc(alias = "prewarm")]
     pub fn warm_up(&self) -> Substantiation<()> {
         let done = |granted: Granted| granted.map(|_| ()).map_err(|refusal| refusal.error);
-        self.request(Fit::Always, Want::Instance(None), Asker::WarmUp, done)
+        self.request(Fit::Always, Want::Instance, Asker::WarmUp, done)
     }
 
     fn request<T>(

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::cell::{Attempt, WorkerCell};
+use super::cell::{Attempt, Initiator, Transition, WorkerCell};
 use super::entropy;
 use super::fence::fenced;
+use super::queue::BuildCell;
 use super::shared::{Shared, SharedPoint};
 use crate::build::{Build, Epoch, Properties};
 use crate::error::{Cancelled, FailureCause, RecordError, chain};
@@ -44,7 +45,7 @@ pub(super) trait Driver: Send + Sync {
     fn says_kinds(&self) -> bool;
     fn kind(&self, properties: &Properties) -> Result<Kind, Arc<str>>;
     /// The body of an instance thread.
-    fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>);
+    fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch);
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, Arc<str>>;
 }
 
@@ -69,7 +70,7 @@ impl<W: LatentWorker> Driver for W {
         LatentWorker::kind(self, properties).map_err(|error| chain(error.as_ref()).into())
     }
 
-    fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, build: Option<Build>) {
+    fn run_instance(&self, shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch) {
         let report = |input: Input| {
             worker.turn(shared, |turn| turn.apply(input));
         };
@@ -89,8 +90,7 @@ impl<W: LatentWorker> Driver for W {
             worker.in_journal(|| shared.tell_journal(Record::Gone { key }, Until::Written));
             return report(Input::NoThread(epoch, format!("nothing is started without a journal: {reason}").into()));
         }
-        let made_for = build.as_ref().map(|build| build.properties().clone()).unwrap_or_default();
-        let Some((orders, cancelled)) = announce(shared, worker, &identity, made_for.clone()) else {
+        let Some(Announced { build, made_for, orders, cancelled }) = announce(shared, worker, &identity) else {
             // Cancelled before the start was called.
             return worker.in_journal(|| shared.tell_journal(Record::Gone { key }, Until::Written));
         };
@@ -182,26 +182,68 @@ fn identity(shared: &Shared, worker: &WorkerCell, epoch: Epoch) -> std::io::Resu
     })
 }
 
-/// Reports that the start can be called. `None` when nobody wants it any more.
-fn announce(
-    shared: &Arc<Shared>,
-    worker: &Arc<WorkerCell>,
-    identity: &AttemptIdentity,
+/// A start that is called now.
+struct Announced {
+    build: Option<Build>,
     made_for: Properties,
-) -> Option<(Receiver<Order>, Receiver<Infallible>)> {
+    orders: Receiver<Order>,
+    cancelled: Receiver<Infallible>,
+}
+
+/// Reports that the start can be called, and finds out for which build. `None` when nobody wants it any more.
+fn announce(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, identity: &AttemptIdentity) -> Option<Announced> {
+    let mut build = None;
+    // Each further round means that a build has ended that the start was to be called for.
+    loop {
+        let begin = |occasion: Option<&BuildCell>| worker.turn(shared, |turn| begin_start(turn, identity, occasion));
+        let begun = match &build {
+            None => begin(None),
+            Some(build) => {
+                let build: &Arc<BuildCell> = build;
+                build.unless_ended(|| begin(Some(build))).unwrap_or(Begun::AskQueue)
+            }
+        };
+        match begun {
+            Begun::Called(announced) => return Some(announced),
+            Begun::Unwanted => return None,
+            Begun::AskQueue => {
+                build = shared.occasion_of_start(worker.index);
+                if build.is_none() {
+                    worker.turn(shared, |turn| turn.cancel_start());
+                }
+            }
+        }
+    }
+}
+
+enum Begun {
+    Called(Announced),
+    Unwanted,
+    /// The queue says for which build.
+    AskQueue,
+}
+
+fn begin_start(turn: &mut Transition<'_>, identity: &AttemptIdentity, occasion: Option<&BuildCell>) -> Begun {
+    let build = match turn.inner.initiator() {
+        None => None,
+        Some(Initiator::Direct(build)) => build,
+        Some(Initiator::Queue) => match occasion {
+            Some(occasion) => Some(occasion.build.clone()),
+            None => return Begun::AskQueue,
+        },
+    };
+    turn.apply(Input::ThreadReady(identity.epoch, occasion.map(|build| build.id)));
+    if !turn.effects.orders.contains(&Effect::CallStart) {
+        return Begun::Unwanted;
+    }
     let (orders, received) = bounded(1);
     let (cancel, cancelled) = bounded(0);
-    let wanted = worker.turn(shared, |turn| {
-        turn.apply(Input::ThreadReady(identity.epoch));
-        let wanted = turn.effects.orders.contains(&Effect::CallStart);
-        if wanted {
-            turn.inner.progress = None;
-            let identity = identity.clone();
-            turn.inner.attempt = Some(Attempt { identity, made_for, orders, cancel: Some(cancel), connection: None });
-        }
-        wanted
-    });
-    wanted.then_some((received, cancelled))
+    turn.inner.progress = None;
+    let made_for = build.as_ref().map(|build| build.properties().clone()).unwrap_or_default();
+    let identity = identity.clone();
+    turn.inner.attempt =
+        Some(Attempt { identity, made_for: made_for.clone(), orders, cancel: Some(cancel), connection: None });
+    Begun::Called(Announced { build, made_for, orders: received, cancelled })
 }
 
 /// Lets the agent end what it runs, before its instance is taken away.

@@ -44,6 +44,8 @@ pub(super) struct BuildCell {
     inbox: Option<InboxNumber>,
     /// Set when the build is cancelled while its lease is out.
     pub(super) cancelled: EndSignal,
+    /// Whether its end was told. Locked while something happens to the build that must not follow its end.
+    ended: Mutex<bool>,
     /// The ticket was dropped while the lease is out. Changed under the queue's lock.
     abandoned: AtomicBool,
 }
@@ -75,6 +77,19 @@ impl BuildCell {
             *submitter = None;
         }
         undelivered
+    }
+
+    /// Does `step`, unless the end of the build was told before.
+    pub(super) fn unless_ended<R>(&self, step: impl FnOnce() -> R) -> Option<R> {
+        let ended = self.ended.lock();
+        (!*ended).then(step)
+    }
+
+    /// Tells the end of the build.
+    fn end(&self, tell: impl FnOnce()) {
+        let mut ended = self.ended.lock();
+        *ended = true;
+        tell();
     }
 
     pub(super) fn finish(&self, error: BuildError) {
@@ -152,6 +167,7 @@ impl Shared {
                 inbox,
                 submitter: Mutex::new(Some(submitter)),
                 cancelled: EndSignal::new(),
+                ended: Mutex::new(false),
                 abandoned: AtomicBool::new(false),
             };
             turn.queue.builds.insert(id, Arc::new(cell));
@@ -190,50 +206,44 @@ impl Shared {
     }
 
     /// Asks a worker for an instance.
-    pub(super) fn order_start(
-        self: &Arc<Self>,
-        worker: WorkerIndex,
-        occasion: &Arc<BuildCell>,
-        replace: Option<Epoch>,
-        agenda: &mut Agenda,
-    ) {
+    pub(super) fn order_start(self: &Arc<Self>, worker: WorkerIndex, replace: Option<Epoch>, agenda: &mut Agenda) {
         let cell = self.worker_at(worker);
         let answer = cell.transition(self, agenda, |turn| {
             if let Some(epoch) = replace {
                 turn.apply(Input::Replace(epoch));
             }
-            let asker = || Asker::Start(occasion.clone());
-            turn.request(Fit::Always, Want::Instance(Some(occasion.id)), asker).err()
+            turn.request(Fit::Always, Want::Instance, || Asker::Start).err()
         });
         if let Some(granted) = answer {
-            self.start_ended(&cell, occasion, granted, agenda);
+            self.start_ended(&cell, granted, agenda);
         }
+    }
+
+    /// The start that was ordered can be called now: the build that it is called for, or `None` when no build needs it
+    /// any more.
+    pub(super) fn occasion_of_start(self: &Arc<Self>, worker: WorkerIndex) -> Option<Arc<BuildCell>> {
+        let mut agenda = Agenda::default();
+        let occasion = self.queue_turn(&mut agenda, None, |turn| {
+            let build = turn.queue.placement.occasion(worker)?;
+            turn.queue.builds.get(&build).cloned()
+        });
+        self.perform(agenda);
+        occasion
     }
 
     /// The instance that was ordered is not needed any more.
     pub(super) fn cancel_start(self: &Arc<Self>, worker: WorkerIndex, agenda: &mut Agenda) {
         let worker = self.worker_at(worker);
-        worker.transition(self, agenda, |turn| {
-            if let Some(request) = turn.inner.start_request() {
-                turn.apply(Input::Cancel(request));
-            }
-        });
+        worker.transition(self, agenda, |turn| turn.cancel_start());
     }
 
     /// An order to start has ended.
-    pub(super) fn start_ended(
-        self: &Arc<Self>,
-        worker: &Arc<WorkerCell>,
-        occasion: &Arc<BuildCell>,
-        granted: Granted,
-        agenda: &mut Agenda,
-    ) {
+    pub(super) fn start_ended(self: &Arc<Self>, worker: &Arc<WorkerCell>, granted: Granted, agenda: &mut Agenda) {
         let (epoch, end) = match granted {
             Ok((grant, _)) => (grant.epoch, StartEnd::Attached),
-            Err(refusal) => {
-                let called = refusal.occasion == Some(occasion.id);
-                (refusal.epoch, if called { end_of(refusal.error) } else { StartEnd::NotMade })
-            }
+            // A start that was called for nobody in the queue is nobody's attempt.
+            Err(refusal) if refusal.occasion.is_none() => (refusal.epoch, StartEnd::NotMade),
+            Err(refusal) => (refusal.epoch, end_of(refusal.error)),
         };
         let (now, chance) = (self.clock.now(), entropy::fraction());
         self.queue_turn(agenda, None, |turn| {
@@ -251,8 +261,8 @@ impl Shared {
         agenda: &mut Agenda,
     ) {
         let cell = self.worker_at(worker);
-        let (granted, version) =
-            cell.transition(self, agenda, |turn| (turn.lease(epoch, build.id), turn.inner.life.version()));
+        let lease = || cell.transition(self, agenda, |turn| (turn.lease(epoch, build.id), turn.inner.life.version()));
+        let (granted, version) = build.unless_ended(lease).unwrap_or((None, 0));
         let lease = granted.map(|granted| Lease::new(granted, build.build.clone()));
         let (now, granted) = (self.clock.now(), lease.is_some());
         self.queue_turn(agenda, lease, |turn| {
@@ -359,8 +369,7 @@ impl Shared {
             if !turn.queue.placement.finished(now, id) {
                 return None; // it was cancelled meanwhile
             }
-            turn.tell(id, EventKind::BuildFinished { result });
-            turn.queue.builds.remove(&id)
+            turn.end_build(id, result)
         });
         // Its channel closes, and who waits for another answer learns that there is none.
         drop(ended);
@@ -420,6 +429,13 @@ impl Turn<'_> {
         self.tell_about(About { build: Some(build), ..About::default() }, kind);
     }
 
+    /// The build is not known any more, and nothing is told about it from now on.
+    fn end_build(&mut self, id: BuildId, result: BuildResult) -> Option<Arc<BuildCell>> {
+        let build = self.queue.builds.remove(&id)?;
+        build.end(|| self.tell(id, EventKind::BuildFinished { result }));
+        Some(build)
+    }
+
     fn tell_about(&mut self, about: About, kind: EventKind) {
         if let Some(now) = self.observed {
             self.shared.observers.publish(now, about, kind);
@@ -440,10 +456,7 @@ impl Turn<'_> {
     fn resolve_orders(&mut self) {
         for order in std::mem::take(&mut self.orders) {
             match order {
-                Order::Start { worker, occasion, replace } => {
-                    let occasion = self.queue.builds[&occasion].clone();
-                    self.tasks.push(Task::Start { worker, occasion, replace });
-                }
+                Order::Start { worker, replace } => self.tasks.push(Task::Start { worker, replace }),
                 Order::CancelStart { worker } => self.tasks.push(Task::CancelStart(worker)),
                 Order::Drain { worker, epoch } => self.tasks.push(Task::Drain { worker, epoch }),
                 Order::Lease { worker, epoch, build } => {
@@ -468,8 +481,7 @@ impl Turn<'_> {
                         BuildError::Cancelled => BuildResult::Cancelled,
                         error => BuildResult::NotRun(error.to_string().into()),
                     };
-                    self.tell(build, EventKind::BuildFinished { result });
-                    if let Some(build) = self.queue.builds.remove(&build) {
+                    if let Some(build) = self.end_build(build, result) {
                         self.tasks.push(Task::Finish { build, error });
                     }
                 }

@@ -20,7 +20,7 @@ use super::observers::{About, Observers};
 use super::queue::{BuildCell, Queue};
 use super::threads::{self, Threads};
 use super::timer::{Due, Timer};
-use crate::build::{Build, Epoch, Properties};
+use crate::build::{Epoch, Properties};
 use crate::clock::Clock;
 use crate::command::Agent;
 use crate::error::{AttachError, BuildError, LeaseEnd};
@@ -115,7 +115,6 @@ pub(super) enum Task {
     Spawn {
         worker: Arc<WorkerCell>,
         epoch: Epoch,
-        build: Option<Build>,
     },
     /// Tell all who wait for this signal.
     Disconnect(Sender<Infallible>),
@@ -129,7 +128,6 @@ pub(super) enum Task {
     /// An instance is needed.
     Start {
         worker: WorkerIndex,
-        occasion: Arc<BuildCell>,
         replace: Option<Epoch>,
     },
     CancelStart(WorkerIndex),
@@ -261,14 +259,14 @@ impl Shared {
 
     fn perform_one(self: &Arc<Self>, task: Task, agenda: &mut Agenda) {
         match task {
-            Task::Spawn { worker, epoch, build } => self.spawn_instance(worker, epoch, build, agenda),
+            Task::Spawn { worker, epoch } => self.spawn_instance(worker, epoch, agenda),
             Task::Disconnect(signal) => drop(signal),
             Task::Order(orders, order) => {
                 // There is room: the lifecycle has one call in flight at most. The thread is there until its stop.
                 let _ = orders.try_send(order);
             }
             Task::Answer { worker, asker, granted } => match asker {
-                Asker::Start(build) => self.start_ended(&worker, &build, granted, agenda),
+                Asker::Start => self.start_ended(&worker, granted, agenda),
                 Asker::Fit(properties) => self.fit_answered(&worker, &properties, granted, agenda),
                 Asker::Direct(sender, build) => {
                     let lease = granted.map(|granted| Lease::new(granted, build));
@@ -283,7 +281,7 @@ impl Shared {
                 }
             },
             Task::EndLeases(connection, end) => connection.end.set(end),
-            Task::Start { worker, occasion, replace } => self.order_start(worker, &occasion, replace, agenda),
+            Task::Start { worker, replace } => self.order_start(worker, replace, agenda),
             Task::CancelStart(worker) => self.cancel_start(worker, agenda),
             Task::Drain { worker, epoch } => {
                 let input = Input::Drain(epoch, StopCause::Incompatible);
@@ -298,21 +296,15 @@ impl Shared {
         }
     }
 
-    fn spawn_instance(
-        self: &Arc<Self>,
-        worker: Arc<WorkerCell>,
-        epoch: Epoch,
-        build: Option<Build>,
-        agenda: &mut Agenda,
-    ) {
+    fn spawn_instance(self: &Arc<Self>, worker: Arc<WorkerCell>, epoch: Epoch, agenda: &mut Agenda) {
         let number = self.number;
         let body = {
             let (shared, worker) = (self.clone(), worker.clone());
             move || {
                 threads::belong_to(number);
-                let mut attempt = Some((epoch, build));
-                while let Some((epoch, build)) = attempt {
-                    worker.driver().run_instance(&shared, &worker, epoch, build);
+                let mut attempt = Some(epoch);
+                while let Some(epoch) = attempt {
+                    worker.driver().run_instance(&shared, &worker, epoch);
                     attempt = worker.next_attempt();
                 }
             }
