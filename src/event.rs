@@ -123,6 +123,11 @@ pub enum EventKind {
         /// The failure.
         reason: Arc<str>,
     },
+    /// A quarantine has ended before its time.
+    QuarantineLifted {
+        /// Why.
+        reason: Arc<str>,
+    },
     /// A lease was given back or has ended.
     Released {
         /// Why it ended before it was given back.
@@ -190,6 +195,7 @@ impl EventKind {
             Self::Detached { .. } => "detached",
             Self::AttachRefused { .. } => "attach_refused",
             Self::Quarantined { .. } => "quarantined",
+            Self::QuarantineLifted { .. } => "quarantine_lifted",
             Self::Released { .. } => "released",
             Self::Paused => "paused",
             Self::Unpaused => "unpaused",
@@ -217,6 +223,7 @@ impl EventKind {
             | Self::Abandoned { in_flight: text }
             | Self::Progress { text }
             | Self::LeftBehind { reason: text }
+            | Self::QuarantineLifted { reason: text }
             | Self::JournalTrouble { what: text } => Some(text.to_string()),
             Self::ReclaimReturned { result: Ok(Reclaimed::Gone), .. } => None,
             Self::ReclaimReturned { result: Ok(Reclaimed::Pending), .. } => {
@@ -279,7 +286,7 @@ pub enum StopCause {
     Lost,
     /// It does not fit the build that comes next.
     Incompatible,
-    /// A check after the attach of its agent has found that it comes to its end soon.
+    /// A check after the attach of its agent, or the holder of a lease, has found that it is bad or about to end.
     Retired,
     /// Somebody asked for it.
     Requested,
@@ -296,7 +303,7 @@ impl fmt::Display for StopCause {
             Self::Cancelled => "nobody waits for it any more",
             Self::Lost => "its agent is gone",
             Self::Incompatible => "it does not fit the next build",
-            Self::Retired => "it comes to its end soon",
+            Self::Retired => "it is bad or about to end",
             Self::Requested => "on request",
             Self::Shutdown => "shutdown",
         })

@@ -74,6 +74,7 @@ fn setting(idle: IdlePolicy) -> Setting {
         may_be_incompatible: false,
         max_builds: 1,
         warm_up: false,
+        queue: false,
         requests: 2,
         attempts: 2,
         connections: 2,
@@ -100,6 +101,11 @@ fn w1_w2_w3_w7_hold_in_every_order_of_events_with_reattaching() {
 #[test]
 fn w1_w2_w3_w7_hold_in_every_order_of_events_with_a_request_without_a_build() {
     explore("with warm-up", Setting { warm_up: true, ..setting(IdlePolicy::AfterBuild) });
+}
+
+#[test]
+fn b9_b10_w1_w2_w3_w7_hold_in_every_order_of_events_with_the_orders_of_the_queue() {
+    explore("orders of the queue", Setting { queue: true, ..setting(IdlePolicy::After(IDLE)) });
 }
 
 #[test]
@@ -142,6 +148,7 @@ fn random_history(seed: u64) {
         may_be_incompatible: random.bool(),
         max_builds: random.usize(1..5),
         warm_up: random.bool(),
+        queue: random.bool(),
         requests: u64::MAX,
         attempts: u64::MAX,
         connections: u64::MAX,

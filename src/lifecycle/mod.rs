@@ -30,9 +30,10 @@ use crate::build::{BuildId, Epoch};
 use crate::error::{AttachError, FailureCause, LeaseEnd, SubstantiateError};
 use crate::event::{DriverCall, EventKind, StartFailure, StopCause, WorkerState};
 use crate::worker::{DEFAULT_IDLE_TIMEOUT, IdlePolicy, Limits};
-use quarantine::Quarantine;
+use quarantine::{Failure, Quarantine};
 pub(crate) use values::{
-    Answer, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseId, Occurrence, Request, RequestId, Standing, Want,
+    Answer, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseId, Occasion, Occurrence, Request, RequestId,
+    Standing, Want,
 };
 
 /// What is wanted, with exactly the data that is legal meanwhile.
@@ -98,8 +99,6 @@ pub(crate) struct Lifecycle {
     /// What an earlier master has left behind is in the way of a start.
     held: bool,
     quarantine: Quarantine,
-    /// The quarantine is there because a stop has failed, and ends when what that left behind is gone.
-    until_reclaimed: bool,
     details: Vec<String>,
     last_failure: Option<(Arc<str>, Instant)>,
     state_since: Instant,
@@ -107,7 +106,7 @@ pub(crate) struct Lifecycle {
     last_lease: u64,
     last_connection: u64,
     /// The build that the start of this attempt was called for.
-    occasion: Option<BuildId>,
+    occasion: Option<Occasion>,
 }
 
 impl Lifecycle {
@@ -131,7 +130,6 @@ impl Lifecycle {
             paused: false,
             held,
             quarantine: Quarantine::none(),
-            until_reclaimed: false,
             details: Vec::new(),
             last_failure: None,
             state_since: now,
@@ -298,6 +296,19 @@ impl Lifecycle {
                     self.settle(now, effects);
                 }
             }
+            Input::Retire { lease, reason } => {
+                if let Stage::Substantiated(up) = &mut self.stage
+                    && up.leases.iter().any(|(id, _)| *id == lease)
+                {
+                    up.draining.get_or_insert(StopCause::Retired);
+                    self.last_failure = Some((reason, now));
+                }
+            }
+            Input::Forgive(epoch) => {
+                if self.quarantine.forgive(now, epoch) {
+                    self.tell_lifted("the build or its kind is to blame", effects);
+                }
+            }
             Input::Pause => {
                 if !std::mem::replace(&mut self.paused, true) {
                     self.tell(effects, None, || EventKind::Paused);
@@ -305,15 +316,14 @@ impl Lifecycle {
             }
             Input::Unpause => {
                 self.quarantine.end();
-                self.until_reclaimed = false;
                 self.paused = false;
                 self.held = false;
                 self.tell(effects, None, || EventKind::Unpaused);
             }
             Input::Reclaimed => {
                 self.held = false;
-                if std::mem::take(&mut self.until_reclaimed) {
-                    self.quarantine.end();
+                if self.quarantine.reclaimed(now) {
+                    self.tell_lifted("what its failed stop had left behind is gone", effects);
                 }
             }
             Input::ThreadReady(epoch, occasion) => {
@@ -323,17 +333,14 @@ impl Lifecycle {
                     self.stage = Stage::Starting { give_up, next_check: None, started: false };
                     self.call = Some((Call::Start, now));
                     self.occasion = occasion;
-                    self.tell(effects, occasion, || EventKind::StartCalled);
+                    self.tell(effects, occasion.map(|occasion| occasion.build), || EventKind::StartCalled);
                     effects.orders.push(Effect::CallStart);
                 }
             }
             Input::NoThread(epoch, reason) => {
                 if matches!(self.stage, Stage::Substantiating { .. }) && epoch == self.epoch {
                     // No start was called: the failure is that of the master, and not of the worker.
-                    if let Some(length) = self.quarantine.begin_short(now) {
-                        self.until_reclaimed = false;
-                        self.tell(effects, None, || EventKind::Quarantined { length, reason: reason.clone() });
-                    }
+                    self.enter_quarantine(now, Failure::Master, FailureCause::Infrastructure, &reason, effects);
                     self.fail(now, FailureCause::Infrastructure, &reason, effects);
                 }
             }
@@ -428,7 +435,7 @@ impl Lifecycle {
                 };
                 self.last_failure = Some((reason.clone(), now));
                 if let Some(cause) = cause {
-                    self.enter_quarantine(now, cause, &reason, effects);
+                    self.enter_quarantine(now, Failure::Attempt(self.epoch), cause, &reason, effects);
                     self.answer_all(&SubstantiateError::Failed { cause, reason }, effects);
                 }
                 self.settle(now, effects);
@@ -499,9 +506,8 @@ impl Lifecycle {
         if let Err(reason) = result {
             let reason: Arc<str> = format!("the instance could not be stopped: {reason}").into();
             self.last_failure = Some((reason.clone(), now));
-            if !self.closing && self.enter_quarantine(now, FailureCause::Infrastructure, &reason, effects) {
-                self.until_reclaimed = true;
-            }
+            let failure = Failure::Stop(self.epoch);
+            self.enter_quarantine(now, failure, FailureCause::Infrastructure, &reason, effects);
             self.answer_all(&SubstantiateError::Failed { cause: FailureCause::Infrastructure, reason }, effects);
         }
         if self.closing {
@@ -515,29 +521,31 @@ impl Lifecycle {
     /// The attempt has failed before the agent attached, and not by the build's fault.
     fn fail(&mut self, now: Instant, cause: FailureCause, reason: &Arc<str>, effects: &mut Effects) {
         self.last_failure = Some((reason.clone(), now));
-        self.enter_quarantine(now, cause, reason, effects);
+        self.enter_quarantine(now, Failure::Attempt(self.epoch), cause, reason, effects);
         self.answer_all(&SubstantiateError::Failed { cause, reason: reason.clone() }, effects);
         self.go_down(now, false, StopCause::Failed, effects);
     }
 
-    /// Whether it begins now; within one nothing changes.
+    /// Leaves the worker alone for a while, unless it is not to blame; within a quarantine nothing changes.
     fn enter_quarantine(
         &mut self,
         now: Instant,
+        failure: Failure,
         cause: FailureCause,
         reason: &Arc<str>,
         effects: &mut Effects,
-    ) -> bool {
+    ) {
+        let blameless = self.occasion.is_some_and(|occasion| occasion.blameless);
+        if self.closing || (blameless && failure == Failure::Attempt(self.epoch)) {
+            return;
+        }
         let hint = match cause {
             FailureCause::Throttled { retry_after: Some(time) } => time,
             _ => Duration::ZERO,
         };
-        let begun = self.quarantine.begin(now, hint);
-        if let Some(length) = begun {
-            self.until_reclaimed = false;
+        if let Some(length) = self.quarantine.begin(now, failure, hint) {
             self.tell(effects, None, || EventKind::Quarantined { length, reason: reason.clone() });
         }
-        begun.is_some()
     }
 
     /// Wants the instance gone, whatever it is doing, but leaves running builds their time unless `fast`.
@@ -730,14 +738,14 @@ impl Lifecycle {
         let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         if due(self.quarantine.until()) {
             self.quarantine.end();
-            self.until_reclaimed = false;
         }
         match &mut self.stage {
             Stage::Substantiating { give_up } | Stage::Starting { give_up, .. } if due(*give_up) => {
                 let after = self.limits.missing_timeout;
                 let reason: Arc<str> = SubstantiateError::TimedOut { after }.to_string().into();
                 self.last_failure = Some((reason.clone(), now));
-                self.enter_quarantine(now, FailureCause::Infrastructure, &reason, effects);
+                let failure = Failure::Attempt(self.epoch);
+                self.enter_quarantine(now, failure, FailureCause::Infrastructure, &reason, effects);
                 for waiter in std::mem::take(&mut self.waiters) {
                     let after = now.saturating_duration_since(waiter.made);
                     let error = SubstantiateError::TimedOut { after };
@@ -800,6 +808,10 @@ impl Lifecycle {
         if effects.observed {
             effects.occurrences.push(Occurrence { epoch: self.epoch, build, kind: kind() });
         }
+    }
+
+    fn tell_lifted(&self, reason: &str, effects: &mut Effects) {
+        self.tell(effects, None, || EventKind::QuarantineLifted { reason: reason.into() });
     }
 
     fn tell_substantiated(&self, effects: &mut Effects) {

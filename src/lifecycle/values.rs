@@ -65,6 +65,14 @@ pub(crate) enum Want {
     Answer,
 }
 
+/// What the queue calls a start for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Occasion {
+    pub(crate) build: BuildId,
+    /// The build or its kind has been found guilty already: a failure of this attempt says nothing about the worker.
+    pub(crate) blameless: bool,
+}
+
 /// The good answer to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Grant {
@@ -90,12 +98,20 @@ pub(crate) enum Input {
     Replace(Epoch),
     /// The instance of this attempt takes no more builds, for this cause.
     Drain(Epoch, StopCause),
+    /// The holder of the lease has found that the instance is bad, for this reason: it takes no more builds.
+    Retire {
+        lease: LeaseId,
+        reason: Arc<str>,
+    },
+    /// The worker is not to blame for the failure of the attempt of this epoch.
+    #[allow(dead_code, reason = "the queue is going to say so")]
+    Forgive(Epoch),
     Pause,
     Unpause,
     /// Nothing that earlier attempts have left behind is in the way any more.
     Reclaimed,
-    /// The instance thread of this attempt runs and would call the start now, for this build of the queue.
-    ThreadReady(Epoch, Option<BuildId>),
+    /// The instance thread of this attempt runs and would call the start now.
+    ThreadReady(Epoch, Option<Occasion>),
     /// There is no thread to be had for this attempt.
     NoThread(Epoch, Arc<str>),
     StartReturned(Epoch, Result<Vec<String>, StartFailure>),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::quarantine::Failure;
 use super::{Lifecycle, RequestId, Stage, Standing, Want};
 use crate::build::{BuildId, Epoch};
 use crate::event::{DriverCall, NextStep, WorkerState};
@@ -67,7 +68,7 @@ impl Lifecycle {
     }
 
     pub(crate) fn occasion(&self) -> Option<BuildId> {
-        self.occasion
+        self.occasion.map(|occasion| occasion.build)
     }
 
     pub(crate) fn state(&self) -> WorkerState {
@@ -120,6 +121,15 @@ impl Lifecycle {
 
     pub(crate) fn quarantine(&self, now: Instant) -> Option<Duration> {
         self.quarantine.remaining(now)
+    }
+
+    /// The attempt whose failure has caused the present quarantine.
+    #[allow(dead_code, reason = "the queue is going to ask")]
+    pub(crate) fn quarantine_cause(&self) -> Option<Epoch> {
+        match self.quarantine.cause() {
+            Some(Failure::Attempt(epoch)) => Some(epoch),
+            Some(Failure::Stop(_) | Failure::Master) | None => None,
+        }
     }
 
     pub(crate) fn paused(&self) -> bool {

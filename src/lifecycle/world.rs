@@ -17,6 +17,8 @@ pub(super) struct Setting {
     pub(super) max_builds: usize,
     /// Whether the second request is one without a build.
     pub(super) warm_up: bool,
+    /// Whether requests and orders are those of the queue; the failure of the second request is not the worker's fault.
+    pub(super) queue: bool,
     pub(super) requests: u64,
     pub(super) attempts: u64,
     pub(super) connections: u64,
@@ -31,6 +33,8 @@ pub(super) struct Setting {
 pub(super) enum Step {
     Request(u64),
     Attach(Epoch),
+    /// The queue gives a place away.
+    Lease(Epoch),
     Input(Input),
     /// The next deadline comes.
     Deadline,
@@ -64,6 +68,9 @@ pub(super) struct World {
     in_use: BTreeSet<LeaseId>,
     connections: BTreeSet<ConnectionId>,
     connections_made: u64,
+    leases_given: u64,
+    /// The attempt whose instance has been found bad.
+    retired: Option<Epoch>,
     /// The last step began a quarantine or failed an attempt for these reasons; only for checks.
     pub(super) quarantined: u32,
     /// Something that an earlier master has left behind is in the way.
@@ -96,6 +103,8 @@ impl World {
             in_use: BTreeSet::new(),
             connections: BTreeSet::new(),
             connections_made: 0,
+            leases_given: 0,
+            retired: None,
             quarantined: 0,
             held: setting.held,
         }
@@ -110,7 +119,9 @@ impl World {
         }
         steps.extend((0..made).map(|request| Step::Input(Input::Cancel(RequestId(request)))));
         for &epoch in &self.threads {
-            steps.push(Step::Input(Input::ThreadReady(epoch, None)));
+            for occasion in self.occasions() {
+                steps.push(Step::Input(Input::ThreadReady(epoch, occasion)));
+            }
             steps.push(Step::Input(Input::NoThread(epoch, reason())));
         }
         if let Some((call, epoch)) = self.call {
@@ -120,7 +131,12 @@ impl World {
             steps.extend(self.starts.iter().map(|&epoch| Step::Attach(epoch)));
         }
         steps.extend(self.connections.iter().map(|&id| Step::Input(Input::Detach(id, reason()))));
-        steps.extend(self.leases.iter().map(|&lease| Step::Input(Input::Release { lease, finished: true })));
+        for &lease in &self.leases {
+            steps.push(Step::Input(Input::Release { lease, finished: true }));
+        }
+        if self.setting.queue {
+            steps.extend(self.steps_of_the_queue());
+        }
         for fast in [false, true] {
             steps.push(Step::Input(Input::Insubstantiate { fast }));
             steps.push(Step::Input(Input::Shutdown { fast }));
@@ -141,6 +157,28 @@ impl World {
         steps
     }
 
+    fn steps_of_the_queue(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let epoch = self.life.epoch();
+        if self.leases_given < self.setting.requests {
+            steps.push(Step::Lease(epoch));
+        }
+        for &lease in &self.leases {
+            steps.push(Step::Input(Input::Release { lease, finished: false }));
+            steps.push(Step::Input(Input::Retire { lease, reason: "retired".into() }));
+        }
+        steps.push(Step::Input(Input::Replace(epoch)));
+        steps.push(Step::Input(Input::Drain(epoch, StopCause::Incompatible)));
+        steps.extend((1..=epoch.0).rev().take(2).map(|epoch| Step::Input(Input::Forgive(Epoch(epoch)))));
+        steps
+    }
+
+    /// What a start can be called for.
+    fn occasions(&self) -> Vec<Option<Occasion>> {
+        let of_queue = |blameless| Some(Occasion { build: BuildId(0), blameless });
+        if self.setting.queue { vec![of_queue(false), of_queue(true)] } else { vec![None] }
+    }
+
     /// Lets it happen and checks every promise that can be checked at once.
     pub(super) fn take(&mut self, step: &Step) {
         let mut effects = Effects::new(true);
@@ -148,7 +186,7 @@ impl World {
         match step {
             Step::Request(number) => {
                 let warm_up = self.setting.warm_up && *number == 1;
-                let want = if warm_up { Want::Instance } else { Want::Lease };
+                let want = if warm_up || self.setting.queue { Want::Instance } else { Want::Lease };
                 let fit = match (self.setting.may_be_incompatible, number % 2) {
                     (false, _) => Fit::Always,
                     (true, 0) => Fit::Ask,
@@ -169,6 +207,13 @@ impl World {
                         self.connections.insert(connection);
                     }
                     Err(_) => self.assert_unchanged(&before, "a2: a refused agent changed something"),
+                }
+            }
+            Step::Lease(epoch) => {
+                self.leases_given += 1;
+                match self.life.lease(self.now, *epoch, BuildId(self.leases_given), &mut effects) {
+                    Some(grant) => self.granted(grant),
+                    None => self.assert_unchanged(&before, "a lease that is refused changed something"),
                 }
             }
             Step::Input(input) => {
@@ -196,17 +241,12 @@ impl World {
                 {
                     self.assert_unchanged(&before, "w7: the end of an older connection changed something");
                 }
-                if *input == Input::Reclaimed {
-                    let ends = before.quarantine(self.now).is_some() && before.until_reclaimed;
-                    let remains = self.life.quarantine(self.now);
-                    let expected = if ends { None } else { before.quarantine(self.now) };
-                    assert_eq!(remains, expected, "j3: a reclaim ends the quarantine of its own failed stop alone");
-                }
-                if let Input::StopReturned(_, Err(_)) = input
-                    && before.quarantine(self.now).is_none()
-                    && self.life.quarantine(self.now).is_some()
+                self.check_quarantine(input, &before);
+                if let Input::Retire { lease, .. } = input
+                    && self.in_use.contains(lease)
                 {
-                    assert!(self.life.until_reclaimed, "j3: it does not wait longer than for the reclaim");
+                    assert_eq!(self.life.last_failure().map(|(reason, _)| &**reason), Some("retired"));
+                    self.retired = Some(self.life.epoch());
                 }
             }
             Step::Deadline => {
@@ -222,6 +262,33 @@ impl World {
             }
         }
         self.observe(effects, &before, step);
+    }
+
+    /// What ends a quarantine early, and what does not.
+    fn check_quarantine(&self, input: &Input, before: &Lifecycle) {
+        let (was, is) = (before.quarantine(self.now), self.life.quarantine(self.now));
+        match input {
+            Input::Reclaimed => {
+                let ends = matches!(before.quarantine.cause(), Some(Failure::Stop(_)));
+                let expected = if ends { None } else { was };
+                assert_eq!(is, expected, "j3: a reclaim ends the quarantine of its own failed stop alone");
+            }
+            Input::Forgive(epoch) => {
+                let ends = before.quarantine_cause() == Some(*epoch);
+                assert_eq!(is, if ends { None } else { was }, "b9: the quarantine of the forgiven attempt ends");
+                let mut again = self.life.quarantine.clone();
+                assert!(!again.forgive(self.now, *epoch) && again == self.life.quarantine, "b9: it leaves no trace");
+            }
+            _ => {}
+        }
+        if let (None, Some(_)) = (was, is) {
+            let failure = self.life.quarantine.cause();
+            let stopped = matches!(input, Input::StopReturned(_, Err(_)));
+            assert_eq!(stopped, matches!(failure, Some(Failure::Stop(_))), "j3: it waits for the reclaim alone");
+            let of_attempt = failure == Some(Failure::Attempt(before.epoch()));
+            let blameless = of_attempt && before.occasion.is_some_and(|occasion| occasion.blameless);
+            assert!(!blameless, "b9: a quarantine for what is not the worker's fault");
+        }
     }
 
     fn observe(&mut self, effects: Effects, before: &Lifecycle, step: &Step) {
@@ -267,7 +334,12 @@ impl World {
                 let by_user = matches!(
                     step,
                     Step::Input(
-                        Input::Cancel(_) | Input::Insubstantiate { .. } | Input::Shutdown { .. } | Input::Detach(..)
+                        Input::Cancel(_)
+                            | Input::Insubstantiate { .. }
+                            | Input::Shutdown { .. }
+                            | Input::Detach(..)
+                            | Input::Retire { .. }
+                            | Input::Forgive(_)
                     )
                 );
                 assert!(!by_user, "w12: quarantine by {step:?}");
@@ -288,6 +360,8 @@ impl World {
         }
         let waits = matches!(self.life.state(), WorkerState::Substantiating | WorkerState::SubstantiatingStarting);
         assert!(!waits || self.life.waiting() > 0, "w5: a start that nobody waits for goes on");
+        let epoch = self.life.epoch();
+        assert!(self.retired != Some(epoch) || self.life.draining() || self.life.leases() == 0, "b10: it drains");
         assert!(open == 0 || self.life.next_deadline().is_some(), "w3: a request without a deadline");
     }
 
@@ -305,10 +379,15 @@ impl World {
         assert_eq!(*state, RequestState::Open, "w3: a second answer to {request:?}");
         *state = RequestState::Answered;
         if let Ok(grant) = answer {
-            assert_eq!(grant.epoch, self.life.epoch());
-            self.leases.extend(grant.lease);
-            self.in_use.extend(grant.lease);
+            self.granted(*grant);
         }
+    }
+
+    fn granted(&mut self, grant: Grant) {
+        assert_eq!(grant.epoch, self.life.epoch());
+        assert_ne!(self.retired, Some(grant.epoch), "b10: an instance that is bad is given away");
+        self.leases.extend(grant.lease);
+        self.in_use.extend(grant.lease);
     }
 
     fn assert_unchanged(&self, before: &Lifecycle, promise: &str) {
@@ -351,6 +430,9 @@ impl World {
     pub(super) fn normalised(&self, origin: Instant) -> impl std::hash::Hash + use<> {
         let mut life = self.life.clone();
         life.rebase(self.now, origin);
+        if !self.setting.queue {
+            life.quarantine.forget_causes();
+        }
         (
             life,
             self.threads.clone(),
@@ -359,12 +441,16 @@ impl World {
             self.requests.clone(),
             self.leases.clone(),
             self.connections.clone(),
-            (self.connections_made, self.held),
+            (self.connections_made, self.leases_given, self.held, self.retired),
         )
     }
 }
 
 impl Lifecycle {
+    fn draining(&self) -> bool {
+        matches!(&self.stage, Stage::Substantiated(Up { draining: Some(_), .. }))
+    }
+
     /// Moves all times so that `now` becomes `origin`, and forgets what is only told to people.
     fn rebase(&mut self, now: Instant, origin: Instant) {
         let rebase = |at: &mut Option<Instant>| {

@@ -45,6 +45,7 @@ use self::queue::{LineIndex, NeedIndex, Place, Queue, Rank, Said};
 use crate::build::{Build, BuildId, Epoch, Labels, Properties};
 use crate::error::{Attempt, BuildError};
 use crate::event::DriverCall;
+use crate::lifecycle::Occasion;
 use crate::worker::{Kind, Limits};
 
 /// The number of a worker: 0, 1, 2 … in the order in which they were added.
@@ -368,18 +369,18 @@ impl Placement {
     ///
     /// A start is ordered for a kind. The build that it was ordered for may have found a place meanwhile, and then
     /// another one of its kind is the occasion.
-    pub(crate) fn occasion(&mut self, index: WorkerIndex) -> Option<BuildId> {
+    pub(crate) fn occasion(&mut self, index: WorkerIndex) -> Option<Occasion> {
         let demand = self.worker(index).demand.as_ref().filter(|demand| !demand.cancelled)?;
         let (kind, ordered_for) = (demand.kind, demand.occasion);
         if self.queue.place(ordered_for) == Some(Place::Waiting) {
-            return Some(ordered_for);
+            return Some(Occasion { build: ordered_for, blameless: false });
         }
         let fitting = self.queue.lines_of(kind).filter(|line| self.labels.fits(index, self.queue.line(*line).route));
         let occasion = fitting.filter_map(|line| self.next_occasion(line)).min()?.build;
         self.change_starts(ordered_for, |starts| starts - 1);
         self.change_starts(occasion, |starts| starts + 1);
         self.worker_mut(index).demand.as_mut().expect("it has one").occasion = occasion;
-        Some(occasion)
+        Some(Occasion { build: occasion, blameless: false })
     }
 
     fn change_starts(&mut self, build: BuildId, change: impl FnOnce(u32) -> u32) {

@@ -20,7 +20,7 @@ use crate::build::{Build, Epoch, Properties};
 use crate::error::{Cancelled, FailureCause, RecordError, chain};
 use crate::event::{DriverCall, EventKind, StartFailure};
 use crate::journal::{self, LeftoverStage, Record, Remains, Until};
-use crate::lifecycle::{Effect, Input};
+use crate::lifecycle::{Effect, Input, Occasion};
 use crate::printable::printable;
 use crate::worker::{
     Attacher, AttemptIdentity, DriverIdentity, Health, Kind, LatentWorker, Leftover, Reclaimed, Secret, StartControls,
@@ -192,23 +192,22 @@ struct Announced {
 
 /// Reports that the start can be called, and finds out for which build. `None` when nobody wants it any more.
 fn announce(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, identity: &AttemptIdentity) -> Option<Announced> {
-    let mut build = None;
+    let mut found: Option<(Arc<BuildCell>, Occasion)> = None;
     // Each further round means that a build has ended that the start was to be called for.
     loop {
-        let begin = |occasion: Option<&BuildCell>| worker.turn(shared, |turn| begin_start(turn, identity, occasion));
-        let begun = match &build {
+        let begin = |occasion| worker.turn(shared, |turn| begin_start(turn, identity, occasion));
+        let begun = match &found {
             None => begin(None),
-            Some(build) => {
-                let build: &Arc<BuildCell> = build;
-                build.unless_ended(|| begin(Some(build))).unwrap_or(Begun::AskQueue)
+            Some((build, occasion)) => {
+                build.unless_ended(|| begin(Some((&build.build, *occasion)))).unwrap_or(Begun::AskQueue)
             }
         };
         match begun {
             Begun::Called(announced) => return Some(announced),
             Begun::Unwanted => return None,
             Begun::AskQueue => {
-                build = shared.occasion_of_start(worker.index);
-                if build.is_none() {
+                found = shared.occasion_of_start(worker.index);
+                if found.is_none() {
                     worker.turn(shared, |turn| turn.cancel_start());
                 }
             }
@@ -223,16 +222,16 @@ enum Begun {
     AskQueue,
 }
 
-fn begin_start(turn: &mut Transition<'_>, identity: &AttemptIdentity, occasion: Option<&BuildCell>) -> Begun {
-    let build = match turn.inner.initiator() {
-        None => None,
-        Some(Initiator::Direct(build)) => build,
-        Some(Initiator::Queue) => match occasion {
-            Some(occasion) => Some(occasion.build.clone()),
+fn begin_start(turn: &mut Transition<'_>, identity: &AttemptIdentity, of_queue: Option<(&Build, Occasion)>) -> Begun {
+    let (build, occasion) = match turn.inner.initiator() {
+        None => (None, None),
+        Some(Initiator::Direct(build)) => (build, None),
+        Some(Initiator::Queue) => match of_queue {
+            Some((build, occasion)) => (Some(build.clone()), Some(occasion)),
             None => return Begun::AskQueue,
         },
     };
-    turn.apply(Input::ThreadReady(identity.epoch, occasion.map(|build| build.id)));
+    turn.apply(Input::ThreadReady(identity.epoch, occasion));
     if !turn.effects.orders.contains(&Effect::CallStart) {
         return Begun::Unwanted;
     }

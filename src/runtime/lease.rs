@@ -33,7 +33,8 @@ pub use files::LeaseFiles;
 /// A lease can end before that: its connection is lost, its build is cancelled, or its instance is stopped. Then
 /// [`run`](Lease::run) and [`Running::recv`] kill their command and return [`CommandError::LeaseEnded`] at once, and
 /// [`end`](Lease::end) tells why.
-/// [`retry`](Lease::retry) puts the build back into the queue.
+/// [`retry`](Lease::retry) puts the build back into the queue, and [`retire`](Lease::retire) does so because the
+/// instance is bad.
 ///
 /// No method but `wait_end` and those that run commands or move files blocks.
 #[must_use = "the place is given back when this is dropped"]
@@ -194,12 +195,33 @@ impl Lease {
     /// [`Ticket`](crate::Ticket) or [`Inbox`](crate::Inbox). This counts as a failed attempt.
     ///
     /// The lease of a worker that is used without the queue is only given back.
-    pub fn retry(mut self, reason: &str) {
+    pub fn retry(self, reason: &str) {
+        self.put_back(&printable(reason));
+    }
+
+    /// Gives the lease back because its instance is bad: a full disk, a broken toolchain. The instance takes no new
+    /// build and is stopped after those it has, with [`StopCause::Retired`](crate::StopCause::Retired); the status of
+    /// the worker shows the reason as its last failure. The worker itself may start another instance.
+    ///
+    /// The build goes back into the queue as after [`retry`](Lease::retry): this counts as an attempt that has failed
+    /// on this worker, which the build avoids from now on while another one fits it. The lease of a worker that is used
+    /// without the queue is only given back. A lease that has [ended](Lease::end) cannot retire its instance any more.
+    ///
+    /// Does not block.
+    pub fn retire(self, reason: &str) {
+        let reason: Arc<str> = printable(reason).into();
+        let Connection { shared, worker, .. } = &*self.connection;
+        let input = Input::Retire { lease: self.id, reason: reason.clone() };
+        worker.turn(shared, |turn| turn.apply(input));
+        self.put_back(&reason);
+    }
+
+    fn put_back(mut self, reason: &str) {
         let (shared, build) = (self.connection.shared.clone(), self.queued.take());
         self.retried = true;
         drop(self);
         if let Some(build) = build {
-            shared.retry_build(build.id, &printable(reason));
+            shared.retry_build(build.id, reason);
         }
     }
 }

@@ -20,7 +20,7 @@ use super::shared::{Agenda, Shared, Task};
 use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{BuildError, SubstantiateError};
 use crate::event::{BuildResult, EventKind};
-use crate::lifecycle::{Fit, Input, Want};
+use crate::lifecycle::{Fit, Input, Occasion, Want};
 use crate::placement::{Order, Placement, Settings, StartEnd, WorkerIndex};
 
 pub(super) struct Queue {
@@ -221,11 +221,11 @@ impl Shared {
 
     /// The start that was ordered can be called now: the build that it is called for, or `None` when no build needs it
     /// any more.
-    pub(super) fn occasion_of_start(self: &Arc<Self>, worker: WorkerIndex) -> Option<Arc<BuildCell>> {
+    pub(super) fn occasion_of_start(self: &Arc<Self>, worker: WorkerIndex) -> Option<(Arc<BuildCell>, Occasion)> {
         let mut agenda = Agenda::default();
         let occasion = self.queue_turn(&mut agenda, None, |turn| {
-            let build = turn.queue.placement.occasion(worker)?;
-            turn.queue.builds.get(&build).cloned()
+            let occasion = turn.queue.placement.occasion(worker)?;
+            Some((turn.queue.builds.get(&occasion.build)?.clone(), occasion))
         });
         self.perform(agenda);
         occasion

@@ -125,7 +125,7 @@ fn w10_an_attached_instance_that_goes_bad_finishes_its_build_and_takes_no_other_
     assert_eq!(script.count(DriverCall::Check), 1, "it is not looked at again");
 
     lease.finish(BuildResult::Succeeded);
-    assert_eq!(world.await_event("stop_called").kind.reason().as_deref(), Some("it comes to its end soon"));
+    assert_eq!(world.await_event("stop_called").kind.reason().as_deref(), Some("it is bad or about to end"));
     script.expect_stop().succeed();
     assert_eq!(world.quarantines(), [0; 0]);
     assert_eq!(worker.status().last_failure.unwrap().0.as_ref(), "it is taken away in two minutes");

@@ -13,4 +13,5 @@ mod fit;
 mod health;
 mod idle;
 mod quarantine;
+mod retire;
 mod status;

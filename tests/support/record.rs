@@ -23,7 +23,7 @@ pub(crate) struct Line {
     pub(crate) exit: Option<i64>,
 }
 
-const EVENTS: [&str; 14] = [
+const EVENTS: [&str; 15] = [
     "build_queued",
     "build_started",
     "build_finished",
@@ -36,6 +36,7 @@ const EVENTS: [&str; 14] = [
     "attached",
     "detached",
     "quarantined",
+    "quarantine_lifted",
     "released",
     "shutdown",
 ];
@@ -135,6 +136,7 @@ fn event_of(sequence: u64, line: &Line) -> Result<Event, String> {
         "attached" => EventKind::Attached,
         "detached" => EventKind::Detached { reason: reason() },
         "quarantined" => EventKind::Quarantined { length: Duration::ZERO, reason: reason() },
+        "quarantine_lifted" => EventKind::QuarantineLifted { reason: reason() },
         "released" => EventKind::Released { end: line.reason.as_deref().map(Arc::from) },
         "shutdown" => EventKind::Shutdown { fast: false },
         unknown => return Err(format!("unknown event {unknown}")),

@@ -39,6 +39,7 @@ impl Entry {
             | EventKind::Attached
             | EventKind::Detached { .. }
             | EventKind::Quarantined { .. }
+            | EventKind::QuarantineLifted { .. }
             | EventKind::Released { .. } => (None, event.kind.reason()),
             EventKind::BuildFinished { result } => (Some(result.name()), event.kind.reason()),
             // The details of an instance are no reason.

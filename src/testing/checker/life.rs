@@ -75,6 +75,7 @@ impl Worker {
             }
             EventKind::Paused => self.paused = true,
             EventKind::Unpaused => (self.paused, self.quarantined_until) = (false, Duration::ZERO),
+            EventKind::QuarantineLifted { .. } => self.quarantined_until = Duration::ZERO,
             EventKind::Quarantined { length, .. } => self.quarantined_until = at.saturating_add(*length),
             EventKind::StartReturned { .. }
             | EventKind::CheckCalled

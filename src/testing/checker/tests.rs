@@ -220,7 +220,10 @@ fn b7_the_rule_of_liveness_sees_builds_that_wait_beside_a_free_place() {
     assert!(!beside(Record::default().up(1).of_w(1, 0, EventKind::Paused)));
     let quarantined = EventKind::Quarantined { length: SECOND * 100, reason: "bad".into() };
     assert!(!beside(Record::default().up(1).of_w(1, 0, quarantined.clone())));
-    assert!(beside(Record::default().up(1).of_w(1, 0, quarantined).of_w(1, 0, EventKind::Unpaused)));
+    let lifted = EventKind::QuarantineLifted { reason: "good".into() };
+    for ends in [EventKind::Unpaused, lifted] {
+        assert!(beside(Record::default().up(1).of_w(1, 0, quarantined.clone()).of_w(1, 0, ends)));
+    }
     let check = || Record::default().up(1).of_w(1, 0, EventKind::CheckCalled);
     assert!(beside(check().of_w(1, 0, EventKind::CheckReturned { result: Ok(()) })));
     assert!(!beside(check().of_w(1, 0, EventKind::CheckReturned { result: Err("soon".into()) })));
