@@ -3,11 +3,14 @@
 //! A driver that never refuses a build has one kind for all its instances. Otherwise a kind is what the driver says it
 //! is, or all properties of a build. Kinds of the same text from two drivers are different kinds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::build::Properties;
 use crate::worker::Kind;
+
+/// As many answers of drivers are remembered.
+const REMEMBERED: usize = 4096;
 
 /// A set of drivers whose kinds can be compared.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
@@ -46,12 +49,16 @@ pub(super) struct Kinds {
     entries: Vec<Entry>,
     ids: HashMap<Key, KindId>,
     unused: Vec<KindId>,
+    /// What drivers have said lately, so that none is asked the same twice.
+    said: HashMap<(u32, Properties), KindId>,
+    oldest: VecDeque<(u32, Properties)>,
 }
 
 impl Default for Kinds {
     fn default() -> Self {
         let any = Entry { key: Key::Any, holders: 1 };
-        Self { entries: vec![any], ids: HashMap::from([(Key::Any, ANY)]), unused: Vec::new() }
+        let ids = HashMap::from([(Key::Any, ANY)]);
+        Self { entries: vec![any], ids, unused: Vec::new(), said: HashMap::new(), oldest: VecDeque::new() }
     }
 }
 
@@ -65,6 +72,28 @@ impl Kinds {
     pub(super) fn hold_said(&mut self, driver: u32, kind: &Kind, properties: &Properties) -> KindId {
         let name = kind.name().cloned().unwrap_or_else(|| properties.to_string().into());
         self.hold_key(Key::Said(driver, name))
+    }
+
+    /// What a driver has said for these properties, if it is remembered.
+    pub(super) fn said(&self, driver: u32, properties: &Properties) -> Option<KindId> {
+        self.said.get(&(driver, properties.clone())).copied()
+    }
+
+    /// Remembers what a driver has said, and forgets what it has said long ago.
+    pub(super) fn remember_said(&mut self, driver: u32, properties: &Properties, kind: KindId) {
+        let question = (driver, properties.clone());
+        if self.said.contains_key(&question) {
+            return;
+        }
+        self.hold(kind);
+        self.said.insert(question.clone(), kind);
+        self.oldest.push_back(question);
+        if self.oldest.len() > REMEMBERED
+            && let Some(oldest) = self.oldest.pop_front()
+            && let Some(kind) = self.said.remove(&oldest)
+        {
+            self.release(kind);
+        }
     }
 
     fn hold_key(&mut self, key: Key) -> KindId {

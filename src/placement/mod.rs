@@ -139,7 +139,7 @@ pub(crate) struct Placement {
     hunger: Hunger,
     /// Drivers that say kinds and have, or may get, an instance: they are asked about every new need.
     speakers: BTreeSet<u32>,
-    /// Attached instances whose own kind is being asked for.
+    /// Attached instances whose own kind is being asked for. Until then they serve nobody, and are not replaced.
     unnamed: BTreeSet<WorkerIndex>,
     /// When a call becomes overdue, or an agent has been gone for too long.
     timers: BTreeSet<(Instant, WorkerIndex)>,
@@ -253,8 +253,12 @@ impl Placement {
         let kind = match worker.space {
             Space::Any => Some(ANY),
             Space::Asked => Some(self.kinds.hold_asked(&properties)),
-            Space::Said(_) => {
-                self.speak(worker.driver, orders);
+            Space::Said(driver) => {
+                self.speak(driver, orders);
+                if let Some(kind) = self.kinds.said(driver, &properties) {
+                    self.worker_mut(index).kind = Some(self.kinds.hold(kind));
+                    return;
+                }
                 if self.unnamed.insert(index) {
                     orders.push(Order::AskKind { worker: index, properties });
                 }
@@ -282,8 +286,16 @@ impl Placement {
             return;
         }
         let properties = need.properties.clone().expect("where a driver says kinds, properties matter");
-        self.queue.asks(index, driver);
-        orders.push(Order::AskKind { worker, properties });
+        match self.kinds.said(driver, &properties) {
+            Some(kind) => {
+                let said = Said::Kind(self.kinds.hold(kind));
+                self.queue.said(index, driver, said, self.labels.workers(need.route).any > 0, &mut self.kinds);
+            }
+            None => {
+                self.queue.asks(index, driver);
+                orders.push(Order::AskKind { worker, properties });
+            }
+        }
     }
 
     /// A driver has said what kind the properties ask for, or why it cannot make such an instance.
@@ -295,6 +307,10 @@ impl Placement {
         orders: &mut Orders,
     ) {
         let Space::Said(driver) = self.worker(index).space else { return };
+        let kind = kind.map(|kind| self.kinds.hold_said(driver, &kind, properties));
+        if let Ok(kind) = kind {
+            self.kinds.remember_said(driver, properties, kind);
+        }
         let routes: Vec<_> = self.labels.routes_of(index).collect();
         for route in routes {
             let Some(need) = self.queue.find_need(route, properties) else { continue };
@@ -302,7 +318,7 @@ impl Placement {
                 continue;
             }
             let said = match &kind {
-                Ok(kind) => Said::Kind(self.kinds.hold_said(driver, kind, properties)),
+                Ok(kind) => Said::Kind(self.kinds.hold(*kind)),
                 Err(reason) => Said::Cannot(reason.clone()),
             };
             let any = self.labels.workers(route).any > 0;
@@ -315,12 +331,11 @@ impl Placement {
         {
             self.unnamed.remove(&index);
             // An instance of no kind serves nobody, and can be replaced.
-            self.worker_mut(index).kind = None;
-            if let Ok(kind) = &kind {
-                let kind = self.kinds.hold_said(driver, kind, properties);
-                self.worker_mut(index).kind = Some(kind);
-            }
+            self.worker_mut(index).kind = kind.as_ref().ok().map(|kind| self.kinds.hold(*kind));
             self.refresh(index);
+        }
+        if let Ok(kind) = kind {
+            self.kinds.release(kind);
         }
     }
 

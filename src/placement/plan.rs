@@ -441,7 +441,10 @@ impl Placement {
             // Only what was found not to fit is replaced.
             Shelf::Unused => match self.worker(worker).answers.get(&kind) {
                 Some(answer) => *answer == Some(false),
-                None => self.worker(worker).space != Space::Asked && !self.worker(worker).serves(kind),
+                None => {
+                    let is_known = self.worker(worker).space != Space::Asked && !self.unnamed.contains(&worker);
+                    is_known && !self.worker(worker).serves(kind)
+                }
             },
         }
     }

@@ -1,18 +1,12 @@
-//! The driver values of a master: each is known once, however many workers share it, and so are the kinds that it has
-//! said.
+//! The driver values of a master: each is known once, however many workers share it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-
-use parking_lot::Mutex;
 
 use super::fence::fenced;
 use super::instance::Driver;
 use crate::build::Properties;
 use crate::worker::{DriverIdentity, Kind};
-
-/// As many kinds are remembered for one driver value; then all of them are asked for anew.
-const REMEMBERED: usize = 1024;
 
 /// A driver value, shared by its workers.
 pub(super) struct DriverCell {
@@ -21,8 +15,6 @@ pub(super) struct DriverCell {
     pub(super) says_kinds: bool,
     /// Present until it is dropped.
     driver: Option<Arc<dyn Driver>>,
-    /// What it has said.
-    kinds: Mutex<HashMap<Properties, Kind>>,
 }
 
 /// The driver is user code, also as it is dropped; by whom that is, is chance.
@@ -38,18 +30,9 @@ impl DriverCell {
         self.driver.as_deref().expect("it is there until the last worker is dropped")
     }
 
-    /// The kind of a build with these properties; the driver is asked once for each set of them, unless it fails.
+    /// What the driver says is the kind of a build with these properties.
     pub(super) fn kind(&self, properties: &Properties) -> Result<Kind, Arc<str>> {
-        if let Some(kind) = self.kinds.lock().get(properties) {
-            return Ok(kind.clone());
-        }
-        let kind = fenced("kind", || self.driver().kind(properties)).unwrap_or_else(Err)?;
-        let mut kinds = self.kinds.lock();
-        if kinds.len() == REMEMBERED {
-            kinds.clear();
-        }
-        kinds.insert(properties.clone(), kind.clone());
-        Ok(kind)
+        fenced("kind", || self.driver().kind(properties)).unwrap_or_else(Err)
     }
 
     /// Whether two builds ask for the same kind of instance.
@@ -77,8 +60,7 @@ impl Drivers {
         // While the cell exists it holds the value, so that no other value can have the same identity.
         let known = identity.as_ref().and_then(|identity| self.shared.get(identity)).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
-            let cell =
-                DriverCell { number: self.next, says_kinds, driver: Some(driver.clone()), kinds: Mutex::default() };
+            let cell = DriverCell { number: self.next, says_kinds, driver: Some(driver.clone()) };
             self.next = self.next.checked_add(1).expect("fewer than 2^32 drivers");
             let cell = Arc::new(cell);
             if let Some(identity) = identity {

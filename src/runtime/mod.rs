@@ -23,7 +23,7 @@
 //! | the list of workers | queue, leftovers |
 //! | the queue's turn ([`queue`]) | observers |
 //! | the list of leftovers | threads (count only), timer |
-//! | dirty list, threads, timer, observers, end signals, a build's submitter, a driver's kinds | none |
+//! | dirty list, threads, timer, observers, end signals, a build's submitter | none |
 //!
 //! The journal has locks of its own, one of which is held across writes and syncs. Nobody comes to it with a lock in
 //! hand.

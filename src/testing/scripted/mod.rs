@@ -17,7 +17,7 @@ pub(in crate::testing) use stage::Stage;
 
 use super::Watch;
 use crate::{
-    Attachment, BoxError, Epoch, Health, LatentWorker, Leftover, Properties, Reclaimed, StartError, StartRequest,
+    Attachment, BoxError, Epoch, Health, Kind, LatentWorker, Leftover, Properties, Reclaimed, StartError, StartRequest,
     Started, StopError, StopRequest,
 };
 
@@ -41,9 +41,12 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct ScriptedWorker {
     stage: Arc<Stage>,
     may_be_incompatible: bool,
+    kinds: Option<SaysKind>,
     attached_check_interval: Option<Duration>,
     reclaims: bool,
 }
+
+type SaysKind = Box<dyn Fn(&Properties) -> Result<Kind, BoxError> + Send + Sync>;
 
 /// What stands for an instance of a [`ScriptedWorker`].
 #[derive(Debug)]
@@ -66,7 +69,9 @@ impl ScriptedWorker {
     pub fn new() -> (Self, Script) {
         let stage = Arc::new(Stage::default());
         let script = Script { stage: stage.clone(), watch: None };
-        (Self { stage, may_be_incompatible: false, attached_check_interval: None, reclaims: false }, script)
+        let worker =
+            Self { stage, may_be_incompatible: false, kinds: None, attached_check_interval: None, reclaims: false };
+        (worker, script)
     }
 
     /// A worker that does everything [by itself](Script::automate), until the script says otherwise.
@@ -80,6 +85,27 @@ impl ScriptedWorker {
     #[must_use]
     pub fn may_be_incompatible(mut self, may_be_incompatible: bool) -> Self {
         self.may_be_incompatible = may_be_incompatible;
+        self
+    }
+
+    /// Says kinds: what [`kind`](LatentWorker::kind) returns. It is called without the script, because the answer must not
+    /// have to be waited for. By default the worker does not say kinds.
+    ///
+    /// ```
+    /// use latent_worker::testing::ScriptedWorker;
+    /// use latent_worker::{Build, Kind, Master, WorkerConfig};
+    ///
+    /// let master = Master::new();
+    /// let (driver, script) = ScriptedWorker::automatic();
+    /// let driver = driver.kinds(|properties| Ok(Kind::new(properties.get("image").ok_or("no image")?)));
+    /// master.add_worker(WorkerConfig::new("w"), driver).unwrap();
+    ///
+    /// let error = master.submit(Build::new("b")).wait().unwrap_err();
+    /// assert_eq!(error.to_string(), "the build cannot run: no image");
+    /// ```
+    #[must_use]
+    pub fn kinds(mut self, kind: impl Fn(&Properties) -> Result<Kind, BoxError> + Send + Sync + 'static) -> Self {
+        self.kinds = Some(Box::new(kind));
         self
     }
 
@@ -140,6 +166,14 @@ impl LatentWorker for ScriptedWorker {
 
     fn builds_may_be_incompatible(&self) -> bool {
         self.may_be_incompatible
+    }
+
+    fn says_kinds(&self) -> bool {
+        self.kinds.is_some()
+    }
+
+    fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
+        self.kinds.as_ref().map_or_else(|| Ok(Kind::by_properties()), |kind| kind(properties))
     }
 
     fn is_compatible_with_build(&self, instance: &ScriptedInstance, properties: &Properties) -> Result<bool, BoxError> {
