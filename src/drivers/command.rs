@@ -18,13 +18,13 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
-use super::environment::{Environment, SecretFile, secret_files};
+use super::environment::{Environment, SecretFile, kind_by, secret_files};
 use super::orphans::{Grace, Survivors, any_marked, end_marked, end_programs, nothing_found, still_running};
 use super::program::{Bounds, End, Ran, Spawned, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::{FirstLine, LINE_LIMIT, Output, Source};
 use super::variables::KEY_VARIABLE;
-use crate::{BoxError, Cancelled, FailureCause, Health, LatentWorker, Leftover, Properties, Reclaimed, Secret};
+use crate::{BoxError, Cancelled, FailureCause, Health, Kind, LatentWorker, Leftover, Properties, Reclaimed, Secret};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
 /// The program says that the build asks for what can never be (`EX_DATAERR` of sysexits.h).
@@ -302,7 +302,7 @@ impl LatentWorker for CommandLatentWorker {
             name: format!("{} (attempt {})", start.worker(), start.epoch()),
             key: start.key().to_owned(),
             environment,
-            properties: start.properties(),
+            kind: kind_by(&self.compatible_by, &start.properties()).map_err(StartError::cannot)?,
             secret: start.secret().clone(),
             id: OnceLock::new(),
             belongings: Mutex::new(Belongings { _output: None, secret_file }),
@@ -409,10 +409,23 @@ impl LatentWorker for CommandLatentWorker {
         !self.compatible_by.is_empty()
     }
 
-    /// Compares the properties that make a difference; see [`CommandLatentWorker::compatible_by`].
+    /// As [`builds_may_be_incompatible`](Self::builds_may_be_incompatible).
+    fn says_kinds(&self) -> bool {
+        !self.compatible_by.is_empty()
+    }
+
+    /// The properties that make a difference, with their values; see [`CommandLatentWorker::compatible_by`].
+    ///
+    /// # Errors
+    ///
+    /// When the properties of the build cannot be variables.
+    fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
+        Ok(kind_by(&self.compatible_by, properties)?)
+    }
+
+    /// Whether the build asks for the kind of this instance.
     fn is_compatible_with_build(&self, instance: &CommandInstance, properties: &Properties) -> Result<bool, BoxError> {
-        let started_with = &instance.attempt.properties;
-        Ok(self.compatible_by.iter().all(|name| started_with.get(name) == properties.get(name)))
+        Ok(self.kind(properties)? == instance.attempt.kind)
     }
 }
 
@@ -493,7 +506,7 @@ struct Attempt {
     name: String,
     key: String,
     environment: Environment,
-    properties: Properties,
+    kind: Kind,
     secret: Secret,
     id: OnceLock<OsString>,
     belongings: Mutex<Belongings>,

@@ -10,8 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::kinds::KindName;
 use super::variables::{DIRECTORY, KEY_VARIABLE, MASTER, PROPERTY, SECRET, SECRET_FILE, attempt, properties};
-use crate::{Secret, StartError, StartRequest, StopError};
+use crate::{Kind, Properties, Secret, StartError, StartRequest, StopError};
 
 /// The other variables. A program sees those that it is told about, never those of the master's own environment: that
 /// may be an instance of a latent worker itself.
@@ -41,7 +42,7 @@ impl Environment {
         secret_files: Option<&Path>,
     ) -> Result<(Self, Option<SecretFile>), StartError> {
         let mut environment = Self(Vec::new());
-        environment.extend(properties(&start.properties())?);
+        environment.extend(properties(&start.properties()).map_err(StartError::cannot)?);
         let file = secret_files.map(|directory| SecretFile::create(directory, start.key(), start.secret()));
         let file = file
             .transpose()
@@ -84,6 +85,21 @@ impl Environment {
         prepared.envs(self.0.iter().map(|(name, value)| (name, value)));
         prepared.envs(more.iter().copied());
     }
+}
+
+/// The kind of a build: its values of the properties that make a difference.
+///
+/// An error when its properties cannot be told as variables: no instance can be started for it then.
+pub(super) fn kind_by(names: &[String], of: &Properties) -> Result<Kind, String> {
+    properties(of)?;
+    let mut kind = KindName::default();
+    for name in names {
+        match of.get(name) {
+            Some(value) => kind.show(name, &value),
+            None => kind.show(name, &format_args!("none")),
+        }
+    }
+    Ok(kind.kind())
 }
 
 /// The directory in which files with secrets are made: the usual one for what is temporary.
@@ -146,4 +162,35 @@ impl Drop for SecretFile {
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {
     removed.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALUES: [Option<&str>; 6] = [None, Some(""), Some("none"), Some("a"), Some("a\" b=\"a"), Some("a b=none")];
+
+    #[test]
+    fn w11_builds_are_of_one_kind_exactly_when_what_makes_a_difference_is_equal() {
+        let names = ["a".to_owned(), "b".to_owned()];
+        let mut all = Vec::new();
+        for (a, b, c) in
+            VALUES.iter().flat_map(|a| VALUES.map(|b| (*a, b))).flat_map(|(a, b)| [(a, b, "1"), (a, b, "2")])
+        {
+            let given = [("a", a), ("b", b), ("c", Some(c))];
+            let properties: Properties = given.iter().filter_map(|(name, value)| Some((*name, (*value)?))).collect();
+            all.push(((a, b), kind_by(&names, &properties).unwrap()));
+        }
+        for (values, kind) in &all {
+            assert!(all.iter().all(|(others, other)| (others == values) == (other == kind)), "{kind:?}");
+        }
+        let kind = kind_by(&names, &[("b", "x"), ("c", "y")].into_iter().collect()).unwrap();
+        assert_eq!(&**kind.name().unwrap(), "a=none b=\"x\"");
+    }
+
+    #[test]
+    fn b3_a_build_whose_properties_cannot_be_told_has_no_kind() {
+        let error = kind_by(&[], &[("a-b", "1"), ("a.b", "1")].into_iter().collect()).unwrap_err();
+        assert!(error.contains("would both be the variable"), "{error}");
+    }
 }

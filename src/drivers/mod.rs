@@ -43,6 +43,10 @@ mod given;
 #[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
 mod veil;
 
+// What those have in common that say which kind of instance a build needs.
+#[cfg(any(all(any(feature = "command", feature = "docker", feature = "process"), unix), feature = "ec2"))]
+mod kinds;
+
 // What those have in common whose instances are known by labels or tags.
 #[cfg(any(all(feature = "docker", unix), feature = "ec2"))]
 mod identity;

@@ -12,13 +12,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::directory;
-use super::environment::{Environment, SecretFile, secret_files};
+use super::environment::{Environment, SecretFile, kind_by, secret_files};
 use super::orphans::{Grace, ProcessId, Survivors, end_programs, kill_marked, nothing_found};
 use super::program::{Running, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::Source;
 use super::variables::{DIRECTORY, KEY_VARIABLE};
-use crate::{BoxError, Health, LatentWorker, Leftover, Properties, Reclaimed};
+use crate::{BoxError, Health, Kind, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
 /// The grace of a fast stop. An agent may run its commands in groups of their own, which only it knows.
@@ -178,6 +178,7 @@ impl LatentWorker for ProcessLatentWorker {
     /// `CannotSubstantiate` when the properties of the build cannot be variables; an infrastructure failure when the
     /// program cannot be run. [`stop_instance`](LatentWorker::stop_instance) removes what was created before the error.
     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<ProcessInstance>, StartError> {
+        let kind = kind_by(&self.compatible_by, &start.properties()).map_err(StartError::cannot)?;
         let directory = self.directory(start.key());
         if let Some(directory) = &directory {
             // Recorded before the directory is created, so that a reclaim always finds it. A path that is not UTF-8 is
@@ -204,7 +205,7 @@ impl LatentWorker for ProcessLatentWorker {
         if let Some(id) = ProcessId::of(running.leader())? {
             start.record(&id.to_string())?;
         }
-        let instance = ProcessInstance { running, secret_file, properties: start.properties(), bad: OnceLock::new() };
+        let instance = ProcessInstance { running, secret_file, kind, bad: OnceLock::new() };
         let detail = format!("pid {}", instance.pid());
         Ok(Started::new(instance).detail(detail))
     }
@@ -297,9 +298,23 @@ impl LatentWorker for ProcessLatentWorker {
         !self.compatible_by.is_empty()
     }
 
-    /// Compares the properties that make a difference; see [`ProcessLatentWorker::compatible_by`].
+    /// As [`builds_may_be_incompatible`](Self::builds_may_be_incompatible).
+    fn says_kinds(&self) -> bool {
+        !self.compatible_by.is_empty()
+    }
+
+    /// The properties that make a difference, with their values; see [`ProcessLatentWorker::compatible_by`].
+    ///
+    /// # Errors
+    ///
+    /// When the properties of the build cannot be variables.
+    fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
+        Ok(kind_by(&self.compatible_by, properties)?)
+    }
+
+    /// Whether the build asks for the kind of this instance.
     fn is_compatible_with_build(&self, instance: &ProcessInstance, properties: &Properties) -> Result<bool, BoxError> {
-        Ok(self.compatible_by.iter().all(|name| instance.properties.get(name) == properties.get(name)))
+        Ok(self.kind(properties)? == instance.kind)
     }
 }
 
@@ -320,8 +335,7 @@ impl fmt::Debug for ProcessLatentWorker {
 pub struct ProcessInstance {
     running: Running,
     secret_file: Option<SecretFile>,
-    /// Of the build that it was started for.
-    properties: Properties,
+    kind: Kind,
     /// Why a check was bad: its last words can only be heard once.
     bad: OnceLock<String>,
 }

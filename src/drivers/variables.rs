@@ -2,7 +2,7 @@
 //!
 //! Plain names and values; how they get there is decided by the driver.
 
-use crate::{Epoch, Properties, StartError};
+use crate::{Epoch, Properties};
 
 /// The variable that everything of an attempt has, and nothing else that did not inherit it.
 pub(super) const KEY_VARIABLE: &str = "LATENT_WORKER_KEY";
@@ -30,19 +30,17 @@ fn variable(property: &str) -> String {
 }
 
 /// The properties of a build, one variable each. An error when they cannot be told so, which is the build's own fault.
-pub(super) fn properties(properties: &Properties) -> Result<Vec<(String, String)>, StartError> {
+pub(super) fn properties(properties: &Properties) -> Result<Vec<(String, String)>, String> {
     let mut variables: Vec<(String, &str, &str)> =
         properties.iter().map(|(name, value)| (variable(name), name, value)).collect();
     variables.sort_unstable();
     // Left to chance, one of them would be lost, and the instance would be of the wrong kind.
     let mut neighbours = variables.iter().zip(variables.iter().skip(1));
     if let Some(((variable, one, _), (_, other, _))) = neighbours.find(|(a, b)| a.0 == b.0) {
-        let reason = format!("the properties {one:?} and {other:?} would both be the variable {PROPERTY}{variable}");
-        return Err(StartError::cannot(reason));
+        return Err(format!("the properties {one:?} and {other:?} would both be the variable {PROPERTY}{variable}"));
     }
     if let Some((_, name, _)) = variables.iter().find(|(_, _, value)| value.contains('\0')) {
-        let reason = format!("the property {name:?} has a NUL character in it, which no variable can have");
-        return Err(StartError::cannot(reason));
+        return Err(format!("the property {name:?} has a NUL character in it, which no variable can have"));
     }
     Ok(variables.into_iter().map(|(variable, _, value)| (format!("{PROPERTY}{variable}"), value.to_owned())).collect())
 }
@@ -52,7 +50,7 @@ mod tests {
     use super::*;
 
     fn told(list: &[(&str, &str)]) -> Result<Vec<(String, String)>, String> {
-        properties(&list.iter().copied().collect()).map_err(|error| error.to_string())
+        properties(&list.iter().copied().collect())
     }
 
     #[test]
@@ -66,8 +64,8 @@ mod tests {
     fn properties_that_cannot_be_told_are_the_builds_own_fault() {
         let error = told(&[("a-b", "1"), ("z", ""), ("a.b", "1")]).unwrap_err();
         let expected = "the properties \"a-b\" and \"a.b\" would both be the variable LATENT_WORKER_PROPERTY_a_b";
-        assert_eq!(error, format!("cannot substantiate: {expected}"));
+        assert_eq!(error, expected);
         let error = told(&[("a", "x\0y")]).unwrap_err();
-        assert!(error.starts_with("cannot substantiate: the property \"a\" has a NUL"), "{error}");
+        assert!(error.starts_with("the property \"a\" has a NUL"), "{error}");
     }
 }

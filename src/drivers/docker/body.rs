@@ -40,7 +40,7 @@ pub(super) fn environment(
     secret: Handover<'_>,
 ) -> Result<Vec<String>, StartError> {
     let mut all: Vec<(String, String)> = rendered.environment.clone().into_iter().collect();
-    all.extend(variables::properties(properties)?);
+    all.extend(variables::properties(properties).map_err(StartError::cannot)?);
     all.extend(variables::attempt(&identity.worker, identity.epoch, &identity.key, &identity.owner));
     let mut set = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
     // The names that the images of Buildbot's workers know.

@@ -7,6 +7,7 @@ mod body;
 mod builder;
 mod engine;
 mod images;
+mod kind;
 mod master_address;
 mod names;
 mod settings;
@@ -29,7 +30,8 @@ use self::images::Images;
 use self::master_address::{Loopback, is_of_this_machine, network_to_ask, seen_from_inside};
 use self::names::Identity;
 use self::settings::{Rendered, Settings};
-use crate::{BoxError, Health, LatentWorker, Leftover, Properties, Reclaimed, Secret, Setting};
+use super::variables;
+use crate::{BoxError, Health, Kind, LatentWorker, Leftover, Properties, Reclaimed, Secret, Setting};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
 pub use builder::DockerLatentWorkerBuilder;
@@ -438,8 +440,18 @@ impl LatentWorker for DockerLatentWorker {
         self.settings.depend_on_the_build()
     }
 
+    fn says_kinds(&self) -> bool {
+        self.settings.depend_on_the_build()
+    }
+
+    fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
+        // A container cannot be made for a build whose properties cannot be told to it.
+        variables::properties(properties)?;
+        Ok(self.settings.kind(&self.settings.render(properties)?))
+    }
+
     fn is_compatible_with_build(&self, instance: &DockerInstance, properties: &Properties) -> Result<bool, BoxError> {
-        Ok(self.settings.render(properties)? == instance.rendered)
+        Ok(LatentWorker::kind(self, properties)? == self.settings.kind(&instance.rendered))
     }
 
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {

@@ -118,8 +118,8 @@ pub(super) struct Settings {
     pub(super) master_address: Setting<String>,
 }
 
-/// The settings as they are for one build. An instance fits a build exactly when these are equal. No `Debug`: there may
-/// be secrets in the environment.
+/// The settings as they are for one build. An instance fits a build exactly when these are equal, which is when
+/// [kinds](Settings::kind) are. No `Debug`: there may be secrets in the environment.
 #[derive(Clone, PartialEq)]
 pub(super) struct Rendered {
     pub(super) image: String,
@@ -199,15 +199,14 @@ impl Settings {
     pub(super) fn depend_on_the_build(&self) -> bool {
         let texts = [&self.image, &self.platform, &self.network, &self.hostname, &self.master_address];
         let lists = texts.into_iter().chain(self.environment.values()).chain(self.labels.values());
-        let constant = lists.chain(&self.volumes).all(|setting| setting.as_constant().is_some())
-            && self.recipe.as_ref().is_none_or(|recipe| recipe.as_constant().is_some())
-            && self.pull.as_constant().is_some()
-            && self.command.as_constant().is_some()
-            && self.memory.as_constant().is_some()
-            && self.cpus.as_constant().is_some()
-            && self.init.as_constant().is_some()
-            && self.host_config.as_constant().is_some();
-        !constant
+        lists.chain(&self.volumes).any(is_computed)
+            || self.recipe.as_ref().is_some_and(is_computed)
+            || is_computed(&self.pull)
+            || is_computed(&self.command)
+            || is_computed(&self.memory)
+            || is_computed(&self.cpus)
+            || is_computed(&self.init)
+            || is_computed(&self.host_config)
     }
 
     pub(super) fn check_constants(&self) -> Result<(), BadSetting> {
@@ -280,6 +279,10 @@ impl fmt::Debug for Settings {
             .field("master_address", &self.master_address)
             .finish_non_exhaustive()
     }
+}
+
+pub(super) fn is_computed<T>(setting: &Setting<T>) -> bool {
+    setting.as_constant().is_none()
 }
 
 fn non_empty(text: String) -> Option<String> {

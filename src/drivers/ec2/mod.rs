@@ -9,6 +9,7 @@ mod ami;
 mod attempt;
 mod aws;
 mod builder;
+mod kind;
 mod launch;
 mod lookups;
 mod names;
@@ -36,7 +37,7 @@ use self::offers::Shortages;
 use self::settings::{Rendered, Settings};
 use self::state::Machine;
 use self::watch::{Asked, Wait};
-use crate::{BoxError, Health, LatentWorker, Leftover, Properties, Reclaimed};
+use crate::{BoxError, Health, Kind, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
 pub use ami::Ami;
@@ -476,8 +477,16 @@ impl LatentWorker for Ec2LatentWorker {
         self.settings.depend_on_the_build()
     }
 
+    fn says_kinds(&self) -> bool {
+        self.settings.depend_on_the_build()
+    }
+
+    fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
+        Ok(self.settings.kind(&self.settings.render(properties)?))
+    }
+
     fn is_compatible_with_build(&self, instance: &Ec2Instance, properties: &Properties) -> Result<bool, BoxError> {
-        Ok(self.settings.render(properties)? == instance.rendered)
+        Ok(LatentWorker::kind(self, properties)? == self.settings.kind(&instance.rendered))
     }
 
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {

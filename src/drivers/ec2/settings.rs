@@ -188,8 +188,8 @@ pub(super) struct Settings {
     pub(super) at_stop: AtStop,
 }
 
-/// The settings as they are for one build. A machine fits a build exactly when these are equal. No `Debug`: there may be
-/// secrets in the user data.
+/// The settings as they are for one build. A machine fits a build exactly when these are equal, which is when
+/// [kinds](Settings::kind) are. No `Debug`: there may be secrets in the user data.
 #[derive(Clone, PartialEq)]
 pub(super) struct Rendered {
     pub(super) image: Option<Ami>,

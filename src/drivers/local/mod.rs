@@ -22,7 +22,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::directory::{create, remove, remove_left};
 use super::orphans::{Survivors, kill_marked, nothing_found};
-use crate::{Attachment, BoxError, Cancelled, Health, LatentWorker, Leftover, Properties, Reclaimed};
+use crate::{Attachment, BoxError, Cancelled, Health, Kind, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
 use agent::Environment;
@@ -103,6 +103,15 @@ impl LocalLatentWorker {
         properties.get(&self.property).unwrap_or(DEFAULT_KIND)
     }
 
+    fn find_kind<'a>(&'a self, properties: &'a Properties) -> Result<(&'a str, &'a LocalKind), String> {
+        let name = self.kind_of(properties);
+        self.kinds.get(name).map(|kind| (name, kind)).ok_or_else(|| {
+            let known: Vec<_> = self.kinds.keys().map(String::as_str).collect();
+            let known = known.join(", ");
+            format!("the property {} asks for the kind {name:?}; there are: {known}", self.property)
+        })
+    }
+
     /// From the key alone, so that the stop finds it too when the start has not returned an instance.
     fn directory(&self, key: &str) -> PathBuf {
         self.root.join(directory_name(key))
@@ -129,15 +138,7 @@ impl LatentWorker for LocalLatentWorker {
     /// made by then is left to [`stop_instance`](LatentWorker::stop_instance). A cancel is noticed between two files.
     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<LocalInstance>, StartError> {
         let properties = start.properties();
-        let name = self.kind_of(&properties);
-        let kind = self.kinds.get(name).ok_or_else(|| {
-            let known: Vec<_> = self.kinds.keys().map(String::as_str).collect();
-            StartError::cannot(format!(
-                "the property {} asks for the kind {name:?}; there are: {}",
-                self.property,
-                known.join(", ")
-            ))
-        })?;
+        let (name, kind) = self.find_kind(&properties).map_err(StartError::cannot)?;
         let directory = self.directory(start.key());
         // Before it is there, so that it cannot be there and nobody knows. A path that is no text is found by the key.
         if let Some(path) = directory.to_str() {
@@ -222,6 +223,21 @@ impl LatentWorker for LocalLatentWorker {
     /// True: a build may ask for a kind that does not exist, and an instance that is up must not take it.
     fn builds_may_be_incompatible(&self) -> bool {
         true
+    }
+
+    /// True.
+    fn says_kinds(&self) -> bool {
+        true
+    }
+
+    /// The name of the [`LocalKind`].
+    ///
+    /// # Errors
+    ///
+    /// When the build asks for a kind that there is not.
+    fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
+        let (name, _) = self.find_kind(properties)?;
+        Ok(Kind::new(name))
     }
 
     /// Whether the build asks for the kind of this instance.
@@ -535,12 +551,17 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_is_compatible_with_builds_of_its_kind_alone() {
-        let driver = LocalLatentWorker::new();
-        assert!(driver.builds_may_be_incompatible());
-        let kind = |properties: &[(&str, &str)]| driver.kind_of(&properties.iter().copied().collect()).to_owned();
-        assert_eq!(kind(&[]), "default");
-        assert_eq!(kind(&[("kind", "rust")]), "rust");
+    fn w11_an_instance_is_compatible_with_builds_of_its_kind_alone() {
+        let driver = LocalLatentWorker::new().kind("rust", LocalKind::new());
+        assert!(driver.builds_may_be_incompatible() && driver.says_kinds());
+        let kind = |properties: &[(&str, &str)]| {
+            let kind = LatentWorker::kind(&driver, &properties.iter().copied().collect());
+            kind.map_err(|error| error.to_string())
+        };
+        assert_eq!(kind(&[]), Ok(Kind::new("default")));
+        assert_eq!(kind(&[("kind", "rust"), ("other", "x")]), Ok(Kind::new("rust")));
+        let error = kind(&[("kind", "rusty")]).unwrap_err();
+        assert_eq!(error, "the property kind asks for the kind \"rusty\"; there are: default, rust");
     }
 
     #[test]
