@@ -76,6 +76,7 @@ pub use files::{FileStatus, Files, Interrupt};
 #[cfg(feature = "testing")]
 pub use journal::JournalStep;
 pub use journal::{JournalContents, JournalInstance, LeftoverStage, read_journal};
+pub use placement::PlacementConfig;
 pub use printable::printable;
 pub use runtime::{
     Finished, Inbox, Insubstantiation, Lease, LeaseFiles, Master, MasterBuilder, RunError, Running, ShutdownMode,

@@ -29,6 +29,8 @@ pub(crate) struct Facts {
     pub(crate) standing: Standing,
     /// The driver call that is out, and since when.
     pub(crate) call: Option<(DriverCall, Instant)>,
+    /// The attempt whose failure has put the worker into quarantine.
+    pub(crate) failure: Option<Epoch>,
     /// What the instance of this epoch was started for.
     pub(crate) made_for: Properties,
 }
@@ -42,6 +44,16 @@ pub(super) struct Demand {
     pub(super) since: Instant,
     /// Nobody needs it any more, and the worker was told.
     pub(super) cancelled: bool,
+}
+
+/// An attempt that has attached.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct BroughtUp {
+    pub(super) epoch: Epoch,
+    /// Held.
+    pub(super) kind: KindId,
+    /// The last build that it was given to, at first the one that its start was called for.
+    pub(super) build: BuildId,
 }
 
 /// A place that was given away.
@@ -70,6 +82,7 @@ pub(super) struct Worker {
     /// The instance takes no more builds: placement has ordered its end.
     pub(super) draining: bool,
     pub(super) demand: Option<Demand>,
+    pub(super) brought_up: Option<BroughtUp>,
     leasing: Vec<Leasing>,
     /// The call that is out takes too long, or its agent has been gone for too long.
     pub(super) overdue: bool,
@@ -89,6 +102,7 @@ impl Worker {
             fresh: true,
             draining: false,
             demand: None,
+            brought_up: None,
             leasing: Vec::new(),
             overdue: false,
         }
@@ -190,6 +204,9 @@ impl Worker {
 
     pub(super) fn gives_place(&mut self, build: BuildId) {
         self.leasing.push(Leasing { build, version: None });
+        if let Some(up) = &mut self.brought_up {
+            up.build = build;
+        }
     }
 
     /// The worker has answered; its facts tell of the answer from `version` on.

@@ -21,6 +21,8 @@
 //! [`Placement::leased`], every [`Order::AskKind`] with [`Placement::kind_said`] and every [`Order::AskFit`] with
 //! [`Placement::fit_answered`]. After every change [`Placement::plan`] is called.
 
+mod blame;
+mod config;
 mod fleet;
 mod kinds;
 mod labels;
@@ -33,10 +35,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use config::PlacementConfig;
 pub(crate) use fleet::Facts;
 pub(crate) use kinds::Space;
 
-use self::fleet::Worker;
+use self::blame::{Blame, Failure, Forgiven};
+use self::fleet::{BroughtUp, Worker};
 use self::kinds::{ANY, KindId, Kinds};
 use self::labels::LabelIndex;
 use self::learned::Learned;
@@ -52,41 +56,14 @@ use crate::worker::{Kind, Limits};
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub(crate) struct WorkerIndex(pub(crate) u32);
 
-/// What can be set.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Settings {
-    /// For how many expected starts a build is passed over by builds whose instance is up.
-    pub(crate) patience: f64,
-    /// At least for this time.
-    pub(crate) patience_at_least: Duration,
-    /// The pause of a build after its first failed attempt; it doubles with each further one.
-    pub(crate) first_pause: Duration,
-    pub(crate) longest_pause: Duration,
-    /// How often a build is attempted that does not say it.
-    pub(crate) max_attempts: u32,
-    /// How long an agent has to attach again while a build waits for its instance.
-    pub(crate) reattach: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            patience: 4.0,
-            patience_at_least: Duration::from_secs(1),
-            first_pause: Duration::from_secs(1),
-            longest_pause: Duration::from_secs(300),
-            max_attempts: 10,
-            reattach: Duration::from_secs(60),
-        }
-    }
-}
-
 /// Something to be done, once the lock around [`Placement`] is released.
 #[derive(Clone, Eq, PartialEq, Debug)]
 pub(crate) enum Order {
     /// An instance is needed. With `replace`, the unused instance of this epoch makes room for it. For which build the
     /// start is called, [`Placement::occasion`] says at that time.
     Start { worker: WorkerIndex, replace: Option<Epoch> },
+    /// The attempt of this epoch has failed, and not by the worker's fault: its quarantine is lifted.
+    Forgive { worker: WorkerIndex, epoch: Epoch },
     /// The start that was ordered is not needed any more.
     CancelStart { worker: WorkerIndex },
     /// The instance of this epoch takes no more builds: another one is needed in its place.
@@ -130,12 +107,13 @@ pub(crate) enum StartEnd {
 /// All workers, and all builds that have not ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
-    settings: Settings,
+    config: PlacementConfig,
     workers: Vec<Worker>,
     labels: LabelIndex,
     kinds: Kinds,
     queue: Queue,
     learned: Learned,
+    blame: Blame,
     hunger: Hunger,
     /// Drivers that say kinds and have, or may get, an instance: they are asked about every new need.
     speakers: BTreeSet<u32>,
@@ -149,14 +127,15 @@ pub(crate) struct Placement {
 
 /// Workers.
 impl Placement {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(config: PlacementConfig) -> Self {
         Self {
-            settings,
+            config,
             workers: Vec::new(),
             labels: LabelIndex::default(),
             kinds: Kinds::default(),
             queue: Queue::default(),
             learned: Learned::default(),
+            blame: Blame::default(),
             hunger: Hunger::default(),
             speakers: BTreeSet::new(),
             unnamed: BTreeSet::new(),
@@ -206,6 +185,7 @@ impl Placement {
         {
             self.learn_call(call, now.saturating_duration_since(since));
         }
+        self.note_failure(now, index, facts.failure, orders);
         let was_attached = self.worker(index).is_attached();
         let another = self.worker_mut(index).update(facts);
         let is_attached = self.worker(index).is_attached();
@@ -217,6 +197,24 @@ impl Placement {
         }
         self.refresh(index);
         self.set_timer(now, index);
+    }
+
+    /// The worker is in quarantine for the failure of this attempt. If that had attached, it was lost too soon, which
+    /// nobody else tells.
+    fn note_failure(&mut self, now: Instant, index: WorkerIndex, failed: Option<Epoch>, orders: &mut Orders) {
+        let worker = self.worker_mut(index);
+        let driver = worker.driver;
+        let Some(BroughtUp { epoch, kind, build }) = worker.brought_up.take_if(|up| failed == Some(up.epoch)) else {
+            return;
+        };
+        let failure = Failure { worker: index, epoch, driver, kind, build, attached: true };
+        let forgiven = self.blame.failed(now, failure, &self.config, &mut self.kinds);
+        self.forgive(forgiven, orders);
+        self.kinds.release(kind);
+    }
+
+    fn forgive(&mut self, forgiven: Vec<Forgiven>, orders: &mut Orders) {
+        orders.extend(forgiven.into_iter().map(|(worker, epoch)| Order::Forgive { worker, epoch }));
     }
 
     fn learn_call(&mut self, call: DriverCall, duration: Duration) {
@@ -388,14 +386,18 @@ impl Placement {
         let demand = self.worker(index).demand.as_ref().filter(|demand| !demand.cancelled)?;
         let (kind, ordered_for) = (demand.kind, demand.occasion);
         if self.queue.place(ordered_for) == Some(Place::Waiting) {
-            return Some(Occasion { build: ordered_for, blameless: false });
+            return Some(self.occasion_for(kind, ordered_for));
         }
         let fitting = self.queue.lines_of(kind).filter(|line| self.labels.fits(index, self.queue.line(*line).route));
         let occasion = fitting.filter_map(|line| self.next_occasion(line)).min()?.build;
         self.change_starts(ordered_for, |starts| starts - 1);
         self.change_starts(occasion, |starts| starts + 1);
         self.worker_mut(index).demand.as_mut().expect("it has one").occasion = occasion;
-        Some(Occasion { build: occasion, blameless: false })
+        Some(self.occasion_for(kind, occasion))
+    }
+
+    fn occasion_for(&self, kind: KindId, build: BuildId) -> Occasion {
+        Occasion { build, blameless: self.blame.is_guilty(kind, build) }
     }
 
     fn change_starts(&mut self, build: BuildId, change: impl FnOnce(u32) -> u32) {
@@ -420,17 +422,37 @@ impl Placement {
         let waits = matches!(self.queue.place(demand.occasion), Some(Place::Waiting));
         match end {
             StartEnd::Attached => {
+                let driver = self.worker(index).driver;
+                let forgiven = self.blame.attached(now, driver, demand.kind, demand.occasion);
+                self.forgive(forgiven, orders);
+                self.kinds.hold(demand.kind);
+                let up = BroughtUp { epoch, kind: demand.kind, build: demand.occasion };
+                if let Some(before) = self.worker_mut(index).brought_up.replace(up) {
+                    self.kinds.release(before.kind);
+                }
                 self.remember(demand.kind);
                 self.learned.starts.learn(demand.kind, now.saturating_duration_since(demand.since));
             }
-            StartEnd::Failed { reason } if waits => {
-                self.attempt_failed(now, demand.occasion, index, epoch, reason, chance, orders);
+            StartEnd::Failed { reason } => {
+                let failure = Failure {
+                    worker: index,
+                    epoch,
+                    driver: self.worker(index).driver,
+                    kind: demand.kind,
+                    build: demand.occasion,
+                    attached: false,
+                };
+                let forgiven = self.blame.failed(now, failure, &self.config, &mut self.kinds);
+                self.forgive(forgiven, orders);
+                if waits {
+                    self.attempt_failed(now, demand.occasion, index, epoch, reason, chance, orders);
+                }
             }
             StartEnd::Cannot { reason } if waits => {
                 let history = self.history(demand.occasion);
                 self.conclude(demand.occasion, BuildError::Cannot { reason, history }, orders);
             }
-            StartEnd::Failed { .. } | StartEnd::Cannot { .. } | StartEnd::NotMade => {}
+            StartEnd::Cannot { .. } | StartEnd::NotMade => {}
         }
         self.kinds.release(demand.kind);
         self.refresh(index);
@@ -502,7 +524,7 @@ impl Placement {
     /// Has [`time`](Placement::time) called when the worker's call is overdue, or its agent has been gone for too long.
     fn set_timer(&mut self, now: Instant, index: WorkerIndex) {
         let worker = self.worker(index);
-        let at = worker.overdue_at(&self.learned, self.settings.reattach);
+        let at = worker.overdue_at(&self.learned, self.config.reattach_timeout);
         let overdue = at.is_some_and(|at| at <= now);
         if worker.overdue != overdue {
             self.worker_mut(index).overdue = overdue;
@@ -575,7 +597,7 @@ impl Placement {
             self.remember(kind);
             self.learned.builds.learn(kind, now.saturating_duration_since(since));
         }
-        self.queue.remove(id, &mut self.labels, &mut self.kinds);
+        self.forget_build(id);
         true
     }
 
@@ -607,24 +629,26 @@ impl Placement {
         let Some(entry) = self.queue.builds.get_mut(&id) else { return };
         let past = entry.past.get_or_insert_default();
         past.failed(worker, attempt);
-        let most = entry.build.max_attempts().map_or(self.settings.max_attempts, |most| most.get());
-        if past.attempts >= most {
+        let most = entry.build.max_attempts().unwrap_or(self.config.max_attempts);
+        if past.attempts >= most.get() {
             let history = std::mem::take(&mut past.history);
             self.conclude(id, BuildError::AttemptsExhausted { history }, orders);
             return;
         }
-        let doublings = (past.attempts - 1).min(16);
-        let pause = self.settings.first_pause.saturating_mul(1 << doublings).min(self.settings.longest_pause);
-        // Between three quarters and all of it, so that builds that failed together do not come back together.
-        let until = now.checked_add(pause.mul_f64(0.75 + chance / 4.0));
+        let until = now.checked_add(self.config.pause(past.attempts, chance));
         self.queue.set_place(id, until.map_or(Place::Waiting, |until| Place::Paused { until }));
         orders.push(Order::Requeued { build: id, reason });
     }
 
     fn conclude(&mut self, id: BuildId, error: BuildError, orders: &mut Orders) {
-        if self.queue.remove(id, &mut self.labels, &mut self.kinds).is_some() {
+        if self.forget_build(id) {
             orders.push(Order::Answer { build: id, error });
         }
+    }
+
+    fn forget_build(&mut self, id: BuildId) -> bool {
+        self.blame.build_ended(id);
+        self.queue.remove(id, &mut self.labels, &mut self.kinds).is_some()
     }
 
     fn history(&self, id: BuildId) -> Vec<Attempt> {
@@ -637,12 +661,17 @@ impl Placement {
 impl Placement {
     /// When [`time`](Placement::time) is due next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.queue.next_deadline()).min()
+        let timer = self.timers.first().map(|(at, _)| *at);
+        timer.into_iter().chain(self.queue.next_deadline()).chain(self.blame.next_deadline()).min()
     }
 
     /// Time has passed: does what is due.
     pub(crate) fn time(&mut self, now: Instant) {
         self.queue.time(now);
+        for kind in self.blame.time(now, &mut self.kinds) {
+            let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
+            self.queue.touched.extend(lines);
+        }
         while let Some(&(at, index)) = self.timers.first().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, index));
             self.timer_of.remove(&index);

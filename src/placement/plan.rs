@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use super::blame::Paused;
 use super::fleet::Demand;
 use super::kinds::{KindId, Space};
 use super::labels::{RouteIndex, SHELVES, Shelf};
@@ -23,6 +24,8 @@ const HORIZON: f64 = 1.5;
 /// How urgently a line needs an instance: what goes first gets one first.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
 struct Urgency {
+    /// A start of its kind has failed, and none has succeeded since: others go first.
+    suspect: bool,
     /// False: the patience of its head has ended.
     patient: bool,
     /// Of its head, where that is impatient; otherwise its priority alone.
@@ -47,6 +50,15 @@ pub(super) struct Hunger {
 impl Hunger {
     fn started(&mut self, kind: KindId, since: Instant, worker: WorkerIndex) {
         self.starters.entry(kind).or_default().insert((Reverse(since), worker));
+    }
+
+    /// The workers with a start of this kind.
+    fn starters_of(&self, kind: KindId) -> impl Iterator<Item = WorkerIndex> {
+        self.starters.get(&kind).into_iter().flatten().map(|(_, worker)| *worker)
+    }
+
+    fn all_starters(&self) -> impl Iterator<Item = WorkerIndex> {
+        self.starters.values().flatten().map(|(_, worker)| *worker)
     }
 
     pub(super) fn is_starting(&self) -> bool {
@@ -194,7 +206,7 @@ impl Placement {
 
     /// Whether the driver of this worker makes instances for the head of this line, as far as it is known.
     fn can_make(&self, worker: WorkerIndex, line: LineIndex) -> bool {
-        self.kind_for(worker, line).is_some()
+        self.kind_for(worker, line).is_some_and(|kind| self.is_permitted(worker, kind))
     }
 
     /// The kind that this worker would start for the head of the line.
@@ -202,6 +214,22 @@ impl Placement {
         let line = self.queue.line(index);
         let space = self.worker(worker).space;
         line.kinds.iter().copied().find(|kind| self.kinds.space(*kind) == space)
+    }
+
+    /// Whether a start of this kind may be made on this worker as far as the failures before are concerned.
+    fn is_permitted(&self, worker: WorkerIndex, kind: KindId) -> bool {
+        let driver = self.worker(worker).driver;
+        if self.blame.paused_until(Paused::Kind(kind)).is_some()
+            || self.blame.paused_until(Paused::Driver(driver)).is_some()
+        {
+            return false;
+        }
+        let on_its_way = |worker: &WorkerIndex| !self.worker(*worker).overdue;
+        let tries_kind = self.blame.tries_kind(kind)
+            && (self.blame.is_on_trial(kind) || self.hunger.starters_of(kind).any(|worker| on_its_way(&worker)));
+        let tries_driver = self.blame.tries_driver(driver)
+            && self.hunger.all_starters().any(|worker| on_its_way(&worker) && self.worker(worker).driver == driver);
+        !tries_kind && !tries_driver
     }
 
     /// The next place is for this line: it gets an instance of its own, in the place of this one if need be.
@@ -225,12 +253,12 @@ impl Placement {
         let epoch = self.worker(index).facts.epoch;
         self.queue.set_place(build, Place::Leasing { worker: index, epoch });
         let routes: Vec<RouteIndex> = self.labels.routes_of(index).collect();
-        let settings = &self.settings;
+        let config = &self.config;
         let learned = &self.learned;
         let patience = |line: &Line| {
             let start = line.kinds.iter().find_map(|kind| learned.starts.expected(*kind)).unwrap_or(0.0);
-            let time = Duration::try_from_secs_f64(start * settings.patience).unwrap_or(Duration::MAX);
-            if settings.patience == 0.0 { Duration::ZERO } else { time.max(settings.patience_at_least) }
+            let time = Duration::try_from_secs_f64(start * config.patience).unwrap_or(Duration::MAX);
+            time.max(config.minimum_patience)
         };
         for route in routes {
             self.queue.passed_over(route, rank, now, patience);
@@ -334,13 +362,14 @@ impl Placement {
         let line = self.queue.line(index);
         let urgency = line.waiting.first().filter(|_| self.wanted(line) > 0).map(|head| {
             let impatient = self.queue.impatient.contains(&(*head, index));
+            let suspect = line.kinds.iter().any(|kind| self.blame.is_suspect(*kind));
             let build = line.kinds.iter().find_map(|kind| self.learned.builds.expected(*kind)).unwrap_or(0.0);
             let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
             let places: usize = supplies.map(|supply| supply.busy + supply.free_places + supply.starting).sum();
             let backlog = line.waiting.len() as f64 * build * 1000.0 / (places + 1) as f64;
             // Where nothing is known of durations, the claim decides.
             let claim = if impatient || build == 0.0 { *head } else { Rank { key: head.key, build: BuildId(0) } };
-            (line.route, Urgency { patient: !impatient, claim, backlog: Reverse(backlog as u64) })
+            (line.route, Urgency { suspect, patient: !impatient, claim, backlog: Reverse(backlog as u64) })
         });
         self.hunger.set(index, urgency);
     }
@@ -362,8 +391,7 @@ impl Placement {
     /// Cancels starts that no waiting build needs any more.
     fn cancel_surplus(&mut self, orders: &mut Orders) {
         for kind in std::mem::take(&mut self.queue.eased) {
-            let of_kind = self.hunger.starters.get(&kind);
-            let starters: Vec<WorkerIndex> = of_kind.into_iter().flatten().map(|(_, worker)| *worker).collect();
+            let starters: Vec<WorkerIndex> = self.hunger.starters_of(kind).collect();
             for index in starters {
                 let worker = self.worker(index);
                 let places = if worker.overdue { 0 } else { worker.max_builds };
@@ -435,7 +463,9 @@ impl Placement {
     }
 
     fn suits(&self, shelf: Shelf, worker: WorkerIndex, line: LineIndex) -> bool {
-        let Some(kind) = self.kind_for(worker, line) else { return false };
+        let Some(kind) = self.kind_for(worker, line).filter(|kind| self.is_permitted(worker, *kind)) else {
+            return false;
+        };
         match shelf {
             Shelf::Down | Shelf::Stopping => true,
             // Only what was found not to fit is replaced.

@@ -166,6 +166,7 @@ impl WorkerCell {
             epoch: life.epoch(),
             standing: life.standing(now),
             call: life.call(),
+            failure: life.quarantine_cause(),
             made_for: attempt.as_ref().map(|attempt| attempt.made_for.clone()).unwrap_or_default(),
         }
     }

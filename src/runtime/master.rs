@@ -35,7 +35,7 @@ use crate::event::{
 };
 use crate::journal::{Journal, Steps};
 use crate::lifecycle::{Input, Lifecycle};
-use crate::placement::{Space, WorkerIndex};
+use crate::placement::{PlacementConfig, Space, WorkerIndex};
 use crate::printable::printable;
 #[cfg(feature = "agent")]
 use crate::worker::AttachPoint;
@@ -127,12 +127,14 @@ pub struct MasterBuilder {
     agent_address: Option<Arc<str>>,
     drop_timeout: Duration,
     journal: Option<Journal>,
+    placement: PlacementConfig,
 }
 
 impl Default for MasterBuilder {
     fn default() -> Self {
         let drop_timeout = Duration::from_secs(30);
-        Self { clock: Arc::new(SystemClock), agent_address: None, drop_timeout, journal: None }
+        let placement = PlacementConfig::default();
+        Self { clock: Arc::new(SystemClock), agent_address: None, drop_timeout, journal: None, placement }
     }
 }
 
@@ -149,6 +151,13 @@ impl MasterBuilder {
     #[must_use]
     pub fn agent_address(mut self, address: impl Into<Arc<str>>) -> Self {
         self.agent_address = Some(address.into());
+        self
+    }
+
+    /// Sets how builds are placed on workers: patience, pauses, limits of attempts.
+    #[must_use]
+    pub fn placement(mut self, config: PlacementConfig) -> Self {
+        self.placement = config;
         self
     }
 
@@ -218,7 +227,7 @@ impl MasterBuilder {
     pub fn build(self) -> Master {
         static MASTERS: AtomicU64 = AtomicU64::new(1);
         let number = MASTERS.fetch_add(1, Ordering::Relaxed);
-        let shared = Arc::new(Shared::new(number, self.clock, self.agent_address, self.journal));
+        let shared = Arc::new(Shared::new(number, self.clock, self.agent_address, self.journal, self.placement));
 
         let jumped = Arc::downgrade(&shared);
         shared.clock.subscribe(Box::new(move || {
@@ -248,6 +257,7 @@ impl fmt::Debug for MasterBuilder {
         f.debug_struct("MasterBuilder")
             .field("agent_address", &self.agent_address)
             .field("drop_timeout", &self.drop_timeout)
+            .field("placement", &self.placement)
             .field("journal", &self.journal.as_ref().map(Journal::path))
             .finish_non_exhaustive()
     }

@@ -21,7 +21,7 @@ use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{BuildError, SubstantiateError};
 use crate::event::{BuildResult, EventKind};
 use crate::lifecycle::{Fit, Input, Occasion, Want};
-use crate::placement::{Order, Placement, Settings, StartEnd, WorkerIndex};
+use crate::placement::{Order, Placement, PlacementConfig, StartEnd, WorkerIndex};
 
 pub(super) struct Queue {
     pub(super) placement: Placement,
@@ -99,14 +99,8 @@ impl BuildCell {
 }
 
 impl Queue {
-    pub(super) fn new() -> Self {
-        Self {
-            placement: Placement::new(Settings::default()),
-            builds: HashMap::new(),
-            last_id: 0,
-            closed: None,
-            scheduled: None,
-        }
+    pub(super) fn new(placement: PlacementConfig) -> Self {
+        Self { placement: Placement::new(placement), builds: HashMap::new(), last_id: 0, closed: None, scheduled: None }
     }
 }
 
@@ -457,6 +451,7 @@ impl Turn<'_> {
         for order in std::mem::take(&mut self.orders) {
             match order {
                 Order::Start { worker, replace } => self.tasks.push(Task::Start { worker, replace }),
+                Order::Forgive { worker, epoch } => self.tasks.push(Task::Forgive { worker, epoch }),
                 Order::CancelStart { worker } => self.tasks.push(Task::CancelStart(worker)),
                 Order::Drain { worker, epoch } => self.tasks.push(Task::Drain { worker, epoch }),
                 Order::Lease { worker, epoch, build } => {

@@ -27,7 +27,7 @@ use crate::error::{AttachError, BuildError, LeaseEnd};
 use crate::event::{EventKind, StopCause};
 use crate::journal::Journal;
 use crate::lifecycle::{Input, RequestId};
-use crate::placement::WorkerIndex;
+use crate::placement::{PlacementConfig, WorkerIndex};
 use crate::printable::printable;
 use crate::worker::{AttachPoint, Attachment};
 
@@ -130,6 +130,10 @@ pub(super) enum Task {
         worker: WorkerIndex,
         replace: Option<Epoch>,
     },
+    Forgive {
+        worker: WorkerIndex,
+        epoch: Epoch,
+    },
     CancelStart(WorkerIndex),
     Drain {
         worker: WorkerIndex,
@@ -185,6 +189,7 @@ impl Shared {
         clock: Arc<dyn Clock>,
         agent_address: Option<Arc<str>>,
         journal: Option<Journal>,
+        placement: PlacementConfig,
     ) -> Self {
         let origin = clock.now();
         Self {
@@ -199,7 +204,7 @@ impl Shared {
             timer: Timer::default(),
             threads: Threads::default(),
             workers: RwLock::default(),
-            queue: Mutex::new(Queue::new()),
+            queue: Mutex::new(Queue::new(placement)),
             wants_facts: AtomicBool::new(false),
             dirty: Mutex::default(),
             closing: AtomicBool::new(false),
@@ -282,6 +287,9 @@ impl Shared {
             },
             Task::EndLeases(connection, end) => connection.end.set(end),
             Task::Start { worker, replace } => self.order_start(worker, replace, agenda),
+            Task::Forgive { worker, epoch } => {
+                self.worker_at(worker).transition(self, agenda, |turn| turn.apply(Input::Forgive(epoch)));
+            }
             Task::CancelStart(worker) => self.cancel_start(worker, agenda),
             Task::Drain { worker, epoch } => {
                 let input = Input::Drain(epoch, StopCause::Incompatible);

@@ -1,0 +1,132 @@
+//! How builds are placed, as far as it can be set.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// How builds are placed on workers; see [`MasterBuilder::placement`](crate::MasterBuilder::placement).
+///
+/// ```
+/// use std::time::Duration;
+/// use latent_worker::PlacementConfig;
+///
+/// // Strict order: an older build never waits for a younger one of another kind.
+/// let strict = PlacementConfig::new().with_patience(0.0).with_minimum_patience(Duration::ZERO);
+/// assert_ne!(strict, PlacementConfig::default());
+/// ```
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlacementConfig {
+    pub(crate) patience: f64,
+    pub(crate) minimum_patience: Duration,
+    pub(crate) ageing: Option<Duration>,
+    pub(crate) first_pause: Duration,
+    pub(crate) longest_pause: Duration,
+    pub(crate) max_attempts: NonZeroU32,
+    pub(crate) claim_timeout: Duration,
+    pub(crate) reattach_timeout: Duration,
+}
+
+impl Default for PlacementConfig {
+    fn default() -> Self {
+        Self {
+            patience: 4.0,
+            minimum_patience: Duration::from_secs(1),
+            ageing: None,
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(300),
+            max_attempts: const { NonZeroU32::new(10).unwrap() },
+            claim_timeout: Duration::from_secs(3600),
+            reattach_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl PlacementConfig {
+    /// Returns the defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets for how long an older build lets younger builds of another kind use the instances that are up, as a multiple
+    /// of the expected duration of a start. Then it gets the next place that becomes free: an unused instance is
+    /// replaced, one with several places is drained. A greater patience means fewer starts and longer waits of some
+    /// builds. A build of higher priority needs no patience.
+    ///
+    /// 4.0 by default. Negative values and NaN count as 0.
+    #[must_use]
+    pub fn with_patience(mut self, starts: f64) -> Self {
+        // The maximum of NaN and 0 is 0.
+        self.patience = starts.max(0.0);
+        self
+    }
+
+    /// Sets the lower bound of the patience; 1 s by default.
+    #[must_use]
+    pub fn with_minimum_patience(mut self, time: Duration) -> Self {
+        self.minimum_patience = time;
+        self
+    }
+
+    /// Lets old builds overtake younger ones of higher priority: a build that was submitted `per_priority` earlier than
+    /// another one counts as if its priority were higher by 1. Zero counts as 1 ms. Without ageing by default.
+    #[must_use]
+    pub fn with_ageing(mut self, per_priority: Duration) -> Self {
+        self.ageing = Some(per_priority.max(Duration::from_millis(1)));
+        self
+    }
+
+    /// Sets the pause of a build after its first failed attempt, and the longest pause. It doubles with each further
+    /// attempt, and is shortened at random by up to a quarter. The pauses of a kind whose starts keep failing have the
+    /// same lengths.
+    ///
+    /// 1 s and 5 min by default.
+    #[must_use]
+    pub fn with_retry_pause(mut self, first: Duration, longest: Duration) -> Self {
+        self.first_pause = first;
+        self.longest_pause = longest;
+        self
+    }
+
+    /// Sets the number of attempts for builds without [`Build::with_max_attempts`](crate::Build::with_max_attempts); 10
+    /// by default.
+    #[must_use]
+    pub fn with_max_attempts(mut self, attempts: NonZeroU32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// Sets for how long a lease may wait to be taken out of its ticket or inbox. Then it is given back, and its build ends
+    /// as [`BuildResult::Abandoned`](crate::BuildResult::Abandoned).
+    ///
+    /// 1 h by default.
+    #[must_use]
+    pub fn with_claim_timeout(mut self, time: Duration) -> Self {
+        self.claim_timeout = time;
+        self
+    }
+
+    /// Sets for how long the agent of an instance under [`IdlePolicy::Never`](crate::IdlePolicy::Never) may be gone while a
+    /// build waits. Then the instance is replaced.
+    ///
+    /// 60 s by default.
+    #[must_use]
+    pub fn with_reattach_timeout(mut self, time: Duration) -> Self {
+        self.reattach_timeout = time;
+        self
+    }
+
+    /// The pause after this many failures in a row, at least 1. `chance`: between 0 and 1.
+    pub(super) fn pause(&self, failures: u32, chance: f64) -> Duration {
+        spread(doubled(self.first_pause, self.longest_pause, failures), chance)
+    }
+}
+
+/// `first`, doubled with each failure after the first one.
+pub(super) fn doubled(first: Duration, longest: Duration, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(30);
+    first.saturating_mul(1 << doublings).min(longest)
+}
+
+/// Between three quarters and all of `time`, so that what failed together does not come back together.
+pub(super) fn spread(time: Duration, chance: f64) -> Duration {
+    time.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 4.0)
+}
