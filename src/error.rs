@@ -296,6 +296,10 @@ pub enum LeaseEnd {
     /// The build was cancelled.
     #[error("the build was cancelled")]
     Cancelled,
+    /// The lease was not taken out of its ticket or inbox in time; see
+    /// [`PlacementConfig::with_claim_timeout`](crate::PlacementConfig::with_claim_timeout).
+    #[error("the lease was not taken in time")]
+    Abandoned,
 }
 
 /// Why an agent was not accepted.

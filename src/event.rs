@@ -322,6 +322,9 @@ pub enum BuildResult {
     Dropped,
     /// Cancelled.
     Cancelled,
+    /// Its lease was not taken out of the ticket or inbox in time; see
+    /// [`PlacementConfig::with_claim_timeout`](crate::PlacementConfig::with_claim_timeout).
+    Abandoned,
     /// It could not be run; see [`BuildError`](crate::BuildError) for the possible reasons.
     NotRun(Arc<str>),
 }
@@ -334,6 +337,7 @@ impl BuildResult {
             Self::Failed(_) => "failed",
             Self::Dropped => "dropped",
             Self::Cancelled => "cancelled",
+            Self::Abandoned => "abandoned",
             Self::NotRun(_) => "not_run",
         }
     }
@@ -342,7 +346,7 @@ impl BuildResult {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Failed(reason) | Self::NotRun(reason) => Some(reason),
-            Self::Succeeded | Self::Dropped | Self::Cancelled => None,
+            Self::Succeeded | Self::Dropped | Self::Cancelled | Self::Abandoned => None,
         }
     }
 }

@@ -87,6 +87,7 @@ impl From<LeaseEnd> for Failure {
             LeaseEnd::Lost(_) => LW_ERROR_LEASE_LOST,
             LeaseEnd::Stopped => LW_ERROR_LEASE_STOPPED,
             LeaseEnd::Cancelled => LW_ERROR_CANCELLED,
+            LeaseEnd::Abandoned => LW_ERROR_ENDED,
         };
         Self::new(code, end)
     }

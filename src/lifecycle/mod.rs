@@ -366,6 +366,7 @@ impl Lifecycle {
             }
             Input::Detach(connection, reason) => self.detach(now, connection, &reason, effects),
             Input::Release { lease, finished } => self.release(now, lease, finished, effects),
+            Input::Abandon(build) => self.abandon(now, build, effects),
             Input::Time => self.time(now, effects),
             // The answer to a call of an attempt that is over.
             Input::StartReturned(..) | Input::StopReturned(..) => {}
@@ -698,6 +699,16 @@ impl Lifecycle {
             self.quarantine.reset_length();
         }
         self.tell(effects, build, || EventKind::Released { end: None });
+        self.settle(now, effects);
+    }
+
+    /// Nothing was done with the lease of this build.
+    fn abandon(&mut self, now: Instant, build: BuildId, effects: &mut Effects) {
+        let Stage::Substantiated(up) = &mut self.stage else { return };
+        let Some(position) = up.leases.iter().position(|(_, of)| *of == Some(build)) else { return };
+        up.leases.swap_remove(position);
+        let end = Some(LeaseEnd::Abandoned.to_string().into());
+        self.tell(effects, Some(build), || EventKind::Released { end });
         self.settle(now, effects);
     }
 

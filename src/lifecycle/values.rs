@@ -124,6 +124,8 @@ pub(crate) enum Input {
         lease: LeaseId,
         finished: bool,
     },
+    /// Nobody has taken the lease of this build of the queue.
+    Abandon(BuildId),
     /// Time has passed: do what is due.
     Time,
 }

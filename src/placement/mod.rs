@@ -80,6 +80,8 @@ pub(crate) enum Order {
     Deliver { build: BuildId, history: Vec<Attempt> },
     /// The lease that was granted is given back: its build has ended.
     DropLease { build: BuildId },
+    /// Nobody has taken the lease of this build in time: it has ended, and its place is given back.
+    Abandon { worker: WorkerIndex, build: BuildId },
     /// The build was cancelled while it ran: its lease ends.
     EndLease { build: BuildId },
     /// The build is back in the queue after an attempt that failed.
@@ -122,6 +124,8 @@ pub(crate) struct Placement {
     /// When a call becomes overdue, or an agent has been gone for too long.
     timers: BTreeSet<(Instant, WorkerIndex)>,
     timer_of: BTreeMap<WorkerIndex, Instant>,
+    /// When it is looked for leases that nobody has taken.
+    claims: Option<Instant>,
     shut_down: bool,
 }
 
@@ -141,6 +145,7 @@ impl Placement {
             unnamed: BTreeSet::new(),
             timers: BTreeSet::new(),
             timer_of: BTreeMap::new(),
+            claims: None,
             shut_down: false,
         }
     }
@@ -473,7 +478,10 @@ impl Placement {
         match self.queue.place(id) {
             Some(Place::Leasing { worker, epoch }) if worker == index => {
                 if granted {
-                    self.queue.set_place(id, Place::Running { worker, epoch, since: now });
+                    self.queue.set_place(id, Place::Running { worker, epoch, since: now, claimed: false });
+                    if self.claims.is_none() {
+                        self.claims = now.checked_add(self.config.claim_timeout);
+                    }
                     orders.push(Order::Deliver { build: id, history: self.history(id) });
                 } else {
                     self.queue.set_place(id, Place::Waiting);
@@ -591,7 +599,7 @@ impl Placement {
 
     /// The lease of the build came back, and that was the last of it; `false` if the build does not run (any more).
     pub(crate) fn finished(&mut self, now: Instant, id: BuildId) -> bool {
-        let Some(Place::Running { worker, epoch, since }) = self.queue.place(id) else { return false };
+        let Some(Place::Running { worker, epoch, since, .. }) = self.queue.place(id) else { return false };
         let of = self.worker(worker);
         if let Some(kind) = of.kind.filter(|_| of.facts.epoch == epoch) {
             self.remember(kind);
@@ -659,14 +667,46 @@ impl Placement {
 
 /// Time.
 impl Placement {
+    /// Ends the builds whose lease nobody has taken in time.
+    fn check_claims(&mut self, now: Instant, was_taken: impl Fn(BuildId) -> bool, orders: &mut Orders) {
+        if self.claims.is_none_or(|at| at > now) {
+            return;
+        }
+        let timeout = self.config.claim_timeout;
+        let mut unclaimed = Vec::new();
+        let mut next: Option<Instant> = None;
+        for (&id, entry) in &mut self.queue.builds {
+            let Place::Running { worker, since, claimed: claimed @ false, .. } = &mut entry.place else { continue };
+            match since.checked_add(timeout) {
+                Some(until) if until <= now => {
+                    *claimed = was_taken(id);
+                    if !*claimed {
+                        unclaimed.push((id, *worker));
+                    }
+                }
+                Some(until) => next = next.into_iter().chain([until]).min(),
+                None => {}
+            }
+        }
+        // All builds are looked at, so not for every single one of them.
+        let earliest = now.checked_add(timeout / 16);
+        self.claims = next.and_then(|next| earliest.map(|earliest| next.max(earliest)));
+        unclaimed.sort_unstable();
+        for (build, worker) in unclaimed {
+            self.forget_build(build);
+            orders.push(Order::Abandon { worker, build });
+        }
+    }
+
     /// When [`time`](Placement::time) is due next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(self.queue.next_deadline()).chain(self.blame.next_deadline()).min()
+        timer.into_iter().chain(self.claims).chain(self.queue.next_deadline()).chain(self.blame.next_deadline()).min()
     }
 
-    /// Time has passed: does what is due.
-    pub(crate) fn time(&mut self, now: Instant) {
+    /// Time has passed: does what is due. `was_taken` says whether the lease of a build that runs was taken.
+    pub(crate) fn time(&mut self, now: Instant, was_taken: impl Fn(BuildId) -> bool, orders: &mut Orders) {
+        self.check_claims(now, was_taken, orders);
         self.queue.time(now);
         for kind in self.blame.time(now, &mut self.kinds) {
             let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();

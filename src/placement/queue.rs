@@ -49,6 +49,8 @@ pub(super) enum Place {
         worker: WorkerIndex,
         epoch: Epoch,
         since: Instant,
+        /// Its lease was seen to be taken.
+        claimed: bool,
     },
     /// On its way from one place to another, or out.
     Nowhere,

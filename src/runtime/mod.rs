@@ -43,6 +43,7 @@ mod leftovers;
 mod log_thread;
 mod master;
 mod observers;
+mod outbox;
 mod queue;
 mod shared;
 mod threads;

@@ -5,10 +5,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::cell::{Asker, Granted, WorkerCell};
@@ -16,6 +15,7 @@ use super::connection::EndSignal;
 use super::entropy;
 use super::lease::Lease;
 use super::observers::About;
+use super::outbox::Outbox;
 use super::shared::{Agenda, Shared, Task};
 use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{BuildError, SubstantiateError};
@@ -46,6 +46,8 @@ pub(super) struct BuildCell {
     pub(super) cancelled: EndSignal,
     /// Whether its end was told. Locked while something happens to the build that must not follow its end.
     ended: Mutex<bool>,
+    /// The number of the answer that was sent last; changed under the lock of the submitter.
+    last_sent: AtomicU64,
     /// The ticket was dropped while the lease is out. Changed under the queue's lock.
     abandoned: AtomicBool,
 }
@@ -53,8 +55,8 @@ pub(super) struct BuildCell {
 /// Where the answers to a submission go. A build has at most one lease at a time and one last answer, so that there is
 /// always room.
 pub(super) enum Submitter {
-    Ticket(Sender<Result<Lease, BuildError>>),
-    Inbox(InboxNumber, Sender<(BuildId, Result<Lease, BuildError>)>),
+    Ticket(Outbox<Result<Lease, BuildError>>),
+    Inbox(InboxNumber, Arc<Outbox<(BuildId, Result<Lease, BuildError>)>>),
 }
 
 /// Tells the inboxes of one process apart.
@@ -67,16 +69,31 @@ impl BuildCell {
         let mut submitter = self.submitter.lock();
         let is_last = answer.is_err();
         let undelivered = match &*submitter {
-            Some(Submitter::Ticket(sender)) => sender.try_send(answer).err().map(TrySendError::into_inner),
-            Some(Submitter::Inbox(_, sender)) => {
-                sender.try_send((self.id, answer)).err().map(|full| full.into_inner().1)
+            Some(Submitter::Ticket(outbox)) => outbox.send(self.id, answer),
+            Some(Submitter::Inbox(_, outbox)) => outbox.send(self.id, answer),
+            None => Err(Box::new(answer)),
+        };
+        let undelivered = match undelivered {
+            Ok(number) => {
+                self.last_sent.store(number, Ordering::Relaxed);
+                None
             }
-            None => Some(answer),
+            Err(undelivered) => Some(*undelivered),
         };
         if is_last {
             *submitter = None;
         }
         undelivered
+    }
+
+    /// Whether the lease that was delivered last was taken out of its ticket or inbox.
+    fn lease_was_taken(&self) -> bool {
+        let number = self.last_sent.load(Ordering::Relaxed);
+        match &*self.submitter.lock() {
+            Some(Submitter::Ticket(outbox)) => outbox.was_taken(number),
+            Some(Submitter::Inbox(_, outbox)) => outbox.was_taken(number),
+            None => true,
+        }
     }
 
     /// Does `step`, unless the end of the build was told before.
@@ -162,6 +179,7 @@ impl Shared {
                 submitter: Mutex::new(Some(submitter)),
                 cancelled: EndSignal::new(),
                 ended: Mutex::new(false),
+                last_sent: AtomicU64::new(0),
                 abandoned: AtomicBool::new(false),
             };
             turn.queue.builds.insert(id, Arc::new(cell));
@@ -193,7 +211,8 @@ impl Shared {
             if turn.queue.scheduled == Some(scheduled) {
                 turn.queue.scheduled = None;
             }
-            turn.queue.placement.time(now);
+            let queue = &mut *turn.queue;
+            queue.placement.time(now, |id| queue.builds[&id].lease_was_taken(), &mut turn.orders);
         });
         agenda.look_at_queue();
         self.perform(agenda);
@@ -478,6 +497,11 @@ impl Turn<'_> {
                     };
                     if let Some(build) = self.end_build(build, result) {
                         self.tasks.push(Task::Finish { build, error });
+                    }
+                }
+                Order::Abandon { worker, build } => {
+                    if let Some(cell) = self.end_build(build, BuildResult::Abandoned) {
+                        self.tasks.push(Task::Abandon { worker, build: cell });
                     }
                 }
                 Order::EndLease { build } => {

@@ -160,6 +160,11 @@ pub(super) enum Task {
         error: BuildError,
     },
     CancelLease(Arc<BuildCell>),
+    /// Nobody has taken the lease of this build, and its place is given back.
+    Abandon {
+        worker: WorkerIndex,
+        build: Arc<BuildCell>,
+    },
     /// Nobody is there to take the lease.
     GiveBack(Lease),
 }
@@ -300,6 +305,11 @@ impl Shared {
             Task::AskFit { worker, epoch, properties } => self.ask_fit(worker, epoch, properties, agenda),
             Task::Finish { build, error } => build.finish(error),
             Task::CancelLease(build) => build.cancelled.set(LeaseEnd::Cancelled),
+            Task::Abandon { worker, build } => {
+                build.cancelled.set(LeaseEnd::Abandoned);
+                let id = build.id;
+                self.worker_at(worker).transition(self, agenda, |turn| turn.apply(Input::Abandon(id)));
+            }
             Task::GiveBack(lease) => lease.give_back(agenda),
         }
     }

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, unbounded};
 use parking_lot::Mutex;
 
 use super::lease::{Lease, recv_within};
+use super::outbox::Outbox;
 use super::queue::{InboxNumber, Submitter};
 use super::shared::Shared;
 use crate::build::{Build, BuildId};
@@ -35,7 +36,7 @@ impl Ticket {
         // unbounded kind because that drops what lies in it with its last receiver. A bounded one would keep a lease
         // that comes while the ticket is dropped, and the lease the channel's sender, for ever.
         let (sender, answers) = unbounded();
-        let id = shared.submit(build, Submitter::Ticket(sender));
+        let id = shared.submit(build, Submitter::Ticket(Outbox::new(sender)));
         Self { shared: shared.clone(), id, answers }
     }
 
@@ -115,7 +116,7 @@ impl fmt::Debug for Ticket {
 #[must_use = "dropping the inbox cancels its builds"]
 pub struct Inbox {
     number: InboxNumber,
-    sender: Sender<(BuildId, Result<Lease, BuildError>)>,
+    outbox: Arc<Outbox<(BuildId, Result<Lease, BuildError>)>>,
     answers: Receiver<(BuildId, Result<Lease, BuildError>)>,
     /// The masters that its builds were submitted to.
     masters: Mutex<Vec<Weak<Shared>>>,
@@ -127,7 +128,7 @@ impl Inbox {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (sender, answers) = unbounded();
         let number = InboxNumber(NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { number, sender, answers, masters: Mutex::default() }
+        Self { number, outbox: Arc::new(Outbox::new(sender)), answers, masters: Mutex::default() }
     }
 
     /// Where the answers of a build go that is being submitted to this master.
@@ -137,7 +138,7 @@ impl Inbox {
             masters.retain(|master| master.strong_count() > 0);
             masters.push(Arc::downgrade(shared));
         }
-        Submitter::Inbox(self.number, self.sender.clone())
+        Submitter::Inbox(self.number, self.outbox.clone())
     }
 
     /// The channel that the answers come through.
