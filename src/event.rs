@@ -1,5 +1,4 @@
-//! What an observer sees: [`Event`]s as they happen, [`WorkerStatus`] and [`BuildStatus`] at any moment, both with
-//! reasons.
+//! What an observer sees: [`Event`]s as they happen and [`WorkerStatus`] at any moment, both with reasons.
 //!
 //! Plain values; how they are collected and delivered is decided elsewhere.
 
@@ -8,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::build::{BuildId, Epoch};
-use crate::error::{AttachError, Attempt, StartError};
+use crate::error::{AttachError, StartError};
 use crate::journal::LeftoverStage;
 use crate::printable::printable;
 #[allow(unused_imports, reason = "named by the documentation")]
@@ -577,66 +576,6 @@ impl fmt::Display for WorkerStatus {
             write!(f, "; last failure {} ago: {reason}", seconds(ago))?;
         }
         Ok(())
-    }
-}
-
-/// Where a submitted build is, and why it is not further.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct BuildStatus {
-    /// Its number.
-    pub id: BuildId,
-    /// Where it is.
-    pub state: BuildState,
-    /// The attempts that did not work out so far.
-    pub history: Vec<Attempt>,
-}
-
-impl fmt::Display for BuildStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "build {}: {}", self.id, self.state)?;
-        self.history.iter().try_for_each(|attempt| write!(f, "; before that, {attempt}"))
-    }
-}
-
-/// Where a submitted build is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum BuildState {
-    /// In the queue. The counts say why: they are about the workers whose labels fit.
-    Waiting {
-        /// Builds of its labels that go first.
-        ahead: usize,
-        /// Workers whose labels fit.
-        fitting: usize,
-        /// Of these: those that could take a build now, if it were not for the builds ahead or for compatibility.
-        open: usize,
-        /// Of these: those that are full, paused, in quarantine or shut down.
-        closed: usize,
-    },
-    /// Given to a worker that has to attach first.
-    Starting {
-        /// The worker.
-        worker: Arc<str>,
-    },
-    /// Its lease is out.
-    Running {
-        /// The worker.
-        worker: Arc<str>,
-    },
-}
-
-impl fmt::Display for BuildState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Waiting { ahead, fitting, open, closed } => write!(
-                f,
-                "waiting: {ahead} build(s) go first; of {fitting} fitting worker(s) {open} are open and {closed} are \
-                 full, paused or in quarantine"
-            ),
-            Self::Starting { worker } => write!(f, "waiting for {worker} to attach"),
-            Self::Running { worker } => write!(f, "running on {worker}"),
-        }
     }
 }
 

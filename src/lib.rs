@@ -2,6 +2,7 @@
 #![doc = include_str!("tutorial.md")]
 
 mod build;
+mod build_status;
 mod clock;
 mod command;
 mod error;
@@ -69,13 +70,16 @@ pub use error::{
     JournalError, LeaseEnd, RecordError, StartError, StopError, SubstantiateError, UnknownBuild,
 };
 pub use event::{
-    BuildResult, BuildState, BuildStatus, DriverCall, Event, EventKind, LeftoverStatus, LeftoverStep, NextStep,
+    BuildResult, DriverCall, Event, EventKind, LeftoverStatus, LeftoverStep, NextStep,
     StopCause, WorkerState, WorkerStatus,
 };
 pub use files::{FileStatus, Files, Interrupt};
 #[cfg(feature = "testing")]
 pub use journal::JournalStep;
 pub use journal::{JournalContents, JournalInstance, LeftoverStage, read_journal};
+pub use build_status::{
+    BuildState, BuildStatus, NextChance, Obstacle, ObstacleReason, QueuePage, QueuePosition, QueuedBuild, Waiting,
+};
 pub use placement::PlacementConfig;
 pub use printable::printable;
 pub use runtime::{

@@ -38,16 +38,16 @@ pub(super) fn build(status: &BuildStatus) -> String {
     object(|json| {
         json.plain("id", status.id.get());
         match &status.state {
-            BuildState::Waiting { ahead, fitting, open, closed } => {
+            BuildState::Waiting(waiting) => {
                 json.text("state", "waiting");
-                json.plain("ahead", ahead);
-                json.plain("fitting", fitting);
-                json.plain("open", open);
-                json.plain("closed", closed);
-            }
-            BuildState::Starting { worker } => {
-                json.text("state", "starting");
-                json.text("worker", worker);
+                json.plain("ahead", waiting.ahead);
+                json.objects("kinds", &waiting.kinds, |json, kind| json.text("name", kind));
+                json.objects("obstacles", &waiting.obstacles, |json, obstacle| {
+                    json.text("reason", obstacle.reason.name());
+                    json.plain("workers", obstacle.workers);
+                    json.text("example", &obstacle.example);
+                });
+                json.text("next", &waiting.next.to_string());
             }
             BuildState::Running { worker } => {
                 json.text("state", "running");

@@ -32,7 +32,7 @@ use crate::event::{DriverCall, EventKind, StartFailure, StopCause, WorkerState};
 use crate::worker::{DEFAULT_IDLE_TIMEOUT, IdlePolicy, Limits};
 use quarantine::{Failure, Quarantine};
 pub(crate) use values::{
-    Answer, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseId, Occasion, Occurrence, Request, RequestId,
+    Answer, Closure, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseId, Occasion, Occurrence, Request, RequestId,
     Standing, Want,
 };
 

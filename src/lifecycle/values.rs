@@ -22,8 +22,8 @@ pub(crate) struct ConnectionId(pub(super) u64);
 /// What a worker could do with one more build.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
 pub(crate) enum Standing {
-    /// Nothing: it is paused, in quarantine, held by a leftover or shut down.
-    Closed,
+    /// Nothing, for this reason.
+    Closed(Closure),
     /// It would start an instance.
     Down,
     /// A start is under way, or follows the stop that is under way.
@@ -34,6 +34,16 @@ pub(crate) enum Standing {
     Attached { leases: usize, open: bool },
     /// The agent is gone since then, and may attach again.
     Detached { since: Instant },
+}
+
+/// Why a worker does nothing for builds.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub(crate) enum Closure {
+    ShutDown,
+    Paused,
+    /// What an earlier attempt has left behind is in the way.
+    LeftBehind,
+    Quarantined,
 }
 
 /// What the worker does when an instance is up that may not suit the build.

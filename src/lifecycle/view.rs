@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::quarantine::Failure;
+use super::values::Closure;
 use super::{Lifecycle, RequestId, Stage, Standing, Want};
 use crate::build::{BuildId, Epoch};
 use crate::event::{DriverCall, NextStep, WorkerState};
@@ -41,8 +42,8 @@ impl Lifecycle {
 
     /// What the queue may expect of the worker.
     pub(crate) fn standing(&self, now: Instant) -> Standing {
-        if self.closing || self.paused || self.held || self.quarantine.remaining(now).is_some() {
-            return Standing::Closed;
+        if let Some(closure) = self.closure(now) {
+            return Standing::Closed(closure);
         }
         match &self.stage {
             Stage::NotSubstantiated => Standing::Down,
@@ -57,16 +58,27 @@ impl Lifecycle {
             },
             Stage::Insubstantiating { .. } if self.waiters.is_empty() => Standing::Stopping,
             Stage::Insubstantiating { .. } => Standing::Starting,
-            Stage::ShutDown => Standing::Closed,
+            Stage::ShutDown => Standing::Closed(Closure::ShutDown),
         }
     }
 
-    /// The build that the start of this attempt was called for.
+    fn closure(&self, now: Instant) -> Option<Closure> {
+        let quarantined = || self.quarantine.remaining(now).is_some();
+        let closures = [
+            (self.closing, Closure::ShutDown),
+            (self.paused, Closure::Paused),
+            (self.held, Closure::LeftBehind),
+            (quarantined(), Closure::Quarantined),
+        ];
+        closures.into_iter().find(|(holds, _)| *holds).map(|(_, closure)| closure)
+    }
+
     /// The request that the attempt under way is made for, or would be.
     pub(crate) fn initiator(&self) -> Option<RequestId> {
         self.waiters.first().map(|waiter| waiter.request.id)
     }
 
+    /// The build that the start of this attempt was called for.
     pub(crate) fn occasion(&self) -> Option<BuildId> {
         self.occasion.map(|occasion| occasion.build)
     }

@@ -9,7 +9,8 @@ use super::labels::{Share, Shelf};
 use super::learned::Learned;
 use crate::build::{BuildId, Epoch, Properties};
 use crate::event::DriverCall;
-use crate::lifecycle::Standing;
+use crate::build_status::ObstacleReason;
+use crate::lifecycle::{Closure, Standing};
 use crate::worker::Limits;
 
 /// A call of which nothing was learned is overdue after this time.
@@ -175,6 +176,24 @@ impl Worker {
             Standing::Attached { open: true, .. } if self.is_unused() => Some((Shelf::Unused, self.facts.version)),
             Standing::Detached { .. } if self.overdue => Some((Shelf::Unused, self.facts.version)),
             _ => None,
+        }
+    }
+
+    /// What stands in the way of a build that does not run here.
+    pub(super) fn obstacle(&self) -> ObstacleReason {
+        match self.facts.standing {
+            Standing::Closed(Closure::ShutDown) => ObstacleReason::ShutDown,
+            Standing::Closed(Closure::Paused) => ObstacleReason::Paused,
+            Standing::Closed(Closure::LeftBehind) => ObstacleReason::LeftBehind,
+            Standing::Closed(Closure::Quarantined) => ObstacleReason::Quarantined,
+            Standing::Detached { .. } => ObstacleReason::Detached,
+            _ if self.overdue => ObstacleReason::Overdue,
+            Standing::Down if self.demand.is_none() => ObstacleReason::Down,
+            Standing::Down | Standing::Starting => ObstacleReason::Starting,
+            Standing::Stopping => ObstacleReason::Stopping,
+            Standing::Attached { open, .. } if !open || self.draining => ObstacleReason::Draining,
+            Standing::Attached { .. } if self.free() > 0 => ObstacleReason::Unsuitable,
+            Standing::Attached { .. } => ObstacleReason::Busy,
         }
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::WorkerIndex;
 use super::kinds::{KindId, Space};
 use crate::build::Labels;
+use crate::build_status::ObstacleReason;
 
 /// Routes without builds are kept for the next build of the same needs, up to this many routes in all. Each costs a
 /// little whenever a worker that fits changes.
@@ -105,6 +106,8 @@ struct Class {
     workers: Census,
     /// The first worker of each driver that says kinds.
     speakers: BTreeMap<u32, WorkerIndex>,
+    /// Its workers, by what stands in the way of builds there.
+    obstacles: [BTreeSet<WorkerIndex>; ObstacleReason::ALL.len()],
     /// What its workers contribute, by worker.
     shares: BTreeMap<WorkerIndex, BTreeMap<KindId, Share>>,
 }
@@ -171,6 +174,7 @@ pub(super) struct LabelIndex {
     /// The class of every worker.
     class_of_worker: Vec<ClassIndex>,
     on_shelf: Vec<Option<(Shelf, u64)>>,
+    obstacles: Vec<Option<ObstacleReason>>,
     classes: Vec<Class>,
     class_of: BTreeMap<Labels, ClassIndex>,
     having: BTreeMap<Arc<str>, Vec<ClassIndex>>,
@@ -193,6 +197,7 @@ impl LabelIndex {
         let worker = WorkerIndex(u32::try_from(self.on_shelf.len()).expect("fewer than 2^32 workers"));
         self.class_of_worker.push(index);
         self.on_shelf.push(None);
+        self.obstacles.push(None);
         let class = &mut self.classes[index.0 as usize];
         class.workers.count(space);
         let speaks = if let Space::Said(driver) = space { Some(driver) } else { None };
@@ -278,6 +283,30 @@ impl LabelIndex {
             }
             heads.extend(after);
         }
+    }
+
+    /// Notes what stands in the way of builds on this worker.
+    pub(super) fn set_obstacle(&mut self, worker: WorkerIndex, obstacle: ObstacleReason) {
+        let old = self.obstacles[worker.0 as usize].replace(obstacle);
+        if old == Some(obstacle) {
+            return;
+        }
+        let class = &mut self.classes[self.class_of_worker[worker.0 as usize].0 as usize];
+        if let Some(old) = old {
+            class.obstacles[old as usize].remove(&worker);
+        }
+        class.obstacles[obstacle as usize].insert(worker);
+    }
+
+    /// What stands in the way of builds of this route, on how many workers, and one of these.
+    pub(super) fn obstacles(&self, route: RouteIndex) -> Vec<(ObstacleReason, usize, WorkerIndex)> {
+        let classes = || self.routes[&route].classes.iter().map(|class| &self.classes[class.0 as usize]);
+        let of_reason = |reason: ObstacleReason| {
+            let workers = classes().map(|class| class.obstacles[reason as usize].len()).sum();
+            let example = classes().find_map(|class| class.obstacles[reason as usize].first())?;
+            Some((reason, workers, *example))
+        };
+        ObstacleReason::ALL.into_iter().filter_map(of_reason).collect()
     }
 
     /// What the worker's instance contributes to the supply of one kind. Returns whether that has changed.

@@ -499,6 +499,7 @@ impl Placement {
         let worker = &self.workers[index.0 as usize];
         let shares = worker.shares();
         let shelf = worker.shelf(self.labels.labels(index).len());
+        let obstacle = worker.obstacle();
         let mut touched = BTreeSet::new();
         for kind in self.labels.kinds_of(index) {
             if !shares.contains_key(&kind) {
@@ -512,6 +513,7 @@ impl Placement {
             }
         }
         self.labels.set_shelf(index, shelf);
+        self.labels.set_obstacle(index, obstacle);
         for kind in touched {
             let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
             self.queue.touched.extend(lines);

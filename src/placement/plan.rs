@@ -53,7 +53,7 @@ impl Hunger {
     }
 
     /// The workers with a start of this kind.
-    fn starters_of(&self, kind: KindId) -> impl Iterator<Item = WorkerIndex> {
+    pub(super) fn starters_of(&self, kind: KindId) -> impl Iterator<Item = WorkerIndex> {
         self.starters.get(&kind).into_iter().flatten().map(|(_, worker)| *worker)
     }
 
@@ -180,7 +180,7 @@ impl Placement {
             others.any(|worker| {
                 self.labels.fits(worker, route)
                     && !entry.avoids(worker)
-                    && self.worker(worker).facts.standing != Standing::Closed
+                    && !matches!(self.worker(worker).facts.standing, Standing::Closed(_))
                     && !self.worker(worker).overdue
             })
         }

@@ -127,6 +127,13 @@ pub(super) struct Line {
     patience: Option<Instant>,
 }
 
+impl Line {
+    /// When the patience of the build at its head ends, if a younger build has been preferred to it.
+    pub(super) fn patience(&self) -> Option<Instant> {
+        self.patience
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
     pub(super) builds: HashMap<BuildId, Entry>,
@@ -418,6 +425,15 @@ impl Queue {
         let mut ids: Vec<BuildId> = of_need.map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
+    }
+
+    pub(super) fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.lines.entries.iter().flatten()
+    }
+
+    /// The builds that pause, the one that comes back first at the front.
+    pub(super) fn pauses(&self) -> impl Iterator<Item = BuildId> {
+        self.pauses.iter().map(|(_, build)| *build)
     }
 
     /// How many builds wait or pause.

@@ -1,11 +1,16 @@
 //! What others want to know of the queue. Nothing here changes it.
 
-use super::labels::RouteIndex;
-use super::queue::{Entry, Place};
-use super::{Placement, WorkerIndex};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use super::blame::Paused;
+use super::queue::{Entry, Place, Rank};
+use super::Placement;
 use crate::build::BuildId;
-use crate::event::{BuildState, BuildStatus};
-use crate::lifecycle::Standing;
+use crate::build_status::{
+    BuildState, BuildStatus, LONGEST_COUNT, NextChance, Obstacle, QueuePage, QueuePosition, QueuedBuild, Waiting,
+};
 
 impl Placement {
     /// Whether a change of a worker can make a difference: a build waits, or a start is under way.
@@ -19,47 +24,106 @@ impl Placement {
     }
 
     /// Where the build is, unless it has ended.
-    pub(crate) fn status(&self, id: BuildId) -> Option<BuildStatus> {
+    pub(crate) fn status(&self, now: Instant, id: BuildId) -> Option<BuildStatus> {
         let entry = self.queue.builds.get(&id)?;
-        let name = |worker: WorkerIndex| self.worker(worker).name.clone();
         let state = match entry.place {
             Place::Running { worker, .. } | Place::Leasing { worker, .. } => {
-                BuildState::Running { worker: name(worker) }
+                BuildState::Running { worker: self.worker(worker).name.clone() }
             }
-            Place::Waiting | Place::Paused { .. } | Place::Nowhere => match self.started_for(id, entry) {
-                Some(worker) => BuildState::Starting { worker: name(worker) },
-                None => self.waiting_state(entry),
-            },
+            Place::Waiting | Place::Paused { .. } | Place::Nowhere => {
+                BuildState::Waiting(Box::new(self.waiting_state(now, id, entry)))
+            }
         };
         Some(BuildStatus { id, state, history: self.history(id) })
     }
 
-    fn started_for(&self, id: BuildId, entry: &Entry) -> Option<WorkerIndex> {
-        let all = || (0..self.workers.len() as u32).map(WorkerIndex);
-        let is_occasion = |worker: &WorkerIndex| {
-            self.worker(*worker).demand.as_ref().is_some_and(|demand| demand.occasion == id && !demand.cancelled)
-        };
-        (entry.starts > 0).then(|| all().find(is_occasion)).flatten()
-    }
-
-    fn waiting_state(&self, entry: &Entry) -> BuildState {
-        let need = self.queue.need(entry.need);
+    fn waiting_state(&self, now: Instant, id: BuildId, entry: &Entry) -> Waiting {
+        let route = self.queue.need(entry.need).route;
         let line = self.queue.line(self.queue.line_of_need(entry.need));
-        let standings = self.standings(need.route);
-        let is_closed = |standing: &Standing| match standing {
-            Standing::Closed => true,
-            Standing::Attached { open, .. } => !open,
-            _ => false,
-        };
-        let fitting = standings.len();
-        let closed = standings.iter().filter(|(standing, free)| is_closed(standing) || !free).count();
-        BuildState::Waiting { ahead: line.waiting.range(..entry.rank).count(), fitting, open: fitting - closed, closed }
+        let obstacles = self.labels.obstacles(route).into_iter().map(|(reason, workers, example)| Obstacle {
+            reason,
+            workers,
+            example: self.worker(example).name.clone(),
+        });
+        Waiting {
+            kinds: line.kinds.iter().map(|kind| self.kinds.name(*kind)).collect(),
+            ahead: line.waiting.range(..entry.rank).take(LONGEST_COUNT).count(),
+            obstacles: obstacles.collect(),
+            next: self.next_chance(now, id, entry),
+        }
     }
 
-    /// How the workers that fit a route stand, and whether they have room.
-    fn standings(&self, route: RouteIndex) -> Vec<(Standing, bool)> {
-        let all = (0..self.workers.len() as u32).map(WorkerIndex);
-        let fitting = all.filter(|worker| self.labels.fits(*worker, route)).map(|worker| self.worker(worker));
-        fitting.map(|worker| (worker.facts.standing, !worker.is_attached() || worker.free() > 0)).collect()
+    fn next_chance(&self, now: Instant, id: BuildId, entry: &Entry) -> NextChance {
+        let remaining = |until: Instant| until.saturating_duration_since(now);
+        if let Place::Paused { until } = entry.place {
+            return NextChance::Pause { remaining: remaining(until) };
+        }
+        let line = self.queue.line(self.queue.line_of_need(entry.need));
+        if line.kinds.is_empty() {
+            return NextChance::Question;
+        }
+        let starters = || line.kinds.iter().flat_map(|kind| self.hunger.starters_of(*kind));
+        // The start that is for this build, or else the one that was ordered first.
+        let first = || starters().filter_map(|worker| Some((self.worker(worker).demand.as_ref()?, worker)));
+        let own = first().find(|(demand, _)| demand.occasion == id);
+        if let Some((demand, worker)) = own.or_else(|| first().min_by_key(|(demand, _)| demand.since)) {
+            return NextChance::Attach {
+                worker: self.worker(worker).name.clone(),
+                elapsed: now.saturating_duration_since(demand.since),
+                expected: self.learned.starts.expected(demand.kind).and_then(|it| Duration::try_from_secs_f64(it).ok()),
+            };
+        }
+        let paused = line.kinds.iter().map(|kind| self.blame.paused_until(Paused::Kind(*kind)));
+        if let Some(until) = paused.min().flatten() {
+            return NextChance::KindPause { remaining: remaining(until) };
+        }
+        match line.patience() {
+            Some(until) if line.waiting.first() == Some(&entry.rank) => {
+                NextChance::Patience { remaining: remaining(until) }
+            }
+            _ => NextChance::Place,
+        }
+    }
+
+    /// A page of the builds that wait, `limit` of them at most.
+    pub(crate) fn page(&self, now: Instant, from: Option<QueuePosition>, limit: usize) -> QueuePage {
+        let from = from.map(|QueuePosition { key, build }| Rank { key, build });
+        // The next build of each line, the best claim first.
+        let mut lines: Vec<_> = self
+            .queue
+            .lines()
+            .map(|line| match from {
+                Some(from) => line.waiting.range(from..),
+                None => line.waiting.range(..),
+            })
+            .collect();
+        let mut nexts: BinaryHeap<_> =
+            lines.iter_mut().enumerate().filter_map(|(at, line)| Some(Reverse((*line.next()?, at)))).collect();
+        let mut waiting = Vec::new();
+        while waiting.len() < limit
+            && let Some(Reverse((rank, at))) = nexts.pop()
+        {
+            waiting.push(self.queued(now, rank.build));
+            nexts.extend(lines[at].next().map(|rank| Reverse((*rank, at))));
+        }
+        let next = nexts.pop().map(|Reverse((Rank { key, build }, _))| QueuePosition { key, build });
+        let pauses = if from.is_none() { limit } else { 0 };
+        let paused = self.queue.pauses().take(pauses).map(|build| self.queued(now, build)).collect();
+        QueuePage { total: self.queue.waiting(), waiting, paused, next }
+    }
+
+    fn queued(&self, now: Instant, id: BuildId) -> QueuedBuild {
+        let entry = &self.queue.builds[&id];
+        let paused = match entry.place {
+            Place::Paused { until } => Some(until.saturating_duration_since(now)),
+            _ => None,
+        };
+        QueuedBuild {
+            id,
+            name: entry.build.name().clone(),
+            priority: entry.build.priority(),
+            failed_attempts: entry.past.as_ref().map_or(0, |past| past.attempts),
+            paused,
+        }
     }
 }

@@ -27,11 +27,12 @@ use super::shared::{Agenda, Shared};
 use super::threads;
 use super::ticket::{Inbox, Ticket};
 use crate::build::{Build, BuildId};
+use crate::build_status::{BuildStatus, QueuePage, QueuePosition};
 use crate::clock::Clock;
 use crate::command::Agent;
 use crate::error::{AddWorkerError, AttachError, BuildError, JournalError, LeaseEnd, UnknownBuild};
 use crate::event::{
-    BuildResult, BuildStatus, Event, EventKind, LeftoverStatus, LeftoverStep, WorkerState, WorkerStatus,
+    BuildResult, Event, EventKind, LeftoverStatus, LeftoverStep, WorkerState, WorkerStatus,
 };
 use crate::journal::{Journal, Steps};
 use crate::lifecycle::{Input, Lifecycle};
@@ -40,6 +41,9 @@ use crate::printable::printable;
 #[cfg(feature = "agent")]
 use crate::worker::AttachPoint;
 use crate::worker::{Attachment, LatentWorker, WorkerConfig};
+
+/// The most builds that a page of the queue has.
+const LONGEST_PAGE: usize = 1000;
 
 /// Between two checks of an instance whose agent has attached.
 const SHORTEST_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -411,7 +415,26 @@ impl Master {
 
     /// Where a build is and why it is not further; `None` when it has ended.
     pub fn build_status(&self, build: BuildId) -> Option<BuildStatus> {
-        self.shared().queue.lock().placement.status(build)
+        let now = self.shared().clock.now();
+        self.shared().queue.lock().placement.status(now, build)
+    }
+
+    /// Returns a page of the builds that wait: `limit` of them at most (1000 at most), the best claim first, beginning at
+    /// `from`, or at the front.
+    ///
+    /// ```
+    /// use latent_worker::Master;
+    ///
+    /// let master = Master::new();
+    /// let mut page = master.queue(None, 100);
+    /// while let Some(next) = page.next {
+    ///     page = master.queue(Some(next), 100);
+    /// }
+    /// assert_eq!(page.total, 0);
+    /// ```
+    pub fn queue(&self, from: Option<QueuePosition>, limit: usize) -> QueuePage {
+        let now = self.shared().clock.now();
+        self.shared().queue.lock().placement.page(now, from, limit.min(LONGEST_PAGE))
     }
 
     /// Lets an agent in that says to belong to `worker` and proves it with the secret of the attempt under way: for
