@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use latent_worker::testing::{PATIENCE, Script, ScriptedWorker};
 use latent_worker::{
-    Build, BuildError, BuildResult, BuildState, DriverCall, EventKind, Inbox, Lease, LeaseEnd, RunError, ShutdownMode,
+    Build, BuildError, BuildResult, BuildState, DriverCall, EventKind, Inbox, Lease, LeaseEnd, NextChance, RunError, ShutdownMode,
     Ticket, Worker, WorkerConfig, WorkerState,
 };
 
@@ -77,10 +77,10 @@ fn b1_paused_quarantined_and_full_workers_are_passed_over() {
 
     let ticket = world.master.submit(Build::new("b"));
     let status = world.master.build_status(ticket.id()).unwrap();
-    assert_eq!(status.state, BuildState::Waiting { ahead: 0, fitting: 3, open: 0, closed: 3 });
     assert_eq!(
         status.state.to_string(),
-        "waiting: 0 build(s) go first; of 3 fitting worker(s) 0 are open and 3 are full, paused or in quarantine"
+        "waiting for an instance of kind any: a place has to become free; full is busy, quarantined is in quarantine, \
+         paused is paused"
     );
     let (_, spare) = world.worker("spare");
     spare.expect_start().succeed_attached();
@@ -115,6 +115,7 @@ fn b2_a_failed_attempt_goes_elsewhere() {
     let (_, second) = world.worker("second");
     let ticket = world.master.submit(Build::new("b"));
     first.expect_start().fail("no network");
+    world.pass_pause(1);
     second.expect_start().succeed_attached();
     let lease = lease_of(&ticket);
     assert_eq!(&**lease.worker(), "second");
@@ -129,15 +130,16 @@ fn b2_every_way_to_fail_puts_the_build_back_and_counts() {
     let world = World::new();
     let (worker, script) = world.worker("w");
     let ticket = world.master.submit(Build::new("b").with_max_attempts(attempts(5)));
-    let next = || {
+    let next = |attempt| {
         script.expect_stop().succeed();
         reaches(&worker, WorkerState::NotSubstantiated);
         worker.unpause();
+        world.pass_pause(attempt);
     };
     script.expect_start().fail("no network");
-    next();
+    next(1);
     script.expect_start().panic();
-    next();
+    next(2);
     script.expect_start().succeed(); // no agent ever attaches
     world.await_event("start_returned");
     world.await_event("start_returned");
@@ -145,12 +147,12 @@ fn b2_every_way_to_fail_puts_the_build_back_and_counts() {
     script.automate(DriverCall::Check);
     world.advance(3600);
     script.by_hand(DriverCall::Check);
-    next();
+    next(3);
     script.expect_start().succeed();
     world.await_event("start_returned");
     world.advance(10);
     script.expect_check().bad("exited");
-    next();
+    next(4);
     let start = script.expect_start();
     let connection = start.attach();
     start.succeed();
@@ -186,7 +188,7 @@ fn b2_master_run_tries_again_elsewhere_when_the_connection_is_lost() {
     second_script.automate_all();
     let master = world.master.clone();
     let mut connection = Some(connection);
-    let ran_on = bounded("Master::run", move || {
+    let running = std::thread::spawn(move || {
         master.run(Build::new("b"), |lease| {
             if let Some(connection) = connection.take() {
                 connection.lost("severed");
@@ -195,6 +197,8 @@ fn b2_master_run_tries_again_elsewhere_when_the_connection_is_lost() {
             Ok(lease.worker().to_string())
         })
     });
+    world.pass_pause(1);
+    let ran_on = bounded("Master::run", move || running.join().unwrap());
     assert_eq!(ran_on.unwrap(), "second");
     assert_eq!(world.quarantines(), [0; 0]);
     world.finish(&[&first_script, &second_script]);
@@ -211,8 +215,10 @@ fn b2_a_build_that_comes_back_keeps_its_place() {
     script.expect_stop().succeed();
     reaches(&worker, WorkerState::NotSubstantiated);
     worker.unpause();
+    // Others go first while it pauses.
     let start = script.expect_start();
-    assert_eq!(start.build().unwrap().name().as_ref(), "first");
+    assert_eq!(start.build().unwrap().name().as_ref(), "second");
+    world.pass_pause(1);
     start.succeed_attached();
     drop(lease_of(&first));
     drop(lease_of(&second));
@@ -262,6 +268,7 @@ fn b3_the_attempts_before_are_in_the_answer() {
     let (_, second) = world.worker("second");
     let ticket = world.master.submit(Build::new("b"));
     first.expect_start().fail("no network");
+    world.pass_pause(1);
     second.expect_start().cannot("no such image");
     let BuildError::Cannot { history, .. } = error_of(&ticket) else { panic!("it cannot be") };
     assert_eq!(history.len(), 1);
@@ -290,7 +297,7 @@ fn b4_cancelled_while_queued() {
     let (worker, script) = world.worker("w");
     let running = world.lease(&worker, &script);
     let ticket = world.master.submit(Build::new("queued"));
-    assert!(matches!(world.master.build_status(ticket.id()).unwrap().state, BuildState::Waiting { .. }));
+    assert!(matches!(world.master.build_status(ticket.id()).unwrap().state, BuildState::Waiting(_)));
     world.master.cancel(ticket.id()).unwrap();
     ends_as_cancelled(&world, &ticket);
     assert!(running.end().is_none());
@@ -305,7 +312,8 @@ fn b4_cancelled_while_its_worker_starts() {
     let ticket = world.master.submit(Build::new("starting"));
     let start = script.expect_start();
     let state = world.master.build_status(ticket.id()).unwrap().state;
-    assert_eq!(state, BuildState::Starting { worker: "w".into() });
+    let BuildState::Waiting(waiting) = state else { panic!("it waits: {state}") };
+    assert!(matches!(&waiting.next, NextChance::Attach { worker, .. } if &**worker == "w"), "{waiting}");
     ticket.cancel();
     ends_as_cancelled(&world, &ticket);
     start.wait_cancelled();

@@ -90,6 +90,14 @@ impl World {
         self.clock.advance(SECOND * u32::try_from(seconds).expect("not that long"));
     }
 
+    /// Blocks until builds have come back to the queue for the `number`th time in all, and lets the pause end, which
+    /// doubles from 1 s on.
+    pub fn pass_pause(&self, number: u32) {
+        let came_back = |event: &Event| matches!(event.kind, EventKind::BuildQueued { retry: Some(_), .. });
+        eventually(number as usize, || self.events().iter().filter(|event| came_back(event)).count());
+        self.advance(1 << (number - 1));
+    }
+
     /// Blocks until the next event of this name (see [`EventKind::name`]), counted from the one that was awaited last.
     /// When it returns, the change that the event tells of is complete.
     pub fn await_event(&self, name: &str) -> Event {
