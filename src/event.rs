@@ -100,7 +100,7 @@ pub enum EventKind {
     },
     /// The agent has attached.
     Attached,
-    /// The instance was started and its agent has attached: "substantiate success".
+    /// The instance was started and its agent has attached, in either order: "substantiate success". Once per attempt.
     Substantiated {
         /// The short strings that the driver gave for this moment.
         details: Vec<String>,
@@ -115,7 +115,9 @@ pub enum EventKind {
         /// Why.
         error: AttachError,
     },
-    /// The worker is left alone for a while after a failure.
+    /// The worker is left alone for a while after a failure: its start or its stop failed, a check was bad, its agent did
+    /// not attach in time or was lost before a build had run for a second. The first quarantine takes 10 s; the length
+    /// doubles with every further failure, to an hour, and a build that finishes resets it.
     Quarantined {
         /// For how long.
         length: Duration,
@@ -358,9 +360,10 @@ pub enum WorkerState {
     NotSubstantiated,
     /// An instance is wanted; no call to the driver was made yet.
     Substantiating,
-    /// The start was called; the agent has not attached yet.
+    /// The start was called, but has not returned an instance yet, or the agent has not attached yet. Builds run from
+    /// the attach on.
     SubstantiatingStarting,
-    /// The agent has attached.
+    /// The instance was started and its agent has attached.
     Substantiated,
     /// The instance is being stopped.
     Insubstantiating,

@@ -114,7 +114,6 @@ pub(crate) enum Input {
         reason: Arc<str>,
     },
     /// The worker is not to blame for the failure of the attempt of this epoch.
-    #[allow(dead_code, reason = "the queue is going to say so")]
     Forgive(Epoch),
     Pause,
     Unpause,

@@ -5,41 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::quarantine::Failure;
 use super::values::Closure;
-use super::{Lifecycle, RequestId, Stage, Standing, Want};
+use super::{Detached, Lifecycle, RequestId, Stage, Standing, Up, Want};
 use crate::build::{BuildId, Epoch};
-use crate::event::{DriverCall, NextStep, WorkerState};
+use crate::event::{DriverCall, WorkerState};
 
 impl Lifecycle {
-    /// When [`Input::Time`] is due next, and what for.
-    pub(crate) fn next_deadline(&self) -> Option<(Instant, NextStep)> {
-        let mut first: Option<(Instant, NextStep)> = None;
-        // Asked after every turn, and most often there is nothing to compare.
-        let mut consider = |at: Option<Instant>, step: NextStep| {
-            if let Some(at) = at
-                && first.is_none_or(|first| (at, step) < first)
-            {
-                first = Some((at, step));
-            }
-        };
-        match &self.stage {
-            Stage::Substantiating { give_up } => consider(*give_up, NextStep::GiveUp),
-            Stage::Starting { give_up, next_check, .. } => {
-                consider(*give_up, NextStep::GiveUp);
-                consider(*next_check, NextStep::Check);
-            }
-            Stage::Substantiated(up) => {
-                consider(up.reattach_until, NextStep::GiveUp);
-                consider(up.idle_until, NextStep::StopIdle);
-                // One call at a time: another one that is in flight comes first.
-                consider(up.next_check.filter(|_| self.call.is_none()), NextStep::Check);
-            }
-            Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
-        }
-        self.waiters.iter().for_each(|waiter| consider(waiter.deadline, NextStep::GiveUp));
-        consider(self.quarantine.until(), NextStep::EndQuarantine);
-        first
-    }
-
     /// What the queue may expect of the worker.
     pub(crate) fn standing(&self, now: Instant) -> Standing {
         if let Some(closure) = self.closure(now) {
@@ -47,10 +17,10 @@ impl Lifecycle {
         }
         match &self.stage {
             Stage::NotSubstantiated => Standing::Down,
-            Stage::Substantiating { .. } | Stage::Starting { .. } => Standing::Starting,
-            Stage::Substantiated(up) => match up.detached {
-                Some(since) if self.connection.is_none() => Standing::Detached { since },
-                _ => {
+            Stage::Substantiating | Stage::Starting => Standing::Starting,
+            Stage::Attached(up) => match up.detached {
+                Some(Detached { since, .. }) => Standing::Detached { since },
+                None => {
                     let waiting = self.waiters.iter().filter(|waiter| waiter.request.want == Want::Lease).count();
                     let open = up.draining.is_none() && self.connection.is_some();
                     Standing::Attached { leases: up.leases.len() + waiting, open }
@@ -63,7 +33,7 @@ impl Lifecycle {
     }
 
     fn closure(&self, now: Instant) -> Option<Closure> {
-        let quarantined = || self.quarantine.remaining(now).is_some();
+        let quarantined = || self.quarantine(now).is_some();
         let closures = [
             (self.closing, Closure::ShutDown),
             (self.paused, Closure::Paused),
@@ -83,12 +53,17 @@ impl Lifecycle {
         self.occasion.map(|occasion| occasion.build)
     }
 
+    pub(super) fn is_blameless(&self) -> bool {
+        self.occasion.is_some_and(|occasion| occasion.blameless)
+    }
+
     pub(crate) fn state(&self) -> WorkerState {
         match self.stage {
             Stage::NotSubstantiated => WorkerState::NotSubstantiated,
-            Stage::Substantiating { .. } => WorkerState::Substantiating,
-            Stage::Starting { .. } => WorkerState::SubstantiatingStarting,
-            Stage::Substantiated(_) => WorkerState::Substantiated,
+            Stage::Substantiating => WorkerState::Substantiating,
+            Stage::Starting => WorkerState::SubstantiatingStarting,
+            Stage::Attached(Up { substantiated: true, .. }) => WorkerState::Substantiated,
+            Stage::Attached(_) => WorkerState::SubstantiatingStarting,
             Stage::Insubstantiating { .. } if self.waiters.is_empty() => WorkerState::Insubstantiating,
             Stage::Insubstantiating { .. } => WorkerState::InsubstantiatingSubstantiating,
             Stage::ShutDown => WorkerState::ShutDown,
@@ -106,7 +81,7 @@ impl Lifecycle {
 
     pub(crate) fn leases(&self) -> usize {
         match &self.stage {
-            Stage::Substantiated(up) => up.leases.len(),
+            Stage::Attached(up) => up.leases.len(),
             _ => 0,
         }
     }
@@ -132,11 +107,11 @@ impl Lifecycle {
     }
 
     pub(crate) fn quarantine(&self, now: Instant) -> Option<Duration> {
-        self.quarantine.remaining(now)
+        let left = self.deadlines.quarantine.and_then(|until| until.checked_duration_since(now));
+        left.filter(|left| !left.is_zero())
     }
 
     /// The attempt whose failure has caused the present quarantine.
-    #[allow(dead_code, reason = "the queue is going to ask")]
     pub(crate) fn quarantine_cause(&self) -> Option<Epoch> {
         match self.quarantine.cause() {
             Some(Failure::Attempt(epoch)) => Some(epoch),

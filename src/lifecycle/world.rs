@@ -1,7 +1,7 @@
 //! A worker's surroundings as a test plays them: a driver, agents and askers that may do anything they are able to do,
 //! in any order, and the promises that must hold after every step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,10 +62,13 @@ pub(super) struct World {
     /// Starts whose cancel token was set.
     cancelled: BTreeSet<Epoch>,
     requests: Vec<RequestState>,
+    requests_made: Vec<Instant>,
     /// Leases that somebody holds; some of them may have ended.
     leases: BTreeSet<LeaseId>,
     /// Leases that have neither been given back nor ended.
-    in_use: BTreeSet<LeaseId>,
+    in_use: BTreeMap<LeaseId, Instant>,
+    /// The attempt on whose instance a build has run for a moment, or has finished.
+    proven: Option<Epoch>,
     connections: BTreeSet<ConnectionId>,
     connections_made: u64,
     leases_given: u64,
@@ -79,6 +82,8 @@ pub(super) struct World {
 
 pub(super) const MISSING: Duration = Duration::from_secs(25);
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
+/// What a start that succeeds says of its instance.
+const DETAIL: &str = "detail";
 pub(super) const IDLE: Duration = Duration::from_secs(30);
 
 impl World {
@@ -99,8 +104,10 @@ impl World {
             stops: BTreeSet::new(),
             cancelled: BTreeSet::new(),
             requests: Vec::new(),
+            requests_made: Vec::new(),
             leases: BTreeSet::new(),
-            in_use: BTreeSet::new(),
+            in_use: BTreeMap::new(),
+            proven: None,
             connections: BTreeSet::new(),
             connections_made: 0,
             leases_given: 0,
@@ -130,7 +137,7 @@ impl World {
         if self.connections_made < self.setting.connections {
             steps.extend(self.starts.iter().map(|&epoch| Step::Attach(epoch)));
         }
-        steps.extend(self.connections.iter().map(|&id| Step::Input(Input::Detach(id, reason()))));
+        steps.extend(self.connections.iter().map(|&id| Step::Input(Input::Detach(id, "lost".into()))));
         for &lease in &self.leases {
             steps.push(Step::Input(Input::Release { lease, finished: true }));
         }
@@ -193,6 +200,7 @@ impl World {
                     (true, _) => Fit::AskOrRecycle,
                 };
                 self.requests.push(RequestState::Open);
+                self.requests_made.push(self.now);
                 let request = Request { id: RequestId(*number), want, fit };
                 if let Some(answer) = self.life.request(self.now, request, &mut effects) {
                     self.answered(RequestId(*number), &answer);
@@ -225,9 +233,11 @@ impl World {
                     | Input::CheckReturned(..)
                     | Input::CompatibleReturned(..)
                     | Input::StopReturned(..) => self.call = None,
-                    Input::Release { lease, .. } => {
+                    Input::Release { lease, finished } => {
                         self.leases.remove(lease);
-                        self.in_use.remove(lease);
+                        if let Some(since) = self.in_use.remove(lease) {
+                            self.note_proof(*finished || self.now - since >= requests::PROOF);
+                        }
                     }
                     Input::Detach(connection, _) => {
                         self.connections.remove(connection);
@@ -242,8 +252,9 @@ impl World {
                     self.assert_unchanged(&before, "w7: the end of an older connection changed something");
                 }
                 self.check_quarantine(input, &before);
+                self.check_start_in_flight(input, &before);
                 if let Input::Retire { lease, .. } = input
-                    && self.in_use.contains(lease)
+                    && self.in_use.contains_key(lease)
                 {
                     assert_eq!(self.life.last_failure().map(|(reason, _)| &**reason), Some("retired"));
                     self.retired = Some(self.life.epoch());
@@ -253,6 +264,10 @@ impl World {
                 let (at, _) = self.life.next_deadline().expect("there is a deadline");
                 self.now = self.now.max(at);
                 self.life.apply(self.now, Input::Time, &mut effects);
+                if before.stage == Stage::Starting && self.life.waiting() > 0 {
+                    assert_eq!(self.life.stage, Stage::Starting, "w3: it goes on while anybody waits");
+                    assert_eq!(before.quarantine.cause(), self.life.quarantine.cause(), "w3: one gave up of several");
+                }
                 let next = self.life.next_deadline().map(|(at, _)| at);
                 assert!(next.is_none_or(|at| at > self.now), "what is due is done, or the timer would spin");
             }
@@ -277,7 +292,7 @@ impl World {
                 let ends = before.quarantine_cause() == Some(*epoch);
                 assert_eq!(is, if ends { None } else { was }, "b9: the quarantine of the forgiven attempt ends");
                 let mut again = self.life.quarantine.clone();
-                assert!(!again.forgive(self.now, *epoch) && again == self.life.quarantine, "b9: it leaves no trace");
+                assert!(!again.forgive(*epoch) && again == self.life.quarantine, "b9: it leaves no trace");
             }
             _ => {}
         }
@@ -291,12 +306,77 @@ impl World {
         }
     }
 
+    fn note_proof(&mut self, proven: bool) {
+        if proven {
+            self.proven = Some(self.life.epoch());
+        }
+    }
+
+    /// Whatever the agent does meanwhile, the start has the first word about its instance.
+    fn check_start_in_flight(&self, input: &Input, before: &Lifecycle) {
+        let failure = |life: &Lifecycle| life.last_failure().map(|(reason, _)| reason.clone());
+        match (input, &before.stage) {
+            (Input::Detach(id, _), Stage::Attached(Up { draining: None, .. }))
+                if before.connection == Some(*id) && before.is_start_in_flight() =>
+            {
+                assert!(matches!(self.life.stage, Stage::Attached(_)), "w13: not lost before the start has returned");
+                assert_eq!(self.life.leases(), 0, "w13: the leases end at once");
+            }
+            (Input::Detach(..), Stage::Attached(Up { draining: Some(StopCause::Failed), .. })) => {
+                assert_eq!(failure(&self.life), failure(before), "w15: the start has said what is wrong");
+            }
+            (Input::StartReturned(_, Err(StartFailure::Failed(_, reason))), Stage::Starting | Stage::Attached(_))
+                if before.is_start_in_flight() =>
+            {
+                assert_eq!(failure(&self.life).as_ref(), Some(reason), "w15: the start has said what is wrong");
+                let excused = before.closing || before.is_blameless();
+                assert!(excused || self.life.quarantine(self.now).is_some(), "w12: a failed start");
+                assert_eq!(self.life.waiting(), 0, "w3: whoever waits is told");
+            }
+            _ => {}
+        }
+    }
+
+    /// The loss of an agent is a failed start until a build has run.
+    fn check_loss(&self, before: &Lifecycle) {
+        let lost = |life: &Lifecycle| matches!(life.stage, Stage::Insubstantiating { cause: StopCause::Lost, .. });
+        let Stage::Attached(Up { draining, .. }) = &before.stage else { return };
+        if !lost(&self.life) {
+            return;
+        }
+        let (was, is) = (before.quarantine(self.now), self.life.quarantine(self.now));
+        if self.proven == Some(before.epoch()) {
+            assert_eq!(was, is, "w13: a quarantine for the loss of an instance that has worked");
+        } else if matches!(draining, None | Some(StopCause::Incompatible)) && !before.is_blameless() && !before.closing
+        {
+            assert!(is.is_some(), "w12: no quarantine for an agent that was lost before a build had run");
+            assert_eq!(self.life.waiting(), 0, "w3: whoever waits is told");
+        }
+        assert!(self.life.last_failure().is_some(), "w15: the loss is shown");
+    }
+
+    /// Each deadline belongs to the state that it is about.
+    fn check_deadlines(&self) {
+        let Deadlines { quarantine, idle, reattach, check } = self.life.deadlines;
+        let (mut may_idle, mut is_gone) = (false, false);
+        if let Stage::Attached(up) = &self.life.stage {
+            may_idle = up.leases.is_empty() && self.life.attached();
+            is_gone = up.detached.is_some();
+        }
+        assert!(idle.is_none() || may_idle, "w9: idle time of an instance in use");
+        assert_eq!(reattach.is_some(), is_gone, "w13: the time to attach again");
+        let is_there = matches!(self.life.stage, Stage::Starting | Stage::Attached(_));
+        assert!(check.is_none() || is_there, "w10: a check of no instance");
+        assert_eq!(quarantine.is_some(), self.life.quarantine.cause().is_some(), "w12: a quarantine without a cause");
+    }
+
     fn observe(&mut self, effects: Effects, before: &Lifecycle, step: &Step) {
         let epoch = self.life.epoch();
         for effect in effects.orders {
             match effect {
                 Effect::SpawnThread(epoch) => {
                     assert!(self.threads.insert(epoch), "two threads for one attempt");
+                    assert_eq!(self.life.quarantine(self.now), None, "w12: an attempt begins in a quarantine");
                 }
                 Effect::CancelStart => {
                     assert!(matches!(self.call, Some((DriverCall::Start, _))), "there is no start to cancel");
@@ -309,7 +389,7 @@ impl World {
                 }
                 Effect::CallCheck => {
                     assert!(self.setting.checks_attached || !self.life.attached(), "w10: a check after the attach");
-                    assert!(self.setting.checks_attached || !matches!(self.life.stage, Stage::Substantiated(_)));
+                    assert!(self.setting.checks_attached || !matches!(self.life.stage, Stage::Attached(_)));
                     self.called(DriverCall::Check, epoch);
                 }
                 Effect::CallCompatible(_) => {
@@ -320,10 +400,13 @@ impl World {
                     self.called(DriverCall::Stop, epoch);
                     assert!(self.starts.contains(&epoch), "w2: a stop without a start");
                     assert!(self.stops.insert(epoch), "w2: a second stop");
-                    assert_eq!(self.in_use.first(), None, "a busy instance was stopped");
+                    assert_eq!(self.in_use.first_key_value(), None, "a busy instance was stopped");
                 }
                 Effect::Answer(request, answer) => self.answered(request, &answer),
-                Effect::EndLeases(_) => self.in_use.clear(),
+                Effect::EndLeases(_) => {
+                    let ended = std::mem::take(&mut self.in_use);
+                    self.note_proof(ended.values().any(|since| self.now - *since >= requests::PROOF));
+                }
                 Effect::Gone => {}
             }
         }
@@ -337,28 +420,37 @@ impl World {
                         Input::Cancel(_)
                             | Input::Insubstantiate { .. }
                             | Input::Shutdown { .. }
-                            | Input::Detach(..)
                             | Input::Retire { .. }
                             | Input::Forgive(_)
                     )
                 );
                 assert!(!by_user, "w12: quarantine by {step:?}");
-                if let Step::Input(Input::StartReturned(_, Err(StartFailure::Cannot(_)))) = step {
+                let detached = matches!(before.stage, Stage::Attached(Up { detached: Some(_), .. }));
+                if let Step::Input(Input::StartReturned(_, Err(StartFailure::Cannot(_)))) = step
+                    && !detached
+                {
                     panic!("w12: quarantine for the build's own fault");
                 }
             }
         }
+        self.check_loss(before);
+        self.check_deadlines();
         assert_eq!(self.life.leases(), self.in_use.len(), "b6: every lease in use is counted, and no other");
         assert!(self.life.leases() <= self.setting.max_builds, "b6: more leases than places");
         assert_eq!(self.life.call().map(|(call, _)| call), self.call.map(|(call, _)| call), "w1: the call in flight");
         let open = self.requests.iter().filter(|state| **state == RequestState::Open).count();
         assert_eq!(open, self.life.waiting(), "w3: every open request waits in the lifecycle, and no other");
-        if self.life.state() == WorkerState::Substantiated && self.life.next_deadline().is_none() {
+        let told = self.life.state() == WorkerState::Substantiated;
+        let both =
+            self.life.attached() && self.life.details == [DETAIL] && matches!(self.life.stage, Stage::Attached(_));
+        assert!(!both || told, "started and attached is substantiated");
+        assert!(!told || self.life.details == [DETAIL], "not started is not substantiated");
+        if matches!(self.life.stage, Stage::Attached(_)) && self.life.next_deadline().is_none() {
             let idle = self.life.leases() == 0 && self.life.waiting() == 0 && self.life.attached();
             let never = self.setting.idle == IdlePolicy::Never;
             assert!(!idle || never, "w9: an idle instance would live for ever");
         }
-        let waits = matches!(self.life.state(), WorkerState::Substantiating | WorkerState::SubstantiatingStarting);
+        let waits = matches!(self.life.stage, Stage::Substantiating | Stage::Starting);
         assert!(!waits || self.life.waiting() > 0, "w5: a start that nobody waits for goes on");
         let epoch = self.life.epoch();
         assert!(self.retired != Some(epoch) || self.life.draining() || self.life.leases() == 0, "b10: it drains");
@@ -378,8 +470,13 @@ impl World {
         let state = &mut self.requests[request.0 as usize];
         assert_eq!(*state, RequestState::Open, "w3: a second answer to {request:?}");
         *state = RequestState::Answered;
-        if let Ok(grant) = answer {
-            self.granted(*grant);
+        match answer {
+            Ok(grant) => self.granted(*grant),
+            Err(SubstantiateError::TimedOut { .. }) => {
+                let waited = self.now - self.requests_made[request.0 as usize];
+                assert!(waited >= MISSING, "w3: timed out with the deadline of another request");
+            }
+            Err(_) => {}
         }
     }
 
@@ -387,7 +484,7 @@ impl World {
         assert_eq!(grant.epoch, self.life.epoch());
         assert_ne!(self.retired, Some(grant.epoch), "b10: an instance that is bad is given away");
         self.leases.extend(grant.lease);
-        self.in_use.extend(grant.lease);
+        self.in_use.extend(grant.lease.map(|lease| (lease, self.now)));
     }
 
     fn assert_unchanged(&self, before: &Lifecycle, promise: &str) {
@@ -448,7 +545,7 @@ impl World {
 
 impl Lifecycle {
     fn draining(&self) -> bool {
-        matches!(&self.stage, Stage::Substantiated(Up { draining: Some(_), .. }))
+        matches!(&self.stage, Stage::Attached(Up { draining: Some(_), .. }))
     }
 
     /// Moves all times so that `now` becomes `origin`, and forgets what is only told to people.
@@ -458,19 +555,12 @@ impl Lifecycle {
                 *at = origin + at.saturating_duration_since(now);
             }
         };
-        match &mut self.stage {
-            Stage::Substantiating { give_up } => rebase(give_up),
-            Stage::Starting { give_up, next_check, .. } => {
-                rebase(give_up);
-                rebase(next_check);
+        self.deadlines.entries().into_iter().for_each(|(_, at)| rebase(at));
+        if let Stage::Attached(Up { leases, detached, .. }) = &mut self.stage {
+            leases.iter_mut().for_each(|lease| rebase(&mut lease.proves_at));
+            if let Some(Detached { since, .. }) = detached {
+                *since = origin;
             }
-            Stage::Substantiated(up) => {
-                rebase(&mut up.idle_until);
-                rebase(&mut up.reattach_until);
-                up.detached = up.detached.map(|_| origin);
-                rebase(&mut up.next_check);
-            }
-            Stage::NotSubstantiated | Stage::Insubstantiating { .. } | Stage::ShutDown => {}
         }
         for waiter in &mut self.waiters {
             rebase(&mut waiter.deadline);
@@ -480,7 +570,6 @@ impl Lifecycle {
         if let Some((_, since)) = &mut self.call {
             *since = origin;
         }
-        self.quarantine.rebase(now, origin);
         self.state_since = origin;
         self.last_failure = None;
         self.details.clear();
@@ -496,9 +585,9 @@ pub(super) fn reason() -> Arc<str> {
 pub(super) fn answers(call: DriverCall, epoch: Epoch) -> Vec<Input> {
     match call {
         DriverCall::Start => vec![
-            Input::StartReturned(epoch, Ok(vec!["detail".into()])),
+            Input::StartReturned(epoch, Ok(vec![DETAIL.into()])),
             Input::StartReturned(epoch, Err(StartFailure::Cannot(reason()))),
-            Input::StartReturned(epoch, Err(StartFailure::Failed(FailureCause::Infrastructure, reason()))),
+            Input::StartReturned(epoch, Err(StartFailure::Failed(FailureCause::Infrastructure, "not started".into()))),
         ],
         DriverCall::Check => {
             vec![Input::CheckReturned(epoch, Ok(())), Input::CheckReturned(epoch, Err(reason()))]

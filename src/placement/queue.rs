@@ -37,14 +37,9 @@ pub(super) enum Place {
     /// In its line.
     Waiting,
     /// Between two attempts.
-    Paused {
-        until: Instant,
-    },
+    Paused { until: Instant },
     /// It was given a place, and the worker has not confirmed it yet.
-    Leasing {
-        worker: WorkerIndex,
-        epoch: Epoch,
-    },
+    Leasing { worker: WorkerIndex, epoch: Epoch },
     Running {
         worker: WorkerIndex,
         epoch: Epoch,

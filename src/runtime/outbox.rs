@@ -47,7 +47,11 @@ impl<M: Mail> Outbox<M> {
     }
 
     /// Returns the number of what was sent, or what could not be sent because nobody is there to take it.
-    pub(super) fn send(&self, build: BuildId, answer: Result<Lease, BuildError>) -> Result<u64, Box<Result<Lease, BuildError>>> {
+    pub(super) fn send(
+        &self,
+        build: BuildId,
+        answer: Result<Lease, BuildError>,
+    ) -> Result<u64, Box<Result<Lease, BuildError>>> {
         let mut sent = self.sent.lock();
         match self.sender.try_send(M::new(build, answer)) {
             Ok(()) => {

@@ -132,6 +132,38 @@ fn w3_who_joins_has_a_deadline_of_its_own_also_behind_a_stop_that_hangs() {
 }
 
 #[test]
+fn w3_an_attempt_goes_on_until_the_last_who_waits_has_timed_out() {
+    for attaches in [true, false] {
+        let world = World::new();
+        let config = WorkerConfig::new("w").with_missing_timeout(100 * SECOND).with_max_builds(three_places());
+        let (worker, script) = world.add(config);
+        let mut early = worker.substantiate(&Build::new("early"));
+        let start = script.expect_start();
+        world.advance(60);
+        let mut late = worker.substantiate(&Build::new("late"));
+        world.advance(40);
+        assert_eq!(answer(&mut early).unwrap_err(), SubstantiateError::TimedOut { after: 100 * SECOND });
+        assert!(!start.cancelled());
+        world.advance(59);
+        assert_eq!((worker.status().state, world.quarantines()), (WorkerState::SubstantiatingStarting, vec![]));
+        if attaches {
+            start.succeed_attached();
+            assert_eq!(answer(&mut late).unwrap().epoch().get(), 1);
+            world.finish(&[&script]);
+            continue;
+        }
+        world.advance(1);
+        assert_eq!(answer(&mut late).unwrap_err(), SubstantiateError::TimedOut { after: 100 * SECOND });
+        start.wait_cancelled();
+        assert_eq!(world.quarantines(), [10]);
+        start.fail("cancelled");
+        script.expect_stop().succeed();
+        reaches(&worker, WorkerState::NotSubstantiated);
+        world.finish(&[&script]);
+    }
+}
+
+#[test]
 fn w3_a_request_that_is_dropped_is_cancelled() {
     let world = World::new();
     let (worker, script) = world.worker("w");

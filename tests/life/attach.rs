@@ -18,13 +18,15 @@ fn w6_an_agent_may_attach_before_the_start_has_returned() {
     let start = script.expect_start();
     let connection = start.attach();
     let lease = answer(&mut request).expect("attached is enough");
-    assert_eq!(worker.status().state, WorkerState::Substantiated);
+    let status = worker.status();
+    assert_eq!((status.state, status.attached, status.leases), (WorkerState::SubstantiatingStarting, true, 1));
     assert_eq!(world.count("substantiate_success"), 0, "it is both: started and attached");
 
     start.succeed_with(["i-1234", "10.0.0.7"]);
     let success = world.await_event("substantiate_success");
     assert_eq!(success.kind, EventKind::Substantiated { details: vec!["i-1234".into(), "10.0.0.7".into()] });
     assert_eq!(success.to_string(), "worker w: substantiate success: i-1234, 10.0.0.7");
+    assert_eq!(worker.status().state, WorkerState::Substantiated);
     assert_eq!(worker.status().details, ["i-1234", "10.0.0.7"]);
     assert!(lease.end().is_none());
     drop((lease, connection));
@@ -264,7 +266,7 @@ fn w8_missing_timeout_is_over_with_the_attach() {
     world.advance(100_000);
     assert!(lease.end().is_none());
     assert!(!start.cancelled(), "the start may take as long as it likes");
-    assert_eq!(worker.status().state, WorkerState::Substantiated);
+    assert_eq!((worker.status().state, worker.status().next), (WorkerState::SubstantiatingStarting, None));
     start.succeed();
     drop((lease, connection));
     world.finish(&[&script]);

@@ -137,6 +137,7 @@ fn w12_unpausing_ends_a_quarantine() {
     script.expect_start().fail("no network");
     script.expect_stop().succeed();
     reaches(&worker, WorkerState::NotSubstantiated);
+    world.advance(1); // the pause of the build
     assert!(worker.status().quarantine.is_some());
     worker.unpause();
     assert_eq!(worker.status().quarantine, None);
