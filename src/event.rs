@@ -119,7 +119,8 @@ pub enum EventKind {
     /// not attach in time or was lost before a build had run for a second. The first quarantine takes 10 s; the length
     /// doubles with every further failure, to an hour, and a build that finishes resets it.
     Quarantined {
-        /// For how long.
+        /// For how long: up to a quarter less than the full length, so that workers that fail together do not come back
+        /// together. What the provider asks for is exceeded by up to a quarter.
         length: Duration,
         /// The failure.
         reason: Arc<str>,

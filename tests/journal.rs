@@ -73,7 +73,7 @@ struct Life {
 impl Life {
     fn new(builder: latent_worker::MasterBuilder) -> Self {
         let clock = ManualClock::new();
-        let master = builder.clock(clock.clone()).drop_timeout(PATIENCE).build();
+        let master = builder.clock(clock.clone()).drop_timeout(PATIENCE).without_jitter().build();
         let events = master.events(100_000);
         Self { clock, master, events }
     }

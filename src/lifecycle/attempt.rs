@@ -207,7 +207,7 @@ impl Lifecycle {
                 FailureCause::Throttled { retry_after: Some(time) } => time,
                 _ => Duration::ZERO,
             };
-            let length = self.quarantine.begin(failure, hint);
+            let length = self.quarantine.begin(self.epoch, failure, hint);
             self.deadlines.quarantine = now.checked_add(length);
             self.tell(effects, None, || EventKind::Quarantined { length, reason: reason.clone() });
         }

@@ -147,12 +147,14 @@ pub(crate) struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Attempts are numbered from the one after `last_epoch`. Nothing starts while the worker is `held`.
+    /// Attempts are numbered from the one after `last_epoch`. Nothing starts while the worker is `held`. The jitter of
+    /// its quarantines follows from the `seed`; without one there is none.
     pub(crate) fn new(
         limits: Limits,
         attached_check_interval: Option<Duration>,
         last_epoch: Epoch,
         held: bool,
+        seed: Option<u64>,
         now: Instant,
     ) -> Self {
         Self {
@@ -167,7 +169,7 @@ impl Lifecycle {
             closing: false,
             paused: false,
             held,
-            quarantine: Quarantine::none(),
+            quarantine: Quarantine::none(seed),
             details: Vec::new(),
             last_failure: None,
             state_since: now,

@@ -96,7 +96,14 @@ impl World {
         };
         Self {
             setting,
-            life: Lifecycle::new(limits, setting.checks_attached.then_some(INTERVAL), Epoch(0), setting.held, now),
+            life: Lifecycle::new(
+                limits,
+                setting.checks_attached.then_some(INTERVAL),
+                Epoch(0),
+                setting.held,
+                None,
+                now,
+            ),
             now,
             threads: BTreeSet::new(),
             call: None,

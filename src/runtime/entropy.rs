@@ -13,6 +13,12 @@ pub(crate) fn hex<const N: usize>() -> io::Result<String> {
         .collect())
 }
 
+/// A seed of a sequence of numbers that look random; always the same when the system has no random numbers.
+pub(super) fn seed() -> u64 {
+    let mut bytes = [0_u8; 8];
+    fill(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
+}
+
 /// A random number in 0..1; one half when there is none to be had.
 pub(super) fn fraction() -> f64 {
     let mut bytes = [0_u8; 4];

@@ -132,13 +132,19 @@ pub struct MasterBuilder {
     drop_timeout: Duration,
     journal: Option<Journal>,
     placement: PlacementConfig,
+    jitter: bool,
 }
 
 impl Default for MasterBuilder {
     fn default() -> Self {
-        let drop_timeout = Duration::from_secs(30);
-        let placement = PlacementConfig::default();
-        Self { clock: Arc::new(SystemClock), agent_address: None, drop_timeout, journal: None, placement }
+        Self {
+            clock: Arc::new(SystemClock),
+            agent_address: None,
+            drop_timeout: Duration::from_secs(30),
+            journal: None,
+            placement: PlacementConfig::default(),
+            jitter: true,
+        }
     }
 }
 
@@ -169,6 +175,15 @@ impl MasterBuilder {
     #[must_use]
     pub fn drop_timeout(mut self, timeout: Duration) -> Self {
         self.drop_timeout = timeout;
+        self
+    }
+
+    /// Leaves the jitter out of the lengths of quarantines, for tests that move their own clock: the first one takes
+    /// exactly 10 s.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn without_jitter(mut self) -> Self {
+        self.jitter = false;
         self
     }
 
@@ -231,7 +246,8 @@ impl MasterBuilder {
     pub fn build(self) -> Master {
         static MASTERS: AtomicU64 = AtomicU64::new(1);
         let number = MASTERS.fetch_add(1, Ordering::Relaxed);
-        let shared = Arc::new(Shared::new(number, self.clock, self.agent_address, self.journal, self.placement));
+        let Self { clock, agent_address, journal, placement, jitter, .. } = self;
+        let shared = Arc::new(Shared::new(number, clock, agent_address, journal, placement, jitter));
 
         let jumped = Arc::downgrade(&shared);
         shared.clock.subscribe(Box::new(move || {
@@ -324,7 +340,9 @@ impl Master {
             }
             let index = WorkerIndex(u32::try_from(workers.list.len()).expect("fewer than 2^32 workers"));
             let left_behind = self.shared().leftovers.worker_added(now, &name);
-            let life = Lifecycle::new(limits, attached_check_interval, last_epoch, !left_behind.is_empty(), now);
+            let seed = self.shared().jitter.then(entropy::seed);
+            let held = !left_behind.is_empty();
+            let life = Lifecycle::new(limits, attached_check_interval, last_epoch, held, seed, now);
             let driver = workers.drivers.hold(&driver, identity, says_kinds);
             let number = driver.number;
             let space = match (driver.says_kinds, may_be_incompatible) {

@@ -52,6 +52,8 @@ pub(super) struct Shared {
     /// Workers that have changed since the queue last looked at them; each at most once.
     dirty: Mutex<Vec<Arc<WorkerCell>>>,
     pub(super) closing: AtomicBool,
+    /// Whether the lengths of quarantines vary.
+    pub(super) jitter: bool,
     /// Agents that named a worker that does not exist.
     pub(super) unknown_agents: AtomicU64,
     #[cfg(feature = "testing")]
@@ -195,6 +197,7 @@ impl Shared {
         agent_address: Option<Arc<str>>,
         journal: Option<Journal>,
         placement: PlacementConfig,
+        jitter: bool,
     ) -> Self {
         let origin = clock.now();
         Self {
@@ -213,6 +216,7 @@ impl Shared {
             wants_facts: AtomicBool::new(false),
             dirty: Mutex::default(),
             closing: AtomicBool::new(false),
+            jitter,
             unknown_agents: AtomicU64::new(0),
             #[cfg(feature = "testing")]
             steps: Steps::default(),

@@ -35,7 +35,7 @@ impl World {
 
     /// `clock` may be a wrapper of `manual`.
     pub fn with_clock(clock: impl Clock, manual: ManualClock) -> Self {
-        let master = Master::builder().clock(clock).drop_timeout(PATIENCE).build();
+        let master = Master::builder().clock(clock).drop_timeout(PATIENCE).without_jitter().build();
         let source = master.events(1_000_000);
         Self { clock: manual, master, record: Mutex::new(Record { source, seen: Vec::new(), passed: 0 }) }
     }
