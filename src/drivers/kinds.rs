@@ -40,6 +40,10 @@ impl KindName {
     }
 
     /// A value that nobody may see, such as a secret, or that nobody could read. Its `Debug` must tell it from all others.
+    #[cfg_attr(
+        not(any(feature = "docker", feature = "ec2")),
+        allow(dead_code, reason = "the others have nothing to hide")
+    )]
     pub(super) fn hide(&mut self, name: &str, value: &dyn Debug) {
         write!(self.hidden, "{name}={value:?} ").expect("a String can be written to");
     }
@@ -47,7 +51,8 @@ impl KindName {
     pub(super) fn kind(mut self) -> Kind {
         if self.shown.len() > LONGEST {
             write!(self.hidden, "{}", self.shown).expect("a String can be written to");
-            self.shown.truncate(self.shown.floor_char_boundary(LONGEST));
+            let boundary = (0..=LONGEST).rev().find(|at| self.shown.is_char_boundary(*at));
+            self.shown.truncate(boundary.unwrap_or(0));
             self.shown.push('…');
         }
         if !self.hidden.is_empty() {

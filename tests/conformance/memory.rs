@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use latent_worker::testing::conformance::{Fault, Injection, Subject};
 use latent_worker::{
-    BoxError, Build, FailureCause, Health, LatentWorker, Leftover, Properties, Reclaimed, StartError, StartRequest,
-    Started, StopError, StopRequest,
+    BoxError, Build, FailureCause, Health, Kind, LatentWorker, Leftover, Properties, Reclaimed, StartError,
+    StartRequest, Started, StopError, StopRequest,
 };
 
 #[derive(Clone, Default)]
@@ -166,6 +166,11 @@ pub(crate) enum Flaw {
     ChecksBadly,
     StopsByListing,
     ReclaimsNothing,
+    HidesKinds,
+    SaysNewKinds,
+    AsksForKinds,
+    IsSlowToSayKinds,
+    KnowsKindsAlone,
 }
 
 #[derive(Clone)]
@@ -405,8 +410,30 @@ impl LatentWorker for Driver {
         true
     }
 
+    fn says_kinds(&self) -> bool {
+        !self.has(Flaw::HidesKinds) && !self.has(Flaw::FitsEverything)
+    }
+
+    fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
+        if self.has(Flaw::FitsEverything) {
+            return Ok(Kind::by_properties());
+        }
+        if self.has(Flaw::AsksForKinds) {
+            self.cloud.list()?;
+        }
+        if self.has(Flaw::IsSlowToSayKinds) {
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        let unwanted = if self.has(Flaw::SaysNewKinds) { fastrand::u64(..) } else { 0 };
+        match properties.get("image") {
+            Some("none") => Err("no such image".into()),
+            image => Ok(Kind::new(format!("{image:?} {unwanted}"))),
+        }
+    }
+
     fn is_compatible_with_build(&self, instance: &Instance, properties: &Properties) -> Result<bool, BoxError> {
-        Ok(self.has(Flaw::FitsEverything) || instance.image.as_deref() == properties.get("image"))
+        let fits_everything = self.has(Flaw::FitsEverything) || self.has(Flaw::KnowsKindsAlone);
+        Ok(fits_everything || instance.image.as_deref() == properties.get("image"))
     }
 
     fn reclaim(&self, leftover: &Leftover) -> Result<Reclaimed, StopError> {

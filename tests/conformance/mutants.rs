@@ -107,6 +107,37 @@ fn w11_an_instance_that_fits_everything() {
 }
 
 #[test]
+fn w11_kinds_that_depend_on_more_than_the_properties() {
+    let report = subject(Driver::family(Flaw::SaysNewKinds)).only("w11_kinds_agree").run();
+    let Some(Verdict::Broken(found)) = report.verdict("w11_kinds_agree") else { panic!("{report}") };
+    assert!(found.contains("and the next time"), "{found}");
+}
+
+#[test]
+fn w11_kinds_that_nobody_asks_for() {
+    caught(Flaw::HidesKinds, "w11_kinds_agree", "kind is implemented, and never called");
+}
+
+#[test]
+fn w11_kinds_that_the_provider_is_asked_for() {
+    caught(Flaw::AsksForKinds, "w11_kinds_agree", "with Fault::Unavailable");
+}
+
+#[test]
+fn w11_kinds_that_are_waited_for() {
+    caught(Flaw::IsSlowToSayKinds, "w11_kinds_agree", "it must not wait for anything");
+}
+
+#[test]
+fn w11_instances_that_do_not_know_their_kinds() {
+    caught(
+        Flaw::KnowsKindsAlone,
+        "w11_kinds_agree",
+        "without its kinds: the driver says that the running instance fits",
+    );
+}
+
+#[test]
 fn b3_a_builds_own_fault_that_is_blamed_on_the_provider() {
     caught(Flaw::BlamesProviderForBuild, "b3_impossible_build", "the error is not CannotSubstantiate");
 }

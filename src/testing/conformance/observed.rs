@@ -8,8 +8,8 @@ use super::gate::Gate;
 use super::record::{Call, Outcome, Record};
 use super::subject::Show;
 use crate::{
-    AddWorkerError, BoxError, DriverCall, Health, LatentWorker, Leftover, Master, Properties, Reclaimed, StartError,
-    StartRequest, Started, StopError, StopRequest, Worker, WorkerConfig,
+    AddWorkerError, BoxError, Build, DriverCall, Health, Kind, LatentWorker, Leftover, Master, Properties, Reclaimed,
+    StartError, StartRequest, Started, StopError, StopRequest, Worker, WorkerConfig,
 };
 
 /// A driver of any type of instance.
@@ -17,6 +17,8 @@ pub(super) trait AnyDriver: Send {
     /// Adds a worker of this driver. Several workers of one driver share it.
     fn add_to(&self, master: &Master, config: WorkerConfig, notes: Notes) -> Result<Worker, AddWorkerError>;
     fn builds_may_be_incompatible(&self) -> bool;
+    fn says_kinds(&self) -> bool;
+    fn kind(&self, build: &Build) -> Result<Kind, String>;
 }
 
 /// Where the calls of one master's workers are noted.
@@ -25,6 +27,7 @@ pub(super) struct Notes {
     pub(super) record: Arc<Record>,
     pub(super) master: usize,
     pub(super) gate: Arc<Gate>,
+    pub(super) hides_kinds: bool,
 }
 
 pub(super) struct Observable<W: LatentWorker> {
@@ -47,6 +50,14 @@ impl<W: LatentWorker> AnyDriver for Observable<W> {
 
     fn builds_may_be_incompatible(&self) -> bool {
         self.driver.builds_may_be_incompatible()
+    }
+
+    fn says_kinds(&self) -> bool {
+        self.driver.says_kinds()
+    }
+
+    fn kind(&self, build: &Build) -> Result<Kind, String> {
+        LatentWorker::kind(&*self.driver, build.properties()).map_err(|error| error.to_string())
     }
 }
 
@@ -156,6 +167,19 @@ impl<W: LatentWorker> LatentWorker for Observed<W> {
 
     fn builds_may_be_incompatible(&self) -> bool {
         self.driver.builds_may_be_incompatible()
+    }
+
+    fn says_kinds(&self) -> bool {
+        self.driver.says_kinds() && !self.notes.hides_kinds
+    }
+
+    fn kind(&self, properties: &Properties) -> Result<Kind, BoxError> {
+        let said = LatentWorker::kind(&*self.driver, properties);
+        match &said {
+            Ok(kind) => self.notes.record.look_at("the name of a kind", &format!("{kind:?}")),
+            Err(error) => _ = self.failed("the error of kind", error),
+        }
+        said
     }
 
     fn attached_check_interval(&self) -> Option<Duration> {

@@ -236,11 +236,17 @@ pub(super) struct Farm<'a> {
 
 impl<'a> Farm<'a> {
     pub(super) fn worker(&self, name: &str, driver: &dyn AnyDriver) -> Proved<Hand<'_, 'a>> {
+        self.worker_that(name, driver, false)
+    }
+
+    /// With `hides_kinds` the master does not learn that the driver says kinds.
+    pub(super) fn worker_that(&self, name: &str, driver: &dyn AnyDriver, hides_kinds: bool) -> Proved<Hand<'_, 'a>> {
         let config = WorkerConfig::new(name)
             .with_idle(IdlePolicy::Never)
             .with_check_instance_interval(Duration::from_millis(20))
             .with_missing_timeout(self.stage.means.patience.saturating_mul(4));
-        let notes = Notes { record: self.stage.record.clone(), master: self.number, gate: self.gate.clone() };
+        let record = self.stage.record.clone();
+        let notes = Notes { record, master: self.number, gate: self.gate.clone(), hides_kinds };
         match driver.add_to(&self.master, config, notes) {
             Ok(worker) => Ok(Hand { farm: self, worker, lives: Cell::new(0) }),
             Err(error) => broken(format!("the worker cannot be added: {error}")),

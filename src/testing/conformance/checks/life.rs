@@ -161,13 +161,18 @@ pub(super) fn dies(stage: &Stage) -> Proved {
 }
 
 pub(super) fn incompatible(stage: &Stage) -> Proved {
+    recycles(stage, false)
+}
+
+/// With `hides_kinds` the driver is asked about its instance alone.
+pub(super) fn recycles(stage: &Stage, hides_kinds: bool) -> Proved {
     let other = given(&stage.means.incompatible, "build that an instance does not fit (Subject::incompatible)")?;
     let before = stage.list();
     let (farm, driver) = (stage.farm(), stage.driver());
-    if !driver.builds_may_be_incompatible() {
+    if !driver.builds_may_be_incompatible() && !driver.says_kinds() {
         return broken("builds_may_be_incompatible says that every instance fits every build");
     }
-    let hand = farm.worker("conformance", &*driver)?;
+    let hand = farm.worker_that("conformance", &*driver, hides_kinds)?;
     let up = hand.up(stage.build())?;
     let (first, life) = (up.lease.epoch(), up.life());
     up.lease.finish(BuildResult::Succeeded);
@@ -181,7 +186,7 @@ pub(super) fn incompatible(stage: &Stage) -> Proved {
     let mut asked = hand.ask(other);
     let early = match hand.stopped_or_answered(life, &mut asked)? {
         Some(Ok(lease)) if lease.epoch() == first => {
-            return broken("is_compatible_with_build says that the running instance fits the other build");
+            return broken("the driver says that the running instance fits the other build");
         }
         Some(Err(error)) => return broken(format!("the other build gets no lease: {error}")),
         Some(Ok(lease)) => Some(lease),

@@ -1,6 +1,7 @@
 //! All checks, in the order in which they are run. What may show late comes last.
 
 mod faults;
+mod kinds;
 mod life;
 mod reclaim;
 mod starts;
@@ -29,6 +30,7 @@ pub(super) const ALL: &[Check] = &[
     check("w10_agent_never_comes", "W10, W5", "checks are good while no agent comes; then cancel", life::silent),
     check("w10_dies_before_attach", "W10, D3", "the instance ends before its agent attaches", life::dies),
     check("w11_incompatible_build", "W11", "a build that does not fit recycles the instance", life::incompatible),
+    check("w11_kinds_agree", "W11", "kinds are pure, and those of the instances", kinds::agree),
     check("s1_fast_stop", "S1", "a fast stop in the middle of a build", life::fast),
     check("s2_shutdown", "S1, S2", "shutdown with 2 instances up and 1 that waits", life::shutdown),
     check("d3_gone_before_stop", "D3", "removed by somebody else, then stopped", life::gone_before_stop),
