@@ -162,13 +162,13 @@ enum lw_answer
   : int32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
-  // start: the instance runs. stop: it is gone. check: it looks well. compatible: it fits. reclaim: nothing is left.
-  // start_command: the command was started.
+  // start: the instance runs. stop: it is gone. check: it looks well. compatible: it fits. kind: it was said. reclaim:
+  // nothing is left. start_command: the command was started.
   LW_ANSWER_OK = 0,
-  // It did not work. start: an infrastructure failure. compatible: as LW_ANSWER_NO.
+  // It did not work. start: an infrastructure failure. compatible: as LW_ANSWER_NO. kind: as LW_ANSWER_CANNOT.
   LW_ANSWER_FAILED = 1,
   // start: the build asks for what can never be; it ends with LW_ERROR_CANNOT_SUBSTANTIATE, without retry or
-  // quarantine.
+  // quarantine. kind: the same, unless another driver can make an instance for the build.
   LW_ANSWER_CANNOT = 2,
   // start: the provider has none left of what was asked for.
   LW_ANSWER_NO_CAPACITY = 3,
@@ -436,9 +436,10 @@ typedef struct lw_leftover {
 // A driver in the language of the host. Set `size`, `start` and `stop`; what else is NULL has a default.
 //
 // For one worker, start, check, compatible and stop are called one at a time, all for one instance on one thread that
-// lives as long as the instance; reclaim is called on a thread of its own. Calls for different workers run at the same
-// time. They may block for minutes and may call any function of the library. Every start is followed by exactly one
-// stop, also when it failed or was cancelled. They return an lw_answer, and say why with lw_set_reason before that.
+// lives as long as the instance; reclaim is called on a thread of its own, and kind on any. Calls for different workers
+// run at the same time. They may block for minutes, except for kind, and may call any function of the library. Every
+// start is followed by exactly one stop, also when it failed or was cancelled. They return an lw_answer, and say why with
+// lw_set_reason before that.
 typedef struct lw_driver {
   // sizeof(lw_driver).
   size_t size;
@@ -465,6 +466,15 @@ typedef struct lw_driver {
   // How often check is called after the agent has attached as well; 0: never; 1 to 999 count as 1000. An instance
   // that looks bad then takes no new build, and is stopped when those that it has are done.
   uint64_t attached_check_interval_ms;
+  // The kind of instance that a build with these properties needs, said with lw_set_kind: an instance that was started
+  // for one build serves every build of the same kind, and no other. A kind should name all that the driver makes of
+  // the properties (image and memory, say), but no secret. Any answer but LW_ANSWER_OK: no instance can be made for
+  // such a build.
+  //
+  // Called about once for each distinct set of properties, on the thread that submits a build or reports a change: it
+  // must not block, and should depend on the properties alone. compatible is not called then. NULL: compatible decides,
+  // about each instance.
+  int32_t (*kind)(void *context, const struct lw_property *properties, size_t property_count);
 } lw_driver;
 
 // A command to run on an instance. Set `size`, either `shell` or `arguments`, and leave zero what you do not need.
@@ -839,6 +849,10 @@ lw_code lw_master_add_driver(struct lw_master *master,
 // Says why the callback that runs on this thread is going to return what it returns; a text for people, which lands in
 // errors and events. NULL takes back what was said. For callbacks of drivers and agents.
 lw_code lw_set_reason(const char *reason);
+
+// Says the kind of instance that the callback `kind`, which runs on this thread, is asked for: a name for people. NULL,
+// or without this call: every set of properties is a kind of its own.
+lw_code lw_set_kind(const char *name);
 
 // Whether nobody waits for the instance any more. Does not block. On any thread, until the callback returns.
 lw_code lw_start_cancelled(struct lw_start *start, bool *cancelled);

@@ -32,13 +32,13 @@ use crate::{LeftoverStage, StartError, StartRequest, Started, StopError, StopReq
 #[repr(i32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum lw_answer {
-    /// start: the instance runs. stop: it is gone. check: it looks well. compatible: it fits. reclaim: nothing is left.
-    /// start_command: the command was started.
+    /// start: the instance runs. stop: it is gone. check: it looks well. compatible: it fits. kind: it was said. reclaim:
+    /// nothing is left. start_command: the command was started.
     LW_ANSWER_OK = 0,
-    /// It did not work. start: an infrastructure failure. compatible: as LW_ANSWER_NO.
+    /// It did not work. start: an infrastructure failure. compatible: as LW_ANSWER_NO. kind: as LW_ANSWER_CANNOT.
     LW_ANSWER_FAILED = 1,
     /// start: the build asks for what can never be; it ends with LW_ERROR_CANNOT_SUBSTANTIATE, without retry or
-    /// quarantine.
+    /// quarantine. kind: the same, unless another driver can make an instance for the build.
     LW_ANSWER_CANNOT = 2,
     /// start: the provider has none left of what was asked for.
     LW_ANSWER_NO_CAPACITY = 3,
@@ -153,9 +153,10 @@ pub struct lw_leftover {
 /// A driver in the language of the host. Set `size`, `start` and `stop`; what else is NULL has a default.
 ///
 /// For one worker, start, check, compatible and stop are called one at a time, all for one instance on one thread that
-/// lives as long as the instance; reclaim is called on a thread of its own. Calls for different workers run at the same
-/// time. They may block for minutes and may call any function of the library. Every start is followed by exactly one
-/// stop, also when it failed or was cancelled. They return an lw_answer, and say why with lw_set_reason before that.
+/// lives as long as the instance; reclaim is called on a thread of its own, and kind on any. Calls for different workers
+/// run at the same time. They may block for minutes, except for kind, and may call any function of the library. Every
+/// start is followed by exactly one stop, also when it failed or was cancelled. They return an lw_answer, and say why with
+/// lw_set_reason before that.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lw_driver {
@@ -200,6 +201,17 @@ pub struct lw_driver {
     /// How often check is called after the agent has attached as well; 0: never; 1 to 999 count as 1000. An instance
     /// that looks bad then takes no new build, and is stopped when those that it has are done.
     pub attached_check_interval_ms: u64,
+    /// The kind of instance that a build with these properties needs, said with lw_set_kind: an instance that was started
+    /// for one build serves every build of the same kind, and no other. A kind should name all that the driver makes of
+    /// the properties (image and memory, say), but no secret. Any answer but LW_ANSWER_OK: no instance can be made for
+    /// such a build.
+    ///
+    /// Called about once for each distinct set of properties, on the thread that submits a build or reports a change: it
+    /// must not block, and should depend on the properties alone. compatible is not called then. NULL: compatible decides,
+    /// about each instance.
+    pub kind: Option<
+        unsafe extern "C" fn(context: *mut c_void, properties: *const lw_property, property_count: usize) -> i32,
+    >,
 }
 
 // SAFETY: an integer, raw pointers and optional function pointers, the size first.
@@ -208,6 +220,8 @@ unsafe impl Growing for lw_driver {}
 thread_local! {
     /// Why the callback that runs on this thread is going to return what it returns.
     static REASON: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// What the callback that runs on this thread has said of the kind.
+    static KIND: RefCell<Option<String>> = const { RefCell::new(None) };
     /// The start that runs on this thread, and its handle.
     static CURRENT: Cell<Option<(usize, *const StartRequest<'static>)>> = const { Cell::new(None) };
 }
@@ -429,6 +443,29 @@ impl LatentWorker for CallbackDriver {
         }
     }
 
+    fn says_kinds(&self) -> bool {
+        self.table.kind.is_some()
+    }
+
+    fn kind(&self, properties: &Properties) -> std::result::Result<crate::Kind, BoxError> {
+        let Some(callback) = self.table.kind else { return Ok(crate::Kind::by_properties()) };
+        let mut texts = Texts::default();
+        let properties = listed(&mut texts, properties);
+        // This may be within another callback of the kind.
+        let before = KIND.replace(None);
+        let (answer, reason) = call_back(|| {
+            let (pointer, count) = (properties.as_ptr(), properties.len());
+            // SAFETY: as in `start_instance`.
+            unsafe { callback(self.context.pointer(), pointer, count) }
+        });
+        let said = KIND.replace(before);
+        match (answer, said) {
+            (LW_ANSWER_OK, Some(name)) => Ok(crate::Kind::new(name)),
+            (LW_ANSWER_OK, None) => Ok(crate::Kind::by_properties()),
+            _ => Err(reason.into()),
+        }
+    }
+
     fn reclaim(&self, leftover: &Leftover) -> std::result::Result<Reclaimed, StopError> {
         let Some(callback) = self.table.reclaim else { return Ok(Reclaimed::Unsupported) };
         let mut ids = Vec::new();
@@ -501,6 +538,17 @@ pub extern "C" fn lw_set_reason(reason: *const c_char) -> lw_code {
     boundary(|| {
         let reason = optional_text("reason", reason)?.map(str::to_owned);
         REASON.set(reason);
+        Ok(())
+    })
+}
+
+/// Says the kind of instance that the callback `kind`, which runs on this thread, is asked for: a name for people. NULL,
+/// or without this call: every set of properties is a kind of its own.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_set_kind(name: *const c_char) -> lw_code {
+    boundary(|| {
+        let name = optional_text("name", name)?.map(str::to_owned);
+        KIND.set(name);
         Ok(())
     })
 }

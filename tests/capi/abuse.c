@@ -270,6 +270,7 @@ static void texts(lw_master *master, lw_lease *lease, const char *text)
         EXPECT(LW_ERROR_ARGUMENT, lw_lease_finish(lease, LW_RESULT_FAILED, text));
         EXPECT(LW_ERROR_ARGUMENT, lw_lease_retry(lease, text));
         EXPECT(LW_ERROR_ARGUMENT, lw_set_reason(text));
+        EXPECT(LW_ERROR_ARGUMENT, lw_set_kind(text));
         EXPECT(LW_ERROR_ARGUMENT, lw_attachment_lost(NULL, text));
         EXPECT(LW_ERROR_ARGUMENT, lw_process_fail(NULL, text));
         int has_agent;

@@ -15,7 +15,7 @@ typedef struct script {
     uint64_t retry_after_ms, attached_check_interval_ms;
     const char *reason;
     int attaches, hangs, calls_back, shuts_down, records;
-    int starts, stops, stops_without, fast_stops, checks, compatibles, reclaims, releases;
+    int starts, stops, stops_without, fast_stops, checks, compatibles, kinds, reclaims, releases;
     int agent_closes, agent_releases, last_had_key;
     char key[40];
 } script;
@@ -207,6 +207,33 @@ static int32_t compatible(void *context, void *instance, const lw_property *prop
     return self->compatible_answer;
 }
 
+/* The kind is the property b. */
+static int32_t kind(void *context, const lw_property *properties, size_t count)
+{
+    script *self = (script *)context;
+    if (self->calls_back) {
+        call_everything_that_looks(self, "c");
+    }
+    add(&self->kinds);
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(properties[i].name, "b") == 0) {
+            OK(lw_set_kind("taken back"));
+            OK(lw_set_kind(properties[i].value));
+            return LW_ANSWER_OK;
+        }
+    }
+    OK(lw_set_kind("of no use"));
+    OK(lw_set_reason("there is no b"));
+    return LW_ANSWER_CANNOT;
+}
+
+static int32_t kind_by_properties(void *context, const lw_property *properties, size_t count)
+{
+    (void)properties, (void)count;
+    add(&((script *)context)->kinds);
+    return LW_ANSWER_OK;
+}
+
 static void *reclaim_on_another_thread(void *call_)
 {
     lw_reclaim *call = (lw_reclaim *)call_;
@@ -239,7 +266,9 @@ static int32_t reclaim(void *context, lw_reclaim *call, const lw_leftover *lefto
     return self->reclaim_answer;
 }
 
-static void begin(script *self, int asks_for_compatibility)
+typedef int32_t (*kind_callback)(void *context, const lw_property *properties, size_t count);
+
+static void begin_with_kinds(script *self, int asks_for_compatibility, kind_callback says)
 {
     self->master = new_master();
     GROWING(lw_driver, driver);
@@ -250,12 +279,18 @@ static void begin(script *self, int asks_for_compatibility)
     driver.check = check;
     driver.compatible = asks_for_compatibility ? compatible : NULL;
     driver.reclaim = reclaim;
+    driver.kind = says;
     driver.attached_check_interval_ms = self->attached_check_interval_ms;
     GROWING(lw_worker_options, options);
     options.name = "c";
     options.check_interval_ms = 1;
     options.idle = self->idle;
     OK(lw_master_add_driver(self->master, &options, &driver, NULL));
+}
+
+static void begin(script *self, int asks_for_compatibility)
+{
+    begin_with_kinds(self, asks_for_compatibility, NULL);
 }
 
 static void end(script *self)
@@ -269,17 +304,22 @@ static void end(script *self)
     NOTHING_IS_LEFT();
 }
 
-static lw_ticket *submit_once(script *self, const char *name)
+static lw_ticket *submit_with(script *self, const char *name, const lw_property *properties, size_t count)
 {
-    lw_property properties[2] = {{"b", "2"}, {"a", "1"}};
     GROWING(lw_build, build);
     build.name = name;
     build.properties = properties;
-    build.property_count = 2;
+    build.property_count = count;
     build.max_attempts = 1;
     lw_ticket *ticket;
     OK(lw_master_submit(self->master, &build, &ticket));
     return ticket;
+}
+
+static lw_ticket *submit_once(script *self, const char *name)
+{
+    lw_property properties[2] = {{"b", "2"}, {"a", "1"}};
+    return submit_with(self, name, properties, 2);
 }
 
 #define SCRIPT(name)                                                                          \
@@ -433,6 +473,52 @@ static void an_instance_that_fits_no_build_is_replaced(int32_t answer, int32_t i
         OK(lw_ticket_free(ticket));
     }
     await(&self.starts, 3);
+    end(&self);
+}
+
+static void run_with(script *self, const lw_property *properties, size_t count)
+{
+    lw_ticket *ticket = submit_with(self, "of a kind", properties, count);
+    OK(lw_lease_finish(lease_of(ticket), LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_ticket_free(ticket));
+}
+
+static void builds_of_one_kind_use_one_instance(int calls_back)
+{
+    const lw_property first[] = {{"a", "1"}, {"b", "2"}}, alike[] = {{"a", "7"}, {"b", "2"}}, other[] = {{"b", "3"}};
+    SCRIPT(self);
+    self.attaches = 1;
+    self.calls_back = calls_back;
+    begin_with_kinds(&self, 1, kind);
+    for (int i = 0; i < 2; i++) {
+        run_with(&self, first, 2);
+        run_with(&self, alike, 2);
+    }
+    MUST(look(&self.starts) == 1 && look(&self.kinds) == 2);
+    run_with(&self, other, 1);
+    MUST(look(&self.starts) == 2 && look(&self.stops) == 1 && look(&self.kinds) == 3);
+    MUST(look(&self.compatibles) == 0);
+
+    lw_ticket *ticket = submit_with(&self, "of no kind", NULL, 0);
+    lw_lease *lease;
+    EXPECT(LW_ERROR_CANNOT_SUBSTANTIATE, lw_ticket_wait(ticket, MINUTE, &lease));
+    MUST(contains(lw_last_error_message(), "there is no b"));
+    OK(lw_ticket_free(ticket));
+    MUST(look(&self.starts) == 2);
+    end(&self);
+}
+
+static void a_driver_that_names_no_kind_has_one_for_all_properties(void)
+{
+    const lw_property first[] = {{"a", "1"}, {"b", "2"}}, other[] = {{"a", "7"}, {"b", "2"}};
+    SCRIPT(self);
+    self.attaches = 1;
+    begin_with_kinds(&self, 0, kind_by_properties);
+    run_with(&self, first, 2);
+    run_with(&self, first, 2);
+    MUST(look(&self.starts) == 1);
+    run_with(&self, other, 2);
+    MUST(look(&self.starts) == 2 && look(&self.kinds) == 2);
     end(&self);
 }
 
@@ -1116,6 +1202,9 @@ int main(void)
     drivers_are_told_where_agents_connect();
     an_instance_that_fits_no_build_is_replaced(LW_ANSWER_NO, LW_IDLE_AFTER);
     an_instance_that_fits_no_build_is_replaced(LW_ANSWER_FAILED, LW_IDLE_NEVER);
+    builds_of_one_kind_use_one_instance(0);
+    builds_of_one_kind_use_one_instance(1);
+    a_driver_that_names_no_kind_has_one_for_all_properties();
     every_build_has_an_instance(LW_IDLE_NEVER, 1);
     every_build_has_an_instance(LW_IDLE_AFTER_BUILD, 3);
     a_shutdown_says_whether_it_is_fast(LW_SHUTDOWN_GRACEFUL);

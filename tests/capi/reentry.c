@@ -253,6 +253,12 @@ CALL(lw_set_reason)
     OK(lw_set_reason("a reason of a callback"));
 }
 
+CALL(lw_set_kind)
+{
+    UNUSED;
+    OK(lw_set_kind(NULL));
+}
+
 CALL(lw_master_new)
 {
     UNUSED;
@@ -782,6 +788,7 @@ static const struct {
     ENTRY(lw_live),
     ENTRY(lw_has_feature),
     ENTRY(lw_set_reason),
+    ENTRY(lw_set_kind),
     ENTRY(lw_master_new),
     ENTRY(lw_master_address),
     ENTRY(lw_master_status),

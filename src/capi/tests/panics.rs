@@ -408,6 +408,7 @@ fn call(name: &str, probe: &Probe, scene: &Handles) -> Answer {
         }
         "lw_has_feature" => probe.stores(|has| lw_has_feature(c"local".as_ptr(), has), drop::<c_int>),
         "lw_set_reason" => probe.call(|| lw_set_reason(c"reason".as_ptr())),
+        "lw_set_kind" => probe.call(|| lw_set_kind(c"kind".as_ptr())),
 
         "lw_master_new" => probe
             .stores(|master| lw_master_new(ptr::null(), master), |master| assert_eq!(lw_master_free(master), LW_OK)),
@@ -707,7 +708,11 @@ fn a_panic_at_any_passage_of_any_function_comes_back_as_a_code() {
             shallow.push(name);
         }
     }
-    assert_eq!(shallow, ["lw_abi_version", "lw_has_feature", "lw_set_reason"], "they have nothing to look up");
+    assert_eq!(
+        shallow,
+        ["lw_abi_version", "lw_has_feature", "lw_set_reason", "lw_set_kind"],
+        "they have nothing to look up"
+    );
 }
 
 /// The one function that returns no code returns the message of the panic itself.
