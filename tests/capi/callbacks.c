@@ -478,14 +478,14 @@ static void an_instance_that_fits_no_build_is_replaced(int32_t answer, int32_t i
 
 static void run_with(script *self, const lw_property *properties, size_t count)
 {
-    lw_ticket *ticket = submit_with(self, "of a kind", properties, count);
+    lw_ticket *ticket = submit_with(self, self->calls_back ? "calls back" : "of a kind", properties, count);
     OK(lw_lease_finish(lease_of(ticket), LW_RESULT_SUCCEEDED, NULL));
     OK(lw_ticket_free(ticket));
 }
 
 static void builds_of_one_kind_use_one_instance(int calls_back)
 {
-    const lw_property first[] = {{"a", "1"}, {"b", "2"}}, alike[] = {{"a", "7"}, {"b", "2"}}, other[] = {{"b", "3"}};
+    const lw_property first[] = {{"a", "1"}, {"b", "2"}}, alike[] = {{"a", "7"}, {"b", "2"}};
     SCRIPT(self);
     self.attaches = 1;
     self.calls_back = calls_back;
@@ -494,10 +494,19 @@ static void builds_of_one_kind_use_one_instance(int calls_back)
         run_with(&self, first, 2);
         run_with(&self, alike, 2);
     }
-    MUST(look(&self.starts) == 1 && look(&self.kinds) == 2);
+    MUST(look(&self.starts) == 1 && look(&self.kinds) == 2 && look(&self.compatibles) == 0);
+    end(&self);
+}
+
+static void builds_of_another_kind_and_of_none(void)
+{
+    const lw_property one[] = {{"b", "2"}}, other[] = {{"b", "3"}};
+    SCRIPT(self);
+    self.attaches = 1;
+    begin_with_kinds(&self, 0, kind);
+    run_with(&self, one, 1);
     run_with(&self, other, 1);
-    MUST(look(&self.starts) == 2 && look(&self.stops) == 1 && look(&self.kinds) == 3);
-    MUST(look(&self.compatibles) == 0);
+    MUST(look(&self.starts) == 2 && look(&self.stops) == 1 && look(&self.kinds) == 2);
 
     lw_ticket *ticket = submit_with(&self, "of no kind", NULL, 0);
     lw_lease *lease;
@@ -1204,6 +1213,7 @@ int main(void)
     an_instance_that_fits_no_build_is_replaced(LW_ANSWER_FAILED, LW_IDLE_NEVER);
     builds_of_one_kind_use_one_instance(0);
     builds_of_one_kind_use_one_instance(1);
+    builds_of_another_kind_and_of_none();
     a_driver_that_names_no_kind_has_one_for_all_properties();
     every_build_has_an_instance(LW_IDLE_NEVER, 1);
     every_build_has_an_instance(LW_IDLE_AFTER_BUILD, 3);
