@@ -12,6 +12,7 @@ typedef enum callback {
     STOP,
     CHECK,
     COMPATIBLE,
+    KIND,
     RECLAIM,
     RELEASE,
     AGENT_START_COMMAND,
@@ -971,6 +972,14 @@ static int32_t own_compatible(void *context, void *instance, const lw_property *
     return LW_ANSWER_OK;
 }
 
+static int32_t own_kind(void *context, const lw_property *properties, size_t count)
+{
+    (void)properties, (void)count;
+    PLACE(at);
+    call_everything((scene *)context, KIND, &at);
+    return LW_ANSWER_CANNOT;
+}
+
 static int32_t own_reclaim(void *context, lw_reclaim *reclaim, const lw_leftover *leftover)
 {
     (void)leftover;
@@ -1016,6 +1025,7 @@ static void add_worker(scene *self, const char *name, const char *label, lw_work
     driver.check = own_check;
     driver.compatible = own_compatible;
     driver.reclaim = own_reclaim;
+    driver.kind = strcmp(name, "of no kind") == 0 ? own_kind : NULL;
     driver.release = own_release;
     GROWING(lw_worker_options, options);
     options.name = name;
@@ -1038,7 +1048,9 @@ static lw_lease *take_lease(scene *self, const char *label)
     lw_lease *lease = NULL;
     OWN(LW_OK, lw_master_submit(self->master, &build, &ticket));
     if (ticket != NULL) {
-        int expected = strcmp(label, "own") == 0 ? LW_OK : LW_ERROR_ATTEMPTS_EXHAUSTED;
+        int expected = strcmp(label, "own") == 0     ? LW_OK
+                       : strcmp(label, "kinds") == 0 ? LW_ERROR_CANNOT_SUBSTANTIATE
+                                                     : LW_ERROR_ATTEMPTS_EXHAUSTED;
         OWN(expected, lw_ticket_wait(ticket, 5 * MINUTE, &lease));
         OK(lw_ticket_free(ticket));
     }
@@ -1070,6 +1082,7 @@ static void course(callback ends_in)
     OK(lw_master_new(&settings, &self.master));
     add_worker(&self, "own", "own", &self.worker);
     add_worker(&self, "never attached", "checked", NULL);
+    add_worker(&self, "of no kind", "kinds", NULL);
     lw_observer *observer;
     OK(lw_master_observe(self.master, 1000, own_observer, &self, own_observer_release, &observer));
 
@@ -1081,6 +1094,7 @@ static void course(callback ends_in)
         }
     }
     MUST(take_lease(&self, "checked") == NULL);
+    MUST(take_lease(&self, "kinds") == NULL);
     OWN(LW_OK, lw_worker_insubstantiate(self.worker, 1, 5 * MINUTE));
     await_either(&self.reclaims, 1, &self.has_ended, 1);
     add(&self.has_ended); /* those that are called from now on find the master gone */
@@ -1089,7 +1103,7 @@ static void course(callback ends_in)
     MUST(ends_in != NONE || (shut_down == LW_OK && freed == LW_OK));
     OK(lw_worker_free(self.worker));
     OK(lw_observer_free(observer));
-    await(&self.releases, 2);
+    await(&self.releases, 3);
     await(&self.observer_releases, 1);
     for (int i = 0; i < CALLBACKS; i++) {
         MUST(self.has_done[i] || (ends_in != NONE && i != (int)ends_in));
