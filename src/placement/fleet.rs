@@ -13,6 +13,8 @@ use crate::build_status::ObstacleReason;
 use crate::lifecycle::{Closure, Standing};
 use crate::worker::Limits;
 
+/// As many builds use one instance at most; nothing else bounds what a user sets.
+const MOST_BUILDS: usize = 1 << 20;
 /// A call of which nothing was learned is overdue after this time.
 const OVERDUE: Duration = Duration::from_secs(60);
 /// No call is overdue before this time.
@@ -95,7 +97,8 @@ impl Worker {
             name,
             driver,
             space,
-            max_builds: limits.max_builds.get(),
+            // So that the places of all workers can be counted.
+            max_builds: limits.max_builds.get().min(MOST_BUILDS),
             missing_timeout: limits.missing_timeout,
             facts,
             kind: None,
