@@ -182,13 +182,14 @@ _StopCall = ctypes.CFUNCTYPE(c_int32, c_void_p, POINTER(_StopRequest))
 _CheckCall = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p)
 _CompatibleCall = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, POINTER(_Property), c_size_t)
 _ReclaimCall = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, POINTER(_Leftover))
+_KindCall = ctypes.CFUNCTYPE(c_int32, c_void_p, POINTER(_Property), c_size_t)
 
 
 class _Driver(_Sized):
     _fields_ = [
         ("size", c_size_t), ("context", c_void_p), ("release", _Release), ("start", _StartCall), ("stop", _StopCall),
         ("check", _CheckCall), ("compatible", _CompatibleCall), ("reclaim", _ReclaimCall),
-        ("attached_check_interval_ms", c_uint64),
+        ("attached_check_interval_ms", c_uint64), ("kind", _KindCall),
     ]
 
 
@@ -293,6 +294,7 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "lw_live": [POINTER(c_size_t), POINTER(c_size_t)],
     "lw_has_feature": [c_char_p, POINTER(c_int)],
     "lw_set_reason": [c_char_p],
+    "lw_set_kind": [c_char_p],
     "lw_master_new": [POINTER(_MasterOptions), POINTER(_P)],
     "lw_master_free": [_P],
     "lw_master_address": [_P, POINTER(_P)],
@@ -1289,8 +1291,20 @@ class Driver:
         return None
 
     def compatible(self, instance: Any, properties: Dict[str, str]) -> bool:
-        """Whether the instance fits a build with these properties. Only asked when it is overridden."""
+        """Whether the instance fits a build with these properties. Only asked when it is overridden, and ``kind`` is
+        not."""
         return True
+
+    def kind(self, properties: Dict[str, str]) -> Optional[str]:
+        """The kind of instance that a build with these properties needs, as a name for people; ``None``: every set of
+        properties is a kind of its own. Only asked when it is overridden.
+
+        An instance that was started for one build serves every build of the same kind, and no other. The name should
+        contain all that the driver makes of the properties (image and memory, say), but no secret. An exception: no
+        instance can be made for such a build. Asked about once for each distinct set of properties, within a call such
+        as :meth:`Master.submit`: it must not wait for anything, and depend on the properties alone.
+        """
+        return None
 
     def reclaim(self, leftover: Leftover) -> None:
         """Takes away what is left of an attempt, by its exact key, owner and ids. What is gone already is fine."""
@@ -1324,6 +1338,8 @@ class _Table:
         )
         if type(driver).compatible is not Driver.compatible:
             self.table.compatible = _CompatibleCall(self.compatible)
+        if type(driver).kind is not Driver.kind:
+            self.table.kind = _KindCall(self.kind)
         _Table._kept[self.number] = self
 
     @staticmethod
@@ -1396,6 +1412,17 @@ class _Table:
             return _OK if self.driver.compatible(self.instances.get(instance or 0), wanted) else (7, "")
 
         return self.answered(lambda: _dict(properties, count), method)
+
+    def kind(self, _context: Any, properties: Any, count: int) -> int:
+        names: List[Optional[bytes]] = []
+
+        def method(wanted: Dict[str, str]) -> None:
+            names.append(_bytes(self.driver.kind(wanted)))
+
+        answer = self.answered(lambda: _dict(properties, count), method)
+        if answer == 0 and _library.lw_set_kind(names[0]) != 0:
+            return 1
+        return answer
 
     def reclaim(self, _context: Any, handle: int, leftover: Any) -> int:
         return self.answered(lambda: Leftover(handle, leftover.contents), self.driver.reclaim)

@@ -113,6 +113,40 @@ class Drivers(Clean):
                 master.submit(Build("b", {"os": system})).wait(PATIENCE).succeed()
         self.assertEqual((driver.started, driver.stopped), (3, 3))
 
+    def test_builds_of_one_kind_use_one_instance(self):
+        class Kinds(Quick):
+            asked = 0
+
+            def compatible(self, instance, properties):
+                raise AssertionError("the kind says it")
+
+            def kind(self, properties):
+                self.asked += 1
+                if properties["os"] == "every":
+                    return None
+                if properties["os"] == "nul":
+                    return "a\0b"
+                return "<%s>" % properties["os"].upper()
+
+        driver = Kinds()
+        with Master() as master:
+            master.add("w", driver)
+            for properties, started, asked in [
+                ({"os": "linux"}, 1, 1),
+                ({"os": "Linux", "revision": "1"}, 1, 2),
+                ({"os": "linux"}, 1, 2),
+                ({"os": "bsd"}, 2, 3),
+                ({"os": "every"}, 3, 4),
+                ({"os": "every", "revision": "1"}, 4, 5),
+            ]:
+                master.submit(Build("b", properties)).wait(PATIENCE).succeed()
+                self.assertEqual((driver.started, driver.asked), (started, asked), properties)
+            for properties, reason in [({}, "KeyError: 'os'"), ({"os": "nul"}, "NUL")]:
+                with self.assertRaises(lw.CannotSubstantiate) as caught:
+                    master.submit(Build("b", properties)).wait(PATIENCE)
+                self.assertIn(reason, str(caught.exception))
+            self.assertEqual(driver.started, 4)
+
     def test_an_attached_instance_is_checked_as_well(self):
         class Fading(Quick):
             attached_check_interval = 1
