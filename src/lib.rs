@@ -42,6 +42,9 @@ pub use agent::{
     ConnectedAgent,
 };
 pub use build::{Build, BuildId, Epoch, Labels, Properties};
+pub use build_status::{
+    BuildState, BuildStatus, NextChance, Obstacle, ObstacleReason, QueuePage, QueuePosition, QueuedBuild, Waiting,
+};
 pub use clock::Clock;
 pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};
 #[cfg(all(feature = "command", unix))]
@@ -70,16 +73,13 @@ pub use error::{
     JournalError, LeaseEnd, RecordError, StartError, StopError, SubstantiateError, UnknownBuild,
 };
 pub use event::{
-    BuildResult, DriverCall, Event, EventKind, LeftoverStatus, LeftoverStep, NextStep,
-    StopCause, WorkerState, WorkerStatus,
+    BuildResult, DriverCall, Event, EventKind, LeftoverStatus, LeftoverStep, NextStep, StopCause, WorkerState,
+    WorkerStatus,
 };
 pub use files::{FileStatus, Files, Interrupt};
 #[cfg(feature = "testing")]
 pub use journal::JournalStep;
 pub use journal::{JournalContents, JournalInstance, LeftoverStage, read_journal};
-pub use build_status::{
-    BuildState, BuildStatus, NextChance, Obstacle, ObstacleReason, QueuePage, QueuePosition, QueuedBuild, Waiting,
-};
 pub use placement::PlacementConfig;
 pub use printable::printable;
 pub use runtime::{

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use latent_worker::testing::{PATIENCE, Script, ScriptedWorker};
 use latent_worker::{
-    Build, BuildError, BuildResult, BuildState, DriverCall, EventKind, Inbox, Lease, LeaseEnd, NextChance, RunError, ShutdownMode,
-    Ticket, Worker, WorkerConfig, WorkerState,
+    Build, BuildError, BuildResult, BuildState, DriverCall, EventKind, Inbox, Lease, LeaseEnd, NextChance, RunError,
+    ShutdownMode, Ticket, Worker, WorkerConfig, WorkerState,
 };
 
 use support::{SECOND, World, bounded, eventually, reaches};

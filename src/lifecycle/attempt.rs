@@ -164,6 +164,8 @@ impl Lifecycle {
             self.tell(effects, None, || EventKind::Detached { reason: "the instance was stopped".into() });
         }
         self.stage = Stage::NotSubstantiated;
+        // What fails from now on is no attempt of the build that this start was called for.
+        self.occasion = None;
         if let Err(reason) = result {
             let reason = format!("the instance could not be stopped: {reason}").into();
             self.note_failure(now, Failure::Stop(self.epoch), FailureCause::Infrastructure, &reason, effects);
@@ -236,6 +238,10 @@ impl Lifecycle {
     /// The attempt is over: the stop follows as soon as no other call is in flight. No lease is left.
     pub(super) fn go_down(&mut self, now: Instant, fast: bool, cause: StopCause, effects: &mut Effects) {
         self.deadlines.end_instance();
+        // A question is about this instance, and nobody needs the next one for it.
+        for question in self.waiters.extract_if(.., |waiter| waiter.request.want == Want::Answer) {
+            effects.orders.push(Effect::Answer(question.request.id, Err(SubstantiateError::Insubstantiated)));
+        }
         if self.stage == Stage::Substantiating {
             // The start was not called, so that there is nothing to stop.
             self.stage = if self.closing { Stage::ShutDown } else { Stage::NotSubstantiated };

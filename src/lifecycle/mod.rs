@@ -36,8 +36,8 @@ use crate::worker::{DEFAULT_IDLE_TIMEOUT, IdlePolicy, Limits};
 use deadlines::Deadlines;
 use quarantine::{Failure, Quarantine};
 pub(crate) use values::{
-    Answer, Closure, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseId, Occasion, Occurrence, Request, RequestId,
-    Standing, Want,
+    Answer, Closure, ConnectionId, Effect, Effects, Fit, Grant, Input, LeaseId, Occasion, Occurrence, Request,
+    RequestId, Standing, Want,
 };
 
 /// What is wanted, with exactly the data that is legal meanwhile.

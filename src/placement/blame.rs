@@ -282,6 +282,14 @@ impl Blame {
     }
 }
 
+#[cfg(test)]
+impl Blame {
+    /// The kinds that are held.
+    pub(super) fn holders(&self) -> impl Iterator<Item = KindId> {
+        self.oldest.iter().copied()
+    }
+}
+
 /// A number between 0 and 1 that differs from attempt to attempt: the pure parts draw no random numbers.
 fn chance(epoch: Epoch) -> f64 {
     // The finaliser of splitmix64.

@@ -8,8 +8,8 @@ use super::kinds::{KindId, Space};
 use super::labels::{Share, Shelf};
 use super::learned::Learned;
 use crate::build::{BuildId, Epoch, Properties};
-use crate::event::DriverCall;
 use crate::build_status::ObstacleReason;
+use crate::event::DriverCall;
 use crate::lifecycle::{Closure, Standing};
 use crate::worker::Limits;
 
@@ -45,8 +45,15 @@ pub(super) struct Demand {
     pub(super) occasion: BuildId,
     pub(super) kind: KindId,
     pub(super) since: Instant,
-    /// Nobody needs it any more, and the worker was told.
+    /// The unused instance that was to make room for it.
+    pub(super) replaces: Option<Epoch>,
+    /// It took too long, so that another one may be made beside it. It stays so when the call that hung returns.
+    pub(super) overdue: bool,
+    /// Nobody needs it any more, and the worker was told; or it came to nothing.
     pub(super) cancelled: bool,
+    /// The start has ended; facts of this version or a later one know of it. Until they come, this worker is not where
+    /// it seems to be.
+    pub(super) ended: Option<u64>,
 }
 
 /// An attempt that has attached.
@@ -76,10 +83,14 @@ pub(super) struct Worker {
     pub(super) max_builds: usize,
     missing_timeout: Duration,
     pub(super) facts: Facts,
-    /// The kind of the instance that is attached, as far as it is known.
+    /// The instance of this epoch has attached. What follows is about it.
+    pub(super) known: bool,
+    /// The kind of the instance, as far as it is known.
     pub(super) kind: Option<KindId>,
     /// Of a driver that is asked: whether the attached instance fits; `None` while the question is out.
     pub(super) answers: BTreeMap<KindId, Option<bool>>,
+    /// The driver could not be asked; facts of this version or a later one say why.
+    pub(super) unasked: Option<u64>,
     /// The instance has had no build yet.
     pub(super) fresh: bool,
     /// The instance takes no more builds: placement has ordered its end.
@@ -101,8 +112,10 @@ impl Worker {
             max_builds: limits.max_builds.get().min(MOST_BUILDS),
             missing_timeout: limits.missing_timeout,
             facts,
+            known: false,
             kind: None,
             answers: BTreeMap::new(),
+            unasked: None,
             fresh: true,
             draining: false,
             demand: None,
@@ -112,8 +125,34 @@ impl Worker {
         }
     }
 
+    /// The start that was ordered and has not ended.
+    pub(super) fn starting(&self) -> Option<&Demand> {
+        self.demand.as_ref().filter(|demand| demand.ended.is_none())
+    }
+
+    /// Takes the demand whose end the facts know of.
+    pub(super) fn take_ended(&mut self) -> Option<Demand> {
+        let version = self.facts.version;
+        let demand = self.demand.take_if(|demand| demand.ended.is_some_and(|ended| ended <= version))?;
+        if demand.replaces == Some(self.facts.epoch) {
+            // It was in use, or the worker had to refuse: the instance stays.
+            self.draining = false;
+        }
+        Some(demand)
+    }
+
     pub(super) fn is_attached(&self) -> bool {
         matches!(self.facts.standing, Standing::Attached { .. })
+    }
+
+    /// Whether an instance is up, though its agent may be gone.
+    pub(super) fn has_instance(&self) -> bool {
+        matches!(self.facts.standing, Standing::Attached { .. } | Standing::Detached { .. })
+    }
+
+    /// Whether the instance that had attached is no more. A worker that is closed may still have it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.known && matches!(self.facts.standing, Standing::Down | Standing::Starting | Standing::Stopping)
     }
 
     /// Places that are free. What was given away since the worker spoke last is not.
@@ -144,6 +183,12 @@ impl Worker {
         self.answers.iter().find(|(_, answer)| answer.is_none()).map(|(kind, _)| *kind)
     }
 
+    /// Whether the driver can be asked about another kind.
+    pub(super) fn is_curious(&self) -> bool {
+        let may_answer = self.unasked.is_none_or(|version| version <= self.facts.version);
+        self.space == Space::Asked && self.free() > 0 && self.question().is_none() && may_answer
+    }
+
     /// What the worker contributes to the supply of its kinds.
     pub(super) fn shares(&self) -> BTreeMap<KindId, Share> {
         let mut shares: BTreeMap<KindId, Share> = BTreeMap::new();
@@ -159,7 +204,7 @@ impl Worker {
         }
         if let Some(demand) = &self.demand
             && !demand.cancelled
-            && !self.overdue
+            && !demand.overdue
         {
             shares.entry(demand.kind).or_default().starting = self.max_builds;
         }
@@ -176,7 +221,9 @@ impl Worker {
             Standing::Down => Some((Shelf::Down, labels as u64)),
             Standing::Stopping if !self.overdue => Some((Shelf::Stopping, labels as u64)),
             // The one that has been unused for the longest time goes first.
-            Standing::Attached { open: true, .. } if self.is_unused() => Some((Shelf::Unused, self.facts.version)),
+            Standing::Attached { open: true, .. } if self.is_unused() && self.question().is_none() => {
+                Some((Shelf::Unused, self.facts.version))
+            }
             Standing::Detached { .. } if self.overdue => Some((Shelf::Unused, self.facts.version)),
             _ => None,
         }
@@ -202,20 +249,21 @@ impl Worker {
 
     /// When the call that is out becomes overdue, or an agent that is gone.
     pub(super) fn overdue_at(&self, learned: &Learned, reattach: Duration) -> Option<Instant> {
-        if let Standing::Detached { since } = self.facts.standing {
+        if let (Standing::Detached { since }, None) = (self.facts.standing, self.starting()) {
             return since.checked_add(reattach);
         }
-        let (call, since) = self.facts.call?;
-        let (expected, unknown) = match call {
-            DriverCall::Start => {
-                let kind = self.demand.as_ref().map(|demand| demand.kind);
-                (kind.and_then(|kind| learned.starts.expected(kind)), self.missing_timeout / OVERDUE_START)
-            }
-            DriverCall::Compatible => (learned.calls[0].get(), OVERDUE),
-            DriverCall::Check => (learned.calls[1].get(), OVERDUE),
-            DriverCall::Stop => (learned.calls[2].get(), OVERDUE),
+        // A start is under way until its agent has attached, whichever call is out meanwhile.
+        let ordered = self.starting().map(|demand| (demand.kind, demand.since));
+        let of_start =
+            (ordered.and_then(|(kind, _)| learned.starts.expected(kind)), self.missing_timeout / OVERDUE_START);
+        let (since, (expected, unknown)) = match (self.facts.call, ordered) {
+            (Some((DriverCall::Stop, since)), _) => (since, (learned.calls[2].get(), OVERDUE)),
+            (Some((DriverCall::Start, since)), _) => (since, of_start),
+            (_, Some((_, since))) => (since, of_start),
+            (Some((DriverCall::Compatible, since)), _) => (since, (learned.calls[0].get(), OVERDUE)),
+            (Some((DriverCall::Check, since)), _) => (since, (learned.calls[1].get(), OVERDUE)),
             // Of an attempt that is over.
-            DriverCall::Reclaim => return None,
+            (Some((DriverCall::Reclaim, _)) | None, None) => return None,
         };
         let limit = match expected {
             Some(expected) => Duration::try_from_secs_f64(expected * OVERDUE_TIMES).unwrap_or(Duration::MAX),

@@ -164,3 +164,18 @@ impl Kinds {
         }
     }
 }
+
+#[cfg(test)]
+impl Kinds {
+    /// Panics unless every kind is held as often as `holders` has it.
+    pub(super) fn check(&self, holders: &[KindId]) {
+        for (number, entry) in self.entries.iter().enumerate().skip(1) {
+            let kind = KindId(number as u32);
+            let expected = holders.iter().chain(self.said.values()).filter(|holder| **holder == kind).count();
+            assert_eq!(entry.holders as usize, expected, "holders of {kind:?} {:?}", entry.key);
+            assert_eq!(self.unused.contains(&kind), expected == 0);
+            assert!(expected == 0 || self.ids.get(&entry.key) == Some(&kind));
+        }
+        assert_eq!(self.ids.len() + self.unused.len(), self.entries.len());
+    }
+}

@@ -466,3 +466,56 @@ impl LabelIndex {
         }
     }
 }
+
+#[cfg(test)]
+impl LabelIndex {
+    pub(super) fn has_one_route(&self) -> bool {
+        self.last_route <= 1
+    }
+
+    /// Panics unless every route is as what its workers say makes it. `of`: the shelf and the shares of each worker;
+    /// `held`: the routes of all needs.
+    pub(super) fn check(&self, of: &[(Option<(Shelf, u64)>, BTreeMap<KindId, Share>)], held: &[RouteIndex]) {
+        for (number, (shelf, shares)) in of.iter().enumerate() {
+            let worker = WorkerIndex(number as u32);
+            assert_eq!(self.on_shelf[number], *shelf, "the shelf of {worker:?}");
+            let known = self.class(worker).shares.get(&worker).cloned().unwrap_or_default();
+            assert_eq!(known, *shares, "the shares of {worker:?}");
+        }
+        let mut unheld = BTreeSet::new();
+        for (&index, route) in &self.routes {
+            assert_eq!(route.holders, held.iter().filter(|holder| **holder == index).count());
+            if route.holders == 0 {
+                unheld.insert(index);
+            }
+            let mut expected = Route { holders: route.holders, ..Route::default() };
+            for (number, class) in self.classes.iter().enumerate() {
+                let fits = class.labels.contains_all(&route.needed);
+                assert_eq!(class.routes.contains(&index), fits);
+                if fits {
+                    expected.classes.insert(ClassIndex(number as u32));
+                }
+            }
+            for (number, (_, shares)) in of.iter().enumerate() {
+                let worker = WorkerIndex(number as u32);
+                for (&kind, &share) in shares.iter().filter(|_| self.fits(worker, index)) {
+                    expected.contribute(kind, self.class(worker).turn(worker), Share::default(), share);
+                }
+            }
+            assert_eq!(route.classes, expected.classes);
+            assert_eq!(route.supply, expected.supply, "the supply of {index:?}");
+            for shelf in SHELVES {
+                let firsts = expected.classes.iter().filter_map(|class| {
+                    let on_shelf = of.iter().enumerate().filter_map(|(number, (on, _))| {
+                        let worker = WorkerIndex(number as u32);
+                        let (_, key) = on.filter(|(on, _)| *on == shelf)?;
+                        (self.class_of_worker[number] == *class).then_some(Turn { key, worker })
+                    });
+                    on_shelf.min()
+                });
+                assert_eq!(route.heads[shelf as usize], firsts.collect(), "the heads of {shelf:?} of {index:?}");
+            }
+        }
+        assert_eq!(self.unheld, unheld);
+    }
+}

@@ -84,3 +84,20 @@ impl Learned {
         Some(kind)
     }
 }
+
+#[cfg(test)]
+impl Learned {
+    /// Forgets all durations, and expects these of starts and builds of every kind.
+    pub(super) fn expect(&mut self, start: Option<Duration>, build: Option<Duration>) {
+        for (durations, of_all) in [(&mut self.starts, start), (&mut self.builds, build)] {
+            *durations = Durations::default();
+            of_all.into_iter().for_each(|duration| durations.of_all.learn(duration));
+        }
+        self.calls = Default::default();
+    }
+
+    /// The kinds that are held for what is known of them.
+    pub(super) fn known(&self) -> impl Iterator<Item = KindId> {
+        self.known.iter().copied()
+    }
+}

@@ -31,6 +31,9 @@ mod plan;
 mod queue;
 mod status;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -184,21 +187,23 @@ impl Placement {
         if facts.version <= self.worker(index).facts.version {
             return;
         }
-        let before = self.worker(index).facts.call;
-        if let Some((call, since)) = before
-            && facts.call != before
+        let Facts { call, standing, .. } = self.worker(index).facts;
+        if let Some((call, since)) = call
+            && facts.call != Some((call, since))
         {
             self.learn_call(call, now.saturating_duration_since(since));
         }
         self.note_failure(now, index, facts.failure, orders);
-        let was_attached = self.worker(index).is_attached();
         let another = self.worker_mut(index).update(facts);
-        let is_attached = self.worker(index).is_attached();
-        if another || (was_attached && !is_attached) {
+        if another || self.worker(index).is_gone() {
             self.forget_instance(index);
         }
-        if is_attached && self.worker(index).kind.is_none() {
+        if self.worker(index).is_attached() && !std::mem::replace(&mut self.worker_mut(index).known, true) {
             self.name_instance(index, orders);
+        }
+        self.forget_demand(index);
+        if standing.is_closed() != self.worker(index).facts.standing.is_closed() {
+            self.queue.touch_failed(index, &self.labels);
         }
         self.refresh(index);
         self.set_timer(now, index);
@@ -239,11 +244,15 @@ impl Placement {
         let kinds: Vec<KindId> = worker.kind.take().into_iter().chain(worker.answers.keys().copied()).collect();
         let question = worker.question();
         worker.answers.clear();
+        worker.known = false;
         worker.fresh = true;
         worker.draining = false;
         self.unnamed.remove(&index);
         if let Some(kind) = question {
             self.hunger.questions.remove(&(kind, index));
+            // Its answer was waited for.
+            let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
+            self.queue.touched.extend(lines);
         }
         self.refresh(index);
         kinds.into_iter().for_each(|kind| self.kinds.release(kind));
@@ -258,14 +267,11 @@ impl Placement {
             Space::Asked => Some(self.kinds.hold_asked(&properties)),
             Space::Said(driver) => {
                 self.speak(driver, orders);
-                if let Some(kind) = self.kinds.said(driver, &properties) {
-                    self.worker_mut(index).kind = Some(self.kinds.hold(kind));
-                    return;
-                }
-                if self.unnamed.insert(index) {
+                let kind = self.kinds.said(driver, &properties);
+                if kind.is_none() && self.unnamed.insert(index) {
                     orders.push(Order::AskKind { worker: index, properties });
                 }
-                None
+                kind.map(|kind| self.kinds.hold(kind))
             }
         };
         self.worker_mut(index).kind = kind;
@@ -358,11 +364,13 @@ impl Placement {
         }
     }
 
-    /// A driver has said whether its instance fits; `None`: it could not be asked.
+    /// A driver has said whether its instance fits; `None`: it could not be asked. The worker's facts tell of that from
+    /// `version` on.
     pub(crate) fn fit_answered(
         &mut self,
         index: WorkerIndex,
         epoch: Epoch,
+        version: u64,
         properties: &Properties,
         fits: Option<bool>,
     ) {
@@ -372,7 +380,11 @@ impl Placement {
         }
         match fits {
             Some(fits) => _ = self.worker_mut(index).answers.insert(kind, Some(fits)),
-            None => _ = self.worker_mut(index).answers.remove(&kind),
+            None => {
+                let worker = self.worker_mut(index);
+                worker.answers.remove(&kind);
+                worker.unasked = Some(version);
+            }
         }
         self.hunger.questions.remove(&(kind, index));
         let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
@@ -394,7 +406,12 @@ impl Placement {
             return Some(self.occasion_for(kind, ordered_for));
         }
         let fitting = self.queue.lines_of(kind).filter(|line| self.labels.fits(index, self.queue.line(*line).route));
-        let occasion = fitting.filter_map(|line| self.next_occasion(line)).min()?.build;
+        let occasion = fitting
+            .filter_map(|line| {
+                self.next_occasion(line, |build| !self.avoids(build, index, self.queue.line(line).route))
+            })
+            .min()?
+            .build;
         self.change_starts(ordered_for, |starts| starts - 1);
         self.change_starts(occasion, |starts| starts + 1);
         self.worker_mut(index).demand.as_mut().expect("it has one").occasion = occasion;
@@ -411,17 +428,24 @@ impl Placement {
         }
     }
 
-    /// An order to start has ended.
+    /// An order to start has ended; the worker's facts tell of it from `version` on.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn start_ended(
         &mut self,
         now: Instant,
         index: WorkerIndex,
         epoch: Epoch,
+        version: u64,
         end: StartEnd,
         chance: f64,
         orders: &mut Orders,
     ) {
-        let Some(demand) = self.worker_mut(index).demand.take() else { return };
+        let Some(demand) = self.worker_mut(index).demand.as_mut().filter(|demand| demand.ended.is_none()) else {
+            return;
+        };
+        demand.ended = Some(version);
+        demand.cancelled |= end != StartEnd::Attached;
+        let demand = demand.clone();
         self.hunger.start_ended(demand.kind, demand.since, index);
         self.change_starts(demand.occasion, |starts| starts - 1);
         let waits = matches!(self.queue.place(demand.occasion), Some(Place::Waiting));
@@ -459,9 +483,16 @@ impl Placement {
             }
             StartEnd::Cannot { .. } | StartEnd::NotMade => {}
         }
-        self.kinds.release(demand.kind);
+        self.forget_demand(index);
         self.refresh(index);
         self.set_timer(now, index);
+    }
+
+    /// Forgets the order to start whose end the facts know of.
+    fn forget_demand(&mut self, index: WorkerIndex) {
+        if let Some(demand) = self.worker_mut(index).take_ended() {
+            self.kinds.release(demand.kind);
+        }
     }
 
     /// The worker has answered an order to give a place; its facts tell of it from `version` on.
@@ -500,7 +531,8 @@ impl Placement {
         let shares = worker.shares();
         let shelf = worker.shelf(self.labels.labels(index).len());
         let obstacle = worker.obstacle();
-        let mut touched = BTreeSet::new();
+        // Lines wait for the answer as long as that would give them places.
+        let mut touched: BTreeSet<KindId> = worker.question().into_iter().collect();
         for kind in self.labels.kinds_of(index) {
             if !shares.contains_key(&kind) {
                 self.labels.set_share(index, kind, labels::Share::default());
@@ -537,7 +569,10 @@ impl Placement {
         let at = worker.overdue_at(&self.learned, self.config.reattach_timeout);
         let overdue = at.is_some_and(|at| at <= now);
         if worker.overdue != overdue {
-            self.worker_mut(index).overdue = overdue;
+            let worker = self.worker_mut(index);
+            worker.overdue = overdue;
+            worker.demand.iter_mut().for_each(|demand| demand.overdue |= overdue);
+            self.queue.touch_failed(index, &self.labels);
             self.refresh(index);
         }
         if let Some(old) = self.timer_of.remove(&index) {
@@ -636,16 +671,15 @@ impl Placement {
         orders: &mut Orders,
     ) {
         let attempt = Attempt { worker: self.worker(worker).name.clone(), epoch, reason: reason.clone() };
-        let Some(entry) = self.queue.builds.get_mut(&id) else { return };
-        let past = entry.past.get_or_insert_default();
-        past.failed(worker, attempt);
-        let most = entry.build.max_attempts().unwrap_or(self.config.max_attempts);
-        if past.attempts >= most.get() {
-            let history = std::mem::take(&mut past.history);
+        let Some(past) = self.queue.failed(id, worker, attempt) else { return };
+        let attempts = past.attempts;
+        let most = self.queue.builds[&id].build.max_attempts().unwrap_or(self.config.max_attempts);
+        if attempts >= most.get() {
+            let history = self.history(id);
             self.conclude(id, BuildError::AttemptsExhausted { history }, orders);
             return;
         }
-        let until = now.checked_add(self.config.pause(past.attempts, chance));
+        let until = now.checked_add(self.config.pause(attempts, chance));
         self.queue.set_place(id, until.map_or(Place::Waiting, |until| Place::Paused { until }));
         orders.push(Order::Requeued { build: id, reason });
     }

@@ -10,13 +10,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::blame::Paused;
-use super::fleet::Demand;
+use super::fleet::{Demand, Worker};
 use super::kinds::{KindId, Space};
 use super::labels::{RouteIndex, SHELVES, Shelf};
-use super::queue::{Line, LineIndex, Place, Rank};
+use super::queue::{Line, LineIndex, Place, Rank, Said};
 use super::{Order, Orders, Placement, WorkerIndex};
 use crate::build::BuildId;
-use crate::lifecycle::Standing;
 
 /// A build waits for an instance that is busy when that is expected to become free within this many starts.
 const HORIZON: f64 = 1.5;
@@ -163,10 +162,9 @@ impl Placement {
     /// The best claim of a line that a worker with a free place can take.
     fn first_placeable(&self, line: &Line) -> Option<(Rank, WorkerIndex)> {
         line.waiting.iter().find_map(|rank| {
-            let entry = &self.queue.builds[&rank.build];
             let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
             let mut free = supplies.flat_map(|supply| &supply.free).map(|turn| turn.worker);
-            let worker = free.find(|worker| !entry.avoids(*worker) || !self.has_alternative(line.route, rank.build));
+            let worker = free.find(|worker| !self.avoids(rank.build, *worker, line.route));
             worker.map(|worker| (*rank, worker))
         })
     }
@@ -175,32 +173,47 @@ impl Placement {
     fn has_alternative(&self, route: RouteIndex, build: BuildId) -> bool {
         let entry = &self.queue.builds[&build];
         let failed = entry.past.as_ref().map_or(0, |past| past.failed_on.len());
+        let said = &self.queue.need(entry.need).said;
+        let refuses = |worker: &Worker| {
+            matches!(worker.space, Space::Said(_)) && matches!(said.get(&worker.driver), Some(Said::Cannot(_)))
+        };
         self.labels.workers(route).all() > failed && {
             let mut others = (0..self.workers.len() as u32).map(WorkerIndex);
-            others.any(|worker| {
-                self.labels.fits(worker, route)
-                    && !entry.avoids(worker)
-                    && !matches!(self.worker(worker).facts.standing, Standing::Closed(_))
-                    && !self.worker(worker).overdue
+            others.any(|index| {
+                let worker = self.worker(index);
+                self.labels.fits(index, route)
+                    && !entry.avoids(index)
+                    && !worker.facts.standing.is_closed()
+                    && !worker.overdue
+                    && !refuses(worker)
             })
         }
     }
 
+    /// Whether the build goes elsewhere, because an attempt of it has failed on this worker.
+    pub(super) fn avoids(&self, build: BuildId, worker: WorkerIndex, route: RouteIndex) -> bool {
+        self.queue.builds[&build].avoids(worker) && self.has_alternative(route, build)
+    }
+
     /// The line whose head has a better claim on the next place of this worker than a build of `rank` that it serves.
     fn better_claim(&self, worker: WorkerIndex, rank: Rank) -> Option<LineIndex> {
-        let may_claim = |index: LineIndex| {
+        let may_claim = |index: LineIndex, head: Rank| {
             let line = self.queue.line(index);
-            self.labels.fits(worker, line.route)
+            // An instance cannot be replaced while its driver is asked or its start has not ended.
+            self.worker(worker).question().is_none()
+                && self.worker(worker).demand.is_none()
+                && self.labels.fits(worker, line.route)
                 && !line.kinds.iter().any(|kind| self.worker(worker).serves(*kind))
                 && self.starting(line) == 0
                 && self.can_make(worker, index)
+                && !self.avoids(head.build, worker, line.route)
         };
         let impatient = self.queue.impatient.iter().take_while(|(head, _)| *head < rank);
         let urgent = self
             .labels
             .routes_of(worker)
             .flat_map(|route| self.queue.heads(route).take_while(|(head, _)| head.key < rank.key));
-        let claims = impatient.copied().chain(urgent).filter(|(_, line)| may_claim(*line));
+        let claims = impatient.copied().chain(urgent).filter(|(head, line)| may_claim(*line, *head));
         claims.min().map(|(_, line)| line)
     }
 
@@ -236,10 +249,12 @@ impl Placement {
     fn make_room(&mut self, now: Instant, worker: WorkerIndex, line: LineIndex, orders: &mut Orders) {
         let elsewhere =
             [Shelf::Down, Shelf::Stopping].into_iter().find_map(|shelf| self.choose_worker(shelf, line, orders));
-        if let Some(other) = elsewhere {
-            self.start(now, other, line, orders);
-        } else if self.worker(worker).is_unused() {
-            self.start(now, worker, line, orders);
+        if let Some((other, occasion)) = elsewhere {
+            self.start(now, other, line, occasion, orders);
+        } else if self.worker(worker).is_unused()
+            && let Some(head) = self.queue.line(line).waiting.first()
+        {
+            self.start(now, worker, line, head.build, orders);
         } else {
             self.worker_mut(worker).draining = true;
             let epoch = self.worker(worker).facts.epoch;
@@ -274,9 +289,7 @@ impl Placement {
 
     /// Notes whether the driver of this worker could be asked about another kind.
     pub(super) fn note_curiosity(&mut self, index: WorkerIndex) {
-        let worker = self.worker(index);
-        let curious = worker.space == Space::Asked && worker.free() > 0 && worker.question().is_none();
-        if curious {
+        if self.worker(index).is_curious() {
             self.hunger.curious.insert(index);
         } else {
             self.hunger.curious.remove(&index);
@@ -330,13 +343,14 @@ impl Placement {
         if line.kinds.is_empty() { line.waiting.len() } else { others }
     }
 
-    /// How many more places this line wants on their way.
+    /// How many more places this line wants on their way. Free places do not count: a build that waits beside one has
+    /// failed there, and goes elsewhere.
     fn wanted(&self, line: &Line) -> usize {
         let mut supply = 0;
         let mut expected = 0.0;
         for kind in line.kinds.iter() {
             let Some(of_kind) = self.labels.supply(line.route, *kind) else { continue };
-            supply += of_kind.free_places + of_kind.starting;
+            supply += of_kind.starting;
             if let (Some(start), Some(build)) =
                 (self.learned.starts.expected(*kind), self.learned.builds.expected(*kind))
             {
@@ -359,19 +373,23 @@ impl Placement {
 
     /// Finds out how urgently a line needs an instance.
     fn weigh(&mut self, index: LineIndex) {
-        let line = self.queue.line(index);
-        let urgency = line.waiting.first().filter(|_| self.wanted(line) > 0).map(|head| {
-            let impatient = self.queue.impatient.contains(&(*head, index));
-            let suspect = line.kinds.iter().any(|kind| self.blame.is_suspect(*kind));
-            let build = line.kinds.iter().find_map(|kind| self.learned.builds.expected(*kind)).unwrap_or(0.0);
-            let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
-            let places: usize = supplies.map(|supply| supply.busy + supply.free_places + supply.starting).sum();
-            let backlog = line.waiting.len() as f64 * build * 1000.0 / (places + 1) as f64;
-            // Where nothing is known of durations, the claim decides.
-            let claim = if impatient || build == 0.0 { *head } else { Rank { key: head.key, build: BuildId(0) } };
-            (line.route, Urgency { suspect, patient: !impatient, claim, backlog: Reverse(backlog as u64) })
-        });
+        let urgency = self.urgency(index);
         self.hunger.set(index, urgency);
+    }
+
+    /// How urgently a line needs an instance, if it needs one.
+    fn urgency(&self, index: LineIndex) -> Option<(RouteIndex, Urgency)> {
+        let line = self.queue.line(index);
+        let head = line.waiting.first().filter(|_| self.wanted(line) > 0)?;
+        let impatient = self.queue.impatient.contains(&(*head, index));
+        let suspect = line.kinds.iter().any(|kind| self.blame.is_suspect(*kind));
+        let build = line.kinds.iter().find_map(|kind| self.learned.builds.expected(*kind)).unwrap_or(0.0);
+        let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
+        let places: usize = supplies.map(|supply| supply.busy + supply.free_places + supply.starting).sum();
+        let backlog = line.waiting.len() as f64 * build * 1000.0 / (places + 1) as f64;
+        // Where nothing is known of durations, the claim decides.
+        let claim = if impatient || build == 0.0 { *head } else { Rank { key: head.key, build: BuildId(0) } };
+        Some((line.route, Urgency { suspect, patient: !impatient, claim, backlog: Reverse(backlog as u64) }))
     }
 
     fn start_instances(&mut self, now: Instant, orders: &mut Orders) {
@@ -379,8 +397,8 @@ impl Placement {
         self.weigh_touched(&mut ready);
         for shelf in SHELVES {
             let mut skipped: BTreeSet<LineIndex> = BTreeSet::new();
-            while let Some((line, worker)) = self.next_start(shelf, &mut skipped, orders) {
-                self.start(now, worker, line, orders);
+            while let Some((line, worker, occasion)) = self.next_start(shelf, &mut skipped, orders) {
+                self.start(now, worker, line, occasion, orders);
                 self.weigh_touched(&mut ready);
             }
         }
@@ -394,12 +412,15 @@ impl Placement {
             let starters: Vec<WorkerIndex> = self.hunger.starters_of(kind).collect();
             for index in starters {
                 let worker = self.worker(index);
-                let places = if worker.overdue { 0 } else { worker.max_builds };
+                let overdue = worker.demand.as_ref().is_some_and(|demand| demand.overdue);
+                let places = if overdue { 0 } else { worker.max_builds };
                 let is_needed = |line: LineIndex| {
                     let line = self.queue.line(line);
                     let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
-                    let supply: usize = supplies.map(|supply| supply.free_places + supply.starting).sum();
-                    self.labels.fits(index, line.route) && self.demand(line) > supply.saturating_sub(places)
+                    let supply: usize = supplies.map(|supply| supply.starting).sum();
+                    !line.waiting.is_empty()
+                        && self.labels.fits(index, line.route)
+                        && self.demand(line) > supply.saturating_sub(places)
                 };
                 if worker.demand.as_ref().is_none_or(|demand| demand.cancelled)
                     || self.queue.lines_of(kind).any(is_needed)
@@ -419,36 +440,40 @@ impl Placement {
         shelf: Shelf,
         skipped: &mut BTreeSet<LineIndex>,
         orders: &mut Orders,
-    ) -> Option<(LineIndex, WorkerIndex)> {
+    ) -> Option<(LineIndex, WorkerIndex, BuildId)> {
         loop {
             let with_worker = |route: &RouteIndex| self.labels.first(*route, shelf, |_| true).is_some();
             let routes = self.hunger.lines.iter().filter(|(route, _)| with_worker(route));
             let firsts = routes.filter_map(|(_, lines)| lines.iter().find(|(_, line)| !skipped.contains(line)));
             let (_, line) = firsts.min().copied()?;
+            // Lines within it may need less by now.
+            if self.wanted(self.queue.line(line)) == 0 {
+                self.weigh(line);
+                continue;
+            }
             match self.choose_worker(shelf, line, orders) {
-                Some(worker) => return Some((line, worker)),
+                Some((worker, occasion)) => return Some((line, worker, occasion)),
                 None => skipped.insert(line),
             };
         }
     }
 
-    fn choose_worker(&mut self, shelf: Shelf, index: LineIndex, orders: &mut Orders) -> Option<WorkerIndex> {
+    /// A worker on this shelf that can start an instance for the line, and the build that is the occasion: the first one
+    /// that no other start is called for.
+    fn choose_worker(&mut self, shelf: Shelf, index: LineIndex, orders: &mut Orders) -> Option<(WorkerIndex, BuildId)> {
         let line = self.queue.line(index);
         let route = line.route;
-        let head = *line.waiting.first()?;
-        let entry = &self.queue.builds[&head.build];
-        let suits = |worker: WorkerIndex| self.suits(shelf, worker, index);
-        let best = self.labels.first(route, shelf, |worker| suits(worker) && !entry.avoids(worker));
-        let best = best.or_else(|| {
-            if entry.past.is_some() && !self.has_alternative(route, head.build) {
-                self.labels.first(route, shelf, suits)
-            } else {
-                None
-            }
+        let head = line.waiting.first()?.build;
+        let mut found = None;
+        self.next_occasion(index, |build| {
+            let suits = |worker| self.suits(shelf, worker, index) && !self.avoids(build, worker, route);
+            found = self.labels.first(route, shelf, suits).map(|worker| (worker, build));
+            found.is_some()
         });
-        if best.is_some() || self.labels.speakers(route) == 0 {
-            return best;
+        if found.is_some() || self.labels.speakers(route) == 0 {
+            return found;
         }
+        let entry = &self.queue.builds[&head];
         // A driver that says kinds and was not asked about this build.
         let need = entry.need;
         let unknown = |worker: WorkerIndex| {
@@ -468,6 +493,7 @@ impl Placement {
         };
         match shelf {
             Shelf::Down | Shelf::Stopping => true,
+            Shelf::Unused if !self.worker(worker).is_attached() => true,
             // Only what was found not to fit is replaced.
             Shelf::Unused => match self.worker(worker).answers.get(&kind) {
                 Some(answer) => *answer == Some(false),
@@ -479,25 +505,103 @@ impl Placement {
         }
     }
 
-    /// The build of a line that the next start is for: the first one that no other start is for.
-    pub(super) fn next_occasion(&self, line: LineIndex) -> Option<Rank> {
-        let waiting = &self.queue.line(line).waiting;
-        let without_start = |rank: &&Rank| self.queue.builds[&rank.build].starts == 0;
-        waiting.iter().find(without_start).or(waiting.first()).copied()
+    /// The build of a line that the next start is for: the first one that no other start is for and that `may_be` it, or
+    /// the head.
+    pub(super) fn next_occasion(&self, index: LineIndex, mut may_be: impl FnMut(BuildId) -> bool) -> Option<Rank> {
+        let waiting = &self.queue.line(index).waiting;
+        let mut without_start = waiting.iter().filter(|rank| self.queue.builds[&rank.build].starts == 0).peekable();
+        if without_start.peek().is_none() {
+            return waiting.first().copied().filter(|head| may_be(head.build));
+        }
+        while let Some(rank) = without_start.next() {
+            if may_be(rank.build) {
+                return Some(*rank);
+            }
+            // All that follow can have no other workers than this one.
+            if self.queue.builds[&rank.build].past.is_none() {
+                break;
+            }
+        }
+        None
     }
 
-    /// Orders an instance for the head of a line.
-    fn start(&mut self, now: Instant, index: WorkerIndex, line: LineIndex, orders: &mut Orders) {
+    /// Orders an instance for a line. The start is called for `occasion`, unless that finds a place before.
+    fn start(&mut self, now: Instant, index: WorkerIndex, line: LineIndex, occasion: BuildId, orders: &mut Orders) {
         let Some(kind) = self.kind_for(index, line) else { return };
-        let Some(Rank { build: occasion, .. }) = self.next_occasion(line) else { return };
         self.change_starts(occasion, |starts| starts + 1);
         self.hunger.started(kind, now, index);
         self.kinds.hold(kind);
         let worker = self.worker_mut(index);
-        let replace = worker.is_attached().then_some(worker.facts.epoch);
-        worker.draining |= replace.is_some();
-        worker.demand = Some(Demand { occasion, kind, since: now, cancelled: false });
-        orders.push(Order::Start { worker: index, replace });
+        let replaces = worker.has_instance().then_some(worker.facts.epoch);
+        worker.draining |= replaces.is_some();
+        let demand = Demand { occasion, kind, since: now, replaces, overdue: false, cancelled: false, ended: None };
+        worker.demand = Some(demand);
+        orders.push(Order::Start { worker: index, replace: replaces });
         self.refresh(index);
+        self.set_timer(now, index);
+    }
+}
+
+#[cfg(test)]
+impl Placement {
+    /// Panics unless every index is as what the workers said and were told makes it. To be called after a plan.
+    pub(super) fn check(&self) {
+        self.queue.check(&self.labels);
+        let all = || (0..self.workers.len() as u32).map(WorkerIndex);
+        let of_workers: Vec<_> = all()
+            .map(|index| {
+                let worker = self.worker(index);
+                (worker.shelf(self.labels.labels(index).len()), worker.shares())
+            })
+            .collect();
+        self.labels.check(&of_workers, &self.queue.routes());
+        let mut holders = self.queue.holders();
+        holders.extend(self.learned.known().chain(self.blame.holders()));
+        let mut starters: BTreeMap<KindId, BTreeSet<_>> = BTreeMap::new();
+        let mut starts: HashMap<BuildId, u32> = HashMap::new();
+        let (mut questions, mut curious) = (BTreeSet::new(), BTreeSet::new());
+        for index in all() {
+            let worker = self.worker(index);
+            holders.extend(worker.kind.into_iter().chain(worker.answers.keys().copied()));
+            questions.extend(worker.question().map(|kind| (kind, index)));
+            if worker.is_curious() {
+                curious.insert(index);
+            }
+            holders.extend(worker.demand.as_ref().map(|demand| demand.kind));
+            holders.extend(worker.brought_up.map(|up| up.kind));
+            if let Some(demand) = worker.starting() {
+                starters.entry(demand.kind).or_default().insert((Reverse(demand.since), index));
+                *starts.entry(demand.occasion).or_default() += 1;
+            }
+            assert_eq!(self.timer_of.get(&index).is_some_and(|at| self.timers.contains(&(*at, index))), {
+                self.timer_of.contains_key(&index)
+            });
+        }
+        assert_eq!(self.timers.len(), self.timer_of.len());
+        self.kinds.check(&holders);
+        assert_eq!(self.hunger.starters, starters);
+        assert_eq!(self.hunger.questions, questions);
+        assert_eq!(self.hunger.curious, curious);
+        for (id, entry) in &self.queue.builds {
+            assert_eq!(entry.starts, starts.get(id).copied().unwrap_or(0), "the starts for {id}");
+        }
+        if self.shut_down {
+            return;
+        }
+        // Otherwise lines within others are looked at when they change themselves.
+        let says = |worker: &Worker| matches!(worker.space, Space::Said(_));
+        if self.labels.has_one_route() && !self.workers.iter().any(says) {
+            for line in self.queue.lines() {
+                let (known, found) = (self.hunger.urgency.contains_key(&line), self.urgency(line).is_some());
+                assert_eq!(known, found, "whether {line:?} needs an instance");
+            }
+        }
+        let lines: BTreeSet<_> = self
+            .hunger
+            .lines
+            .iter()
+            .flat_map(|(route, of)| of.iter().map(|(urgency, line)| (*line, (*route, *urgency))))
+            .collect();
+        assert_eq!(lines, self.hunger.urgency.iter().map(|(line, urgency)| (*line, *urgency)).collect());
     }
 }

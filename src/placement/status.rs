@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
+use super::Placement;
 use super::blame::Paused;
 use super::queue::{Entry, Place, Rank};
-use super::Placement;
 use crate::build::BuildId;
 use crate::build_status::{
     BuildState, BuildStatus, LONGEST_COUNT, NextChance, Obstacle, QueuePage, QueuePosition, QueuedBuild, Waiting,
@@ -93,8 +93,8 @@ impl Placement {
             .queue
             .lines()
             .map(|line| match from {
-                Some(from) => line.waiting.range(from..),
-                None => line.waiting.range(..),
+                Some(from) => self.queue.line(line).waiting.range(from..),
+                None => self.queue.line(line).waiting.range(..),
             })
             .collect();
         let mut nexts: BinaryHeap<_> =

@@ -157,6 +157,11 @@ impl WorkerCell {
         !self.dirty.load(Ordering::SeqCst) && !self.dirty.swap(true, Ordering::SeqCst)
     }
 
+    /// What was said of this worker before is of an older version of [`WorkerCell::facts`].
+    pub(super) fn version(&self) -> u64 {
+        self.inner.lock().life.version()
+    }
+
     /// What the queue wants to know, at this moment.
     pub(super) fn facts(&self, now: Instant) -> Facts {
         self.dirty.store(false, Ordering::SeqCst);

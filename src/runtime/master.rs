@@ -31,9 +31,7 @@ use crate::build_status::{BuildStatus, QueuePage, QueuePosition};
 use crate::clock::Clock;
 use crate::command::Agent;
 use crate::error::{AddWorkerError, AttachError, BuildError, JournalError, LeaseEnd, UnknownBuild};
-use crate::event::{
-    BuildResult, Event, EventKind, LeftoverStatus, LeftoverStep, WorkerState, WorkerStatus,
-};
+use crate::event::{BuildResult, Event, EventKind, LeftoverStatus, LeftoverStep, WorkerState, WorkerStatus};
 use crate::journal::{Journal, Steps};
 use crate::lifecycle::{Input, Lifecycle};
 use crate::placement::{PlacementConfig, Space, WorkerIndex};

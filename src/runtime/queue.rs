@@ -258,9 +258,10 @@ impl Shared {
             Err(refusal) if refusal.occasion.is_none() => (refusal.epoch, StartEnd::NotMade),
             Err(refusal) => (refusal.epoch, end_of(refusal.error)),
         };
+        let version = worker.version();
         let (now, chance) = (self.clock.now(), entropy::fraction());
         self.queue_turn(agenda, None, |turn| {
-            turn.queue.placement.start_ended(now, worker.index, epoch, end, chance, &mut turn.orders);
+            turn.queue.placement.start_ended(now, worker.index, epoch, version, end, chance, &mut turn.orders);
         });
         self.look_if_waiting(agenda);
     }
@@ -330,8 +331,9 @@ impl Shared {
                 (refusal.epoch, answered.then_some(false))
             }
         };
+        let version = worker.version();
         self.queue_turn(agenda, None, |turn| {
-            turn.queue.placement.fit_answered(worker.index, epoch, properties, fits);
+            turn.queue.placement.fit_answered(worker.index, epoch, version, properties, fits);
         });
         self.look_if_waiting(agenda);
     }

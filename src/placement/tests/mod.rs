@@ -1,0 +1,6 @@
+//! The promises of placement: every order of events in small worlds, long random histories in larger ones, and
+//! scenarios on virtual time.
+
+mod explore;
+mod promises;
+mod world;

@@ -1,0 +1,719 @@
+//! A small world around [`Placement`] for the tests: real lifecycles, whose orders, answers and facts are late and come
+//! in any order, drivers whose calls return anything or never, and the promises that must hold after every step.
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::rc::Rc;
+
+use super::super::*;
+use crate::error::{FailureCause, SubstantiateError};
+use crate::event::{StartFailure, StopCause};
+use crate::lifecycle::{Answer, Effect, Effects, Fit, Input, LeaseId, Lifecycle, Occasion, Request, RequestId, Want};
+use crate::worker::IdlePolicy;
+
+/// What may happen in a world, and who is in it.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    pub(super) workers: Vec<WorkerSetup>,
+    pub(super) builds: Vec<BuildSetup>,
+    pub(super) idle: IdlePolicy,
+    pub(super) placement: PlacementConfig,
+    /// What starts and builds are expected to take; else nothing is ever learned.
+    pub(super) expected: Option<(Duration, Duration)>,
+    /// Orders, answers and facts arrive some time later; else at once.
+    pub(super) late_orders: bool,
+    pub(super) late_answers: bool,
+    pub(super) late_facts: bool,
+    /// Orders and answers overtake each other.
+    pub(super) overtaking: bool,
+    /// Facts may be overtaken by newer ones and arrive after them.
+    pub(super) stale_facts: bool,
+    pub(super) cancels: bool,
+    pub(super) retries: bool,
+    pub(super) failures: bool,
+    pub(super) hangs: bool,
+    /// Agents lose their connection.
+    pub(super) losses: bool,
+    pub(super) pauses: bool,
+    /// Workers are used beside the queue as well.
+    pub(super) direct: bool,
+    /// A build that has ended is submitted again as a new one.
+    pub(super) endless: bool,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            workers: Vec::new(),
+            builds: Vec::new(),
+            idle: IdlePolicy::Never,
+            placement: PlacementConfig::new().with_max_attempts(const { NonZeroU32::new(3).unwrap() }),
+            expected: None,
+            late_orders: false,
+            late_answers: false,
+            late_facts: false,
+            overtaking: false,
+            stale_facts: false,
+            cancels: false,
+            retries: false,
+            failures: false,
+            hangs: false,
+            losses: false,
+            pauses: false,
+            direct: false,
+            endless: false,
+        }
+    }
+}
+
+/// What its driver says of kinds.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Driver {
+    Any,
+    Asked,
+    /// It says the kind, and refuses builds of this one.
+    Says {
+        refuses: Option<char>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct WorkerSetup {
+    pub(super) labels: Labels,
+    pub(super) driver: Driver,
+    pub(super) max_builds: usize,
+}
+
+/// Builds whose kinds begin with the same letter can use the same instances.
+#[derive(Clone, Debug)]
+pub(super) struct BuildSetup {
+    pub(super) labels: Labels,
+    pub(super) priority: i32,
+    pub(super) kind: &'static str,
+    pub(super) max_attempts: Option<NonZeroU32>,
+}
+
+impl BuildSetup {
+    pub(super) fn build(&self) -> Build {
+        let build = self.labels.iter().cloned().fold(Build::new("b"), Build::with_label);
+        let build = build.with_priority(self.priority).with_properties(properties(self.kind));
+        self.max_attempts.into_iter().fold(build, Build::with_max_attempts)
+    }
+}
+
+pub(super) fn properties(kind: &str) -> Properties {
+    [("kind", kind)].into_iter().collect()
+}
+
+pub(super) fn letter(properties: &Properties) -> Option<char> {
+    properties.get("kind").and_then(|kind| kind.chars().next())
+}
+
+/// An answer that is on its way to placement.
+#[derive(Clone, Debug)]
+pub(super) enum Message {
+    Started { epoch: Epoch, end: StartEnd },
+    Leased { build: BuildId, lease: Option<LeaseId>, version: u64 },
+    Fits { epoch: Epoch, properties: Properties, fits: Option<bool> },
+    Kind { properties: Properties, kind: Result<Kind, Arc<str>> },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asker {
+    Start,
+    Fit(&'static str),
+    Direct,
+}
+
+#[derive(Clone)]
+pub(super) struct SimWorker {
+    pub(super) life: Lifecycle,
+    /// What it was told and has not done.
+    pub(super) orders: Vec<Order>,
+    /// What it has said and placement has not heard.
+    pub(super) messages: Vec<Message>,
+    pub(super) requests: Vec<(RequestId, Asker)>,
+    last_request: u64,
+    pub(super) call: Option<(DriverCall, Epoch)>,
+    /// The call that is out never returns.
+    pub(super) hung: bool,
+    pub(super) made_for: Properties,
+    pub(super) connection: Option<crate::lifecycle::ConnectionId>,
+    /// Who has a lease; some of them have ended.
+    pub(super) leases: Vec<(LeaseId, Option<BuildId>)>,
+    pub(super) told: Facts,
+    pub(super) stale: Option<Facts>,
+    /// What the driver said of this instance.
+    pub(super) said: BTreeMap<Properties, bool>,
+    /// The instance was given a build.
+    pub(super) used: Epoch,
+    /// A start was ordered, and its end was not heard of.
+    pub(super) ordered: bool,
+    /// It was called.
+    called: bool,
+    pub(super) paused: bool,
+}
+
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum BuildState {
+    New,
+    Waiting,
+    Leasing(usize),
+    Running(usize),
+    Ended,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct SimBuild {
+    pub(super) id: BuildId,
+    pub(super) state: BuildState,
+    pub(super) attempts: u32,
+    pub(super) failed_on: BTreeSet<usize>,
+}
+
+/// One thing that can happen.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    Submit(usize),
+    Cancel(usize),
+    Finish(usize),
+    Retry(usize),
+    /// A lease of a build that has ended, or of nobody in the queue, comes back.
+    GiveBack(usize, usize),
+    CarryOut(usize, usize),
+    Hear(usize, usize),
+    Tell(usize),
+    TellStale(usize),
+    /// The call returns, with this answer: 0 is the good one.
+    Return(usize, usize),
+    Hang(usize),
+    Attach(usize),
+    Lose(usize),
+    Direct(usize),
+    Pause(usize),
+    Unpause(usize),
+    /// The next deadline comes.
+    Deadline,
+}
+
+#[derive(Clone)]
+pub(super) struct World {
+    pub(super) setting: Rc<Setting>,
+    pub(super) placement: Placement,
+    pub(super) now: Instant,
+    pub(super) workers: Vec<SimWorker>,
+    pub(super) builds: Vec<SimBuild>,
+    last_id: u64,
+    /// Of all builds there ever were.
+    kinds: BTreeMap<BuildId, &'static str>,
+}
+
+pub(super) const MISSING: Duration = Duration::from_secs(600);
+
+pub(super) fn index_of(worker: usize) -> WorkerIndex {
+    WorkerIndex(worker as u32)
+}
+
+impl World {
+    pub(super) fn new(mut setting: Setting, now: Instant) -> Self {
+        let setups = std::mem::take(&mut setting.workers);
+        let build = SimBuild { id: BuildId(0), state: BuildState::New, attempts: 0, failed_on: BTreeSet::new() };
+        let mut world = Self {
+            placement: Placement::new(setting.placement.clone()),
+            now,
+            workers: Vec::new(),
+            builds: vec![build; setting.builds.len()],
+            setting: Rc::new(setting),
+            last_id: 0,
+            kinds: BTreeMap::new(),
+        };
+        setups.into_iter().for_each(|setup| world.add_worker(setup));
+        world
+    }
+
+    pub(super) fn add_worker(&mut self, setup: WorkerSetup) {
+        let index = self.workers.len();
+        let limits = Limits {
+            max_builds: NonZeroUsize::new(setup.max_builds).expect("at least one"),
+            idle: self.setting.idle,
+            missing_timeout: MISSING,
+            check_instance_interval: Duration::MAX,
+        };
+        let life = Lifecycle::new(limits.clone(), None, Epoch(0), false, None, self.now);
+        let told = facts(&life, &Properties::new(), self.now);
+        let space = match setup.driver {
+            Driver::Any => Space::Any,
+            Driver::Asked => Space::Asked,
+            Driver::Says { .. } => Space::Said(index as u32),
+        };
+        let name = format!("w{index}").into();
+        self.placement.add_worker(
+            index_of(index),
+            name,
+            setup.labels.clone(),
+            index as u32,
+            space,
+            limits,
+            told.clone(),
+        );
+        self.workers.push(SimWorker {
+            life,
+            orders: Vec::new(),
+            messages: Vec::new(),
+            requests: Vec::new(),
+            last_request: 0,
+            call: None,
+            hung: false,
+            made_for: Properties::new(),
+            connection: None,
+            leases: Vec::new(),
+            told,
+            stale: None,
+            said: BTreeMap::new(),
+            used: Epoch(0),
+            ordered: false,
+            called: false,
+            paused: false,
+        });
+        Rc::make_mut(&mut self.setting).workers.push(setup);
+    }
+
+    /// What will be submitted the next time.
+    pub(super) fn redefine(&mut self, slot: usize, setup: BuildSetup) {
+        Rc::make_mut(&mut self.setting).builds[slot] = setup;
+    }
+
+    /// Everything that can happen now.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        let setting = &self.setting;
+        let mut steps = Vec::new();
+        let mut can = |when: bool, step: Step| {
+            if when {
+                steps.push(step);
+            }
+        };
+        let mut new_seen = false;
+        for (slot, build) in self.builds.iter().enumerate() {
+            let live = !matches!(build.state, BuildState::New | BuildState::Ended);
+            let again = setting.endless && build.state == BuildState::Ended && !self.is_mentioned(build.id);
+            // In the order of their numbers.
+            can(build.state == BuildState::New && !new_seen || again, Step::Submit(slot));
+            new_seen |= build.state == BuildState::New;
+            can(live && setting.cancels, Step::Cancel(slot));
+            if let BuildState::Running(_) = build.state {
+                can(true, Step::Finish(slot));
+                can(setting.retries || setting.losses, Step::Retry(slot));
+            }
+        }
+        for (i, worker) in self.workers.iter().enumerate() {
+            let most = |len: usize| if setting.overtaking { len } else { len.min(1) };
+            (0..most(worker.orders.len())).for_each(|order| can(true, Step::CarryOut(i, order)));
+            (0..most(worker.messages.len())).for_each(|message| can(true, Step::Hear(i, message)));
+            (0..worker.leases.len()).for_each(|lease| can(self.is_unclaimed(i, lease), Step::GiveBack(i, lease)));
+            can(worker.told.version < worker.life.version(), Step::Tell(i));
+            can(worker.stale.is_some(), Step::TellStale(i));
+            if let Some((call, _)) = worker.call.filter(|_| !worker.hung) {
+                let answers = if !setting.failures { 1 } else { 3 - usize::from(call == DriverCall::Stop) };
+                (0..answers).for_each(|answer| can(true, Step::Return(i, answer)));
+                can(setting.hangs, Step::Hang(i));
+            }
+            let attached = worker.connection.is_some();
+            can(!attached && worker.life.admits_agent(worker.life.epoch()).is_ok(), Step::Attach(i));
+            can(attached && setting.losses, Step::Lose(i));
+            can(setting.direct, Step::Direct(i));
+            can(setting.pauses && !worker.paused, Step::Pause(i));
+            can(worker.paused, Step::Unpause(i));
+        }
+        can(self.next_deadline().is_some(), Step::Deadline);
+        steps
+    }
+
+    /// Whether a message about this build is on its way, or a lease of it is out.
+    fn is_mentioned(&self, id: BuildId) -> bool {
+        self.workers.iter().any(|worker| {
+            worker.leases.iter().any(|(_, build)| *build == Some(id))
+                || worker.orders.iter().any(|order| matches!(order, Order::Lease { build, .. } if *build == id))
+                || worker
+                    .messages
+                    .iter()
+                    .any(|message| matches!(message, Message::Leased { build, .. } if *build == id))
+        })
+    }
+
+    /// Whether nobody in the queue holds this lease (any more).
+    pub(super) fn is_unclaimed(&self, worker: usize, lease: usize) -> bool {
+        let Some(id) = self.workers[worker].leases[lease].1 else { return true };
+        let build = self.builds.iter().find(|build| build.id == id);
+        let hears = self.workers[worker]
+            .messages
+            .iter()
+            .any(|message| matches!(message, Message::Leased { build, .. } if *build == id));
+        !hears && build.is_none_or(|build| build.state == BuildState::Ended)
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let lives = self.workers.iter().filter_map(|worker| worker.life.next_deadline().map(|(at, _)| at));
+        lives.chain(self.placement.next_deadline()).min()
+    }
+
+    /// Lets it happen, what is not late follows at once, and everything is checked.
+    pub(super) fn take(&mut self, step: Step) {
+        self.act(step);
+        self.settle();
+        self.check();
+    }
+
+    /// Plans, and has done at once what is not late.
+    pub(super) fn settle(&mut self) {
+        let setting = self.setting.clone();
+        loop {
+            for i in 0..self.workers.len() {
+                while !setting.late_answers && !self.workers[i].messages.is_empty() {
+                    self.act(Step::Hear(i, 0));
+                }
+                if !setting.late_facts && self.workers[i].told.version < self.workers[i].life.version() {
+                    self.act(Step::Tell(i));
+                }
+            }
+            self.plan();
+            let Some(i) = self.workers.iter().position(|worker| !setting.late_orders && !worker.orders.is_empty())
+            else {
+                return;
+            };
+            self.act(Step::CarryOut(i, 0));
+        }
+    }
+
+    fn plan(&mut self) {
+        if let Some((start, build)) = self.setting.expected {
+            self.placement.learned.expect(Some(start), Some(build));
+        } else {
+            self.placement.learned.expect(None, None);
+        }
+        let mut orders = Orders::new();
+        self.placement.plan(self.now, &mut orders);
+        self.obey(orders);
+    }
+
+    /// Something happens.
+    pub(super) fn act(&mut self, step: Step) {
+        let (now, mut orders) = (self.now, Orders::new());
+        match step {
+            Step::Submit(slot) => {
+                self.last_id += 1;
+                let id = BuildId(self.last_id);
+                self.kinds.insert(id, self.setting.builds[slot].kind);
+                self.builds[slot] =
+                    SimBuild { id, state: BuildState::Waiting, attempts: 0, failed_on: BTreeSet::new() };
+                self.placement.submit(id, &self.setting.builds[slot].build(), &mut orders);
+            }
+            Step::Cancel(slot) => {
+                let build = self.builds[slot].id;
+                assert!(self.placement.cancel(build, &mut orders));
+                let ran = matches!(self.builds[slot].state, BuildState::Running(_));
+                assert_eq!(orders.contains(&Order::EndLease { build }), ran, "b4: a lease that runs is ended");
+                assert!(orders.contains(&Order::Answer { build, error: BuildError::Cancelled }));
+            }
+            Step::Finish(slot) => {
+                self.release(slot, true);
+                assert!(self.placement.finished(now, self.builds[slot].id));
+                self.builds[slot].state = BuildState::Ended;
+            }
+            Step::Retry(slot) => {
+                let worker = self.release(slot, false);
+                self.attempt_failed(slot, worker);
+                self.placement.retry(now, self.builds[slot].id, "lost".into(), 1.0, &mut orders);
+            }
+            Step::GiveBack(worker, lease) => {
+                let (lease, build) = self.workers[worker].leases.remove(lease);
+                assert!(build.is_none_or(|build| !self.placement.finished(now, build)));
+                self.apply(worker, Input::Release { lease, finished: false });
+            }
+            Step::CarryOut(worker, order) => {
+                let order = self.workers[worker].orders.remove(order);
+                self.carry_out(worker, order);
+            }
+            Step::Hear(worker, message) => {
+                let message = self.workers[worker].messages.remove(message);
+                self.hear(worker, message, &mut orders);
+            }
+            Step::Tell(worker) => {
+                let sim = &mut self.workers[worker];
+                let told = facts(&sim.life, &sim.made_for, now);
+                let stale = std::mem::replace(&mut sim.told, told.clone());
+                sim.stale = self.setting.stale_facts.then_some(stale);
+                self.placement.facts(now, index_of(worker), told, &mut orders);
+            }
+            Step::TellStale(worker) => {
+                let stale = self.workers[worker].stale.take().expect("there are some");
+                self.placement.facts(now, index_of(worker), stale, &mut orders);
+            }
+            Step::Return(worker, answer) => self.call_returns(worker, answer),
+            Step::Hang(worker) => self.workers[worker].hung = true,
+            Step::Attach(worker) => {
+                let epoch = self.workers[worker].life.epoch();
+                let (sim, mut effects) = (&mut self.workers[worker], Effects::new(false));
+                sim.connection = Some(sim.life.attach(now, epoch, &mut effects).expect("it is admitted"));
+                self.follow(worker, effects);
+            }
+            Step::Lose(worker) => {
+                let connection = self.workers[worker].connection.take().expect("it is attached");
+                self.apply(worker, Input::Detach(connection, "lost".into()));
+            }
+            Step::Direct(worker) => self.request(worker, Want::Lease, Fit::Always, Asker::Direct),
+            Step::Pause(worker) | Step::Unpause(worker) => {
+                self.workers[worker].paused = matches!(step, Step::Pause(_));
+                self.apply(worker, if self.workers[worker].paused { Input::Pause } else { Input::Unpause });
+            }
+            Step::Deadline => {
+                self.now = self.now.max(self.next_deadline().expect("there is one"));
+                self.placement.time(self.now, |_| true, &mut orders);
+                assert!(self.placement.next_deadline().is_none_or(|at| at > self.now), "the timer would spin");
+                for worker in 0..self.workers.len() {
+                    if self.workers[worker].life.next_deadline().is_some_and(|(at, _)| at <= self.now) {
+                        self.apply(worker, Input::Time);
+                    }
+                }
+            }
+        }
+        self.obey(orders);
+    }
+
+    /// The lease of a build comes back.
+    fn release(&mut self, slot: usize, finished: bool) -> usize {
+        let (id, BuildState::Running(worker)) = (self.builds[slot].id, self.builds[slot].state) else {
+            panic!("it does not run");
+        };
+        let leases = &mut self.workers[worker].leases;
+        let position = leases.iter().position(|(_, build)| *build == Some(id)).expect("it has a lease");
+        let (lease, _) = leases.remove(position);
+        self.apply(worker, Input::Release { lease, finished });
+        worker
+    }
+
+    fn attempt_failed(&mut self, slot: usize, worker: usize) {
+        let build = &mut self.builds[slot];
+        build.attempts += 1;
+        build.failed_on.insert(worker);
+        build.state = BuildState::Waiting;
+    }
+
+    pub(super) fn apply(&mut self, worker: usize, input: Input) {
+        let mut effects = Effects::new(false);
+        self.workers[worker].life.apply(self.now, input, &mut effects);
+        self.follow(worker, effects);
+    }
+
+    fn request(&mut self, worker: usize, want: Want, fit: Fit, asker: Asker) {
+        let (sim, mut effects) = (&mut self.workers[worker], Effects::new(false));
+        sim.last_request += 1;
+        let id = RequestId(sim.last_request);
+        sim.requests.push((id, asker));
+        let answer = sim.life.request(self.now, Request { id, want, fit }, &mut effects);
+        effects.orders.extend(answer.map(|answer| Effect::Answer(id, answer)));
+        self.follow(worker, effects);
+    }
+
+    fn carry_out(&mut self, worker: usize, order: Order) {
+        let sim = &mut self.workers[worker];
+        match order {
+            Order::Start { replace, .. } => {
+                replace.into_iter().for_each(|epoch| self.apply(worker, Input::Replace(epoch)));
+                self.request(worker, Want::Instance, Fit::Always, Asker::Start);
+            }
+            Order::Forgive { epoch, .. } => self.apply(worker, Input::Forgive(epoch)),
+            Order::CancelStart { .. } => self.cancel_start(worker),
+            Order::Drain { epoch, .. } => self.apply(worker, Input::Drain(epoch, StopCause::Incompatible)),
+            Order::Lease { epoch, build, .. } => {
+                let mut effects = Effects::new(false);
+                let grant = sim.life.lease(self.now, epoch, build, &mut effects);
+                let lease = grant.and_then(|grant| grant.lease);
+                sim.leases.extend(lease.map(|lease| (lease, Some(build))));
+                let version = sim.life.version();
+                sim.messages.push(Message::Leased { build, lease, version });
+                self.follow(worker, effects);
+            }
+            Order::AskKind { properties, .. } => {
+                let Driver::Says { refuses } = self.setting.workers[worker].driver else { panic!("it says no kinds") };
+                let kind = match letter(&properties) {
+                    kind if kind.is_some() && kind == refuses => Err("refused".into()),
+                    Some(kind) => Ok(Kind::new(kind.to_string())),
+                    None => Ok(Kind::by_properties()),
+                };
+                sim.messages.push(Message::Kind { properties, kind });
+            }
+            Order::AskFit { epoch, properties, .. } => {
+                if sim.life.epoch() == epoch {
+                    let kind = self.kinds.values().find(|kind| properties.get("kind") == Some(**kind));
+                    self.request(worker, Want::Answer, Fit::Ask, Asker::Fit(kind.expect("a build had it")));
+                } else {
+                    sim.messages.push(Message::Fits { epoch, properties, fits: None });
+                }
+            }
+            other => panic!("{other:?} is not an order to a worker"),
+        }
+    }
+
+    fn cancel_start(&mut self, worker: usize) {
+        let of_queue = self.workers[worker].requests.iter().find(|(_, asker)| *asker == Asker::Start);
+        if let Some(&(request, _)) = of_queue {
+            self.apply(worker, Input::Cancel(request));
+        }
+    }
+
+    /// The start of this attempt can be called. Nobody may need it any more.
+    fn announce(&mut self, worker: usize, epoch: Epoch) {
+        let sim = &mut self.workers[worker];
+        let initiator = sim.life.initiator();
+        let of_queue = sim.requests.iter().any(|(id, asker)| Some(*id) == initiator && *asker == Asker::Start);
+        let occasion = if of_queue { self.placement.occasion(index_of(worker)) } else { None };
+        if let Some(Occasion { build, .. }) = occasion {
+            self.check_occasion(worker, build);
+        } else if of_queue {
+            return self.cancel_start(worker);
+        }
+        self.workers[worker].called |= of_queue;
+        self.apply(worker, Input::ThreadReady(epoch, occasion));
+    }
+
+    fn call_returns(&mut self, worker: usize, answer: usize) {
+        let sim = &mut self.workers[worker];
+        let (call, epoch) = sim.call.take().expect("a call is out");
+        let reason = || Arc::from("reason");
+        let input = match (call, answer) {
+            (DriverCall::Start, 0) => Input::StartReturned(epoch, Ok(Vec::new())),
+            (DriverCall::Start, 1) => Input::StartReturned(epoch, Err(StartFailure::Cannot(reason()))),
+            (DriverCall::Start, _) => {
+                Input::StartReturned(epoch, Err(StartFailure::Failed(FailureCause::Infrastructure, reason())))
+            }
+            (DriverCall::Stop, 0) => Input::StopReturned(epoch, Ok(())),
+            (DriverCall::Stop, _) => Input::StopReturned(epoch, Err(reason())),
+            (DriverCall::Compatible, 2) => Input::CompatibleReturned(epoch, Err(reason())),
+            (DriverCall::Compatible, _) => {
+                let about = sim.requests.iter().find_map(|(_, asker)| match asker {
+                    Asker::Fit(kind) => Some(properties(kind)),
+                    _ => None,
+                });
+                // Nobody may wait for it any more.
+                let truth = about.is_none_or(|about| letter(&about) == letter(&sim.made_for));
+                Input::CompatibleReturned(epoch, Ok(truth == (answer == 0)))
+            }
+            (call, _) => panic!("{call} is never made"),
+        };
+        self.apply(worker, input);
+    }
+
+    /// Does what follows from a transition of a worker.
+    fn follow(&mut self, worker: usize, effects: Effects) {
+        for effect in effects.orders {
+            let sim = &mut self.workers[worker];
+            match effect {
+                Effect::SpawnThread(epoch) => {
+                    self.announce(worker, epoch);
+                }
+                Effect::CallStart => {
+                    sim.call = Some((DriverCall::Start, sim.life.epoch()));
+                    let occasion = sim.life.occasion();
+                    sim.made_for = occasion.map(|id| properties(self.kinds[&id])).unwrap_or_default();
+                    sim.said.clear();
+                }
+                Effect::CallCompatible(_) => sim.call = Some((DriverCall::Compatible, sim.life.epoch())),
+                Effect::CallStop { .. } => {
+                    sim.call = Some((DriverCall::Stop, sim.life.epoch()));
+                    sim.connection = None;
+                }
+                Effect::Answer(request, answer) => self.answered(worker, request, answer),
+                // Whoever has them gives them back some time.
+                Effect::EndLeases(_) | Effect::CancelStart | Effect::Gone => {}
+                Effect::CallCheck => panic!("nothing is checked"),
+            }
+        }
+    }
+
+    fn answered(&mut self, worker: usize, request: RequestId, answer: Answer) {
+        let sim = &mut self.workers[worker];
+        let position = sim.requests.iter().position(|(id, _)| *id == request).expect("w3: one answer");
+        let (_, asker) = sim.requests.remove(position);
+        let (epoch, occasion) = (sim.life.epoch(), sim.life.occasion());
+        match asker {
+            Asker::Direct => {
+                if let Some(lease) = answer.ok().and_then(|grant| grant.lease) {
+                    sim.leases.push((lease, None));
+                }
+            }
+            Asker::Fit(kind) => {
+                let fits = match answer {
+                    Ok(_) => Some(true),
+                    Err(SubstantiateError::Incompatible { .. }) => Some(false),
+                    Err(_) => None,
+                };
+                sim.messages.push(Message::Fits { epoch, properties: properties(kind), fits });
+            }
+            Asker::Start => {
+                let called = std::mem::take(&mut sim.called);
+                let end = match answer {
+                    Ok(_) => StartEnd::Attached,
+                    Err(_) if occasion.is_none() => StartEnd::NotMade,
+                    Err(SubstantiateError::Cannot { reason }) => StartEnd::Cannot { reason },
+                    Err(error @ (SubstantiateError::Failed { .. } | SubstantiateError::TimedOut { .. })) => {
+                        StartEnd::Failed { reason: error.to_string().into() }
+                    }
+                    Err(_) => StartEnd::NotMade,
+                };
+                let failed = matches!(end, StartEnd::Failed { .. } | StartEnd::Cannot { .. });
+                assert!(called || !failed, "b2: an attempt whose start was not called has failed");
+                sim.messages.push(Message::Started { epoch, end });
+            }
+        }
+    }
+
+    fn hear(&mut self, worker: usize, message: Message, orders: &mut Orders) {
+        let (now, index) = (self.now, index_of(worker));
+        match message {
+            Message::Started { epoch, end } => {
+                self.workers[worker].ordered = false;
+                let occasion = self.placement.worker(index).demand.as_ref().expect("it was ordered").occasion;
+                let slot = self.builds.iter().position(|build| build.id == occasion);
+                let waits = matches!(self.placement.queue.place(occasion), Some(Place::Waiting));
+                if let (StartEnd::Failed { .. }, Some(slot), true) = (&end, slot, waits) {
+                    self.attempt_failed(slot, worker);
+                }
+                let version = self.workers[worker].life.version();
+                self.placement.start_ended(now, index, epoch, version, end, 1.0, orders);
+            }
+            Message::Leased { build, lease, version } => {
+                self.placement.leased(now, index, build, lease.is_some(), version, orders);
+                if lease.is_none()
+                    && let Some(build) = self.builds.iter_mut().find(|of| of.id == build)
+                    && build.state == BuildState::Leasing(worker)
+                {
+                    build.state = BuildState::Waiting;
+                }
+            }
+            Message::Fits { epoch, properties, fits } => {
+                let asked = self.placement.worker(index).question();
+                let about = asked.and_then(|kind| self.placement.kinds.properties(kind));
+                if let Some(fits) = fits
+                    && epoch == self.workers[worker].told.epoch
+                    && about == Some(&properties)
+                {
+                    self.workers[worker].said.insert(properties.clone(), fits);
+                }
+                let version = self.workers[worker].life.version();
+                self.placement.fit_answered(index, epoch, version, &properties, fits);
+            }
+            Message::Kind { properties, kind } => self.placement.kind_said(index, &properties, kind, orders),
+        }
+    }
+}
+
+pub(super) fn facts(life: &Lifecycle, made_for: &Properties, now: Instant) -> Facts {
+    Facts {
+        version: life.version(),
+        epoch: life.epoch(),
+        standing: life.standing(now),
+        call: life.call(),
+        failure: life.quarantine_cause(),
+        made_for: made_for.clone(),
+    }
+}
