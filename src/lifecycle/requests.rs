@@ -78,6 +78,10 @@ impl Lifecycle {
         let (late, waiting) = std::mem::take(&mut self.waiters).into_iter().partition(|waiter| waiter.is_late(now));
         self.waiters = waiting;
         let late: Vec<Waiter> = late;
+        if !late.is_empty() && matches!(self.stage, Stage::Insubstantiating { .. }) {
+            // They have waited for the next attempt, whose start was not called.
+            self.occasion = None;
+        }
         for Waiter { request, made, .. } in late {
             let error = SubstantiateError::TimedOut { after: now.saturating_duration_since(made) };
             effects.orders.push(Effect::Answer(request.id, Err(error)));

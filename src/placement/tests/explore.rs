@@ -21,10 +21,8 @@ fn build(kind: &'static str, priority: i32) -> BuildSetup {
     BuildSetup { labels: Labels::new(), priority, kind, max_attempts: NonZeroU32::new(2) }
 }
 
-/// Explores at least to this many transitions, if there are as many.
-fn enough_transitions() -> u64 {
-    std::env::var("EXPLORE").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000)
-}
+/// Explores at least to this many transitions, if there are as many, unless `LATENT_WORKER_TRANSITIONS` says otherwise.
+const ENOUGH_TRANSITIONS: u64 = 4_000;
 
 /// Breadth first, until nothing new appears or enough was seen.
 fn explore(name: &str, setting: Setting) {
@@ -33,8 +31,10 @@ fn explore(name: &str, setting: Setting) {
     let mut origins: Vec<(usize, Option<Step>)> = vec![(0, None)];
     let mut frontier = VecDeque::from([(0, first)]);
     let mut transitions = 0;
+    let enough = std::env::var("LATENT_WORKER_TRANSITIONS")
+        .map_or(ENOUGH_TRANSITIONS, |enough| enough.parse().expect("LATENT_WORKER_TRANSITIONS is a number"));
     while let Some((origin, world)) = frontier.pop_front() {
-        if transitions >= enough_transitions() {
+        if transitions >= enough {
             break;
         }
         for step in world.steps() {

@@ -566,9 +566,12 @@ impl World {
         let sim = &mut self.workers[worker];
         let initiator = sim.life.initiator();
         let of_queue = sim.requests.iter().any(|(id, asker)| Some(*id) == initiator && *asker == Asker::Start);
+        let ordered_for = self.placement.worker(index_of(worker)).starting().map(|demand| demand.occasion);
         let occasion = if of_queue { self.placement.occasion(index_of(worker)) } else { None };
         if let Some(Occasion { build, .. }) = occasion {
-            self.check_occasion(worker, build);
+            if Some(build) != ordered_for {
+                self.check_occasion(worker, build);
+            }
         } else if of_queue {
             return self.cancel_start(worker);
         }
