@@ -164,6 +164,12 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for StopError {
 #[error("the start was cancelled")]
 pub struct Cancelled;
 
+/// The stop is a fast one, or has become one while its driver waited in
+/// [`StopRequest::sleep`](crate::StopRequest::sleep): end the instance without more grace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("the stop was hurried")]
+pub struct Hurried;
+
 /// Why a worker did not take a request or did not attach for it: the answer of
 /// [`Substantiation`](crate::Substantiation).
 #[derive(Clone, PartialEq, Eq, Debug, Error)]

@@ -70,7 +70,7 @@ pub use drivers::{
 };
 pub use error::{
     AddWorkerError, AttachError, Attempt, BoxError, BuildError, Cancelled, CommandError, FailureCause, FileError,
-    JournalError, LeaseEnd, RecordError, StartError, StopError, SubstantiateError, UnknownBuild,
+    Hurried, JournalError, LeaseEnd, RecordError, StartError, StopError, SubstantiateError, UnknownBuild,
 };
 pub use event::{
     BuildResult, DriverCall, Event, EventKind, LeftoverStatus, LeftoverStep, NextStep, StopCause, WorkerState,

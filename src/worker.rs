@@ -12,7 +12,7 @@ use crossbeam_channel::Receiver;
 
 use crate::build::{Build, Epoch, Labels, Properties};
 use crate::command::Agent;
-use crate::error::{AttachError, BoxError, Cancelled, RecordError, StartError, StopError};
+use crate::error::{AttachError, BoxError, Cancelled, Hurried, RecordError, StartError, StopError};
 use crate::journal::{LeftoverStage, Remains};
 
 /// A kind of worker that can be started when work arrives and stopped when it is gone: a driver.
@@ -43,7 +43,7 @@ pub trait LatentWorker: Send + Sync + 'static {
 
     /// Stops the instance and removes everything that belongs to it. Called exactly once for each start, and never
     /// again when it fails: what may be left then goes to [`reclaim`](LatentWorker::reclaim). What is gone already
-    /// counts as stopped.
+    /// counts as stopped. When [`StopRequest::fast`] turns true meanwhile, end the instance without more grace.
     #[doc(alias = "terminate")]
     #[doc(alias = "deprovision")]
     fn stop_instance(&self, stop: StopRequest<Self::Instance>) -> Result<(), StopError>;
@@ -173,11 +173,12 @@ pub enum Reclaimed {
 pub struct Leftover {
     pub(crate) remains: Remains,
     pub(crate) age: Duration,
-    pub(crate) controls: Arc<dyn ReclaimControls>,
+    pub(crate) controls: Arc<dyn CallControls>,
 }
 
-/// What a reclaim can ask of the runtime.
-pub(crate) trait ReclaimControls: Send + Sync {
+/// What a stop or a reclaim can ask of the runtime.
+pub(crate) trait CallControls: Send + Sync {
+    /// Disconnected when the call is to end soon.
     fn cancel_signal(&self) -> &Receiver<Infallible>;
     fn sleep(&self, duration: Duration) -> Result<(), Cancelled>;
 }
@@ -410,7 +411,7 @@ impl fmt::Debug for StartRequest<'_> {
 pub struct StopRequest<I> {
     pub(crate) identity: AttemptIdentity,
     pub(crate) instance: Option<I>,
-    pub(crate) fast: bool,
+    pub(crate) controls: Arc<dyn CallControls>,
 }
 
 impl<I> StopRequest<I> {
@@ -432,12 +433,31 @@ impl<I> StopRequest<I> {
 
     /// The same request about something else: for a driver that wraps another one and its instances.
     pub fn map<J>(self, instance: impl FnOnce(I) -> J) -> StopRequest<J> {
-        StopRequest { identity: self.identity, instance: self.instance.map(instance), fast: self.fast }
+        StopRequest { identity: self.identity, instance: self.instance.map(instance), controls: self.controls }
     }
 
-    /// Whether to skip all grace: somebody waits for the end.
+    /// Returns whether to skip all grace now: somebody waits for the end. Does not block.
+    ///
+    /// A graceful stop becomes a fast one when somebody asks for that while it is in flight: with
+    /// [`Worker::insubstantiate`](crate::Worker::insubstantiate), with a fast
+    /// [shutdown](crate::Master::shutdown), or by dropping the master. It never becomes graceful again.
     pub fn fast(&self) -> bool {
-        self.fast
+        matches!(self.hurry_signal().try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
+    }
+
+    /// A channel that never carries anything and is disconnected when the stop is, or becomes, a fast one: for
+    /// `select!`. A clone of it may be kept, and is disconnected at the latest when the stop has returned.
+    pub fn hurry_signal(&self) -> &Receiver<Infallible> {
+        self.controls.cancel_signal()
+    }
+
+    /// Blocks for this time, on the clock of the master, and ends early with an error when the stop is, or becomes, a
+    /// fast one. Whatever gives an instance time to end by itself goes through this.
+    ///
+    /// # Errors
+    /// [`Hurried`]. It is no failure of the stop: end the instance at once, and do not return the error.
+    pub fn sleep(&self, duration: Duration) -> Result<(), Hurried> {
+        self.controls.sleep(duration).map_err(|Cancelled| Hurried)
     }
 
     /// The name of the worker.
@@ -466,7 +486,7 @@ impl<I> fmt::Debug for StopRequest<I> {
         f.debug_struct("StopRequest")
             .field("identity", &self.identity)
             .field("instance", &self.instance.is_some())
-            .field("fast", &self.fast)
+            .field("fast", &self.fast())
             .finish()
     }
 }

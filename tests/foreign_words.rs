@@ -84,7 +84,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("the error of a stop", |world, worker, script| {
         drop(world.lease(worker, script));
         worker.insubstantiate(false);
-        script.expect_stop().answer(|| Err(StopError::new(HOSTILE)));
+        script.expect_stop().answer(|_| Err(StopError::new(HOSTILE)));
         eventually(1, || world.master.leftovers().len());
         world.master.leftovers().iter().map(ToString::to_string).collect()
     }),

@@ -1,18 +1,136 @@
-//! S1, S2, S3: the end of a master, in every state that its workers can be in.
+//! S0, S1, S2, S3: the end of a master, in every state that its workers can be in, and stops that are hurried.
 
 mod support;
 
 use std::any::Any;
 use std::time::Duration;
 
-use crossbeam_channel::bounded as channel;
+use crossbeam_channel::{Receiver, bounded as channel};
 use latent_worker::testing::{ManualClock, PATIENCE, Script, ScriptedWorker};
 use latent_worker::{
-    AddWorkerError, Build, BuildError, BuildResult, DriverCall, EventKind, IdlePolicy, LeaseEnd, Master, ShutdownMode,
-    SubstantiateError, Worker, WorkerConfig, WorkerState,
+    AddWorkerError, Build, BuildError, BuildResult, DriverCall, EventKind, Hurried, IdlePolicy, LeaseEnd, Master,
+    ShutdownMode, SubstantiateError, Worker, WorkerConfig, WorkerState,
 };
 
 use support::{GatedClock, SECOND, World, answer, bounded, eventually, reaches};
+
+/// Whether a stop was fast in the beginning, how its sleep ended, and whether it was fast in the end.
+type Learned = (bool, Result<(), Hurried>, bool);
+
+/// Has the instance stopped gracefully by a driver that waits as long as it may, and returns when it waits.
+fn patient_stop(worker: &Worker, script: &Script) -> Receiver<Learned> {
+    worker.insubstantiate(false);
+    let ((waits, waiting), (learned, result)) = (channel(1), channel(1));
+    script.expect_stop().answer(move |stop| {
+        let before = stop.fast();
+        let _ = waits.send(());
+        let slept = stop.sleep(Duration::MAX);
+        let _ = learned.send((before, slept, stop.fast()));
+        Ok(())
+    });
+    waiting.recv_timeout(PATIENCE).unwrap();
+    result
+}
+
+#[test]
+fn s0_a_stop_in_flight_is_hurried_by_a_fast_one() {
+    type Hurry = fn(&World, &Worker);
+    let hurry: [(&str, Hurry); 3] = [
+        ("a fast insubstantiate", |_, worker| drop(worker.insubstantiate(true))),
+        ("a fast shutdown", |world, _| drop(world.master.shutdown(ShutdownMode::Fast, Duration::ZERO))),
+        ("a graceful shutdown that becomes a fast one", |world, _| {
+            world.master.shutdown(ShutdownMode::Graceful, Duration::ZERO);
+            world.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
+        }),
+    ];
+    for (what, hurry) in hurry {
+        let world = World::new();
+        let (worker, script) = world.worker("w");
+        drop(world.lease(&worker, &script));
+        let learned = patient_stop(&worker, &script);
+        hurry(&world, &worker);
+        assert_eq!(learned.recv_timeout(PATIENCE), Ok((false, Err(Hurried), true)), "{what}");
+        world.finish(&[&script]);
+    }
+}
+
+#[test]
+fn s0_dropping_the_master_hurries_the_stops_in_flight() {
+    let master = Master::builder().drop_timeout(PATIENCE).build();
+    let (driver, script) = ScriptedWorker::automatic();
+    let worker = master.add_worker(WorkerConfig::new("w"), driver).unwrap();
+    assert_eq!(answer(&mut worker.warm_up()), Ok(()));
+    script.by_hand(DriverCall::Stop);
+    let learned = patient_stop(&worker, &script);
+    bounded("dropping the master", move || drop(master));
+    assert_eq!(learned.recv_timeout(PATIENCE), Ok((false, Err(Hurried), true)));
+}
+
+#[test]
+fn s0_nothing_but_a_fast_request_hurries_a_stop() {
+    let world = World::new();
+    let (worker, script) = world.worker("w");
+    drop(world.lease(&worker, &script));
+    worker.insubstantiate(false);
+    let stop = script.expect_stop();
+    worker.insubstantiate(false);
+    let mut next = worker.substantiate(&Build::new("waits for the stop"));
+    world.advance(10_000);
+    assert_eq!(answer(&mut next).unwrap_err(), SubstantiateError::TimedOut { after: 10_000 * SECOND });
+    let mut next = worker.substantiate(&Build::new("waits for the stop"));
+    assert!(!stop.fast());
+    stop.succeed();
+    script.expect_start().succeed_attached();
+    drop(answer(&mut next).unwrap());
+    world.master.shutdown(ShutdownMode::Graceful, Duration::ZERO);
+    let stop = script.expect_stop();
+    assert!(!stop.fast(), "it is another stop, and another way to end it");
+    worker.insubstantiate(true);
+    stop.wait_hurried();
+    stop.succeed();
+    world.finish(&[&script]);
+}
+
+#[test]
+fn s0_a_stop_sleeps_on_the_clock_of_the_master() {
+    let world = World::new();
+    let (worker, script) = world.worker("w");
+    drop(world.lease(&worker, &script));
+    worker.insubstantiate(false);
+    let (learned, result) = channel(1);
+    let clock = world.clock.clone();
+    script.expect_stop().answer(move |stop| {
+        let before = clock.now();
+        let slept = stop.sleep(30 * SECOND);
+        let _ = learned.send((slept, clock.now() - before));
+        Ok(())
+    });
+    // Nobody tells when the sleep begins: if it was after a step, the next one wakes it.
+    let step = || {
+        world.clock.advance(30 * SECOND);
+        result.recv_timeout(SECOND / 20).ok()
+    };
+    let (slept, time) = std::iter::repeat_with(step).take(100).flatten().next().expect("woken by the clock");
+    assert!(slept == Ok(()) && time >= 30 * SECOND);
+    world.finish(&[&script]);
+}
+
+#[test]
+fn s0_a_stop_that_is_fast_from_the_beginning_does_not_sleep() {
+    let world = World::new();
+    let (worker, script) = world.worker("w");
+    let _lease = world.lease(&worker, &script);
+    worker.insubstantiate(true);
+    let stop = script.expect_stop();
+    assert!(stop.fast());
+    let (learned, result) = channel(1);
+    stop.answer(move |stop| {
+        let _ = learned.send((stop.fast(), stop.sleep(Duration::MAX)));
+        Ok(())
+    });
+    assert_eq!(result.recv_timeout(PATIENCE), Ok((true, Err(Hurried))));
+    world.finish(&[&script]);
+}
 
 #[test]
 fn s1_nothing_new_starts_and_every_queued_build_is_answered() {
@@ -340,7 +458,7 @@ fn s3_the_last_handle_may_be_dropped_in_any_driver_call() {
                 });
             } else {
                 worker.insubstantiate(false);
-                script.expect_stop().answer(move || {
+                script.expect_stop().answer(move |_| {
                     drop_in_call();
                     Ok(())
                 });

@@ -80,7 +80,7 @@ fn s3_no_thread_is_left() {
     script.by_hand(DriverCall::Stop);
     let handle = master.clone();
     worker.insubstantiate(false);
-    script.expect_stop().answer(move || {
+    script.expect_stop().answer(move |_| {
         handle.shutdown(ShutdownMode::Fast, PATIENCE);
         Ok(())
     });

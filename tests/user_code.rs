@@ -533,7 +533,7 @@ fn w14_an_error_that_panics_when_it_is_asked_what_it_is_does_no_harm() {
     let mut request = worker.substantiate(&Build::new("b"));
     script.expect_start().fail_with(StartError::from(Unspeakable));
     assert!(matches!(answer(&mut request), Err(SubstantiateError::Failed { .. })));
-    script.expect_stop().answer(|| Err(StopError::from(Unspeakable)));
+    script.expect_stop().answer(|_| Err(StopError::from(Unspeakable)));
     reaches(&worker, WorkerState::NotSubstantiated);
     assert!(worker.status().last_failure.unwrap().0.contains("no words for it"));
     worker.unpause();
@@ -632,7 +632,7 @@ fn w14_a_driver_may_call_the_library_in_every_call() {
                 });
             } else {
                 worker.insubstantiate(false);
-                script.expect_stop().answer(move || {
+                script.expect_stop().answer(move |_| {
                     hook();
                     Ok(())
                 });

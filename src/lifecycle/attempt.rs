@@ -230,7 +230,12 @@ impl Lifecycle {
                 self.end_leases(now, LeaseEnd::Stopped, effects);
                 self.go_down(now, fast, cause, effects);
             }
-            Stage::Insubstantiating { fast: already, .. } => *already |= fast,
+            Stage::Insubstantiating { fast: already, .. } => {
+                if fast && !*already && matches!(self.call, Some((Call::Stop, _))) {
+                    effects.orders.push(Effect::HurryStop);
+                }
+                *already |= fast;
+            }
             Stage::Substantiating | Stage::Starting => self.go_down(now, fast, cause, effects),
         }
     }

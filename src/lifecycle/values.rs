@@ -159,6 +159,8 @@ pub(crate) enum Effect {
     CallStop {
         fast: bool,
     },
+    /// The stop in flight has become a fast one.
+    HurryStop,
     Answer(RequestId, Answer),
     /// All leases of this attempt are over.
     EndLeases(LeaseEnd),

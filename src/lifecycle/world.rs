@@ -42,6 +42,13 @@ pub(super) enum Step {
     Stale(Input),
 }
 
+impl Step {
+    /// Whether somebody asks for the instance to be gone at once.
+    fn is_fast(&self) -> bool {
+        matches!(self, Self::Input(Input::Insubstantiate { fast: true } | Input::Shutdown { fast: true }))
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum RequestState {
     Open,
@@ -61,6 +68,8 @@ pub(super) struct World {
     stops: BTreeSet<Epoch>,
     /// Starts whose cancel token was set.
     cancelled: BTreeSet<Epoch>,
+    /// The driver knows that the stop in flight is a fast one.
+    fast_stop: bool,
     requests: Vec<RequestState>,
     requests_made: Vec<Instant>,
     /// Leases that somebody holds; some of them may have ended.
@@ -110,6 +119,7 @@ impl World {
             starts: BTreeSet::new(),
             stops: BTreeSet::new(),
             cancelled: BTreeSet::new(),
+            fast_stop: false,
             requests: Vec::new(),
             requests_made: Vec::new(),
             leases: BTreeSet::new(),
@@ -403,11 +413,17 @@ impl World {
                     assert!(self.setting.may_be_incompatible, "w11: a driver was asked that never says no");
                     self.called(DriverCall::Compatible, epoch);
                 }
-                Effect::CallStop { .. } => {
+                Effect::CallStop { fast } => {
                     self.called(DriverCall::Stop, epoch);
+                    self.fast_stop = fast;
                     assert!(self.starts.contains(&epoch), "w2: a stop without a start");
                     assert!(self.stops.insert(epoch), "w2: a second stop");
                     assert_eq!(self.in_use.first_key_value(), None, "a busy instance was stopped");
+                }
+                Effect::HurryStop => {
+                    assert!(matches!(self.call, Some((DriverCall::Stop, _))), "s0: there is no stop to hurry");
+                    assert!(!self.fast_stop, "s0: the stop is a fast one already");
+                    self.fast_stop = true;
                 }
                 Effect::Answer(request, answer) => self.answered(request, &answer),
                 Effect::EndLeases(_) => {
@@ -445,6 +461,10 @@ impl World {
         assert_eq!(self.life.leases(), self.in_use.len(), "b6: every lease in use is counted, and no other");
         assert!(self.life.leases() <= self.setting.max_builds, "b6: more leases than places");
         assert_eq!(self.life.call().map(|(call, _)| call), self.call.map(|(call, _)| call), "w1: the call in flight");
+        if let (Some((DriverCall::Stop, _)), Stage::Insubstantiating { fast, .. }) = (self.call, &self.life.stage) {
+            let asked = step.is_fast();
+            assert!(self.fast_stop == *fast && (*fast || !asked), "s0: the driver does not know how fast its stop is");
+        }
         let open = self.requests.iter().filter(|state| **state == RequestState::Open).count();
         assert_eq!(open, self.life.waiting(), "w3: every open request waits in the lifecycle, and no other");
         let told = self.life.state() == WorkerState::Substantiated;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::connection::Connection;
@@ -65,6 +65,8 @@ pub(super) struct Attempt {
     pub(super) orders: Sender<Order>,
     /// Dropped to cancel the start.
     pub(super) cancel: Option<Sender<Infallible>>,
+    /// Dropped to hurry the stop; from the moment that it is called, unless it is fast from the beginning.
+    pub(super) hurry: Option<Sender<Infallible>>,
     pub(super) connection: Option<Arc<Connection>>,
 }
 
@@ -293,7 +295,17 @@ impl WorkerCell {
                 let Some(properties) = asked.and_then(|pending| pending.asker.properties()) else { return };
                 return self.order(Order::Compare(properties.clone()), inner, agenda);
             }
-            Effect::CallStop { fast } => return self.order(Order::Stop { fast }, inner, agenda),
+            Effect::CallStop { fast } => {
+                let (hurry, hurried) = bounded(0);
+                if let Some(attempt) = &mut inner.attempt {
+                    attempt.hurry = (!fast).then_some(hurry);
+                }
+                return self.order(Order::Stop { hurried }, inner, agenda);
+            }
+            Effect::HurryStop => match inner.attempt.as_mut().and_then(|attempt| attempt.hurry.take()) {
+                Some(hurry) => Task::Disconnect(hurry),
+                None => return,
+            },
             Effect::Answer(request, answer) => {
                 let Some(position) = inner.requests.iter().position(|pending| pending.id == request) else { return };
                 let asker = inner.requests.remove(position).asker;

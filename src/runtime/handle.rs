@@ -79,8 +79,9 @@ impl Worker {
     }
 
     /// Stops the instance, if there is one: after its builds, or at once when `fast`; leases that are out end then, and
-    /// `fast` reaches the driver. Requests that wait are answered with [`SubstantiateError::Insubstantiated`]; builds
-    /// of the queue go back to it.
+    /// `fast` reaches the driver, also when a stop is in flight already
+    /// ([`StopRequest::fast`](crate::StopRequest::fast)). Requests that wait are answered with
+    /// [`SubstantiateError::Insubstantiated`]; builds of the queue go back to it.
     #[doc(alias = "terminate")]
     pub fn insubstantiate(&self, fast: bool) -> Insubstantiation {
         let gone = self.cell.turn(&self.shared, |turn| {

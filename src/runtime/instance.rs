@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
+use super::call_signal::CallSignal;
 use super::cell::{Attempt, Initiator, Transition, WorkerCell};
 use super::entropy;
 use super::fence::fenced;
@@ -34,7 +35,10 @@ const LONGEST_ID: usize = 4096;
 pub(super) enum Order {
     Check,
     Compare(Properties),
-    Stop { fast: bool },
+    /// The signal is disconnected when the stop is, or becomes, a fast one.
+    Stop {
+        hurried: Receiver<Infallible>,
+    },
 }
 
 /// A [`LatentWorker`] of any type of instance.
@@ -137,13 +141,14 @@ impl<W: LatentWorker> Driver for W {
                 (Order::Check | Order::Compare(_), None) => {
                     unreachable!("an instance is only looked after when there is one")
                 }
-                (Order::Stop { fast }, _) => {
+                (Order::Stop { hurried }, _) => {
                     close_agent(shared, worker);
                     if let Some(journal) = &shared.journal {
                         // A disk that hangs must not keep an instance from being stopped.
                         journal.note(Record::Stopping { attempt: attempt_of(&identity) });
                     }
-                    let request = StopRequest { identity: identity.clone(), instance, fast };
+                    let controls = Arc::new(CallSignal::new(shared, hurried));
+                    let request = StopRequest { identity: identity.clone(), instance, controls };
                     let stop = || self.stop_instance(request).map_err(|error| error.to_string().into());
                     let result = fenced("stop_instance", stop).unwrap_or_else(Err);
                     let remains = Remains {
@@ -240,8 +245,14 @@ fn begin_start(turn: &mut Transition<'_>, identity: &AttemptIdentity, of_queue: 
     turn.inner.progress = None;
     let made_for = build.as_ref().map(|build| build.properties().clone()).unwrap_or_default();
     let identity = identity.clone();
-    turn.inner.attempt =
-        Some(Attempt { identity, made_for: made_for.clone(), orders, cancel: Some(cancel), connection: None });
+    turn.inner.attempt = Some(Attempt {
+        identity,
+        made_for: made_for.clone(),
+        orders,
+        cancel: Some(cancel),
+        hurry: None,
+        connection: None,
+    });
     Begun::Called(Announced { build, made_for, orders: received, cancelled })
 }
 

@@ -4,24 +4,24 @@
 //! next and ends when nothing is, so that there are as many threads as tries, and none without a leftover.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
+use super::call_signal::CallSignal;
 use super::entropy;
 use super::fence::fenced;
 use super::observers::About;
 use super::shared::{Owner, Shared};
 use super::threads;
 use super::timer::Timer;
-use crate::error::Cancelled;
 use crate::event::{EventKind, LeftoverStatus, LeftoverStep};
 use crate::journal::{Entry, Journal, Leftovers, Origin, Outcome, Plan, Record, Remains, Until, seconds_since_1970};
 use crate::lifecycle::Input;
-use crate::worker::{Leftover, ReclaimControls, Reclaimed};
+use crate::worker::{Leftover, Reclaimed};
 
 pub(super) struct LeftoverList {
     inner: Mutex<Inner>,
@@ -202,7 +202,7 @@ impl Shared {
         // It is only due when its worker was added, and none is ever removed.
         let Some(worker) = self.workers.read().named(&remains.worker).cloned() else { return };
         self.publish(about(&remains), EventKind::ReclaimCalled);
-        let controls = Controls { shared: Arc::downgrade(self), cancelled: self.leftovers.cancelled.clone() };
+        let controls = CallSignal::new(self, self.leftovers.cancelled.clone());
         let known_for = self.leftovers.known_for(&remains.key, self.clock.now());
         let age = remains.age(seconds_since_1970()).max(known_for);
         let leftover = Leftover { remains: remains.clone(), age, controls: Arc::new(controls) };
@@ -267,38 +267,8 @@ impl Shared {
             });
         }
     }
-
-    /// Waits on the clock of the master; ends early when `cancelled` is disconnected.
-    pub(super) fn sleep(&self, duration: Duration, cancelled: &Receiver<Infallible>) -> Result<(), Cancelled> {
-        // A duration beyond the end of time is a sleep until the cancel.
-        let sleep = self.clock.now().checked_add(duration).map(|until| self.timer.sleep(until));
-        let never = crossbeam_channel::never();
-        select_biased! {
-            recv(cancelled) -> _ => Err(Cancelled),
-            recv(sleep.as_ref().map_or(&never, |sleep| sleep.over())) -> _ => Ok(()),
-        }
-    }
 }
 
 pub(super) fn about(remains: &Remains) -> About {
     About { worker: Some(remains.worker.clone()), epoch: Some(remains.epoch), build: None }
-}
-
-/// What a reclaim can ask for. A driver that keeps it does not keep the master alive.
-struct Controls {
-    shared: Weak<Shared>,
-    cancelled: Receiver<Infallible>,
-}
-
-impl ReclaimControls for Controls {
-    fn cancel_signal(&self) -> &Receiver<Infallible> {
-        &self.cancelled
-    }
-
-    fn sleep(&self, duration: Duration) -> Result<(), Cancelled> {
-        match self.shared.upgrade() {
-            Some(shared) => shared.sleep(duration, &self.cancelled),
-            None => Err(Cancelled),
-        }
-    }
 }

@@ -530,8 +530,9 @@ impl Master {
     /// Lets nothing new start, answers every build that waits, and stops every instance.
     ///
     /// Blocks until that is done, at most for `limit`; the shutdown goes on after that, and the report names what is
-    /// still in flight. It may be called again, to wait longer or to turn a graceful shutdown into a fast one. Called
-    /// on a thread of the library (in a driver, say) it does not block, since it would wait for itself.
+    /// still in flight. It may be called again, to wait longer or to turn a graceful shutdown into a fast one: that
+    /// hurries the stops in flight ([`StopRequest::fast`](crate::StopRequest::fast)). Called on a thread of the library
+    /// (in a driver, say) it does not block, since it would wait for itself.
     #[doc(alias = "close")]
     pub fn shutdown(&self, mode: ShutdownMode, limit: Duration) -> ShutdownReport {
         self.handle.shutdown(mode, limit)

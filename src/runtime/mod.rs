@@ -30,6 +30,7 @@
 //!
 //! Two workers' locks are never held at once, nor a worker's and the queue's.
 
+mod call_signal;
 mod cell;
 mod clock;
 mod connection;

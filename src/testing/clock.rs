@@ -9,7 +9,8 @@ use crate::Clock;
 /// A [`Clock`] that is moved by hand, for deadlines without waiting. Clones are the same clock.
 ///
 /// Everything that the library does after some time goes by this clock: `missing_timeout`, checks, idle times,
-/// quarantines and [`StartRequest::sleep`](crate::StartRequest::sleep). What a *caller* is ready to wait
+/// quarantines, [`StartRequest::sleep`](crate::StartRequest::sleep) and
+/// [`StopRequest::sleep`](crate::StopRequest::sleep). What a *caller* is ready to wait
 /// ([`Ticket::wait_timeout`](crate::Ticket::wait_timeout), the limit of a shutdown) goes by the clock on the wall, so
 /// that a test that goes wrong comes to an end.
 ///

@@ -627,7 +627,7 @@ impl World {
                 }
                 Effect::Answer(request, answer) => self.answered(worker, request, answer),
                 // Whoever has them gives them back some time.
-                Effect::EndLeases(_) | Effect::CancelStart | Effect::Gone => {}
+                Effect::EndLeases(_) | Effect::CancelStart | Effect::HurryStop | Effect::Gone => {}
                 Effect::CallCheck => panic!("nothing is checked"),
             }
         }

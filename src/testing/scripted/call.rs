@@ -11,7 +11,7 @@ use super::{PATIENCE, ScriptedInstance};
 use crate::LatentWorker;
 use crate::{
     Agent, Attacher, Attachment, BoxError, Build, DriverCall, Epoch, Health, Leftover, Properties, Reclaimed, Secret,
-    StartError, StartRequest, Started, StopError,
+    StartError, StartRequest, Started, StopError, StopRequest,
 };
 
 /// What all kinds of calls have in common.
@@ -29,7 +29,7 @@ pub(super) type StartAnswer =
 pub(super) type CheckAnswer = Box<dyn FnOnce() -> Health + Send>;
 pub(super) type CompatibleAnswer = Box<dyn FnOnce() -> Result<bool, BoxError> + Send>;
 pub(super) type ReclaimAnswer = Box<dyn FnOnce(&Leftover) -> Result<Reclaimed, StopError> + Send>;
-pub(super) type StopAnswer = Box<dyn FnOnce() -> Result<(), StopError> + Send>;
+pub(super) type StopAnswer = Box<dyn FnOnce(&StopRequest<ScriptedInstance>) -> Result<(), StopError> + Send>;
 
 macro_rules! call {
     ($call:ident, $kind:ident, $answer:ty, $waiting:ident, $go_well:expr) => {
@@ -304,7 +304,7 @@ impl CompatibleCall {
 pub struct StopCall {
     pub(super) facts: Facts,
     pub(super) key: String,
-    pub(super) fast: bool,
+    pub(super) hurried: Receiver<std::convert::Infallible>,
     pub(super) had_instance: bool,
     pub(super) answer: Sender<StopAnswer>,
 }
@@ -315,9 +315,21 @@ impl StopCall {
         &self.key
     }
 
-    /// Whether all grace is to be skipped.
+    /// Returns whether all grace is to be skipped now; see [`StopRequest::fast`].
     pub fn fast(&self) -> bool {
-        self.fast
+        matches!(self.hurried.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
+    }
+
+    /// Blocks until the stop is a fast one.
+    ///
+    /// # Panics
+    /// If it does not become one within [`PATIENCE`].
+    pub fn wait_hurried(&self) {
+        match self.hurried.recv_timeout(PATIENCE) {
+            Err(RecvTimeoutError::Disconnected) => {}
+            Err(RecvTimeoutError::Timeout) => panic!("the stop was not hurried within {PATIENCE:?}"),
+            Ok(never) => match never {},
+        }
     }
 
     /// Whether the start had returned an instance.
@@ -327,22 +339,31 @@ impl StopCall {
 
     /// Everything is gone.
     pub fn succeed(self) {
-        self.answer(|| Ok(()));
+        self.answer(|_| Ok(()));
     }
 
     /// Something is left behind.
     pub fn fail(self, reason: &str) {
         let error = StopError::new(reason);
-        self.answer(|| Err(error));
+        self.answer(|_| Err(error));
+    }
+
+    /// Hangs, and succeeds as soon as the stop is a fast one: an instance that does not end by itself.
+    pub fn hang_until_hurried(self) {
+        self.facts.held_until(self.hurried.clone());
+        self.answer(|stop| {
+            let _ = stop.hurry_signal().recv();
+            Ok(())
+        });
     }
 
     /// A panic.
     pub fn panic(self) {
-        self.answer(|| panic!("scripted panic"));
+        self.answer(|_| panic!("scripted panic"));
     }
 
     /// Anything else: `answer` runs in the driver, on the library's thread.
-    pub fn answer(self, answer: impl FnOnce() -> Result<(), StopError> + Send + 'static) {
+    pub fn answer(self, answer: impl FnOnce(&StopRequest<ScriptedInstance>) -> Result<(), StopError> + Send + 'static) {
         self.send(Box::new(answer));
     }
 }

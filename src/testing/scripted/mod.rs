@@ -190,12 +190,12 @@ impl LatentWorker for ScriptedWorker {
         let call = StopCall {
             facts: Facts::new(stop.worker(), stop.epoch()),
             key: stop.key().to_owned(),
-            fast: stop.fast(),
+            hurried: stop.hurry_signal().clone(),
             had_instance: stop.instance().is_some(),
             answer,
         };
         match self.stage.perform(call, &answered) {
-            Some(answer) => answer(),
+            Some(answer) => answer(&stop),
             None => Err(StopError::new("the test let go of this stop without an answer")),
         }
     }
