@@ -30,7 +30,7 @@ pub(crate) struct Facts {
     pub(crate) version: u64,
     pub(crate) epoch: Epoch,
     pub(crate) standing: Standing,
-    /// The driver call that is out, and since when.
+    /// The driver call that is out, and since when; a start also while its thread is still to make the call.
     pub(crate) call: Option<(DriverCall, Instant)>,
     /// The attempt whose failure has put the worker into quarantine.
     pub(crate) failure: Option<Epoch>,

@@ -18,7 +18,7 @@ use super::observers::About;
 use super::shared::{Agenda, Shared, Task};
 use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{AttachError, SubstantiateError};
-use crate::event::{EventKind, WorkerState, WorkerStatus};
+use crate::event::{DriverCall, EventKind, WorkerState, WorkerStatus};
 use crate::journal::Remains;
 use crate::lifecycle::{
     ConnectionId, Effect, Effects, Fit, Grant, Input, Lifecycle, Occurrence, Request, RequestId, Want,
@@ -168,11 +168,12 @@ impl WorkerCell {
     pub(super) fn facts(&self, now: Instant) -> Facts {
         self.dirty.store(false, Ordering::SeqCst);
         let Inner { life, attempt, .. } = &*self.inner.lock();
+        let awaits_call = life.state() == WorkerState::Substantiating;
         Facts {
             version: life.version(),
             epoch: life.epoch(),
             standing: life.standing(now),
-            call: life.call(),
+            call: life.call().or_else(|| awaits_call.then(|| (DriverCall::Start, life.state_since()))),
             failure: life.quarantine_cause(),
             made_for: attempt.as_ref().map(|attempt| attempt.made_for.clone()).unwrap_or_default(),
         }

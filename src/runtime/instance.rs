@@ -16,7 +16,7 @@ use super::cell::{Attempt, Initiator, Transition, WorkerCell};
 use super::entropy;
 use super::fence::fenced;
 use super::queue::BuildCell;
-use super::shared::{Shared, SharedPoint};
+use super::shared::{Agenda, Shared, SharedPoint};
 use crate::build::{Build, Epoch, Properties};
 use crate::error::{Cancelled, FailureCause, RecordError, chain};
 use crate::event::{DriverCall, EventKind, StartFailure};
@@ -196,17 +196,26 @@ struct Announced {
 }
 
 /// Reports that the start can be called, and finds out for which build. `None` when nobody wants it any more.
+///
+/// From here on a cancel does not keep the driver from being called. The caller therefore makes the call at once, and this
+/// thread does not look at the queue before that, which may take long. The queue need not know of it: for the queue the
+/// start is out since its thread was wanted.
 fn announce(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, identity: &AttemptIdentity) -> Option<Announced> {
     let mut found: Option<(Arc<BuildCell>, Occasion)> = None;
     // Each further round means that a build has ended that the start was to be called for.
     loop {
-        let begin = |occasion| worker.turn(shared, |turn| begin_start(turn, identity, occasion));
+        #[cfg(feature = "testing")]
+        let _step = shared.steps.begin();
+        let mut agenda = Agenda::default();
+        let mut begin = |occasion| worker.transition(shared, &mut agenda, |turn| begin_start(turn, identity, occasion));
         let begun = match &found {
             None => begin(None),
             Some((build, occasion)) => {
                 build.unless_ended(|| begin(Some((&build.build, *occasion)))).unwrap_or(Begun::AskQueue)
             }
         };
+        agenda.leave_the_look();
+        shared.perform(agenda);
         match begun {
             Begun::Called(announced) => return Some(announced),
             Begun::Unwanted => return None,
@@ -363,5 +372,49 @@ impl StartControls for Controls<'_> {
 
     fn agent_address(&self) -> Option<&str> {
         self.shared.agent_address.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crossbeam_channel::{Sender, bounded};
+
+    use crate::{Build, LatentWorker, Master, StartError, StartRequest, Started, StopError, StopRequest, WorkerConfig};
+
+    /// Tells when it is called.
+    struct Driver(Sender<()>);
+
+    impl LatentWorker for Driver {
+        type Instance = ();
+
+        fn start_instance(&self, _: &StartRequest<'_>) -> Result<Started<()>, StartError> {
+            let _ = self.0.send(());
+            Err(StartError::infrastructure("it was only to be called"))
+        }
+
+        fn stop_instance(&self, _: StopRequest<()>) -> Result<(), StopError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn b4_the_queue_does_not_come_between_the_announcement_of_a_start_and_its_call() {
+        let (called, calls) = bounded(1);
+        let master = Master::new();
+        let paused = master.add_worker(WorkerConfig::new("paused").with_label("x"), Driver(called.clone())).unwrap();
+        paused.pause();
+        // While it waits, every change of a worker is a reason to look at the queue.
+        let _waits = master.submit(Build::new("waits").with_label("x"));
+        let worker = master.add_worker(WorkerConfig::new("w"), Driver(called)).unwrap();
+
+        let queue = worker.shared.queue.lock();
+        std::thread::scope(|scope| {
+            scope.spawn(|| worker.warm_up());
+            let was_called = calls.recv_timeout(Duration::from_secs(10));
+            drop(queue);
+            assert_eq!(was_called, Ok(()), "the start was announced, and waits for the queue");
+        });
     }
 }

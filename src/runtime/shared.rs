@@ -188,6 +188,11 @@ impl Agenda {
     pub(super) fn look_at_queue(&mut self) {
         self.look_at_queue = true;
     }
+
+    /// Leaves the look at the queue to the thread that takes the next one.
+    pub(super) fn leave_the_look(&mut self) {
+        self.look_at_queue = false;
+    }
 }
 
 impl Shared {
