@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use latent_worker::{Build, BuildError, CommandLatentWorker, EventKind, FailureCause, SubstantiateError, WorkerConfig};
 
-use programs::{Farm, LONG, NO_END, Place, SOON, alone, told};
+use programs::{Farm, IGNORES_SIGTERM, LONG, NO_END, Place, SOON, alone, told};
 
 fn driver(place: &Place, start: &str, stop: &str) -> CommandLatentWorker {
     CommandLatentWorker::new(place.sh(start), place.sh(stop)).grace(NO_END)
@@ -406,6 +406,52 @@ fn a_start_program_that_is_missing_is_a_failure_with_nothing_to_stop() {
     assert!(!place.path("ran").exists());
     let none = Farm::new(CommandLatentWorker::new([""; 0], [""; 0])).failure();
     assert!(none.to_string().contains("no program was given"), "{none}");
+}
+
+#[test]
+fn s0_a_hurry_cuts_the_grace_of_a_stop_program_short() {
+    let place = Place::new();
+    let (secret, asked) = (place.told("secret"), place.told("asked"));
+    let driver = driver(&place, "echo id; echo $LATENT_WORKER_SECRET >secret", IGNORES_SIGTERM);
+    let farm = Farm::new(driver.stop_limit(SOON));
+    let (lease, _attachment) = farm.attached(&secret, &Build::new("test"));
+    drop(lease);
+    farm.worker.insubstantiate(false);
+    asked.wait();
+    farm.stop(true);
+    let stopped = farm.stopped().unwrap_err();
+    assert!(stopped.contains("ran longer than"), "{stopped}");
+}
+
+#[test]
+fn s0_a_hurried_stop_program_goes_on() {
+    let place = Place::new();
+    let (secret, stops, go) = (place.told("secret"), place.told("stops"), place.pipe("go"));
+    let stop = "echo $LATENT_WORKER_FAST >>fast; echo >stops; read go <go";
+    let farm = Farm::new(driver(&place, "echo id; echo $LATENT_WORKER_SECRET >secret", stop));
+    let (lease, _attachment) = farm.attached(&secret, &Build::new("test"));
+    drop(lease);
+    farm.worker.insubstantiate(false);
+    stops.wait();
+    farm.worker.insubstantiate(true);
+    fs::write(go, "go\n").unwrap();
+    farm.stop(true);
+    assert_eq!((farm.stopped(), place.read("fast").as_str()), (Ok(()), "0\n"));
+}
+
+#[test]
+fn s0_a_hurried_stop_program_may_be_run_again_to_be_fast() {
+    let place = Place::new();
+    let (secret, stops) = (place.told("secret"), place.told("stops"));
+    let stop = "echo $LATENT_WORKER_FAST >>fast; if [ $LATENT_WORKER_FAST = 0 ]; then echo >stops; exec sleep 1000; fi";
+    let driver = driver(&place, "echo id; echo $LATENT_WORKER_SECRET >secret", stop);
+    let farm = Farm::new(driver.restart_hurried_stop());
+    let (lease, _attachment) = farm.attached(&secret, &Build::new("test"));
+    drop(lease);
+    farm.worker.insubstantiate(false);
+    stops.wait();
+    farm.stop(true);
+    assert_eq!((farm.stopped(), place.read("fast").as_str()), (Ok(()), "0\n1\n"));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use latent_worker::{Build, BuildError, EventKind, FailureCause, ProcessLatentWorker, SubstantiateError, WorkerConfig};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, waitid, waitpid};
 
-use programs::{Farm, LONG, NO_END, Place, SOON, alone, told};
+use programs::{Farm, IGNORES_SIGTERM, LONG, NO_END, Place, SOON, alone, told};
 
 fn driver(place: &Place, agent: &str) -> ProcessLatentWorker {
     ProcessLatentWorker::new(place.sh(agent)).grace(NO_END)
@@ -232,6 +232,20 @@ fn s1_a_fast_stop_has_next_to_no_grace() {
     let farm = Farm::new(driver(&place, "trap '' TERM; exec 3>line; sleep 1000 & sleep 1000"));
     let _request = farm.worker.substantiate(&Build::new("test"));
     line.recv_timeout(LONG).unwrap();
+    farm.stop(true);
+    assert_eq!(farm.stopped(), Ok(()));
+    line.recv_timeout(LONG).expect("everybody is killed");
+}
+
+#[test]
+fn s0_a_hurried_stop_has_next_to_no_grace_left() {
+    let place = Place::new();
+    let (line, asked) = (place.lifeline("line"), place.told("asked"));
+    let farm = Farm::new(driver(&place, &format!("exec 3>line; {IGNORES_SIGTERM}")));
+    let _request = farm.worker.substantiate(&Build::new("test"));
+    line.recv_timeout(LONG).unwrap();
+    farm.worker.insubstantiate(false);
+    asked.wait();
     farm.stop(true);
     assert_eq!(farm.stopped(), Ok(()));
     line.recv_timeout(LONG).expect("everybody is killed");

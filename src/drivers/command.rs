@@ -124,7 +124,8 @@ const MOST_ROUNDS: u32 = 5;
 ///
 /// # Stopping
 ///
-/// The stop program is run exactly once for every start program that was run, also after one that failed or was
+/// The stop program is run exactly once for every start program that was run (but see
+/// [`restart_hurried_stop`](Self::restart_hurried_stop)), also after one that failed or was
 /// cancelled: then with `LATENT_WORKER_INSTANCE` only if a complete line had been written. It must succeed when there
 /// is nothing (left) to stop, and finds what has no line yet by `LATENT_WORKER_KEY`.
 ///
@@ -156,6 +157,7 @@ pub struct CommandLatentWorker {
     reclaim: Option<UserProgram>,
     grace: Duration,
     stop_limit: Duration,
+    restart_hurried_stop: bool,
     check_limit: Duration,
     /// Where files with secrets are made.
     secret_files: Option<PathBuf>,
@@ -183,6 +185,7 @@ impl CommandLatentWorker {
             reclaim: None,
             grace: DEFAULT_GRACE,
             stop_limit: DEFAULT_STOP_LIMIT,
+            restart_hurried_stop: false,
             check_limit: DEFAULT_CHECK_LIMIT,
             secret_files: None,
             compatible_by: Vec::new(),
@@ -208,7 +211,8 @@ impl CommandLatentWorker {
         self
     }
 
-    /// How long a program has to end between SIGTERM and SIGKILL; 10 s by default.
+    /// How long a program has to end between SIGTERM and SIGKILL; 10 s by default. A fast stop gives its program 1 s at
+    /// most, counted from the moment at which the stop is or becomes fast.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -220,6 +224,15 @@ impl CommandLatentWorker {
     #[must_use]
     pub fn stop_limit(mut self, limit: Duration) -> Self {
         self.stop_limit = limit;
+        self
+    }
+
+    /// Restarts the stop program when a graceful stop becomes a fast one: the program that runs is ended as by its limit,
+    /// and run again with `LATENT_WORKER_FAST=1`. Set this if the program waits when it is not told to be fast, and may
+    /// be ended at any point. By default the program that runs goes on, and is not told.
+    #[must_use]
+    pub fn restart_hurried_stop(mut self) -> Self {
+        self.restart_hurried_stop = true;
         self
     }
 
@@ -271,8 +284,8 @@ impl CommandLatentWorker {
     ) -> Result<(), String> {
         let mut told = more.to_vec();
         told.extend(subject.id.map(|id| ("LATENT_WORKER_INSTANCE", id)));
-        let bounds =
-            Bounds { cancel: subject.cancel, limit: Some(limit), grace: self.grace, may_leave_processes: false };
+        let Subject { cancel, hurry, .. } = *subject;
+        let bounds = Bounds { cancel, limit: Some(limit), grace: self.grace, hurry, may_leave_processes: false };
         let spawned = program.spawn(Stdio::null(), subject.environment, &told);
         let spawned = spawned.map_err(|error| program.cannot_run(&error))?;
         let source = self.source(subject.name, subject.secret, call);
@@ -332,8 +345,18 @@ impl LatentWorker for CommandLatentWorker {
             let file = self.secret_files.as_ref().map(|parent| SecretFile::left_behind(parent, stop.key()));
             return file.map_or(Ok(()), SecretFile::remove);
         };
-        let fast = [("LATENT_WORKER_FAST", OsStr::new(if stop.fast() { "1" } else { "0" }))];
-        let stopped = self.run_within(&attempt.subject(), "stop", &self.stop, self.stop_limit, &fast);
+        let run = |fast: bool| {
+            // One that was told to be fast already is not run again.
+            let cancel = (self.restart_hurried_stop && !fast).then_some(stop.hurry_signal());
+            let subject = Subject { cancel, hurry: Some(stop.hurry_signal()), ..attempt.subject() };
+            let told = [("LATENT_WORKER_FAST", OsStr::new(if fast { "1" } else { "0" }))];
+            self.run_within(&subject, "stop", &self.stop, self.stop_limit, &told)
+        };
+        let fast = stop.fast();
+        let mut stopped = run(fast);
+        if self.restart_hurried_stop && stopped.is_err() && !fast && stop.fast() {
+            stopped = run(true);
+        }
         let belongings = std::mem::take(&mut *attempt.belongings.lock());
         let removed = belongings.secret_file.map_or(Ok(()), SecretFile::remove);
         stopped.map_err(StopError::new)?;
@@ -376,6 +399,7 @@ impl LatentWorker for CommandLatentWorker {
             id: leftover.ids().next().map(OsStr::new),
             secret: None,
             cancel: Some(cancel),
+            hurry: None,
         };
         let fast = [("LATENT_WORKER_FAST", OsStr::new("1"))];
         // A process that has the key may create something after the program has looked. The last run of the program
@@ -431,8 +455,8 @@ impl LatentWorker for CommandLatentWorker {
 
 impl CommandLatentWorker {
     fn wait_for_start(&self, spawned: Spawned, start: &StartRequest<'_>, attempt: &Attempt) -> Result<(), StartError> {
-        let bounds =
-            Bounds { cancel: Some(start.cancel_signal()), limit: None, grace: self.grace, may_leave_processes: true };
+        let (cancel, grace) = (Some(start.cancel_signal()), self.grace);
+        let bounds = Bounds { cancel, limit: None, grace, hurry: None, may_leave_processes: true };
         let running = spawned.follow(self.source(&attempt.name, Some(&attempt.secret), "start"));
         let ran = running.and_then(|running| running.wait(&bounds, &|line| start.progress(line)));
         let Ran { end, heard, output, survivors } =
@@ -475,6 +499,7 @@ impl fmt::Debug for CommandLatentWorker {
             .field("reclaim", &self.reclaim)
             .field("grace", &self.grace)
             .field("stop_limit", &self.stop_limit)
+            .field("restart_hurried_stop", &self.restart_hurried_stop)
             .field("check_limit", &self.check_limit)
             .field("secret_in_file", &self.secret_files.is_some())
             .field("compatible_by", &self.compatible_by)
@@ -521,10 +546,11 @@ struct Subject<'a> {
     id: Option<&'a OsStr>,
     secret: Option<&'a Secret>,
     cancel: Option<&'a Receiver<Infallible>>,
+    hurry: Option<&'a Receiver<Infallible>>,
 }
 
 impl Attempt {
-    /// Nobody cancels a check or a stop.
+    /// Nobody cancels a check.
     fn subject(&self) -> Subject<'_> {
         Subject {
             name: &self.name,
@@ -533,6 +559,7 @@ impl Attempt {
             id: self.id.get().map(OsString::as_os_str),
             secret: Some(&self.secret),
             cancel: None,
+            hurry: None,
         }
     }
 

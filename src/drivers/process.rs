@@ -14,15 +14,13 @@ use std::time::Duration;
 use super::directory;
 use super::environment::{Environment, SecretFile, kind_by, secret_files};
 use super::orphans::{Grace, ProcessId, Survivors, end_programs, kill_marked, nothing_found};
-use super::program::{Running, UserProgram};
+use super::program::{FAST_GRACE, Running, UserProgram};
 use super::program_log::ProgramLog;
 use super::program_output::Source;
 use super::variables::{DIRECTORY, KEY_VARIABLE};
 use crate::{BoxError, Health, Kind, LatentWorker, Leftover, Properties, Reclaimed};
 use crate::{StartError, StartRequest, Started, StopError, StopRequest};
 
-/// The grace of a fast stop. An agent may run its commands in groups of their own, which only it knows.
-const FAST_GRACE: Duration = Duration::from_secs(1);
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// How long a reclaim waits for a process that was killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -84,7 +82,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// The agent leads a process group of its own, which gets a SIGTERM. After the [grace](Self::grace), or as soon as the
 /// agent has ended and nobody holds its output any more, whatever is left of the group gets a SIGKILL. A fast stop has
-/// a grace of 1 s at most, for the agent to kill what it runs; none has what an agent that ended by itself has left
+/// a grace of 1 s at most, for the agent to kill what it runs, and one that becomes fast leaves at most 1 s of it; none has what an agent that ended by itself has left
 /// behind. What has left the group (`setsid`, or an agent that puts its commands into groups of their own) is for the
 /// agent to end: on SIGTERM, and when its connection or its standard input ends.
 ///
@@ -122,7 +120,7 @@ impl ProcessLatentWorker {
     }
 
     /// How long the agent has to end between SIGTERM and SIGKILL when it is stopped; 10 s by default. A fast stop gives
-    /// it 1 s at most.
+    /// it 1 s at most, counted from the moment at which the stop is or becomes fast.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -218,12 +216,11 @@ impl LatentWorker for ProcessLatentWorker {
     /// Returns an error if a process of the group still runs after it was killed, because it has changed its user (on
     /// Linux); if the file cannot be removed; or if other code has reaped the agent: the rest of its group cannot be
     /// killed then, because its number may belong to another process.
-    fn stop_instance(&self, stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
-        let grace = if stop.fast() { self.grace.min(FAST_GRACE) } else { self.grace };
+    fn stop_instance(&self, mut stop: StopRequest<ProcessInstance>) -> Result<(), StopError> {
         let (key, directory) = (stop.key().to_owned(), self.directory(stop.key()));
-        let (ended, removed) = match stop.into_instance() {
+        let (ended, removed) = match stop.take_instance() {
             Some(ProcessInstance { running, secret_file, .. }) => {
-                (Some(running.end(grace)), secret_file.map_or(Ok(()), SecretFile::remove))
+                (Some(running.end(self.grace, stop.hurry_signal())), secret_file.map_or(Ok(()), SecretFile::remove))
             }
             // No agent runs, but a file that could not be removed at that time may still exist.
             None => {

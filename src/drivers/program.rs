@@ -106,6 +106,10 @@ impl fmt::Debug for UserProgram {
     }
 }
 
+/// How much is left at most of a grace that a fast stop cuts short. A program may run others in groups of their own, which
+/// only it can end.
+pub(super) const FAST_GRACE: Duration = Duration::from_secs(1);
+
 /// What bounds the run of a program.
 pub(super) struct Bounds<'a> {
     /// Disconnected when nobody wants it any more.
@@ -114,6 +118,8 @@ pub(super) struct Bounds<'a> {
     pub(super) limit: Option<Duration>,
     /// How long it has to end after it was asked to.
     pub(super) grace: Duration,
+    /// Disconnected when all grace is to be skipped; see [`FAST_GRACE`].
+    pub(super) hurry: Option<&'a Receiver<Infallible>>,
     /// Whether what it leaves in its group when it ends by itself lives on.
     pub(super) may_leave_processes: bool,
 }
@@ -204,13 +210,15 @@ impl Running {
     }
 
     /// Ends the program and the rest of its group. If the program has already ended, the rest of its group has no
-    /// grace. Returns the processes that still run after they were killed.
-    pub(super) fn end(self, grace: Duration) -> io::Result<Vec<Pid>> {
+    /// grace. `hurry` is disconnected when the grace is to be skipped. Returns the processes that still run after they
+    /// were killed.
+    pub(super) fn end(self, grace: Duration, hurry: &Receiver<Infallible>) -> io::Result<Vec<Pid>> {
         let has_ended = self.end_by_now().is_ok_and(|end| end.is_some());
         let grace = if has_ended { Duration::ZERO } else { grace };
         let (cancelled, cancel) = bounded(0);
         drop(cancelled);
-        let bounds = Bounds { cancel: Some(&cancel), limit: None, grace, may_leave_processes: false };
+        let hurry = Some(hurry);
+        let bounds = Bounds { cancel: Some(&cancel), limit: None, grace, hurry, may_leave_processes: false };
         Ok(self.wait(&bounds, &|_| {})?.survivors)
     }
 }
@@ -218,8 +226,8 @@ impl Running {
 impl Running {
     /// Waits for its end. Lines of progress are handed over on this thread.
     ///
-    /// When it must not go on its group gets a SIGTERM. After the grace, or when the leader has ended and nobody can
-    /// write to its output any more, the rest of the group gets a SIGKILL. A leader that cannot be killed, or that does
+    /// When it must not go on its group gets a SIGTERM. After the grace, which a hurry cuts short, or when the leader has
+    /// ended and nobody can write to its output any more, the rest of the group gets a SIGKILL. A leader that cannot be killed, or that does
     /// not end after that, is given up.
     pub(super) fn wait(self, bounds: &Bounds<'_>, progress: &dyn Fn(&str)) -> io::Result<Ran> {
         let began = Instant::now();
@@ -231,6 +239,8 @@ impl Running {
         // A moment beyond the end of time never comes.
         let moment = |from: Instant, after: Duration| from.checked_add(after).map_or_else(never, at);
         let mut deadline = bounds.limit.map_or_else(never, |limit| moment(began, limit));
+        // Waited for only as long as there is a grace.
+        let (mut hurry, mut grace_began) = (never(), began);
         let (mut asked_to_end, mut killed) = (None, false);
         let (mut ended, mut heard, mut given_up) = (None, None, None);
         while given_up.is_none() && (ended.is_none() || (asked_to_end.is_some() && heard.is_none() && !killed)) {
@@ -256,6 +266,14 @@ impl Running {
                     cancel = never();
                     Some(End::Cancelled)
                 }
+                recv(hurry) -> _ => {
+                    hurry = never();
+                    let most = grace_began.elapsed().saturating_add(FAST_GRACE);
+                    if !killed && most < bounds.grace {
+                        deadline = moment(grace_began, most);
+                    }
+                    None
+                }
                 recv(deadline) -> _ => {
                     deadline = never();
                     if killed || (asked_to_end.is_some() && group.kill().is_err()) {
@@ -270,7 +288,9 @@ impl Running {
             if let (Some(why), None) = (ask, asked_to_end) {
                 asked_to_end = Some(why);
                 group.terminate();
-                deadline = moment(Instant::now(), bounds.grace);
+                grace_began = Instant::now();
+                deadline = moment(grace_began, bounds.grace);
+                hurry = bounds.hurry.cloned().unwrap_or_else(never);
             }
         }
 

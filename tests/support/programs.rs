@@ -20,6 +20,10 @@ pub(crate) const SOON: Duration = Duration::from_millis(100);
 /// A grace that no test waits for.
 pub(crate) const NO_END: Duration = Duration::from_secs(1000);
 
+/// Tells through the pipe `asked` that it was asked to end, and does not.
+pub(crate) const IGNORES_SIGTERM: &str =
+    "trap 'echo >asked' TERM; (trap '' TERM; exec sleep 1000) & while :; do wait; done";
+
 /// A directory of one test, in which its programs run, gone with it.
 pub(crate) struct Place(PathBuf);
 
