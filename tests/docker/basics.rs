@@ -115,5 +115,11 @@ fn what_does_not_want_to_stop_has_its_grace_and_none_when_it_is_to_be_fast(engin
         assert!(fast || begun.elapsed() >= grace, "{name}: it was killed before its time");
         assert_eq!(scene.containers(), []);
     }
+    let worker = scene.worker("hurried", driver().stop_grace(10 * PATIENCE).build().unwrap());
+    drop(lease(&worker, &Build::new("a build")));
+    worker.insubstantiate(false);
+    scene.await_event(|kind| matches!(kind, EventKind::StopCalled { .. }).then_some(()));
+    assert!(worker.insubstantiate(true).wait_timeout(PATIENCE), "it has the whole grace");
+    assert_eq!(scene.containers(), []);
     scene.finish();
 }

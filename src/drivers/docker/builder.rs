@@ -142,7 +142,7 @@ impl DockerLatentWorkerBuilder {
     }
 
     /// How long the container has to end between its stop signal and SIGKILL, in whole seconds; 10 s by default. A fast
-    /// stop gives it no time.
+    /// stop gives it no time, and a stop that becomes fast no more time.
     pub fn stop_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self

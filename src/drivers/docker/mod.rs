@@ -170,7 +170,8 @@ const CREATED_BY_THEN: Duration = Duration::from_secs(300);
 ///
 /// No thread is made, but one that looks up the engine's host when that is a name. Every call to the engine has a limit of a
 /// minute (a check 10 seconds, fetching an image six hours), and ends within a second when the start is cancelled. Stopping blocks until the container has ended: for the
-/// [grace](DockerLatentWorkerBuilder::stop_grace) at most, if it does not end by itself; a fast stop kills it.
+/// [grace](DockerLatentWorkerBuilder::stop_grace) at most, if it does not end by itself; a fast stop kills it, and one that
+/// becomes fast within a second.
 ///
 /// A clone shares the connections to the engine. What is said to the engine is its API (Docker Engine API, 1.41 to 1.52:
 /// Docker 20.10 and later, Podman 4).
@@ -306,36 +307,42 @@ impl DockerLatentWorker {
         Ok(any)
     }
 
-    /// Gives a container its grace. One that the engine cannot stop is left to be removed by force: it answers, and may do so
-    /// what it cannot do gently.
-    fn ask_to_end(&self, id: &str, name: &str) -> Result<Ended, EngineError> {
-        let patience = Patience::new(self.grace.saturating_add(CALL_LIMIT));
-        self.engine.stop(id, self.grace, patience).or_else(|error| match error.status() {
-            Some(_) => {
+    /// Gives a container its grace, as long as the stop is not a fast one. One that has not ended then is left to be removed
+    /// by force, as is one that the engine cannot stop: it answers, and may do so what it cannot do gently.
+    fn give_grace<I>(&self, stop: &StopRequest<I>, id: &str, name: &str) -> Result<(), EngineError> {
+        if stop.fast() {
+            return Ok(());
+        }
+        let limit = self.grace.saturating_add(CALL_LIMIT);
+        let patience = Patience::new(limit).cancelled_by(stop.hurry_signal());
+        match self.engine.stop(id, self.grace, patience) {
+            Ok(_) | Err(EngineError::Cancelled { .. }) => Ok(()),
+            Err(error) if error.status().is_some() => {
                 log::warn!("container {name} does not stop, and is killed: {error}");
-                Ok(Ended::NotRunning)
+                Ok(())
             }
-            None => Err(error),
-        })
+            Err(error) => Err(error),
+        }
     }
 
     /// Stops what a start has left that has returned no instance. It may run, and even have run a build: an agent can attach
     /// before the engine has answered.
-    fn stop_by_name(&self, identity: &Identity, fast: bool) -> Result<(), StopError> {
+    fn stop_by_name(&self, stop: &StopRequest<DockerInstance>) -> Result<(), StopError> {
+        let identity = &Identity::of_stop(stop);
         let name = identity.container();
         let unanswered = self.unanswered.lock().remove(&identity.key);
-        if !fast
+        if !stop.fast()
             && let Some(container) = self.engine.inspect(&name, Patience::new(CALL_LIMIT))?
             && container.state.running
             && identity.owns(&container.labels)
         {
-            self.ask_to_end(&container.id, &name)?;
+            self.give_grace(stop, &container.id, &name)?;
         }
         let remove = || Ok(self.remove(identity, &name, Patience::new(CALL_LIMIT))?);
         if !unanswered {
             return remove().map(drop);
         }
-        // A stop has nobody who could end the wait; it is short.
+        // Also when the stop is a fast one: it is short, and what comes after it is left behind.
         let removed = remove_late(remove, || {
             thread::sleep(LATE_LOOK_PAUSE);
             Ok(())
@@ -405,10 +412,8 @@ impl LatentWorker for DockerLatentWorker {
     /// Blocks until the container has ended and is removed. An error when the engine does not answer or cannot do it: then
     /// it is [reclaimed](LatentWorker::reclaim).
     fn stop_instance(&self, stop: StopRequest<DockerInstance>) -> Result<(), StopError> {
-        let Some(instance) = stop.instance() else { return self.stop_by_name(&Identity::of_stop(&stop), stop.fast()) };
-        if !stop.fast() {
-            self.ask_to_end(&instance.id, &instance.name)?;
-        }
+        let Some(instance) = stop.instance() else { return self.stop_by_name(&stop) };
+        self.give_grace(&stop, &instance.id, &instance.name)?;
         self.engine.remove(&instance.id, Patience::new(CALL_LIMIT))?;
         Ok(())
     }

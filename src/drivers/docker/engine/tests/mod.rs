@@ -4,6 +4,7 @@ mod behaviour;
 mod fake;
 mod logged;
 mod registries;
+mod stops;
 #[cfg(feature = "tls")]
 mod tls;
 
