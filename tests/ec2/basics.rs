@@ -330,6 +330,24 @@ fn a_fast_stop_does_not_wait_until_the_machine_has_ended() {
 
 #[test]
 #[ignore = "needs moto (TEST_MOTO_SERVER)"]
+fn s0_a_hurried_stop_waits_no_longer_until_the_machine_has_ended() {
+    let scene = Scene::new();
+    let worker = scene.worker("w", scene.driver().build().unwrap());
+    drop(lease(&worker, &Build::new("b")));
+    // It has been asked to end, and never does.
+    let looks = |asked: &Asked| asked.is("DescribeInstances");
+    let running = Fault::Replace(&[("<code>48</code>", "<code>32</code>"), ("terminated", "shutting-down")]);
+    let looked = scene.front.inject(running, looks);
+    worker.insubstantiate(false);
+    assert!(eventually(|| looked.met() > 1), "the stop waits for its end");
+    assert!(worker.insubstantiate(true).wait_timeout(PATIENCE));
+    assert_eq!(scene.front.count("TerminateInstances"), 1);
+    drop(looked);
+    scene.finish();
+}
+
+#[test]
+#[ignore = "needs moto (TEST_MOTO_SERVER)"]
 fn which_allocation_an_address_is_of_is_looked_up_once_in_a_while() {
     let scene = Scene::new();
     let address = scene.cloud.ec2("AllocateAddress", &[("Domain", "vpc")]);

@@ -202,8 +202,8 @@ impl Ec2LatentWorkerBuilder {
         self
     }
 
-    /// How long a machine may take from the request to terminate or stop until it has; 10 minutes by default. A fast stop
-    /// does not wait for that.
+    /// How long a machine may take from the request to terminate or stop until it has; 10 minutes by default. A stop
+    /// that is or becomes a fast one does not wait for that.
     pub fn stop_limit(mut self, limit: Duration) -> Self {
         self.limits.stop = limit;
         self

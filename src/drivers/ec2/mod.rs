@@ -171,7 +171,7 @@ impl Ec2LatentWorker {
         change(self.shared.made.lock().entry(identity.key.clone()).or_default());
     }
 
-    /// For a stop, which nobody ends.
+    /// For what a stop must have done, however fast it is.
     fn call(&self) -> Patience<'static> {
         Patience::limit(self.limits.call).with_turns_within(self.limits.stop)
     }
@@ -205,13 +205,18 @@ impl Ec2LatentWorker {
         }
     }
 
-    /// Has a machine end, and waits for that unless it is to be fast. It may not be known to the provider yet when nobody has
-    /// `seen` it.
-    fn terminate(&self, id: &str, seen: bool, fast: bool) -> Result<(), StopError> {
+    /// Has a machine end, and waits for that unless the stop is a fast one; see [`ask_to_end`](Self::ask_to_end).
+    fn terminate(&self, id: &str, seen: bool, stop: &StopRequest<Ec2Instance>) -> Result<(), StopError> {
+        self.ask_to_end(id, seen)?;
+        self.wait_for_end(id, "terminated", stop)
+    }
+
+    /// Has the provider end a machine. It may not be known to the provider yet when nobody has `seen` it.
+    fn ask_to_end(&self, id: &str, seen: bool) -> Result<(), StopError> {
         let mut looks = LATE_LOOKS;
         loop {
             match self.account.terminate(id, &self.call()) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(error) if error.already_gone() && seen => {
                     // Which of the provider's servers has answered? A machine that goes on would cost for ever.
                     let machines = self.account.machines(&[id.to_owned()], &self.call())?;
@@ -231,21 +236,27 @@ impl Ec2LatentWorker {
                 Err(error) => return Err(error.into()),
             }
         }
-        if fast { Ok(()) } else { self.wait_for_end(id, "terminated") }
     }
 
-    /// Waits until a machine is `stopped` or `terminated`; one that nobody knows is gone.
-    fn wait_for_end(&self, id: &str, state: &'static str) -> Result<(), StopError> {
-        let never = crossbeam_channel::never();
-        let waiter = Waiter { pause: &pause, cancel: &never, patience: &|| self.call() };
+    /// Waits until a machine is `stopped` or `terminated`, or the stop is a fast one; a machine that nobody knows is gone.
+    fn wait_for_end(&self, id: &str, state: &'static str, stop: &StopRequest<Ec2Instance>) -> Result<(), StopError> {
+        if stop.fast() {
+            return Ok(());
+        }
+        let hurry = stop.hurry_signal();
+        let pause = |duration| stop.sleep(duration).is_ok();
+        let patience = || Patience::until_hurried(hurry, self.limits.call).with_turns_within(self.limits.stop);
+        let waiter = Waiter { pause: &pause, cancel: hurry, patience: &patience };
         let ended = |machine: Option<&Machine>| machine.is_none_or(|machine| machine.rests_as(state)).then_some(());
-        self.follow(id, self.limits.stop, &waiter, ended).map_err(|unfollowed| match unfollowed {
-            Unfollowed::Refused(error) | Unfollowed::TimedOut(Some(error)) => error.into(),
-            Unfollowed::TimedOut(None) | Unfollowed::Cancelled => StopError::new(format!(
+        match self.follow(id, self.limits.stop, &waiter, ended) {
+            // The provider has taken the request.
+            Ok(()) | Err(Unfollowed::Cancelled) => Ok(()),
+            Err(Unfollowed::Refused(error) | Unfollowed::TimedOut(Some(error))) => Err(error.into()),
+            Err(Unfollowed::TimedOut(None)) => Err(StopError::new(format!(
                 "machine {id} is not {state} {:?} after it was asked to be; look at it in the console",
                 self.limits.stop
-            )),
-        })
+            ))),
+        }
     }
 
     /// Looks for the machines of an attempt, by tags that are exactly its own.
@@ -256,13 +267,13 @@ impl Ec2LatentWorker {
     }
 
     /// Has everything end that a start has made which has returned no instance.
-    fn stop_made(&self, identity: &Identity, made: Made, fast: bool) -> Result<(), StopError> {
+    fn stop_made(&self, identity: &Identity, made: Made, stop: &StopRequest<Ec2Instance>) -> Result<(), StopError> {
         let Made { traces, launch } = made;
-        let known = traces.machines.iter().map(|id| self.terminate(id, false, fast));
+        let known = traces.machines.iter().map(|id| self.terminate(id, false, stop));
         // Each of them is tried, whatever becomes of another.
         let known: Vec<_> = known.collect();
         if traces.unanswered {
-            self.stop_unanswered(identity, &traces, launch, fast)?;
+            self.stop_unanswered(identity, &traces, launch, stop)?;
         }
         known.into_iter().collect()
     }
@@ -274,11 +285,11 @@ impl Ec2LatentWorker {
         identity: &Identity,
         traces: &Traces,
         launch: Option<Vec<(String, String)>>,
-        fast: bool,
+        stop: &StopRequest<Ec2Instance>,
     ) -> Result<(), StopError> {
         if let Some(launch) = launch {
             match self.account.run(launch, &self.call()) {
-                Ok(machine) => return self.terminate(&machine.id, false, fast),
+                Ok(machine) => return self.terminate(&machine.id, false, stop),
                 Err(error) if is_for_good(&error) => return Ok(()),
                 Err(error) => log::debug!("the launch of attempt {} is still not answered: {error}", identity.key),
             }
@@ -291,7 +302,7 @@ impl Ec2LatentWorker {
             }
             let found = self.find(identity, &self.call())?;
             for machine in found.iter().filter(|machine| !machine.is_ending()) {
-                self.terminate(&machine.id, true, fast)?;
+                self.terminate(&machine.id, true, stop)?;
             }
             if found.iter().any(|machine| !traces.machines.contains(&machine.id)) {
                 return Ok(cancelled?);
@@ -327,7 +338,7 @@ impl Ec2LatentWorker {
     }
 
     /// The machine is to be there for the next start.
-    fn keep(&self, id: &str, fast: bool) -> Result<(), StopError> {
+    fn keep(&self, id: &str, stop: &StopRequest<Ec2Instance>) -> Result<(), StopError> {
         let hibernate = self.settings.at_stop == AtStop::Hibernate;
         let stopped = match self.account.stop(id, hibernate, &self.call()) {
             // It is not ready for that yet, say, or of a type or an image that cannot.
@@ -338,8 +349,7 @@ impl Ec2LatentWorker {
             stopped => stopped,
         };
         match stopped {
-            Ok(()) if fast => Ok(()),
-            Ok(()) => self.wait_for_end(id, "stopped"),
+            Ok(()) => self.wait_for_end(id, "stopped", stop),
             Err(error) if error.already_gone() => Ok(()),
             // It ends already, or does what is wanted; otherwise it would go on, and be nobody's.
             Err(error) if error.code() == Some("IncorrectInstanceState") => {
@@ -375,7 +385,7 @@ enum Unfollowed {
     Refused(AwsError),
 }
 
-/// A stop has nobody who could end the wait; it is short.
+/// For what must be done however fast a stop is, and for a check, which nobody ends. It is short.
 fn pause(duration: Duration) -> bool {
     std::thread::sleep(duration);
     true
@@ -411,8 +421,8 @@ impl LatentWorker for Ec2LatentWorker {
         Ok(details.fold(Started::new(instance), Started::detail))
     }
 
-    /// Blocks until the machine is terminated or stopped, minutes at times; a fast stop until the provider has taken the
-    /// request. An error when it does not answer or cannot do it: then it is [reclaimed](LatentWorker::reclaim).
+    /// Blocks until the machine is terminated or stopped, minutes at times; a stop that is or becomes a fast one until the
+    /// provider has taken the request. An error when it does not answer or cannot do it: then it is [reclaimed](LatentWorker::reclaim).
     fn stop_instance(&self, stop: StopRequest<Ec2Instance>) -> Result<(), StopError> {
         let identity = Identity::of_stop(&stop);
         let made = self.shared.made.lock().remove(&identity.key).unwrap_or_default();
@@ -421,9 +431,9 @@ impl LatentWorker for Ec2LatentWorker {
             Some(instance) => {
                 self.account.forget(&instance.id);
                 let stopped = if self.settings.at_stop == AtStop::Terminate {
-                    self.terminate(&instance.id, true, stop.fast())
+                    self.terminate(&instance.id, true, &stop)
                 } else {
-                    self.keep(&instance.id, stop.fast()).inspect(|()| {
+                    self.keep(&instance.id, &stop).inspect(|()| {
                         let settings = instance.rendered.fingerprint();
                         let kept = Kept { id: instance.id.clone(), is_stopping: stop.fast(), settings };
                         self.shared.kept.lock().insert((identity.owner.clone(), identity.worker.clone()), kept);
@@ -431,10 +441,10 @@ impl LatentWorker for Ec2LatentWorker {
                 };
                 // Of offers that were tried before this one. They have ended by themselves, if the provider is right.
                 let others = made.traces.machines.iter().filter(|id| **id != instance.id);
-                let others: Vec<_> = others.map(|id| self.terminate(id, true, true)).collect();
+                let others: Vec<_> = others.map(|id| self.ask_to_end(id, true)).collect();
                 stopped.and(others.into_iter().collect())
             }
-            None => self.stop_made(&identity, made, stop.fast()),
+            None => self.stop_made(&identity, made, &stop),
         };
         let removed = self.remove_parameters(&parameters, &self.call());
         stopped.and(removed)

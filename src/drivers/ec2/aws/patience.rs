@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use super::error::AwsError;
 use super::time::Timestamp;
@@ -26,6 +26,8 @@ enum Waiter<'a> {
     Steady,
     Start(&'a StartRequest<'a>),
     Reclaim(&'a Leftover),
+    /// A stop that only looks at what becomes of a machine; with what is disconnected when it is a fast one.
+    Stop(&'a Receiver<Infallible>),
     #[cfg(test)]
     Test(&'a dyn Time),
 }
@@ -54,6 +56,11 @@ impl<'a> Patience<'a> {
     /// That ends when the master shuts down. Pauses go by the clock of its master.
     pub(in crate::drivers::ec2) fn of_leftover(leftover: &'a Leftover, limit: Duration) -> Self {
         Self::of(Waiter::Reclaim(leftover), limit)
+    }
+
+    /// That ends when a stop is, or becomes, a fast one, which this signal says.
+    pub(in crate::drivers::ec2) fn until_hurried(hurry: &'a Receiver<Infallible>, limit: Duration) -> Self {
+        Self::of(Waiter::Stop(hurry), limit)
     }
 
     #[cfg(test)]
@@ -157,6 +164,7 @@ impl Waiter<'_> {
             Self::Steady => None,
             Self::Start(start) => Some(start.cancel_signal()),
             Self::Reclaim(leftover) => Some(leftover.cancel_signal()),
+            Self::Stop(hurry) => Some(hurry),
             #[cfg(test)]
             Self::Test(time) => time.cancel(),
         }
@@ -171,6 +179,7 @@ impl Waiter<'_> {
             }
             Self::Start(start) => start.sleep(duration).is_ok(),
             Self::Reclaim(leftover) => leftover.sleep(duration).is_ok(),
+            Self::Stop(hurry) => hurry.recv_timeout(duration) == Err(RecvTimeoutError::Timeout),
             #[cfg(test)]
             Self::Test(time) => time.sleep(duration),
         }
