@@ -12,8 +12,8 @@
  * failure.
  *
  * Handles. What a function makes is a handle, typed as a pointer to a structure that has no fields. It is no address:
- * pass it on and do not look behind it. Each kind has a function to free it, except three that callbacks are passed:
- * lw_start and lw_reclaim end when the callback returns, lw_process with lw_process_end or lw_process_fail. Handles may
+ * pass it on and do not look behind it. Each kind has a function to free it, except four that callbacks are passed:
+ * lw_start, lw_stop and lw_reclaim end when the callback returns, lw_process with lw_process_end or lw_process_fail. Handles may
  * be used on any thread, also by several at once, unless a function's documentation says otherwise. One may be freed
  * while another thread uses it: that call goes on to its end. A call with a handle that is NULL, freed or of another
  * kind fails with LW_ERROR_HANDLE and does nothing; only to free NULL is no error. Handles may be freed in any order.
@@ -120,6 +120,8 @@ enum lw_code
   LW_ERROR_FILE = 19,
   // The agent was not let in: its attempt has ended, or an agent is attached already.
   LW_ERROR_ATTACH = 20,
+  // The stop that a callback is for is a fast one, or has become one: end the instance without more grace.
+  LW_ERROR_HURRIED = 21,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -306,6 +308,9 @@ typedef struct lw_running lw_running;
 // The call of a start, for as long as that lasts; some functions take it only on its own thread.
 typedef struct lw_start lw_start;
 
+// The call of a stop, for as long as that lasts.
+typedef struct lw_stop lw_stop;
+
 // The claim to the answer for one submitted build.
 typedef struct lw_ticket lw_ticket;
 
@@ -405,7 +410,8 @@ typedef struct lw_stop_request {
   void *instance;
   // Whether start has returned an instance at all. If not, it may have left something that is known by the key.
   bool has_instance;
-  // Whether to skip all grace: somebody waits for the end.
+  // Whether to skip all grace: somebody waits for the end. This is how it was when stop was called; lw_stop_hurried
+  // says how it is now.
   bool fast;
 } lw_stop_request;
 
@@ -452,8 +458,9 @@ typedef struct lw_driver {
   // put what the other callbacks get; NULL is as good as any. When lw_start_cancelled turns true return soon, with
   // the instance or a failure.
   int32_t (*start)(void *context, struct lw_start *start, const struct lw_start_request *request, void **instance);
-  // Stops the instance and removes everything that belongs to it. What is gone already counts as stopped.
-  int32_t (*stop)(void *context, const struct lw_stop_request *request);
+  // Stops the instance and removes everything that belongs to it. What is gone already counts as stopped. When
+  // lw_stop_hurried turns true end the instance without more grace.
+  int32_t (*stop)(void *context, struct lw_stop *stop, const struct lw_stop_request *request);
   // Whether an instance whose agent has not attached yet still looks well; see also attached_check_interval_ms. NULL:
   // always.
   int32_t (*check)(void *context, void *instance);
@@ -886,6 +893,15 @@ lw_code lw_start_retry_after(struct lw_start *start, uint64_t time_ms);
 // instance is stopped. Otherwise free it to say that the agent is gone; it is to be freed also when the instance was
 // stopped. A build may use the agent before attachment is stored. When this call fails the agent is not released.
 lw_code lw_start_attach(struct lw_start *start, const struct lw_agent *agent, struct lw_attachment **attachment);
+
+// Whether the stop is a fast one now: end the instance without more grace. A graceful stop becomes a fast one with a
+// fast lw_worker_insubstantiate, a fast shutdown and the end of the master. Does not block. On any thread, until the
+// callback returns.
+lw_code lw_stop_hurried(struct lw_stop *stop, bool *hurried);
+
+// Blocks for this time, and ends early with LW_ERROR_HURRIED when the stop is a fast one or becomes one. Whatever gives
+// an instance time to end by itself goes through this. On any thread, until the callback returns.
+lw_code lw_stop_sleep(struct lw_stop *stop, uint64_t time_ms);
 
 // Whether a fast shutdown of the master has begun: return soon, with a failure. A graceful one waits for the reclaim.
 // Does not block. On any thread, until the callback returns.

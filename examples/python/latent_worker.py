@@ -47,7 +47,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 __all__ = [
     "Agent", "AgentCommand", "AgentProcess", "Attachment", "Attempt", "Build", "BuildFailed", "Cancelled",
     "CannotSubstantiate", "Driver", "Ended", "Error", "Event", "Events", "Exit", "FailedToSubstantiate", "Finished",
-    "Forked", "Inbox", "Lease", "LeaseEnded", "Leftover", "LocalKind", "Master", "Output", "Pending", "Process",
+    "Forked", "Hurried", "Inbox", "Lease", "LeaseEnded", "Leftover", "LocalKind", "Master", "Output", "Pending", "Process",
     "ShutDown", "Start", "Stop", "Ticket", "TimedOut", "Unsupported", "Worker", "has_feature",
 ]
 
@@ -87,6 +87,10 @@ class Cancelled(Error):
     """The build, or the start that a driver is in, was cancelled."""
 
 
+class Hurried(Error):
+    """The stop that a driver is in is a fast one, or has become one: end the instance without more grace."""
+
+
 class Unsupported(Error):
     """This build of the library, or this kind of agent, cannot do that. From a driver's method: it has no means."""
 
@@ -120,7 +124,7 @@ class Pending(Error):
 _FORKED, _TIMED_OUT = 3, 5
 _ERRORS = {
     _FORKED: Forked, _TIMED_OUT: TimedOut, 6: Unsupported, 10: ShutDown, 11: Cancelled, 12: BuildFailed,
-    13: CannotSubstantiate, 14: BuildFailed, 15: Ended, 16: LeaseEnded, 17: LeaseEnded,
+    13: CannotSubstantiate, 14: BuildFailed, 15: Ended, 16: LeaseEnded, 17: LeaseEnded, 21: Hurried,
 }
 
 
@@ -178,7 +182,7 @@ class _Leftover(Structure):
 
 _Release = ctypes.CFUNCTYPE(None, c_void_p)
 _StartCall = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, POINTER(_StartRequest), POINTER(c_void_p))
-_StopCall = ctypes.CFUNCTYPE(c_int32, c_void_p, POINTER(_StopRequest))
+_StopCall = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, POINTER(_StopRequest))
 _CheckCall = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p)
 _CompatibleCall = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, POINTER(_Property), c_size_t)
 _ReclaimCall = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, POINTER(_Leftover))
@@ -354,6 +358,8 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "lw_process_write": [_P, c_int, c_char_p, c_size_t],
     "lw_process_end": [_P, c_int, c_int32],
     "lw_process_fail": [_P, c_char_p],
+    "lw_stop_hurried": [_P, POINTER(c_bool)],
+    "lw_stop_sleep": [_P, c_uint64],
     "lw_reclaim_cancelled": [_P, POINTER(c_bool)],
     "lw_reclaim_sleep": [_P, c_uint64],
 }
@@ -1146,11 +1152,25 @@ class Start(Attempt):
 
 
 class Stop(Attempt):
-    """What a stop is told. ``instance`` is what the start has returned, or ``None`` when it failed."""
+    """What a stop is told. ``instance`` is what the start has returned, or ``None`` when it failed.
 
-    def __init__(self, it: _StopRequest, instance: Any) -> None:
+    ``fast`` is how the stop was when it was called; ``hurried`` says how it is now, until :meth:`Driver.stop` returns.
+    """
+
+    def __init__(self, handle: int, it: _StopRequest, instance: Any) -> None:
         super().__init__(it)
+        self._handle = handle
         self.instance, self.has_instance, self.fast = instance, bool(it.has_instance), bool(it.fast)
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the stop is a fast one, or has become one."""
+        return _is("lw_stop_hurried", self._handle)
+
+    def sleep(self, seconds: float) -> None:
+        """Waits; raises :class:`Hurried` as soon as the stop is a fast one. Catch it, and end the instance at once."""
+        limit = _ms(seconds)
+        _aside(lambda: _call("lw_stop_sleep", self._handle, limit))
 
 
 class Leftover(Attempt):
@@ -1392,11 +1412,11 @@ class _Table:
 
         return self.answered(lambda: Start(handle, request.contents, self.attachments), method, handle)
 
-    def stop(self, _context: Any, request: Any) -> int:
+    def stop(self, _context: Any, handle: int, request: Any) -> int:
         def given() -> Stop:
             while self.attachments:
                 self.attachments.pop().close()
-            return Stop(request.contents, self.instances.pop(request.contents.instance or 0, None))
+            return Stop(handle, request.contents, self.instances.pop(request.contents.instance or 0, None))
 
         return self.answered(given, self.driver.stop)
 

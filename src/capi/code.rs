@@ -1,7 +1,9 @@
 //! The codes that calls return, and which error of the library is which of them.
 
 use super::boundary::Failure;
-use crate::{AddWorkerError, AttachError, BuildError, Cancelled, CommandError, FileError, JournalError, LeaseEnd};
+use crate::{
+    AddWorkerError, AttachError, BuildError, Cancelled, CommandError, FileError, Hurried, JournalError, LeaseEnd,
+};
 use crate::{Attempt, RecordError, UnknownBuild};
 
 /// What a call returns. The numbers never change, and none is used again; later versions may add some.
@@ -53,6 +55,8 @@ pub enum lw_code {
     LW_ERROR_FILE = 19,
     /// The agent was not let in: its attempt has ended, or an agent is attached already.
     LW_ERROR_ATTACH = 20,
+    /// The stop that a callback is for is a fast one, or has become one: end the instance without more grace.
+    LW_ERROR_HURRIED = 21,
 }
 
 use lw_code::*;
@@ -157,6 +161,12 @@ impl From<UnknownBuild> for Failure {
 impl From<Cancelled> for Failure {
     fn from(error: Cancelled) -> Self {
         Self::new(LW_ERROR_CANCELLED, error)
+    }
+}
+
+impl From<Hurried> for Failure {
+    fn from(error: Hurried) -> Self {
+        Self::new(LW_ERROR_HURRIED, error)
     }
 }
 

@@ -68,6 +68,16 @@ impl Kind for lw_start {
     const NAME: &'static str = "the start of a callback that has not returned";
 }
 
+/// The call of a stop, for as long as that lasts.
+pub struct lw_stop {
+    _opaque: [u8; 0],
+}
+
+impl Kind for lw_stop {
+    type Value = StopRequest<()>;
+    const NAME: &'static str = "the stop of a callback that has not returned";
+}
+
 /// The call of a reclaim, for as long as that lasts.
 pub struct lw_reclaim {
     _opaque: [u8; 0],
@@ -121,7 +131,8 @@ pub struct lw_stop_request {
     pub instance: *mut c_void,
     /// Whether start has returned an instance at all. If not, it may have left something that is known by the key.
     pub has_instance: bool,
-    /// Whether to skip all grace: somebody waits for the end.
+    /// Whether to skip all grace: somebody waits for the end. This is how it was when stop was called; lw_stop_hurried
+    /// says how it is now.
     pub fast: bool,
 }
 
@@ -178,8 +189,10 @@ pub struct lw_driver {
             instance: *mut *mut c_void,
         ) -> i32,
     >,
-    /// Stops the instance and removes everything that belongs to it. What is gone already counts as stopped.
-    pub stop: Option<unsafe extern "C" fn(context: *mut c_void, request: *const lw_stop_request) -> i32>,
+    /// Stops the instance and removes everything that belongs to it. What is gone already counts as stopped. When
+    /// lw_stop_hurried turns true end the instance without more grace.
+    pub stop:
+        Option<unsafe extern "C" fn(context: *mut c_void, stop: *mut lw_stop, request: *const lw_stop_request) -> i32>,
     /// Whether an instance whose agent has not attached yet still looks well; see also attached_check_interval_ms. NULL:
     /// always.
     pub check: Option<unsafe extern "C" fn(context: *mut c_void, instance: *mut c_void) -> i32>,
@@ -399,10 +412,12 @@ impl LatentWorker for CallbackDriver {
             has_instance: instance.is_some(),
             fast: stop.fast(),
         });
+        let current = handle::insert::<lw_stop>(stop.map(|_| ()));
         let (answer, reason) = call_back(|| {
             // SAFETY: as in `start_instance`.
-            unsafe { callback(self.context.pointer(), view.as_ptr()) }
+            unsafe { callback(self.context.pointer(), current, view.as_ptr()) }
         });
+        drop(handle::remove(current));
         if answer == LW_ANSWER_OK { Ok(()) } else { Err(StopError::new(reason)) }
     }
 
@@ -638,6 +653,25 @@ pub extern "C" fn lw_start_attach(
         }
         Ok(())
     })
+}
+
+/// Whether the stop is a fast one now: end the instance without more grace. A graceful stop becomes a fast one with a
+/// fast lw_worker_insubstantiate, a fast shutdown and the end of the master. Does not block. On any thread, until the
+/// callback returns.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_stop_hurried(stop: *mut lw_stop, hurried: Option<&mut MaybeUninit<bool>>) -> lw_code {
+    boundary(|| {
+        let hurried = place("hurried", hurried, false)?;
+        *hurried = handle::get(stop)?.fast();
+        Ok(())
+    })
+}
+
+/// Blocks for this time, and ends early with LW_ERROR_HURRIED when the stop is a fast one or becomes one. Whatever gives
+/// an instance time to end by itself goes through this. On any thread, until the callback returns.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_stop_sleep(stop: *mut lw_stop, time_ms: u64) -> lw_code {
+    boundary(|| Ok(handle::get(stop)?.sleep(milliseconds(time_ms))?))
 }
 
 /// Whether a fast shutdown of the master has begun: return soon, with a failure. A graceful one waits for the reclaim.

@@ -116,7 +116,7 @@ fn functions() -> Vec<(&'static str, Box<dyn Call>)> {
         lw_master_observe(_, _, _, _, _, _) lw_observer_free(_)
         lw_start_cancelled(_, _) lw_start_sleep(_, _) lw_start_record(_, _) lw_start_progress(_, _)
         lw_start_detail(_, _) lw_start_retry_after(_, _) lw_start_attach(_, _, _)
-        lw_reclaim_cancelled(_, _) lw_reclaim_sleep(_, _)
+        lw_stop_hurried(_, _) lw_stop_sleep(_, _) lw_reclaim_cancelled(_, _) lw_reclaim_sleep(_, _)
     }
 }
 
@@ -228,6 +228,7 @@ fn no_number_of_a_code_is_used_twice_or_has_changed() {
         LW_ERROR_COMMAND,
         LW_ERROR_FILE,
         LW_ERROR_ATTACH,
+        LW_ERROR_HURRIED,
     ];
     for (number, code) in codes.into_iter().enumerate() {
         assert_eq!(code as usize, number);

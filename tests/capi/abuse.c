@@ -33,9 +33,9 @@ static int32_t never_started(void *context, lw_start *start, const lw_start_requ
     return LW_ANSWER_FAILED;
 }
 
-static int32_t never_stopped(void *context, const lw_stop_request *request)
+static int32_t never_stopped(void *context, lw_stop *call, const lw_stop_request *request)
 {
-    (void)context, (void)request;
+    (void)context, (void)call, (void)request;
     MUST(!"nothing is ever stopped here");
     return LW_ANSWER_FAILED;
 }
@@ -175,6 +175,10 @@ static void as_other(void *handle)
     REFUSED(LW_ERROR_HANDLE, attachment, lw_start_attach(start, &agent, &attachment));
     REFUSED(LW_ERROR_HANDLE, attachment, lw_start_attach(start, NULL, &attachment));
 
+    lw_stop *stop = (lw_stop *)handle;
+    REFUSED(LW_ERROR_HANDLE, yes, lw_stop_hurried(stop, &yes));
+    EXPECT(LW_ERROR_HANDLE, lw_stop_sleep(stop, LW_FOREVER));
+
     lw_reclaim *reclaim = (lw_reclaim *)handle;
     REFUSED(LW_ERROR_HANDLE, yes, lw_reclaim_cancelled(reclaim, &yes));
     EXPECT(LW_ERROR_HANDLE, lw_reclaim_sleep(reclaim, LW_FOREVER));
@@ -241,6 +245,7 @@ static void no_places(lw_master *master, lw_lease *lease)
     EXPECT(LW_ERROR_ARGUMENT, lw_lease_start(lease, &command, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_lease_agent(lease, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_start_cancelled(NULL, NULL));
+    EXPECT(LW_ERROR_ARGUMENT, lw_stop_hurried(NULL, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_reclaim_cancelled(NULL, NULL));
     OK(lw_events_free(events));
     OK(lw_inbox_free(inbox));

@@ -35,8 +35,9 @@ static int32_t start_told(void *context, lw_start *call, const lw_start_request 
     return LW_ANSWER_CANNOT;
 }
 
-static int32_t stop_told(void *context, const lw_stop_request *request)
+static int32_t stop_told(void *context, lw_stop *call, const lw_stop_request *request)
 {
+    (void)call;
     (void)context;
     MUST(!request->has_instance);
     return LW_ANSWER_OK;

@@ -14,7 +14,7 @@ typedef struct script {
     int32_t start_answer, stop_answer, check_answer, compatible_answer, reclaim_answer, idle;
     uint64_t retry_after_ms, attached_check_interval_ms;
     const char *reason;
-    int attaches, hangs, calls_back, shuts_down, records;
+    int attaches, hangs, calls_back, shuts_down, records, stop_hangs;
     int starts, stops, stops_without, fast_stops, checks, compatibles, kinds, reclaims, releases;
     int agent_closes, agent_releases, last_had_key;
     char key[40];
@@ -160,14 +160,30 @@ static int32_t start(void *context, lw_start *call, const lw_start_request *requ
     return self->start_answer;
 }
 
-static int32_t stop(void *context, const lw_stop_request *request)
+static void *stop_on_another_thread(void *call_)
+{
+    lw_stop *call = (lw_stop *)call_;
+    bool hurried;
+    OK(lw_stop_hurried(call, &hurried));
+    EXPECT(hurried ? LW_ERROR_HURRIED : LW_OK, lw_stop_sleep(call, 1));
+    return NULL;
+}
+
+static int32_t stop(void *context, lw_stop *call, const lw_stop_request *request)
 {
     script *self = (script *)context;
+    bool hurried;
+    OK(lw_stop_hurried(call, &hurried));
+    MUST(hurried || !request->fast);
+    EXPECT(LW_ERROR_HANDLE, lw_reclaim_sleep((lw_reclaim *)call, 1));
     MUST(request->size == sizeof(lw_stop_request) && strcmp(request->key, self->key) == 0);
     MUST(strlen(request->owner) == 32 && strcmp(request->worker, "c") == 0);
     MUST(request->has_instance == (request->instance == &instance_of_nothing));
     if (self->calls_back) {
         call_everything_that_looks(self, request->worker);
+        pthread_t thread;
+        MUST(pthread_create(&thread, NULL, stop_on_another_thread, call) == 0);
+        MUST(pthread_join(thread, NULL) == 0);
     }
     if (self->shuts_down) {
         EXPECT(LW_ERROR_TIMEOUT, lw_master_shutdown(self->master, LW_SHUTDOWN_GRACEFUL, LW_FOREVER, NULL));
@@ -179,6 +195,11 @@ static int32_t stop(void *context, const lw_stop_request *request)
         add(&self->fast_stops);
     }
     add(&self->stops);
+    if (self->stop_hangs) {
+        EXPECT(LW_ERROR_HURRIED, lw_stop_sleep(call, LW_FOREVER));
+        OK(lw_stop_hurried(call, &hurried));
+        MUST(hurried && !request->fast);
+    }
     OK(lw_set_reason(self->stop_answer == LW_ANSWER_OK ? NULL : "it does not want to go"));
     return self->stop_answer;
 }
@@ -431,8 +452,9 @@ static int32_t start_with_address(void *context, lw_start *call, const lw_start_
     return LW_ANSWER_CANNOT;
 }
 
-static int32_t stop_with_address(void *context, const lw_stop_request *request)
+static int32_t stop_with_address(void *context, lw_stop *call, const lw_stop_request *request)
 {
+    (void)call;
     (void)context;
     MUST(!request->has_instance && request->instance == NULL);
     return LW_ANSWER_OK;
@@ -613,6 +635,24 @@ static void a_start_that_hangs_is_cancelled(void)
     end(&self);
 }
 
+static void a_stop_that_hangs_is_hurried(void)
+{
+    SCRIPT(self);
+    self.attaches = 1;
+    self.stop_hangs = 1;
+    begin(&self, 0);
+    lw_ticket *ticket = submit_once(&self, "done in time");
+    OK(lw_lease_finish(lease_of(ticket), LW_RESULT_SUCCEEDED, NULL));
+    OK(lw_ticket_free(ticket));
+    lw_worker *worker;
+    OK(lw_master_worker(self.master, "c", &worker));
+    EXPECT(LW_ERROR_TIMEOUT, lw_worker_insubstantiate(worker, 0, 0));
+    await(&self.stops, 1);
+    OK(lw_worker_insubstantiate(worker, 1, MINUTE));
+    OK(lw_worker_free(worker));
+    end(&self);
+}
+
 static void a_stop_that_fails_is_reclaimed(int32_t answer, const char *next)
 {
     SCRIPT(self);
@@ -664,8 +704,9 @@ static int32_t start_with_attachment(void *context, lw_start *call, const lw_sta
     return LW_ANSWER_OK;
 }
 
-static int32_t stop_attachment(void *context, const lw_stop_request *request)
+static int32_t stop_attachment(void *context, lw_stop *call, const lw_stop_request *request)
 {
+    (void)call;
     MUST(request->has_instance && request->instance == NULL);
     add(&((lost *)context)->stops);
     return LW_ANSWER_OK;
@@ -737,8 +778,9 @@ static void an_idle_agent_that_is_lost_may_come_back(void)
 }
 
 /* A driver that frees its own master, in its stop; whoever uses the master then finds it gone. */
-static int32_t stop_and_free(void *context, const lw_stop_request *request)
+static int32_t stop_and_free(void *context, lw_stop *call, const lw_stop_request *request)
 {
+    (void)call;
     (void)request;
     lost *self = (lost *)context;
     OK(lw_master_free((lw_master *)(void *)self->attachment));
@@ -969,8 +1011,9 @@ static int32_t start_shell(void *context, lw_start *call, const lw_start_request
     return LW_ANSWER_OK;
 }
 
-static int32_t stop_shell(void *context, const lw_stop_request *request)
+static int32_t stop_shell(void *context, lw_stop *call, const lw_stop_request *request)
 {
+    (void)call;
     (void)context, (void)request;
     return LW_ANSWER_OK;
 }
@@ -1222,6 +1265,7 @@ int main(void)
     a_bad_check();
     a_bad_check_after_the_attach();
     a_start_that_hangs_is_cancelled();
+    a_stop_that_hangs_is_hurried();
     a_stop_that_fails_is_reclaimed(LW_ANSWER_OK, "\"leftovers\":[]");
     a_stop_that_fails_is_reclaimed(LW_ANSWER_PENDING, "\"next\":\"reclaim\"");
     a_stop_that_fails_is_reclaimed(LW_ANSWER_UNSUPPORTED, "\"next\":\"unsupported\"");

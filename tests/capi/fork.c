@@ -106,8 +106,9 @@ static int32_t start(void *context, lw_start *call, const lw_start_request *requ
 /* A copy of the process that goes back into the library is ended there. */
 static int is_copy;
 
-static int32_t stop(void *context, const lw_stop_request *request)
+static int32_t stop(void *context, lw_stop *call, const lw_stop_request *request)
 {
+    (void)call;
     (void)context, (void)request;
     fork_and_look(master_of_callbacks, NULL);
     pid_t child = fork();

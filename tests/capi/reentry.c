@@ -58,6 +58,7 @@ typedef struct place {
     scene *own;
     twin *other;
     lw_start *start;
+    lw_stop *stop;
     lw_reclaim *reclaim;
     lw_process *process;
     int attaches;
@@ -98,8 +99,9 @@ static int32_t twin_start(void *context, lw_start *start, const lw_start_request
     return LW_ANSWER_OK;
 }
 
-static int32_t twin_stop(void *context, const lw_stop_request *request)
+static int32_t twin_stop(void *context, lw_stop *call, const lw_stop_request *request)
 {
+    (void)call;
     (void)context, (void)request;
     return LW_ANSWER_OK;
 }
@@ -680,6 +682,7 @@ CALL(lw_observer_free)
 }
 
 #define START_SAYS (at->start == NULL ? LW_ERROR_HANDLE : LW_OK)
+#define STOP_SAYS (at->stop == NULL ? LW_ERROR_HANDLE : LW_OK)
 #define RECLAIM_SAYS (at->reclaim == NULL ? LW_ERROR_HANDLE : LW_OK)
 
 CALL(lw_start_cancelled)
@@ -721,6 +724,20 @@ CALL(lw_start_attach)
         OWN(LW_OK, lw_start_attach(at->start, &agent, NULL));
     } else {
         EXPECT(LW_ERROR_HANDLE, lw_start_attach(NULL, &agent, NULL));
+    }
+}
+
+CALL(lw_stop_hurried)
+{
+    bool hurried;
+    EXPECT(STOP_SAYS, lw_stop_hurried(at->stop, &hurried));
+}
+
+CALL(lw_stop_sleep)
+{
+    lw_code code = lw_stop_sleep(at->stop, 1);
+    if (at->stop == NULL || code != LW_ERROR_HURRIED) {
+        OWN(STOP_SAYS, code);
     }
 }
 
@@ -846,6 +863,8 @@ static const struct {
     ENTRY(lw_start_detail),
     ENTRY(lw_start_retry_after),
     ENTRY(lw_start_attach),
+    ENTRY(lw_stop_hurried),
+    ENTRY(lw_stop_sleep),
     ENTRY(lw_reclaim_cancelled),
     ENTRY(lw_reclaim_sleep),
     ENTRY(lw_attachment_lost),
@@ -949,9 +968,10 @@ static int32_t own_start(void *context, lw_start *start, const lw_start_request 
     return LW_ANSWER_OK;
 }
 
-static int32_t own_stop(void *context, const lw_stop_request *request)
+static int32_t own_stop(void *context, lw_stop *call, const lw_stop_request *request)
 {
     PLACE(at);
+    at.stop = call;
     call_everything((scene *)context, STOP, &at);
     return strcmp(request->worker, "own") == 0 ? LW_ANSWER_FAILED : LW_ANSWER_OK;
 }

@@ -58,8 +58,9 @@ static int32_t start(void *context, lw_start *call, const lw_start_request *requ
     return LW_ANSWER_OK;
 }
 
-static int32_t stop(void *context, const lw_stop_request *request)
+static int32_t stop(void *context, lw_stop *call, const lw_stop_request *request)
 {
+    (void)call;
     (void)context, (void)request;
     if (stop_is_slow) {
         nap(200);

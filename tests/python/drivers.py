@@ -184,6 +184,28 @@ class Drivers(Clean):
             ticket.close()
             self.assertTrue(woken.wait(PATIENCE))
 
+    def test_a_hurried_stop_wakes_up(self):
+        begun, woken = threading.Event(), []
+
+        class Slow(Quick):
+            def stop(self, stop):
+                super().stop(stop)
+                begun.set()
+                try:
+                    stop.sleep(1000)
+                except lw.Hurried:
+                    woken.append((stop.fast, stop.hurried))
+
+        with Master() as master:
+            worker = master.add("w", Slow())
+            master.submit(Build("b")).wait(PATIENCE).succeed()
+            with self.assertRaises(lw.TimedOut):
+                worker.insubstantiate(timeout=0)
+            self.assertTrue(begun.wait(PATIENCE))
+            self.assertEqual(woken, [])
+            worker.insubstantiate(fast=True, timeout=PATIENCE)
+        self.assertEqual(woken, [(False, True)])
+
     def test_what_a_failed_stop_has_left_is_reclaimed(self):
         reclaimed = []
         done = threading.Event()

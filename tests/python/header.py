@@ -69,7 +69,7 @@ class Header(unittest.TestCase):
         kinds = set(re.findall(r"\ntypedef struct (lw_\w+) \1;", self.text))
         freed = set(re.findall(r"\nlw_code (lw_\w+)_free\(struct \1 \*", self.text))
         self.assertGreater(len(freed), 5)
-        self.assertEqual(kinds - freed, {"lw_start", "lw_reclaim", "lw_process"})
+        self.assertEqual(kinds - freed, {"lw_start", "lw_stop", "lw_reclaim", "lw_process"})
 
     def test_codes_have_its_numbers(self):
         codes = {name: int(number) for name, number in re.findall(r"LW_ERROR_(\w+) = (\d+)", self.text)}
@@ -77,7 +77,7 @@ class Header(unittest.TestCase):
             "FORKED": lw.Forked, "TIMEOUT": lw.TimedOut, "UNSUPPORTED": lw.Unsupported, "CANCELLED": lw.Cancelled,
             "SHUT_DOWN": lw.ShutDown, "NO_WORKER_FITS": lw.BuildFailed, "CANNOT_SUBSTANTIATE": lw.CannotSubstantiate,
             "ATTEMPTS_EXHAUSTED": lw.BuildFailed, "ENDED": lw.Ended, "LEASE_LOST": lw.LeaseEnded,
-            "LEASE_STOPPED": lw.LeaseEnded,
+            "LEASE_STOPPED": lw.LeaseEnded, "HURRIED": lw.Hurried,
         }
         self.assertEqual({codes[name]: kind for name, kind in wanted.items()}, lw._ERRORS)
         answers = {name: int(number) for name, number in re.findall(r"LW_ANSWER_(\w+) = (\d+)", self.text)}

@@ -130,6 +130,8 @@ type Work<K> = Mutex<Option<Box<dyn FnOnce(*mut K) + Send>>>;
 struct Host {
     /// What the next start does instead of attaching an agent.
     in_start: Work<lw_start>,
+    /// What the next stop does.
+    in_stop: Work<lw_stop>,
     /// What the next reclaim does; the stop fails when there is something.
     in_reclaim: Work<lw_reclaim>,
     attachments: (Sender<usize>, Receiver<usize>),
@@ -165,9 +167,14 @@ unsafe extern "C" fn start(
     lw_answer::LW_ANSWER_OK as i32
 }
 
-unsafe extern "C" fn stop(context: *mut c_void, _: *const lw_stop_request) -> i32 {
+unsafe extern "C" fn stop(context: *mut c_void, call: *mut lw_stop, _: *const lw_stop_request) -> i32 {
     // SAFETY: the context of a scene.
-    let fails = unsafe { host(context) }.in_reclaim.lock().is_some();
+    let host = unsafe { host(context) };
+    let work = host.in_stop.lock().take();
+    if let Some(work) = work {
+        work(call);
+    }
+    let fails = host.in_reclaim.lock().is_some();
     if fails { lw_answer::LW_ANSWER_FAILED as i32 } else { lw_answer::LW_ANSWER_OK as i32 }
 }
 
@@ -257,6 +264,7 @@ struct Handles {
     lease_with_files: *mut lw_lease,
     text: *const c_char,
     start: *mut lw_start,
+    stop: *mut lw_stop,
     reclaim: *mut lw_reclaim,
 }
 
@@ -276,6 +284,7 @@ impl Handles {
         lease_with_files: ptr::null_mut(),
         text: ptr::null(),
         start: ptr::null_mut(),
+        stop: ptr::null_mut(),
         reclaim: ptr::null_mut(),
     };
 }
@@ -291,6 +300,7 @@ impl Scene {
     fn new(name: &str) -> Self {
         let host = Arc::new(Host {
             in_start: Mutex::default(),
+            in_stop: Mutex::default(),
             in_reclaim: Mutex::default(),
             attachments: unbounded(),
             processes: unbounded(),
@@ -571,6 +581,14 @@ fn call(name: &str, probe: &Probe, scene: &Handles) -> Answer {
             |attachment| lw_start_attach(scene.start, &agent(context), attachment),
             |attachment| assert_eq!(lw_attachment_free(attachment), LW_OK),
         ),
+        "lw_stop_hurried" => probe.call(|| {
+            let mut hurried = MaybeUninit::new(true);
+            let code = lw_stop_hurried(scene.stop, Some(&mut hurried));
+            // SAFETY: it is initialised.
+            assert_eq!(unsafe { hurried.assume_init() }, probe.position == Some(0));
+            code
+        }),
+        "lw_stop_sleep" => probe.call(|| lw_stop_sleep(scene.stop, 0)),
         "lw_reclaim_cancelled" => probe.call(|| {
             let mut cancelled = MaybeUninit::new(true);
             let code = lw_reclaim_cancelled(scene.reclaim, Some(&mut cancelled));
@@ -679,6 +697,12 @@ fn provoke_in_a_scene(name: &'static str, position: usize) -> bool {
         let work = move |start| within(Handles { start, ..Handles::NONE });
         scene.host.in_start.lock().replace(Box::new(work));
         scene.handles.ticket = submit(scene.handles.master, c"starts");
+    } else if name.starts_with("lw_stop_") {
+        let work = move |stop| within(Handles { stop, ..Handles::NONE });
+        scene.host.in_stop.lock().replace(Box::new(work));
+        scene = scene.with_lease();
+        assert_eq!(lw_lease_free(scene.handles.lease), LW_OK);
+        assert_eq!(lw_worker_insubstantiate(scene.handles.worker, 0, 0), LW_ERROR_TIMEOUT);
     } else if name.starts_with("lw_reclaim_") {
         let work = move |reclaim| within(Handles { reclaim, ..Handles::NONE });
         scene.host.in_reclaim.lock().replace(Box::new(work));
