@@ -25,6 +25,7 @@ echo $LATENT_WORKER_KEY
 
 /// By the key: a start that failed may have made something without saying so.
 const STOP: &str = "
+[ \"$LATENT_WORKER_PROPERTY_image$LATENT_WORKER_FAST\" != stubborn0 ] || exec sleep 1000
 meets down && { echo nobody answers >&2; exit 1; }
 rm -f instances/$LATENT_WORKER_KEY
 meets lost_in_stop && { echo the connection was lost >&2; exit 1; }
@@ -49,7 +50,10 @@ fn run(change: impl Fn(CommandLatentWorker) -> CommandLatentWorker + Send + Sync
         let sh = move |lines: &str| {
             ["/bin/sh".to_owned(), "-c".to_owned(), format!("cd '{path}' || exit 99\n{MEETS}{lines}")]
         };
-        move || change(CommandLatentWorker::new(sh(START), sh(STOP)).check(sh(CHECK)).compatible_by(["image"]))
+        move || {
+            let driver = CommandLatentWorker::new(sh(START), sh(STOP)).restart_hurried_stop();
+            change(driver.check(sh(CHECK)).compatible_by(["image"]))
+        }
     };
     let inject = move |name: &str| {
         let path = faults.join(name);
@@ -65,6 +69,7 @@ fn run(change: impl Fn(CommandLatentWorker) -> CommandLatentWorker + Send + Sync
         .failing(of("fails"))
         .impossible(of("none"))
         .incompatible(of("other"))
+        .stubborn(of("stubborn"))
         .debug_driver(|driver| format!("{driver:?}"))
         .debug_instance(|instance| format!("{instance:?}"));
     for (fault, name) in [

@@ -161,6 +161,7 @@ pub(crate) enum Flaw {
     LiesWhenThrottled,
     BlamesBuildForProvider,
     SkipsRemovalWhenFast,
+    IgnoresHurry,
     SharesOneMachine,
     StartsOnce,
     ChecksBadly,
@@ -374,6 +375,13 @@ impl LatentWorker for Driver {
         {
             return Ok(());
         }
+        if stop.instance().is_some_and(|instance| instance.image.as_deref() == Some("stubborn")) {
+            if self.has(Flaw::IgnoresHurry) {
+                _ = crossbeam_channel::never::<()>().recv_timeout(Duration::from_secs(1));
+            } else {
+                _ = stop.sleep(Duration::from_secs(3600));
+            }
+        }
         if self.has(Flaw::SkipsRemovalWhenFast) && stop.fast() {
             return Ok(());
         }
@@ -483,6 +491,7 @@ pub(crate) fn subject(driver: impl Fn(&Cloud) -> Driver + Send + Sync + 'static)
         .impossible(of("none"))
         .dying(of("dies"))
         .incompatible(of("other"))
+        .stubborn(of("stubborn"))
         .debug_instance(|instance| instance.name.clone());
     let faults = [
         Fault::ErrorAfterCreate,

@@ -207,7 +207,15 @@ fn caught_by(flaw: Flaw, checks: &[&str]) {
 
 #[test]
 fn s1_a_fast_stop_that_is_too_fast() {
-    caught_by(Flaw::SkipsRemovalWhenFast, &["s1_fast_stop", "s2_shutdown"]);
+    caught_by(Flaw::SkipsRemovalWhenFast, &["s1_fast_stop", "s0_hurried_stop", "s2_shutdown"]);
+}
+
+#[test]
+fn s0_a_stop_that_ignores_its_hurry() {
+    let subject = subject(Driver::family(Flaw::IgnoresHurry)).cancel_within(Duration::from_millis(100));
+    let report = subject.only("s0_").run();
+    let Some(Verdict::Broken(reason)) = report.verdict("s0_hurried_stop") else { panic!("{report}") };
+    assert!(reason.contains("after it had become a fast one"), "{reason}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use latent_worker::testing::conformance::Subject;
 use latent_worker::{Build, ProcessLatentWorker};
@@ -43,15 +44,20 @@ fn run(change: impl Fn(ProcessLatentWorker) -> ProcessLatentWorker + Send + Sync
     let place = Place::new();
     let marker = place.directory("marker").display().to_string();
     let agent = format!(
-        ": {marker}; [ -z \"$LATENT_WORKER_PROPERTY_dies\" ] || {{ echo oops >&2; exit 3; }}; while read line; do :; done"
+        ": {marker}; [ -z \"$LATENT_WORKER_PROPERTY_stubborn\" ] || trap '' TERM; \
+         [ -z \"$LATENT_WORKER_PROPERTY_dies\" ] || {{ echo oops >&2; exit 3; }}; while read line; do :; done"
     );
-    let make = move || change(ProcessLatentWorker::new(["/bin/sh", "-c", &agent]).compatible_by(["image"]));
+    let make = move || {
+        let driver = ProcessLatentWorker::new(["/bin/sh", "-c", &agent]).compatible_by(["image"]);
+        change(driver.grace(Duration::from_secs(1000)))
+    };
     let (listed, killed) = (marker.clone(), marker);
     let report = Subject::new("process", make, move || running(&listed))
         .destroy(move |number| kill(number, &killed))
         .impossible(Build::new("no variable").with_property("x", "a\0b"))
         .dying(Build::new("dies").with_property("dies", "yes"))
         .incompatible(Build::new("other").with_property("image", "other"))
+        .stubborn(Build::new("stubborn").with_property("stubborn", "yes"))
         .debug_driver(|driver| format!("{driver:?}"))
         .debug_instance(|instance| format!("{instance:?}"))
         .run();

@@ -475,11 +475,15 @@ impl Hand<'_, '_> {
         broken(format!("stop_instance has not returned within {:?}{doing}", self.means().patience))
     }
 
+    /// Waits until the stop was called.
+    pub(super) fn stop_called(&self, life: usize) -> Proved<Noted> {
+        self.wait_for("stop_instance was not called", move |calls| nth_stop(calls, life).cloned())
+    }
+
     /// Waits until the stop has returned.
     pub(super) fn stopped(&self, life: usize) -> Proved<Noted> {
         self.wait_for("stop_instance has not returned", move |calls| {
-            let stops = calls.iter().filter(|noted| noted.call.kind == DriverCall::Stop);
-            stops.into_iter().nth(life).filter(|noted| noted.ended.is_some()).cloned()
+            nth_stop(calls, life).filter(|noted| noted.ended.is_some()).cloned()
         })
     }
 
@@ -553,6 +557,10 @@ impl Up {
     pub(super) fn life(&self) -> usize {
         self.life
     }
+}
+
+fn nth_stop(calls: &[Noted], life: usize) -> Option<&Noted> {
+    calls.iter().filter(|noted| noted.call.kind == DriverCall::Stop).nth(life)
 }
 
 fn nth_start(calls: &[Noted], life: usize) -> Option<&Noted> {

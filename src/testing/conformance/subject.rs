@@ -93,6 +93,7 @@ pub(super) struct Means {
     pub(super) dying: Option<Build>,
     pub(super) silent: Option<Build>,
     pub(super) incompatible: Option<Build>,
+    pub(super) stubborn: Option<Build>,
     pub(super) faults: BTreeMap<Fault, MakeFault>,
     pub(super) patience: Duration,
     pub(super) settle: Duration,
@@ -126,6 +127,7 @@ impl<W: LatentWorker> Subject<W> {
             dying: None,
             silent: None,
             incompatible: None,
+            stubborn: None,
             faults: BTreeMap::new(),
             patience: Duration::from_secs(60),
             settle: Duration::from_secs(5),
@@ -185,6 +187,13 @@ impl<W: LatentWorker> Subject<W> {
         self.with(|means| means.incompatible = Some(build))
     }
 
+    /// A build whose instance takes long to stop when nobody is in a hurry: longer than
+    /// [`cancel_within`](Subject::cancel_within), at best. By default the check of a hurried stop uses
+    /// [`build`](Subject::build), whose stop may be over before it can be hurried.
+    pub fn stubborn(self, build: Build) -> Self {
+        self.with(|means| means.stubborn = Some(build))
+    }
+
     /// A fault, and how to have it: the closure puts it in force and returns what keeps it there. With
     /// [`FaultyHttp`](crate::testing::FaultyHttp) that is one rule.
     pub fn fault<I: Into<Injection>>(self, fault: Fault, inject: impl Fn() -> I + Send + Sync + 'static) -> Self {
@@ -217,7 +226,7 @@ impl<W: LatentWorker> Subject<W> {
         self.with(|means| means.settle = settle)
     }
 
-    /// How soon a start must return after it was cancelled; 10 s by default.
+    /// How soon a start must return after it was cancelled, and a stop after it has become a fast one; 10 s by default.
     pub fn cancel_within(self, limit: Duration) -> Self {
         self.with(|means| means.cancel_within = limit)
     }

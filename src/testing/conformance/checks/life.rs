@@ -1,5 +1,7 @@
 //! Lives without trouble of the driver's own making.
 
+use std::time::Instant;
+
 use super::super::arguments::Watch;
 use super::super::stage::{Listing, Proved, Stage, broken, given, not_tried, shown};
 use crate::{BuildResult, SubstantiateError};
@@ -213,6 +215,28 @@ pub(super) fn fast(stage: &Stage) -> Proved {
         return broken("the stop was not a fast one");
     }
     stage.nothing_left(&before, "after a fast stop")
+}
+
+pub(super) fn hurried(stage: &Stage) -> Proved {
+    let before = stage.list();
+    let (farm, driver) = (stage.farm(), stage.driver());
+    let hand = farm.worker("conformance", &*driver)?;
+    let up = hand.up(stage.means.stubborn.as_ref().unwrap_or_else(|| stage.build()))?;
+    let life = up.life();
+    up.lease.finish(BuildResult::Succeeded);
+    drop(hand.worker.insubstantiate(false));
+    hand.stop_called(life)?;
+    let hurried = Instant::now();
+    drop(hand.worker.insubstantiate(true));
+    let stop = hand.stopped_well(life)?;
+    let after = stop.ended.as_ref().map(|(ended, _)| ended.saturating_duration_since(hurried));
+    let limit = stage.means.cancel_within;
+    if let Some(after) = after.filter(|after| *after > limit) {
+        return broken(format!(
+            "stop_instance has returned {after:.1?} after it had become a fast one; the limit is {limit:?}"
+        ));
+    }
+    stage.nothing_left(&before, "after a stop that became a fast one")
 }
 
 pub(super) fn shutdown(stage: &Stage) -> Proved {

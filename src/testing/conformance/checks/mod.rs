@@ -32,6 +32,7 @@ pub(super) const ALL: &[Check] = &[
     check("w11_incompatible_build", "W11", "a build that does not fit recycles the instance", life::incompatible),
     check("w11_kinds_agree", "W11", "kinds are pure, and those of the instances", kinds::agree),
     check("s1_fast_stop", "S1", "a fast stop in the middle of a build", life::fast),
+    check("s0_hurried_stop", "S0", "a stop that becomes a fast one returns soon", life::hurried),
     check("s2_shutdown", "S1, S2", "shutdown with 2 instances up and 1 that waits", life::shutdown),
     check("d3_gone_before_stop", "D3", "removed by somebody else, then stopped", life::gone_before_stop),
     check(
