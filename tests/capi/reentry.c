@@ -1058,7 +1058,7 @@ static void add_worker(scene *self, const char *name, const char *label, lw_work
 /* The lease of a new build, or NULL when all has ended. */
 static lw_lease *take_lease(scene *self, const char *label)
 {
-    place here = {self, NULL, NULL, NULL, NULL, 0}, *at = &here;
+    place here = {self, NULL, NULL, NULL, NULL, NULL, 0}, *at = &here;
     GROWING(lw_build, build);
     build.name = "build";
     build.labels = &label;
@@ -1079,7 +1079,7 @@ static lw_lease *take_lease(scene *self, const char *label)
 
 static void commands(scene *self)
 {
-    place here = {self, NULL, NULL, NULL, NULL, 0}, *at = &here;
+    place here = {self, NULL, NULL, NULL, NULL, NULL, 0}, *at = &here;
     GROWING(lw_command, command);
     command.shell = "ends";
     const lw_finished *finished;
@@ -1096,7 +1096,7 @@ static void course(callback ends_in)
     scene self;
     memset(&self, 0, sizeof self);
     self.ends_in = ends_in;
-    place here = {&self, NULL, NULL, NULL, NULL, 0}, *at = &here;
+    place here = {&self, NULL, NULL, NULL, NULL, NULL, 0}, *at = &here;
     GROWING(lw_master_options, settings);
     settings.drop_timeout_ms = 60 * MINUTE;
     OK(lw_master_new(&settings, &self.master));
