@@ -101,7 +101,7 @@ impl ScriptedWorker {
     /// master.add_worker(WorkerConfig::new("w"), driver).unwrap();
     ///
     /// let error = master.submit(Build::new("b")).wait().unwrap_err();
-    /// assert_eq!(error.to_string(), "the build cannot run: no image");
+    /// assert_eq!(error.to_string(), "cannot substantiate: no image");
     /// ```
     #[must_use]
     pub fn kinds(mut self, kind: impl Fn(&Properties) -> Result<Kind, BoxError> + Send + Sync + 'static) -> Self {
