@@ -17,7 +17,7 @@ pub(super) struct Setting {
     pub(super) max_builds: usize,
     /// Whether the second request is one without a build.
     pub(super) warm_up: bool,
-    /// Whether requests and orders are those of the queue; the failure of the second request is not the worker's fault.
+    /// Whether requests and orders are those of the queue.
     pub(super) queue: bool,
     pub(super) requests: u64,
     pub(super) attempts: u64,
@@ -143,9 +143,7 @@ impl World {
         }
         steps.extend((0..made).map(|request| Step::Input(Input::Cancel(RequestId(request)))));
         for &epoch in &self.threads {
-            for occasion in self.occasions() {
-                steps.push(Step::Input(Input::ThreadReady(epoch, occasion)));
-            }
+            steps.push(Step::Input(Input::ThreadReady(epoch, self.occasion(epoch))));
             steps.push(Step::Input(Input::NoThread(epoch, reason())));
         }
         if let Some((call, epoch)) = self.call {
@@ -197,10 +195,9 @@ impl World {
         steps
     }
 
-    /// What a start can be called for.
-    fn occasions(&self) -> Vec<Option<Occasion>> {
-        let of_queue = |blameless| Some(Occasion { build: BuildId(0), blameless });
-        if self.setting.queue { vec![of_queue(false), of_queue(true)] } else { vec![None] }
+    /// What the start of an attempt is called for. Every second one is not the worker's fault if it fails.
+    fn occasion(&self, epoch: Epoch) -> Option<Occasion> {
+        self.setting.queue.then_some(Occasion { build: BuildId(0), blameless: epoch.0 % 2 == 0 })
     }
 
     /// Lets it happen and checks every promise that can be checked at once.
