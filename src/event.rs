@@ -130,7 +130,8 @@ pub enum EventKind {
         /// Why.
         reason: Arc<str>,
     },
-    /// A lease was given back or has ended.
+    /// A lease was given back or has ended. The lease of a build that is cancelled has ended, but takes its place until
+    /// its holder gives it back.
     Released {
         /// Why it ended before it was given back.
         end: Option<Arc<str>>,

@@ -87,6 +87,8 @@ struct Lease {
     build: Option<BuildId>,
     /// From then on the build has run for a moment.
     proves_at: Option<Instant>,
+    /// Its end was told already.
+    cancelled: bool,
 }
 
 impl Lease {
@@ -372,6 +374,7 @@ impl Lifecycle {
             }
             Input::Detach(connection, reason) => self.detach(now, connection, &reason, effects),
             Input::Release { lease, finished } => self.release(now, lease, finished, effects),
+            Input::CancelLease(build) => self.cancel_lease(build, effects),
             Input::Abandon(build) => self.abandon(now, build, effects),
             Input::Time => self.time(now, effects),
             // The answer to a call of an attempt that is over.

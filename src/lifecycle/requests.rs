@@ -45,7 +45,7 @@ impl Lifecycle {
         };
         self.last_lease += 1;
         let id = LeaseId(self.last_lease);
-        up.leases.push(Lease { id, build, proves_at: now.checked_add(PROOF) });
+        up.leases.push(Lease { id, build, proves_at: now.checked_add(PROOF), cancelled: false });
         up.used = true;
         self.deadlines.idle = None;
         self.tell(effects, build, || EventKind::BuildStarted);
@@ -110,7 +110,7 @@ impl Lifecycle {
         if finished {
             self.quarantine.reset_length();
         }
-        self.tell(effects, lease.build, || EventKind::Released { end: None });
+        self.tell_released(&lease, None, effects);
         self.settle(now, effects);
     }
 
@@ -118,10 +118,24 @@ impl Lifecycle {
     pub(super) fn abandon(&mut self, now: Instant, build: BuildId, effects: &mut Effects) {
         let Stage::Attached(up) = &mut self.stage else { return };
         let Some(position) = up.leases.iter().position(|lease| lease.build == Some(build)) else { return };
-        up.leases.swap_remove(position);
-        let end = Some(LeaseEnd::Abandoned.to_string().into());
-        self.tell(effects, Some(build), || EventKind::Released { end });
+        let lease = up.leases.swap_remove(position);
+        self.tell_released(&lease, Some(&LeaseEnd::Abandoned), effects);
         self.settle(now, effects);
+    }
+
+    pub(super) fn cancel_lease(&mut self, build: BuildId, effects: &mut Effects) {
+        let Stage::Attached(up) = &mut self.stage else { return };
+        let Some(lease) = up.leases.iter_mut().find(|lease| lease.build == Some(build)) else { return };
+        let told = lease.clone();
+        lease.cancelled = true;
+        self.tell_released(&told, Some(&LeaseEnd::Cancelled), effects);
+    }
+
+    /// Once per lease.
+    fn tell_released(&self, lease: &Lease, end: Option<&LeaseEnd>, effects: &mut Effects) {
+        if !lease.cancelled {
+            self.tell(effects, lease.build, || EventKind::Released { end: end.map(|end| end.to_string().into()) });
+        }
     }
 
     pub(super) fn end_leases(&mut self, now: Instant, end: LeaseEnd, effects: &mut Effects) {
@@ -131,8 +145,8 @@ impl Lifecycle {
             return;
         }
         up.proven |= leases.iter().any(|lease| lease.proves(now));
-        for lease in leases {
-            self.tell(effects, lease.build, || EventKind::Released { end: Some(end.to_string().into()) });
+        for lease in &leases {
+            self.tell_released(lease, Some(&end), effects);
         }
         effects.orders.push(Effect::EndLeases(end));
     }

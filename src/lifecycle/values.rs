@@ -139,6 +139,8 @@ pub(crate) enum Input {
         lease: LeaseId,
         finished: bool,
     },
+    /// The build of the queue has been cancelled: its lease has ended, and takes its place until it comes back.
+    CancelLease(BuildId),
     /// Nobody has taken the lease of this build of the queue.
     Abandon(BuildId),
     /// Time has passed: do what is due.

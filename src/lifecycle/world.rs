@@ -81,6 +81,8 @@ pub(super) struct World {
     connections: BTreeSet<ConnectionId>,
     connections_made: u64,
     leases_given: u64,
+    /// Builds of the queue whose lease has ended.
+    released: BTreeSet<BuildId>,
     /// The attempt whose instance has been found bad.
     retired: Option<Epoch>,
     /// The last step began a quarantine or failed an attempt for these reasons; only for checks.
@@ -128,6 +130,7 @@ impl World {
             connections: BTreeSet::new(),
             connections_made: 0,
             leases_given: 0,
+            released: BTreeSet::new(),
             retired: None,
             quarantined: 0,
             held: setting.held,
@@ -188,6 +191,9 @@ impl World {
         for &lease in &self.leases {
             steps.push(Step::Input(Input::Release { lease, finished: false }));
             steps.push(Step::Input(Input::Retire { lease, reason: "retired".into() }));
+        }
+        if self.leases_given > 0 {
+            steps.push(Step::Input(Input::CancelLease(BuildId(self.leases_given))));
         }
         steps.push(Step::Input(Input::Replace(epoch)));
         steps.push(Step::Input(Input::Drain(epoch, StopCause::Incompatible)));
@@ -278,7 +284,7 @@ impl World {
                 let (at, _) = self.life.next_deadline().expect("there is a deadline");
                 self.now = self.now.max(at);
                 self.life.apply(self.now, Input::Time, &mut effects);
-                if before.stage == Stage::Starting && self.life.waiting() > 0 {
+                if before.stage == Stage::Starting && before.waiters.iter().any(|waiter| !waiter.is_late(self.now)) {
                     assert_eq!(self.life.stage, Stage::Starting, "w3: it goes on while anybody waits");
                     assert_eq!(before.quarantine.cause(), self.life.quarantine.cause(), "w3: one gave up of several");
                 }
@@ -431,6 +437,11 @@ impl World {
             }
         }
         for occurrence in effects.occurrences {
+            if let (EventKind::Released { .. }, Some(build), true) =
+                (&occurrence.kind, occurrence.build, self.setting.queue)
+            {
+                assert!(self.released.insert(build), "b4: a second end of a lease");
+            }
             if let EventKind::Quarantined { .. } = occurrence.kind {
                 self.quarantined += 1;
                 assert!(before.quarantine(self.now).is_none(), "w12: a quarantine within a quarantine");
@@ -547,6 +558,12 @@ impl World {
         assert!(self.requests.iter().all(|state| *state == RequestState::Answered), "w3: every request is answered");
     }
 
+    /// For how long the open requests have waited.
+    fn ages(&self) -> Vec<Duration> {
+        let open = self.requests.iter().zip(&self.requests_made).filter(|(state, _)| **state == RequestState::Open);
+        open.map(|(_, made)| self.now - *made).collect()
+    }
+
     /// The world with nothing in it that makes no difference to what can follow: times are relative to the present.
     pub(super) fn normalised(&self, origin: Instant) -> impl std::hash::Hash + use<> {
         let mut life = self.life.clone();
@@ -560,6 +577,7 @@ impl World {
             self.call,
             (self.starts.clone(), self.stops.clone()),
             self.requests.clone(),
+            self.ages(),
             self.leases.clone(),
             self.connections.clone(),
             (self.connections_made, self.leases_given, self.held, self.retired),

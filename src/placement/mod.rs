@@ -85,8 +85,9 @@ pub(crate) enum Order {
     DropLease { build: BuildId },
     /// Nobody has taken the lease of this build in time: it has ended, and its place is given back.
     Abandon { worker: WorkerIndex, build: BuildId },
-    /// The build was cancelled while it ran: its lease ends.
-    EndLease { build: BuildId },
+    /// The build has ended while it has a lease of this worker, or is about to get one: the lease ends. Its
+    /// [`Order::Answer`] follows.
+    EndLease { worker: WorkerIndex, build: BuildId },
     /// The build is back in the queue after an attempt that failed.
     Requeued { build: BuildId, reason: Arc<str> },
 }
@@ -616,8 +617,9 @@ impl Placement {
     fn end(&mut self, id: BuildId, error: BuildError, orders: &mut Orders) -> bool {
         match self.queue.place(id) {
             None => return false,
-            Some(Place::Running { .. }) => orders.push(Order::EndLease { build: id }),
-            // The answer of the worker finds that it has ended.
+            Some(Place::Running { worker, .. } | Place::Leasing { worker, .. }) => {
+                orders.push(Order::EndLease { worker, build: id });
+            }
             Some(_) => {}
         }
         self.conclude(id, error, orders);

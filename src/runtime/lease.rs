@@ -168,27 +168,27 @@ impl Lease {
             BuildResult::Failed(reason) => BuildResult::Failed(printable(&reason).into()),
             result => result,
         };
-        if let Some(build) = self.queued.take() {
-            let mut agenda = Agenda::default();
-            self.connection.shared.finish_build(build.id, result, &mut agenda);
-            self.connection.shared.perform(agenda);
-        }
+        let shared = self.connection.shared.clone();
+        let mut agenda = Agenda::default();
+        self.release(result, &mut agenda);
+        shared.perform(agenda);
     }
 
     /// Gives the place back, and puts the consequences on the agenda.
     pub(super) fn give_back(mut self, agenda: &mut Agenda) {
-        self.release(agenda);
-        self.released = true;
+        self.release(BuildResult::Dropped, agenda);
     }
 
-    fn release(&mut self, agenda: &mut Agenda) {
+    /// The place first: the end of its build is the last thing that is told about it.
+    fn release(&mut self, result: BuildResult, agenda: &mut Agenda) {
         let Connection { shared, worker, .. } = &*self.connection;
-        if let Some(build) = self.queued.take() {
-            shared.finish_build(build.id, BuildResult::Dropped, agenda);
-        }
         worker.transition(shared, agenda, |turn| {
             turn.apply(Input::Release { lease: self.id, finished: !self.retried });
         });
+        self.released = true;
+        if let Some(build) = self.queued.take() {
+            shared.finish_build(build.id, result, agenda);
+        }
     }
 
     /// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same
@@ -231,7 +231,7 @@ impl Drop for Lease {
         if !self.released {
             let shared = self.connection.shared.clone();
             let mut agenda = Agenda::default();
-            self.release(&mut agenda);
+            self.release(BuildResult::Dropped, &mut agenda);
             shared.perform(agenda);
         }
     }

@@ -103,7 +103,7 @@ impl BuildCell {
     }
 
     /// Tells the end of the build.
-    fn end(&self, tell: impl FnOnce()) {
+    pub(super) fn end(&self, tell: impl FnOnce()) {
         let mut ended = self.ended.lock();
         *ended = true;
         tell();
@@ -469,6 +469,7 @@ impl Turn<'_> {
 
     /// Looks up what the orders refer to.
     fn resolve_orders(&mut self) {
+        let mut leased = None;
         for order in std::mem::take(&mut self.orders) {
             match order {
                 Order::Start { worker, replace } => self.tasks.push(Task::Start { worker, replace }),
@@ -497,19 +498,24 @@ impl Turn<'_> {
                         BuildError::Cancelled => BuildResult::Cancelled,
                         error => BuildResult::NotRun(error.to_string().into()),
                     };
-                    if let Some(build) = self.end_build(build, result) {
+                    // The end of a build follows that of its lease, which is told without this lock.
+                    if leased == Some(build) {
+                        self.tasks.push(Task::TellEnd { build: self.queue.builds[&build].clone(), result });
+                        self.tasks.extend(self.queue.builds.remove(&build).map(|build| Task::Finish { build, error }));
+                    } else if let Some(build) = self.end_build(build, result) {
                         self.tasks.push(Task::Finish { build, error });
                     }
                 }
                 Order::Abandon { worker, build } => {
-                    if let Some(cell) = self.end_build(build, BuildResult::Abandoned) {
-                        self.tasks.push(Task::Abandon { worker, build: cell });
+                    if let Some(build) = self.queue.builds.remove(&build) {
+                        self.tasks.push(Task::Abandon { worker, build: build.clone() });
+                        self.tasks.push(Task::TellEnd { build, result: BuildResult::Abandoned });
                     }
                 }
-                Order::EndLease { build } => {
-                    if let Some(build) = self.queue.builds.get(&build) {
-                        self.tasks.push(Task::CancelLease(build.clone()));
-                    }
+                Order::EndLease { worker, build } => {
+                    leased = Some(build);
+                    let build = self.queue.builds[&build].clone();
+                    self.tasks.push(Task::CancelLease { worker, build });
                 }
                 Order::Requeued { build, reason } => {
                     if let Some(name) = self.queue.builds.get(&build).map(|build| build.build.name().clone()) {

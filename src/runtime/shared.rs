@@ -24,7 +24,7 @@ use crate::build::{Epoch, Properties};
 use crate::clock::Clock;
 use crate::command::Agent;
 use crate::error::{AttachError, BuildError, LeaseEnd};
-use crate::event::{EventKind, StopCause};
+use crate::event::{BuildResult, EventKind, StopCause};
 use crate::journal::Journal;
 use crate::lifecycle::{Input, RequestId};
 use crate::placement::{PlacementConfig, WorkerIndex};
@@ -161,7 +161,16 @@ pub(super) enum Task {
         build: Arc<BuildCell>,
         error: BuildError,
     },
-    CancelLease(Arc<BuildCell>),
+    /// The build has ended, and with it its lease. The place is taken until that comes back.
+    CancelLease {
+        worker: WorkerIndex,
+        build: Arc<BuildCell>,
+    },
+    /// The last event about a build.
+    TellEnd {
+        build: Arc<BuildCell>,
+        result: BuildResult,
+    },
     /// Nobody has taken the lease of this build, and its place is given back.
     Abandon {
         worker: WorkerIndex,
@@ -313,7 +322,15 @@ impl Shared {
             Task::AskKind { worker, properties } => self.ask_kind(worker, properties, agenda),
             Task::AskFit { worker, epoch, properties } => self.ask_fit(worker, epoch, properties, agenda),
             Task::Finish { build, error } => build.finish(error),
-            Task::CancelLease(build) => build.cancelled.set(LeaseEnd::Cancelled),
+            Task::CancelLease { worker, build } => {
+                let input = Input::CancelLease(build.id);
+                self.worker_at(worker).transition(self, agenda, |turn| turn.apply(input));
+                build.cancelled.set(LeaseEnd::Cancelled);
+            }
+            Task::TellEnd { build, result } => build.end(|| {
+                let about = About { build: Some(build.id), ..About::default() };
+                self.publish(about, EventKind::BuildFinished { result });
+            }),
             Task::Abandon { worker, build } => {
                 build.cancelled.set(LeaseEnd::Abandoned);
                 let id = build.id;

@@ -20,6 +20,8 @@ pub(super) struct Worker {
     paused: bool,
     quarantined_until: Duration,
     pub(super) leases: Vec<Option<BuildId>>,
+    /// Places that may still be taken: their lease has ended, which does not tell when it is given back.
+    held: usize,
     /// Since when a place has been free.
     pub(super) free_since: Option<Duration>,
 }
@@ -151,11 +153,13 @@ impl Worker {
                 });
                 self.leases.push(build);
                 let leases = self.leases.len();
+                self.held = self.held.min(places.unwrap_or(1).saturating_sub(leases));
                 expect(places.is_none_or(|places| leases <= places), Rule::Places, &|| {
                     format!("the worker has {leases} leases, more than its places")
                 });
             }
-            EventKind::Released { .. } => {
+            EventKind::Released { end } => {
+                self.held += usize::from(end.is_some());
                 let lease = self.leases.iter().position(|lease| *lease == build);
                 expect(lease.is_some(), Rule::Places, &|| {
                     "the worker does not have the lease that is given back".to_owned()
@@ -170,7 +174,7 @@ impl Worker {
     /// Returns the earliest time since which a place has been free; `None` if no place is free.
     pub(super) fn free_from(&self, at: Duration, places: Option<usize>) -> Option<Duration> {
         let usable = self.life == Life::Up && self.attached && self.call.is_none() && !self.bad && !self.paused;
-        (usable && self.leases.len() < places.unwrap_or(1)).then(|| self.quarantined_until.max(at))
+        (usable && self.leases.len() + self.held < places.unwrap_or(1)).then(|| self.quarantined_until.max(at))
     }
 
     /// Returns what is missing at the end of a complete shutdown.

@@ -72,8 +72,8 @@ pub enum Rule {
     Places,
     /// Each build that was queued ends exactly once.
     OneEnd,
-    /// After the end of a build nothing is done for it: no start, no lease, no place in the queue. A lease that was in
-    /// use at the end is given back after it.
+    /// The end of a build is the last event about it: no start, no lease, no place in the queue follows, and its lease has
+    /// been given back or has ended before.
     AfterEnd,
     /// No build waits while a fitting attached place is free; see [`EventChecker::with_liveness`].
     Liveness,

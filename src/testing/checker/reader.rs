@@ -70,7 +70,13 @@ impl<'a> Reader<'a> {
     fn take_build(&mut self, id: BuildId, event: &Event) {
         let before = self.builds.get(&id).copied();
         let after = match (&event.kind, before) {
-            (EventKind::BuildQueued { .. } | EventKind::BuildStarted | EventKind::StartCalled, Some(Build::Ended)) => {
+            (
+                EventKind::BuildQueued { .. }
+                | EventKind::BuildStarted
+                | EventKind::StartCalled
+                | EventKind::Released { .. },
+                Some(Build::Ended),
+            ) => {
                 let what = format!("{} for a build that has ended", event.kind.name());
                 return self.broken(Some(event), (Rule::AfterEnd, what));
             }
