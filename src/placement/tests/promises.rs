@@ -84,7 +84,7 @@ impl World {
                     let running = self.builds.iter().any(|of| of.id == build && of.state != BuildState::Ended);
                     assert!(!running, "b1: a lease of a build that goes on is dropped");
                 }
-                Order::EndLease { build } => {
+                Order::EndLease { build, .. } => {
                     assert!(matches!(self.builds[self.slot(build)].state, BuildState::Running(_)));
                 }
                 Order::Abandon { .. } => panic!("every lease is taken"),
