@@ -130,6 +130,8 @@ pub(crate) struct Placement {
     timer_of: BTreeMap<WorkerIndex, Instant>,
     /// When it is looked for leases that nobody has taken.
     claims: Option<Instant>,
+    /// When the first build was submitted, from which ageing counts.
+    origin: Option<Instant>,
     shut_down: bool,
 }
 
@@ -150,6 +152,7 @@ impl Placement {
             timers: BTreeSet::new(),
             timer_of: BTreeMap::new(),
             claims: None,
+            origin: None,
             shut_down: false,
         }
     }
@@ -589,7 +592,7 @@ impl Placement {
 /// Builds.
 impl Placement {
     /// A new build. One that no worker will ever take is answered at once.
-    pub(crate) fn submit(&mut self, id: BuildId, build: &Build, orders: &mut Orders) {
+    pub(crate) fn submit(&mut self, now: Instant, id: BuildId, build: &Build, orders: &mut Orders) {
         if self.shut_down {
             orders.push(Order::Answer { build: id, error: BuildError::ShutDown });
             return;
@@ -601,12 +604,23 @@ impl Placement {
             orders.push(Order::Answer { build: id, error });
             return;
         };
-        let rank = Rank { key: -i64::from(build.priority()), build: id };
+        let rank = Rank { key: self.claim(now, build), build: id };
         let need = self.queue.insert(rank, build, route, &mut self.labels, &mut self.kinds);
         if self.labels.speakers(route) > 0 {
             let speakers: Vec<u32> = self.speakers.iter().copied().collect();
             speakers.into_iter().for_each(|driver| self.ask_kind(driver, need, orders));
         }
+    }
+
+    /// The claim of a build that is submitted now. It does not change while the build waits: with ageing, the builds
+    /// that come later start with less.
+    fn claim(&mut self, now: Instant, build: &Build) -> i64 {
+        let origin = *self.origin.get_or_insert(now);
+        let later = self.config.ageing.map_or(0, |per_priority| {
+            let passed = now.saturating_duration_since(origin).as_nanos() / per_priority.as_nanos();
+            i64::try_from(passed).unwrap_or(i64::MAX / 2)
+        });
+        later - i64::from(build.priority())
     }
 
     /// Ends the build, wherever it is; `false` if it had ended already.

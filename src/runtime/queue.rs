@@ -164,6 +164,7 @@ impl Shared {
 
     pub(super) fn submit(self: &Arc<Self>, build: Build, submitter: Submitter) -> BuildId {
         let mut agenda = Agenda::default();
+        let now = self.clock.now();
         let id = self.queue_turn(&mut agenda, None, |turn| {
             turn.queue.last_id += 1;
             let id = BuildId(turn.queue.last_id);
@@ -183,7 +184,7 @@ impl Shared {
                 abandoned: AtomicBool::new(false),
             };
             turn.queue.builds.insert(id, Arc::new(cell));
-            turn.queue.placement.submit(id, &build, &mut turn.orders);
+            turn.queue.placement.submit(now, id, &build, &mut turn.orders);
             id
         });
         self.look_if_waiting(&mut agenda);

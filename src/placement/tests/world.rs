@@ -405,7 +405,7 @@ impl World {
                 self.kinds.insert(id, self.setting.builds[slot].kind);
                 self.builds[slot] =
                     SimBuild { id, state: BuildState::Waiting, attempts: 0, failed_on: BTreeSet::new() };
-                self.placement.submit(id, &self.setting.builds[slot].build(), &mut orders);
+                self.placement.submit(self.now, id, &self.setting.builds[slot].build(), &mut orders);
             }
             Step::Cancel(slot) => {
                 let build = self.builds[slot].id;
