@@ -341,7 +341,8 @@ typedef struct lw_build {
   size_t label_count;
   // Builds of a higher priority go first; among equals the older one.
   int32_t priority;
-  // The build ends with LW_ERROR_ATTEMPTS_EXHAUSTED after this many failed attempts; 0: no limit.
+  // The build ends with LW_ERROR_ATTEMPTS_EXHAUSTED after this many failed attempts; 0: as the master's options
+  // say.
   uint32_t max_attempts;
 } lw_build;
 
@@ -729,6 +730,24 @@ typedef struct lw_master_options {
   // How long an agent may take to read each 256 KiB of what it is sent, and to send each 256 KiB of a message that
   // is longer than 512 KiB, before it is lost; 0: 10 s.
   uint64_t write_timeout_ms;
+  // For how long an older build lets younger builds of another kind use the instances that are up, as a multiple of
+  // the expected duration of a start; 0: 4.0, less than 0: not at all.
+  double patience;
+  // The least patience; 0: 1 s.
+  uint64_t minimum_patience_ms;
+  // A build that was submitted this much earlier than another one counts as if its priority were higher by 1; 0: age
+  // decides among builds of the same priority alone.
+  uint64_t ageing_ms;
+  // The pause of a build after its first failed attempt, which doubles with each further one; 0: 1 s.
+  uint64_t retry_pause_ms;
+  // The longest pause; 0: 5 min.
+  uint64_t longest_retry_pause_ms;
+  // How long a lease may wait to be taken out of its ticket or inbox before its build ends as abandoned; 0: 1 h.
+  uint64_t claim_timeout_ms;
+  // How long the agent of an instance that is never idle for too long may be gone while a build waits; 0: 60 s.
+  uint64_t reattach_timeout_ms;
+  // The attempts at a build that does not say it itself; 0: 10.
+  uint32_t max_attempts;
 } lw_master_options;
 
 // What a shutdown came to. Free it with lw_free.
@@ -1073,6 +1092,10 @@ lw_code lw_lease_finish(struct lw_lease *lease, int result, const char *reason);
 // people and may be NULL. The handle is invalid afterwards, as after lw_lease_finish. Does not block.
 lw_code lw_lease_retry(struct lw_lease *lease, const char *reason);
 
+// As lw_lease_retry, and says that the instance is bad: it takes no more builds, and is stopped when those that run on
+// it have ended. The build's next attempt is made on another worker if one fits.
+lw_code lw_lease_retire(struct lw_lease *lease, const char *reason);
+
 // Gives the place back without a word: the build ends as dropped. The handle is invalid afterwards, as after
 // lw_lease_finish. Does not block. NULL is no error.
 lw_code lw_lease_free(struct lw_lease *lease);
@@ -1118,6 +1141,11 @@ lw_code lw_master_cancel(struct lw_master *master, uint64_t build);
 // Where a build is and why it is not further, as a JSON object: id, state, history, text and more. Free json with
 // lw_free. LW_ERROR_ENDED: it has ended, or never was. Does not block.
 lw_code lw_master_build_status(struct lw_master *master, uint64_t build, const char **json);
+
+// A page of the builds that wait, as a JSON object: total, waiting (the best claim first), paused (builds between two
+// attempts; on the first page), next, text. limit: how many builds it has at most; 1000 at most. from: NULL for the
+// first page, or next of the page before, which is null on the last one. Free json with lw_free. Does not block.
+lw_code lw_master_queue(struct lw_master *master, const char *from, size_t limit, const char **json);
 
 // Finds the worker of this name. Free it with lw_worker_free. LW_ERROR_ENDED: there is none.
 lw_code lw_master_worker(struct lw_master *master, const char *name, struct lw_worker **worker);

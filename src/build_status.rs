@@ -1,6 +1,7 @@
 //! Where the builds of the queue are at this moment, and why those that wait do not run.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -286,6 +287,30 @@ pub struct QueuePosition {
     pub(crate) key: i64,
     pub(crate) build: BuildId,
 }
+
+impl fmt::Display for QueuePosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.key, self.build.get())
+    }
+}
+
+/// Reads what [`Display`](fmt::Display) has written.
+impl FromStr for QueuePosition {
+    type Err = InvalidPosition;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPosition> {
+        let invalid = || InvalidPosition(text.into());
+        let (key, build) = text.split_once('.').ok_or_else(invalid)?;
+        let key = key.parse().map_err(|_| invalid())?;
+        let build: u64 = build.parse().map_err(|_| invalid())?;
+        Ok(Self { key, build: BuildId::from(build) })
+    }
+}
+
+/// The text is not a [`QueuePosition`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("invalid position in the queue {0:?}: use the next position of a page")]
+pub struct InvalidPosition(Box<str>);
 
 /// A build that waits.
 #[derive(Clone, PartialEq, Eq, Debug)]

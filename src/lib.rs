@@ -43,7 +43,8 @@ pub use agent::{
 };
 pub use build::{Build, BuildId, Epoch, Labels, Properties};
 pub use build_status::{
-    BuildState, BuildStatus, NextChance, Obstacle, ObstacleReason, QueuePage, QueuePosition, QueuedBuild, Waiting,
+    BuildState, BuildStatus, InvalidPosition, NextChance, Obstacle, ObstacleReason, QueuePage, QueuePosition,
+    QueuedBuild, Waiting,
 };
 pub use clock::Clock;
 pub use command::{Agent, Command, CommandEnd, Exit, Output, Process, Program};

@@ -40,8 +40,8 @@ import threading
 import time
 import traceback
 import weakref
-from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_int, c_int32, c_size_t, c_uint8, c_uint32, c_uint64
-from ctypes import c_void_p
+from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_double, c_int, c_int32, c_size_t, c_uint8, c_uint32
+from ctypes import c_uint64, c_void_p
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union
 
 __all__ = [
@@ -283,7 +283,9 @@ class _MasterOptions(_Sized):
         ("size", c_size_t), ("journal", c_char_p), ("listen", c_char_p), ("agent_address", c_char_p),
         ("tls_certificates", c_char_p), ("tls_key", c_char_p), ("drop_timeout_ms", c_uint64),
         ("heartbeat_interval_ms", c_uint64), ("heartbeat_timeout_ms", c_uint64), ("handshake_timeout_ms", c_uint64),
-        ("write_timeout_ms", c_uint64),
+        ("write_timeout_ms", c_uint64), ("patience", c_double), ("minimum_patience_ms", c_uint64),
+        ("ageing_ms", c_uint64), ("retry_pause_ms", c_uint64), ("longest_retry_pause_ms", c_uint64),
+        ("claim_timeout_ms", c_uint64), ("reattach_timeout_ms", c_uint64), ("max_attempts", c_uint32),
     ]
 
 
@@ -307,6 +309,7 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "lw_master_shutdown": [_P, c_int, c_uint64, POINTER(_P)],
     "lw_master_cancel": [_P, c_uint64],
     "lw_master_build_status": [_P, c_uint64, POINTER(_P)],
+    "lw_master_queue": [_P, c_char_p, c_size_t, POINTER(_P)],
     "lw_master_worker": [_P, c_char_p, POINTER(_P)],
     "lw_master_submit": [_P, POINTER(_Build), POINTER(_P)],
     "lw_master_submit_to": [_P, POINTER(_Build), _P, POINTER(c_uint64)],
@@ -342,6 +345,7 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "lw_lease_read_file": [_P, c_char_p, c_char_p],
     "lw_lease_finish": [_P, c_int, c_char_p],
     "lw_lease_retry": [_P, c_char_p],
+    "lw_lease_retire": [_P, c_char_p],
     "lw_lease_free": [_P],
     "lw_running_read": [_P, c_uint64, _P, c_size_t, POINTER(_Output)],
     "lw_running_interrupt": [_P],
@@ -945,6 +949,11 @@ class Lease(_Handle):
     def retry(self, reason: str) -> None:
         """Gives the place back and puts the build back: its ticket has another answer then."""
         _call("lw_lease_retry", self._handle, _bytes(reason))
+        self._gone()
+
+    def retire(self, reason: str) -> None:
+        """As ``retry``, and the instance takes no more builds because it is bad."""
+        _call("lw_lease_retire", self._handle, _bytes(reason))
         self._gone()
 
     def __enter__(self) -> "Lease":
@@ -1553,8 +1562,17 @@ class Master(_Handle):
         heartbeat: Optional[Tuple[float, float]] = None,
         handshake_timeout: Optional[float] = None,
         write_timeout: Optional[float] = None,
+        patience: Optional[float] = None,
+        minimum_patience: Optional[float] = None,
+        ageing: Optional[float] = None,
+        retry_pause: Optional[Tuple[float, float]] = None,
+        claim_timeout: Optional[float] = None,
+        reattach_timeout: Optional[float] = None,
+        max_attempts: int = 0,
     ) -> None:
-        """Makes a master; see ``lw_master_options``. ``heartbeat``: how often an agent is pinged, when it is lost."""
+        """Makes a master; see ``lw_master_options``. ``heartbeat``: how often an agent is pinged, when it is lost.
+        ``retry_pause``: the first and the longest pause of a build after a failed attempt. Times are in seconds."""
+        first_pause, longest_pause = retry_pause or (None, None)
         interval, lost_after = heartbeat or (None, None)
         options = _MasterOptions(
             journal=_bytes(journal), listen=_bytes(listen), agent_address=_bytes(agent_address),
@@ -1562,6 +1580,10 @@ class Master(_Handle):
             drop_timeout_ms=_setting_ms(drop_timeout),
             heartbeat_interval_ms=_setting_ms(interval), heartbeat_timeout_ms=_setting_ms(lost_after),
             handshake_timeout_ms=_setting_ms(handshake_timeout), write_timeout_ms=_setting_ms(write_timeout),
+            patience=-1.0 if patience == 0 else patience or 0.0, minimum_patience_ms=_setting_ms(minimum_patience),
+            ageing_ms=_setting_ms(ageing), retry_pause_ms=_setting_ms(first_pause),
+            longest_retry_pause_ms=_setting_ms(longest_pause), claim_timeout_ms=_setting_ms(claim_timeout),
+            reattach_timeout_ms=_setting_ms(reattach_timeout), max_attempts=max_attempts,
         )
         self._drop_timeout = 30.0 if drop_timeout is None else drop_timeout
         super().__init__(_aside(lambda: _new(self._free, "lw_master_new", byref(options))))
@@ -1692,6 +1714,11 @@ class Master(_Handle):
         """Where a build is and why it is not further."""
         status: Dict[str, Any] = json.loads(_text_of("lw_master_build_status", self._handle, build))
         return status
+
+    def queue(self, limit: int = 100, start: Optional[str] = None) -> Dict[str, Any]:
+        """A page of the builds that wait; ``start`` is ``next`` of the page before."""
+        page: Dict[str, Any] = json.loads(_text_of("lw_master_queue", self._handle, _bytes(start), limit))
+        return page
 
     def status(self) -> Dict[str, Any]:
         """What every worker is doing and why, and what may have been left behind."""

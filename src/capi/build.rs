@@ -45,7 +45,8 @@ pub struct lw_build {
     pub label_count: usize,
     /// Builds of a higher priority go first; among equals the older one.
     pub priority: i32,
-    /// The build ends with LW_ERROR_ATTEMPTS_EXHAUSTED after this many failed attempts; 0: no limit.
+    /// The build ends with LW_ERROR_ATTEMPTS_EXHAUSTED after this many failed attempts; 0: as the master's options
+    /// say.
     pub max_attempts: u32,
 }
 

@@ -217,6 +217,7 @@ enum Ending {
     Dropped,
     Finished(BuildResult),
     Retried(String),
+    Retired(String),
 }
 
 pub(super) struct RunningCell {
@@ -279,6 +280,7 @@ impl Drop for LeaseCell {
             State::Held(_) | State::Over(Ending::Dropped) => drop(lease),
             State::Over(Ending::Finished(result)) => lease.finish(result),
             State::Over(Ending::Retried(reason)) => lease.retry(&reason),
+            State::Over(Ending::Retired(reason)) => lease.retire(&reason),
         }
     }
 }
@@ -614,6 +616,16 @@ pub extern "C" fn lw_lease_retry(lease: *mut lw_lease, reason: *const c_char) ->
     boundary(|| {
         let reason = optional_text("reason", reason)?.unwrap_or("no reason was given");
         end(lease, Ending::Retried(reason.to_owned()))
+    })
+}
+
+/// As lw_lease_retry, and says that the instance is bad: it takes no more builds, and is stopped when those that run on
+/// it have ended. The build's next attempt is made on another worker if one fits.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_lease_retire(lease: *mut lw_lease, reason: *const c_char) -> lw_code {
+    boundary(|| {
+        let reason = optional_text("reason", reason)?.unwrap_or("no reason was given");
+        end(lease, Ending::Retired(reason.to_owned()))
     })
 }
 

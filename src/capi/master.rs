@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int};
 use std::mem::MaybeUninit;
+use std::num::NonZeroU32;
 use std::ptr;
 use std::thread;
 use std::time::Duration;
@@ -9,11 +10,11 @@ use std::time::Duration;
 use super::argument::{Growing, choice, milliseconds, optional_structure, optional_text, place, setting_ms, text};
 use super::boundary::{Failure, Result, boundary};
 use super::callback;
-use super::code::lw_code::{self, LW_ERROR_ENDED, LW_ERROR_TIMEOUT};
+use super::code::lw_code::{self, LW_ERROR_ARGUMENT, LW_ERROR_ENDED, LW_ERROR_TIMEOUT};
 use super::given::{View, give, give_text};
 use super::handle::{self, Kind};
 use super::status;
-use crate::{BuildId, Master, ShutdownMode};
+use crate::{BuildId, Master, PlacementConfig, QueuePosition, ShutdownMode};
 
 /// As the header says.
 const DROP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -71,9 +72,27 @@ pub struct lw_master_options {
     /// How long an agent may take to read each 256 KiB of what it is sent, and to send each 256 KiB of a message that
     /// is longer than 512 KiB, before it is lost; 0: 10 s.
     pub write_timeout_ms: u64,
+    /// For how long an older build lets younger builds of another kind use the instances that are up, as a multiple of
+    /// the expected duration of a start; 0: 4.0, less than 0: not at all.
+    pub patience: f64,
+    /// The least patience; 0: 1 s.
+    pub minimum_patience_ms: u64,
+    /// A build that was submitted this much earlier than another one counts as if its priority were higher by 1; 0: age
+    /// decides among builds of the same priority alone.
+    pub ageing_ms: u64,
+    /// The pause of a build after its first failed attempt, which doubles with each further one; 0: 1 s.
+    pub retry_pause_ms: u64,
+    /// The longest pause; 0: 5 min.
+    pub longest_retry_pause_ms: u64,
+    /// How long a lease may wait to be taken out of its ticket or inbox before its build ends as abandoned; 0: 1 h.
+    pub claim_timeout_ms: u64,
+    /// How long the agent of an instance that is never idle for too long may be gone while a build waits; 0: 60 s.
+    pub reattach_timeout_ms: u64,
+    /// The attempts at a build that does not say it itself; 0: 10.
+    pub max_attempts: u32,
 }
 
-// SAFETY: integers and raw pointers, the size first.
+// SAFETY: numbers and raw pointers, the size first.
 unsafe impl Growing for lw_master_options {}
 
 /// How a shutdown treats running builds.
@@ -118,7 +137,7 @@ pub extern "C" fn lw_master_new(
 
 fn master_from(options: &lw_master_options) -> Result<MasterCell> {
     // What is waited for is waited for by `lw_master_free`, whoever uses the master last.
-    let mut builder = Master::builder().drop_timeout(Duration::ZERO);
+    let mut builder = Master::builder().drop_timeout(Duration::ZERO).placement(placement_from(options)?);
     let drop_timeout = setting_ms(options.drop_timeout_ms).unwrap_or(DROP_TIMEOUT);
     // Before the journal is opened, which leaves a file.
     let listening = listening::prepare(options)?;
@@ -133,6 +152,37 @@ fn master_from(options: &lw_master_options) -> Result<MasterCell> {
     }
     let master = builder.build();
     listening.begin(master, drop_timeout)
+}
+
+fn placement_from(options: &lw_master_options) -> Result<PlacementConfig> {
+    let mut placement = PlacementConfig::new();
+    if options.patience.is_nan() {
+        return Err(Failure::new(LW_ERROR_ARGUMENT, "options.patience is not a number"));
+    }
+    if options.patience != 0.0 {
+        placement = placement.with_patience(options.patience);
+    }
+    if let Some(time) = setting_ms(options.minimum_patience_ms) {
+        placement = placement.with_minimum_patience(time);
+    } else if options.patience < 0.0 {
+        placement = placement.with_minimum_patience(Duration::ZERO);
+    }
+    if let Some(time) = setting_ms(options.ageing_ms) {
+        placement = placement.with_ageing(time);
+    }
+    let first = setting_ms(options.retry_pause_ms).unwrap_or(PlacementConfig::RETRY_PAUSE);
+    let longest = setting_ms(options.longest_retry_pause_ms).unwrap_or(PlacementConfig::LONGEST_RETRY_PAUSE);
+    placement = placement.with_retry_pause(first, longest.max(first));
+    if let Some(time) = setting_ms(options.claim_timeout_ms) {
+        placement = placement.with_claim_timeout(time);
+    }
+    if let Some(time) = setting_ms(options.reattach_timeout_ms) {
+        placement = placement.with_reattach_timeout(time);
+    }
+    if let Some(attempts) = NonZeroU32::new(options.max_attempts) {
+        placement = placement.with_max_attempts(attempts);
+    }
+    Ok(placement)
 }
 
 /// The listener, in a build that has one.
@@ -358,6 +408,28 @@ pub extern "C" fn lw_master_build_status(
         let cell = handle::get(master)?;
         let ended = || Failure::new(LW_ERROR_ENDED, format!("build #{build} is unknown or has ended"));
         *json = give_text(&status::build(&cell.master.build_status(BuildId::from(build)).ok_or_else(ended)?));
+        Ok(())
+    })
+}
+
+/// A page of the builds that wait, as a JSON object: total, waiting (the best claim first), paused (builds between two
+/// attempts; on the first page), next, text. limit: how many builds it has at most; 1000 at most. from: NULL for the
+/// first page, or next of the page before, which is null on the last one. Free json with lw_free. Does not block.
+#[unsafe(no_mangle)]
+pub extern "C" fn lw_master_queue(
+    master: *mut lw_master,
+    from: *const c_char,
+    limit: usize,
+    json: Option<&mut MaybeUninit<*const c_char>>,
+) -> lw_code {
+    boundary(|| {
+        let json = place("json", json, ptr::null())?;
+        let cell = handle::get(master)?;
+        let from = match optional_text("from", from)? {
+            Some(from) => Some(from.parse::<QueuePosition>().map_err(|error| Failure::new(LW_ERROR_ARGUMENT, error))?),
+            None => None,
+        };
+        *json = give_text(&status::queue(&cell.master.queue(from, limit)));
         Ok(())
     })
 }

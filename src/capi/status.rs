@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::json::{Json, object};
 use crate::{
-    BuildState, BuildStatus, DriverCall, LeftoverStatus, LeftoverStep, Master, NextStep, ShutdownReport, WorkerState,
-    WorkerStatus,
+    BuildState, BuildStatus, DriverCall, LeftoverStatus, LeftoverStep, Master, NextStep, QueuePage, QueuedBuild,
+    ShutdownReport, WorkerState, WorkerStatus,
 };
 
 pub(super) fn master(master: &Master) -> String {
@@ -61,6 +61,26 @@ pub(super) fn build(status: &BuildStatus) -> String {
         });
         json.text("text", &status.to_string());
     })
+}
+
+pub(super) fn queue(page: &QueuePage) -> String {
+    object(|json| {
+        json.plain("total", page.total);
+        json.objects("waiting", &page.waiting, queued_members);
+        json.objects("paused", &page.paused, queued_members);
+        json.optional_text("next", page.next.map(|next| next.to_string()).as_deref());
+        json.text("text", &page.to_string());
+    })
+}
+
+fn queued_members(json: &mut Json<'_>, build: &QueuedBuild) {
+    json.plain("id", build.id.get());
+    json.text("name", &build.name);
+    json.plain("priority", build.priority);
+    json.plain("failed_attempts", build.failed_attempts);
+    if let Some(paused) = build.paused {
+        json.plain("paused_ms", paused.as_millis());
+    }
 }
 
 fn worker_members(json: &mut Json<'_>, status: &WorkerStatus) {

@@ -100,6 +100,7 @@ fn functions() -> Vec<(&'static str, Box<dyn Call>)> {
         lw_abi_version(_) lw_free(_) lw_live(_, _) lw_has_feature(_, _) lw_set_reason(_) lw_set_kind(_)
         lw_master_new(_, _) lw_master_address(_, _) lw_master_status(_, _) lw_master_forget_leftover(_, _)
         lw_master_shutdown(_, _, _, _) lw_master_free(_) lw_master_cancel(_, _) lw_master_build_status(_, _, _)
+        lw_master_queue(_, _, _, _) lw_lease_retire(_, _)
         lw_master_worker(_, _, _) lw_worker_status(_, _) lw_worker_pause(_) lw_worker_unpause(_)
         lw_worker_insubstantiate(_, _, _) lw_worker_free(_)
         lw_master_add_driver(_, _, _, _) lw_master_add_local(_, _, _, _) lw_master_add_command(_, _, _, _)

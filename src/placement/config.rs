@@ -31,8 +31,8 @@ impl Default for PlacementConfig {
             patience: 4.0,
             minimum_patience: Duration::from_secs(1),
             ageing: None,
-            first_pause: Duration::from_secs(1),
-            longest_pause: Duration::from_secs(300),
+            first_pause: Self::RETRY_PAUSE,
+            longest_pause: Self::LONGEST_RETRY_PAUSE,
             max_attempts: const { NonZeroU32::new(10).unwrap() },
             claim_timeout: Duration::from_secs(3600),
             reattach_timeout: Duration::from_secs(60),
@@ -41,6 +41,11 @@ impl Default for PlacementConfig {
 }
 
 impl PlacementConfig {
+    /// The pause after the first failed attempt unless [set](PlacementConfig::with_retry_pause).
+    pub const RETRY_PAUSE: Duration = Duration::from_secs(1);
+    /// The longest pause unless [set](PlacementConfig::with_retry_pause).
+    pub const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(300);
+
     /// Returns the defaults.
     pub fn new() -> Self {
         Self::default()

@@ -90,6 +90,7 @@ static void as_master(void *handle)
     REFUSED(LW_ERROR_HANDLE, text, lw_master_address(master, &text));
     REFUSED(LW_ERROR_HANDLE, text, lw_master_status(master, &text));
     REFUSED(LW_ERROR_HANDLE, text, lw_master_build_status(master, 1, &text));
+    REFUSED(LW_ERROR_HANDLE, text, lw_master_queue(master, NULL, 1, &text));
     EXPECT(LW_ERROR_HANDLE, lw_master_forget_leftover(master, "key"));
     EXPECT(LW_ERROR_HANDLE, lw_master_cancel(master, 1));
     REFUSED(LW_ERROR_HANDLE, events, lw_master_events(master, 1, &events));
@@ -148,6 +149,7 @@ static void as_other(void *handle)
     EXPECT(LW_ERROR_HANDLE, lw_lease_read_file(as_lease, "path", "/dev/null"));
     EXPECT(LW_ERROR_HANDLE, lw_lease_finish(as_lease, LW_RESULT_SUCCEEDED, NULL));
     EXPECT(LW_ERROR_HANDLE, lw_lease_retry(as_lease, NULL));
+    EXPECT(LW_ERROR_HANDLE, lw_lease_retire(as_lease, NULL));
     REFUSED(LW_ERROR_HANDLE, context, lw_lease_agent(as_lease, &context));
 
     lw_running *as_running = (lw_running *)handle;
@@ -228,6 +230,8 @@ static void no_places(lw_master *master, lw_lease *lease)
     EXPECT(LW_ERROR_ARGUMENT, lw_master_address(master, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_master_status(master, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_master_build_status(master, 1, NULL));
+    EXPECT(LW_ERROR_ARGUMENT, lw_master_queue(master, NULL, 1, NULL));
+    REFUSED(LW_ERROR_ARGUMENT, text, lw_master_queue(master, "the front", 1, &text));
     EXPECT(LW_ERROR_ARGUMENT, lw_master_events(master, 1, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_master_observe(master, 1, never_called, NULL, never_released, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_ticket_build(ticket, NULL));
@@ -274,6 +278,7 @@ static void texts(lw_master *master, lw_lease *lease, const char *text)
         REFUSED(LW_ERROR_ARGUMENT, made, lw_master_new(&settings, &made));
         EXPECT(LW_ERROR_ARGUMENT, lw_lease_finish(lease, LW_RESULT_FAILED, text));
         EXPECT(LW_ERROR_ARGUMENT, lw_lease_retry(lease, text));
+        EXPECT(LW_ERROR_ARGUMENT, lw_lease_retire(lease, text));
         EXPECT(LW_ERROR_ARGUMENT, lw_set_reason(text));
         EXPECT(LW_ERROR_ARGUMENT, lw_set_kind(text));
         EXPECT(LW_ERROR_ARGUMENT, lw_attachment_lost(NULL, text));

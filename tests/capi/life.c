@@ -357,7 +357,16 @@ int main(void)
     MUST(number == 2);
     const char *json;
     OK(lw_master_build_status(master, number, &json));
-    MUST(contains(json, "\"state\":\"waiting\"") && contains(json, "\"closed\":1"));
+    MUST(contains(json, "\"state\":\"waiting\"") && contains(json, "\"reason\":\"paused\",\"workers\":1"));
+    OK(lw_free(json));
+    OK(lw_master_queue(master, NULL, 10, &json));
+    MUST(contains(json, "\"total\":1") && contains(json, "\"name\":\"first\"") && contains(json, "\"next\":null"));
+    OK(lw_free(json));
+    OK(lw_master_queue(master, NULL, 0, &json));
+    MUST(contains(json, "\"waiting\":[]") && contains(json, "\"next\":\"0.2\""));
+    OK(lw_free(json));
+    OK(lw_master_queue(master, "0.2", 1, &json));
+    MUST(contains(json, "\"name\":\"first\""));
     OK(lw_free(json));
     OK(lw_worker_status(worker, &json));
     MUST(contains(json, "\"paused\":true"));
@@ -381,6 +390,14 @@ int main(void)
     OK(lw_lease_retry(lease, "once more"));
     EXPECT(LW_ERROR_HANDLE, lw_lease_wait_end(lease, 0));
     lease = lease_of(ticket);
+
+    /* Retired: the same, from another instance. */
+    OK(lw_lease_retire(lease, "its disk is full"));
+    EXPECT(LW_ERROR_HANDLE, lw_lease_wait_end(lease, 0));
+    lease = lease_of(ticket);
+    OK(lw_lease_get_info(lease, &info));
+    MUST(info->epoch == 2);
+    OK(lw_free(info));
     OK(lw_lease_finish(lease, LW_RESULT_SUCCEEDED, "no failure needs no reason"));
     EXPECT(LW_ERROR_ENDED, lw_ticket_wait(ticket, MINUTE, &lease));
     OK(lw_ticket_cancel(ticket)); /* of a build that has ended */

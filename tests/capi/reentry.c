@@ -284,6 +284,15 @@ CALL(lw_master_status)
     OK(lw_free(json));
 }
 
+CALL(lw_master_queue)
+{
+    const char *json;
+    OK(lw_master_queue(at->other->master, NULL, 10, &json));
+    OK(lw_free(json));
+    OK(lw_master_queue(at->own->master, NULL, 10, &json));
+    OK(lw_free(json));
+}
+
 CALL(lw_master_build_status)
 {
     uint64_t number;
@@ -605,6 +614,11 @@ CALL(lw_lease_retry)
     OK(lw_lease_retry(twin_lease(at->other), "of a callback"));
 }
 
+CALL(lw_lease_retire)
+{
+    OK(lw_lease_retire(twin_lease(at->other), "of a callback"));
+}
+
 CALL(lw_lease_free)
 {
     OK(lw_lease_free(twin_lease(at->other)));
@@ -811,6 +825,7 @@ static const struct {
     ENTRY(lw_master_address),
     ENTRY(lw_master_status),
     ENTRY(lw_master_build_status),
+    ENTRY(lw_master_queue),
     ENTRY(lw_master_forget_leftover),
     ENTRY(lw_master_cancel),
     ENTRY(lw_master_worker),
@@ -845,6 +860,7 @@ static const struct {
     ENTRY(lw_lease_read_file),
     ENTRY(lw_lease_finish),
     ENTRY(lw_lease_retry),
+    ENTRY(lw_lease_retire),
     ENTRY(lw_lease_free),
     ENTRY(lw_lease_agent),
     ENTRY(lw_process_write),

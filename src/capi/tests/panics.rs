@@ -424,6 +424,7 @@ fn call(name: &str, probe: &Probe, scene: &Handles) -> Answer {
             .stores(|master| lw_master_new(ptr::null(), master), |master| assert_eq!(lw_master_free(master), LW_OK)),
         "lw_master_address" => probe.gives(|address| lw_master_address(scene.master, address)),
         "lw_master_status" => probe.gives(|json| lw_master_status(scene.master, json)),
+        "lw_master_queue" => probe.gives(|json| lw_master_queue(scene.master, ptr::null(), 10, json)),
         "lw_master_build_status" => probe.gives(|json| lw_master_build_status(scene.master, 2, json)),
         "lw_master_forget_leftover" => probe.call(|| lw_master_forget_leftover(scene.master, c"key".as_ptr())),
         "lw_master_cancel" => probe.call(|| lw_master_cancel(scene.master, 2)),
@@ -532,6 +533,7 @@ fn call(name: &str, probe: &Probe, scene: &Handles) -> Answer {
             let succeeded = lw_result::LW_RESULT_SUCCEEDED as i32;
             probe.call(|| lw_lease_finish(scene.lease, succeeded, ptr::null()))
         }
+        "lw_lease_retire" => probe.call(|| lw_lease_retire(scene.lease, ptr::null())),
         "lw_lease_retry" => probe.call(|| lw_lease_retry(scene.lease, ptr::null())),
         "lw_lease_free" => probe.call(|| lw_lease_free(scene.lease)),
         "lw_lease_agent" => probe.stores(|context| lw_lease_agent(scene.lease, context), drop),
@@ -644,11 +646,11 @@ fn outcome(name: &str, position: usize) -> Outcome {
         ("lw_lease_run" | "lw_lease_start", 2) => Outcome { code: LW_ERROR_COMMAND, ..usual },
         ("lw_lease_run", 5) | ("lw_running_interrupt", 2) => Outcome { code: LW_OK, ..usual },
         ("lw_running_free", 2 | 3) => Outcome { code: LW_OK, again: LW_ERROR_HANDLE, handles: -2 },
-        ("lw_lease_finish" | "lw_lease_retry" | "lw_lease_free", 3 | 4) => {
+        ("lw_lease_finish" | "lw_lease_retry" | "lw_lease_retire" | "lw_lease_free", 3 | 4) => {
             Outcome { code: LW_OK, again: LW_ERROR_HANDLE, handles: -3 }
         }
         // The lease is given back, and the handles of its commands stay to be freed.
-        ("lw_lease_finish" | "lw_lease_retry" | "lw_lease_free", 2) => {
+        ("lw_lease_finish" | "lw_lease_retry" | "lw_lease_retire" | "lw_lease_free", 2) => {
             Outcome { again: LW_ERROR_HANDLE, handles: -1, ..usual }
         }
         // The command's own handle stays until the lease is given back.
