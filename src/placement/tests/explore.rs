@@ -226,8 +226,8 @@ fn random_history(seed: u64) {
     world.run_out(LONGEST_QUARANTINES);
 }
 
-/// After a long history of failures, workers are in quarantine for up to an hour.
-const LONGEST_QUARANTINES: Duration = Duration::from_secs(2 * 3600);
+/// After a long history of failures, workers and drivers pause for up to an hour each.
+const LONGEST_QUARANTINES: Duration = Duration::from_secs(6 * 3600);
 
 /// Of a random history.
 const STEPS: usize = 3000;

@@ -2,5 +2,7 @@
 //! scenarios on virtual time.
 
 mod explore;
+mod farm;
 mod promises;
+mod scenarios;
 mod world;

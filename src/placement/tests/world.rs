@@ -18,8 +18,9 @@ pub(super) struct Setting {
     pub(super) builds: Vec<BuildSetup>,
     pub(super) idle: IdlePolicy,
     pub(super) placement: PlacementConfig,
-    /// What starts and builds are expected to take; else nothing is ever learned.
+    /// What starts and builds are expected to take, unless it is learned; `None` when nothing is known.
     pub(super) expected: Option<(Duration, Duration)>,
+    pub(super) learns: bool,
     /// Orders, answers and facts arrive some time later; else at once.
     pub(super) late_orders: bool,
     pub(super) late_answers: bool,
@@ -49,6 +50,7 @@ impl Default for Setting {
             idle: IdlePolicy::Never,
             placement: PlacementConfig::new().with_max_attempts(const { NonZeroU32::new(3).unwrap() }),
             expected: None,
+            learns: false,
             late_orders: false,
             late_answers: false,
             late_facts: false,
@@ -150,7 +152,7 @@ pub(super) struct SimWorker {
     /// A start was ordered, and its end was not heard of.
     pub(super) ordered: bool,
     /// It was called.
-    called: bool,
+    pub(super) called: bool,
     pub(super) paused: bool,
 }
 
@@ -184,7 +186,7 @@ pub(super) enum Step {
     Hear(usize, usize),
     Tell(usize),
     TellStale(usize),
-    /// The call returns, with this answer: 0 is the good one.
+    /// The call returns, with this answer: 0 is the good one, or yes.
     Return(usize, usize),
     Hang(usize),
     Attach(usize),
@@ -313,8 +315,10 @@ impl World {
             can(worker.told.version < worker.life.version(), Step::Tell(i));
             can(worker.stale.is_some(), Step::TellStale(i));
             if let Some((call, _)) = worker.call.filter(|_| !worker.hung) {
+                let truth = call == DriverCall::Compatible && !self.would_fit(i);
                 let answers = if !setting.failures { 1 } else { 3 - usize::from(call == DriverCall::Stop) };
-                (0..answers).for_each(|answer| can(true, Step::Return(i, answer)));
+                let first = usize::from(truth && !setting.failures);
+                (first..first + answers).for_each(|answer| can(true, Step::Return(i, answer)));
                 can(setting.hangs, Step::Hang(i));
             }
             let attached = worker.connection.is_some();
@@ -385,10 +389,9 @@ impl World {
     }
 
     fn plan(&mut self) {
-        if let Some((start, build)) = self.setting.expected {
-            self.placement.learned.expect(Some(start), Some(build));
-        } else {
-            self.placement.learned.expect(None, None);
+        if !self.setting.learns {
+            let (start, build) = self.setting.expected.unzip();
+            self.placement.learned.expect(start, build);
         }
         let mut orders = Orders::new();
         self.placement.plan(self.now, &mut orders);
@@ -596,18 +599,20 @@ impl World {
             (DriverCall::Stop, 0) => Input::StopReturned(epoch, Ok(())),
             (DriverCall::Stop, _) => Input::StopReturned(epoch, Err(reason())),
             (DriverCall::Compatible, 2) => Input::CompatibleReturned(epoch, Err(reason())),
-            (DriverCall::Compatible, _) => {
-                let about = sim.requests.iter().find_map(|(_, asker)| match asker {
-                    Asker::Fit(kind) => Some(properties(kind)),
-                    _ => None,
-                });
-                // Nobody may wait for it any more.
-                let truth = about.is_none_or(|about| letter(&about) == letter(&sim.made_for));
-                Input::CompatibleReturned(epoch, Ok(truth == (answer == 0)))
-            }
+            (DriverCall::Compatible, _) => Input::CompatibleReturned(epoch, Ok(answer == 0)),
             (call, _) => panic!("{call} is never made"),
         };
         self.apply(worker, input);
+    }
+
+    /// The true answer to the question that the driver is asked; nobody may wait for it any more.
+    pub(super) fn would_fit(&self, worker: usize) -> bool {
+        let sim = &self.workers[worker];
+        let about = sim.requests.iter().find_map(|(_, asker)| match asker {
+            Asker::Fit(kind) => Some(properties(kind)),
+            _ => None,
+        });
+        about.is_none_or(|about| letter(&about) == letter(&sim.made_for))
     }
 
     /// Does what follows from a transition of a worker.
