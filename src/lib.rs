@@ -23,6 +23,8 @@ mod printable;
 #[cfg(all(any(feature = "local", feature = "process"), unix))]
 mod removal;
 mod runtime;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 
 #[cfg(feature = "agent")]
 mod agent;

@@ -50,7 +50,7 @@ use self::learned::Learned;
 use self::plan::Hunger;
 use self::queue::{LineIndex, NeedIndex, Place, Queue, Rank, Said};
 use crate::build::{Build, BuildId, Epoch, Labels, Properties};
-use crate::error::{Attempt, BuildError};
+use crate::error::{Attempt, BuildError, SubstantiateError};
 use crate::event::DriverCall;
 use crate::lifecycle::Occasion;
 use crate::worker::{Kind, Limits};
@@ -108,6 +108,29 @@ pub(crate) enum StartEnd {
     },
     /// The start was not called, or was cancelled.
     NotMade,
+}
+
+impl StartEnd {
+    /// How a start without an attached agent ended. `occasion`: the build of the queue that it was called for.
+    pub(crate) fn without_agent(error: SubstantiateError, occasion: Option<BuildId>) -> Self {
+        match error {
+            // A start that was called for nobody in the queue is nobody's attempt.
+            _ if occasion.is_none() => Self::NotMade,
+            SubstantiateError::Failed { .. } | SubstantiateError::TimedOut { .. } => {
+                Self::Failed { reason: error.to_string().into() }
+            }
+            SubstantiateError::Cannot { reason } => Self::Cannot { reason },
+            SubstantiateError::Incompatible { .. }
+            | SubstantiateError::ShutDown
+            | SubstantiateError::Cancelled
+            | SubstantiateError::Insubstantiated
+            | SubstantiateError::Paused
+            | SubstantiateError::Quarantined { .. }
+            | SubstantiateError::LeftBehind
+            | SubstantiateError::Full
+            | SubstantiateError::Answered => Self::NotMade,
+        }
+    }
 }
 
 /// All workers, and all builds that have not ended.

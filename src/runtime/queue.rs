@@ -255,9 +255,7 @@ impl Shared {
     pub(super) fn start_ended(self: &Arc<Self>, worker: &Arc<WorkerCell>, granted: Granted, agenda: &mut Agenda) {
         let (epoch, end) = match granted {
             Ok((grant, _)) => (grant.epoch, StartEnd::Attached),
-            // A start that was called for nobody in the queue is nobody's attempt.
-            Err(refusal) if refusal.occasion.is_none() => (refusal.epoch, StartEnd::NotMade),
-            Err(refusal) => (refusal.epoch, end_of(refusal.error)),
+            Err(refusal) => (refusal.epoch, StartEnd::without_agent(refusal.error, refusal.occasion)),
         };
         let version = worker.version();
         let (now, chance) = (self.clock.now(), entropy::fraction());
@@ -418,25 +416,6 @@ impl Shared {
             turn.queue.placement.shutdown(&mut turn.orders);
         });
         self.perform(agenda);
-    }
-}
-
-/// How a start that was called ended without an attached agent.
-fn end_of(error: SubstantiateError) -> StartEnd {
-    match error {
-        SubstantiateError::Failed { .. } | SubstantiateError::TimedOut { .. } => {
-            StartEnd::Failed { reason: error.to_string().into() }
-        }
-        SubstantiateError::Cannot { reason } => StartEnd::Cannot { reason },
-        SubstantiateError::Incompatible { .. }
-        | SubstantiateError::ShutDown
-        | SubstantiateError::Cancelled
-        | SubstantiateError::Insubstantiated
-        | SubstantiateError::Paused
-        | SubstantiateError::Quarantined { .. }
-        | SubstantiateError::LeftBehind
-        | SubstantiateError::Full
-        | SubstantiateError::Answered => StartEnd::NotMade,
     }
 }
 
