@@ -243,7 +243,8 @@ impl Run {
                 let (id, build) = (BuildId(position as u64 + 1), self.jobs[position].build.clone());
                 let name = build.name().clone();
                 self.tell(None, None, Some(id), EventKind::BuildQueued { name, retry: None });
-                self.queue_turn(|placement, orders| placement.submit(id, &build, orders));
+                let now = self.now;
+                self.queue_turn(|placement, orders| placement.submit(now, id, &build, orders));
                 self.look_if_waiting();
                 self.next_arrival(position + 1);
             }
@@ -613,8 +614,8 @@ impl Run {
                 let after = self.pool_of(index).cancel.clone().sample(&mut self.random);
                 return self.later(after, Happening::StartReturns { worker: index, epoch, fails: true });
             }
-            // `thread_ready` makes this call itself.
-            Effect::CallStart | Effect::Gone => return,
+            // `thread_ready` makes the call of a start itself, and stops take as long when they are hurried.
+            Effect::CallStart | Effect::HurryStop | Effect::Gone => return,
             Effect::CallCheck => Task::CheckReturns(index, epoch),
             Effect::CallCompatible(request) => {
                 let asked = worker.requests.iter().find(|(id, _)| *id == request);
