@@ -370,7 +370,8 @@ mod tests {
         assert_eq!(
             shown(command_from(&raw const given)),
             "CommandLatentWorker { start: \"/start\", stop: \"/stop\", check: None, reclaim: None, grace: 10s, \
-             stop_limit: 600s, check_limit: 60s, secret_in_file: false, compatible_by: [], .. }"
+             stop_limit: 600s, restart_hurried_stop: false, check_limit: 60s, secret_in_file: false, \
+             compatible_by: [], .. }"
         );
         let (check, reclaim, names) = (pointers([c"/check"]), pointers([c"/reclaim"]), pointers([c"a", c"b"]));
         let given = lw_command_options {
@@ -389,7 +390,7 @@ mod tests {
         assert_eq!(
             shown(command_from(&raw const given)),
             "CommandLatentWorker { start: \"/start\", stop: \"/stop\", check: Some(\"/check\"), \
-             reclaim: Some(\"/reclaim\"), grace: 1ms, stop_limit: 2ms, check_limit: 3ms, secret_in_file: true, \
+             reclaim: Some(\"/reclaim\"), grace: 1ms, stop_limit: 2ms, restart_hurried_stop: false, check_limit: 3ms, secret_in_file: true, \
              compatible_by: [\"a\", \"b\"], .. }"
         );
     }
