@@ -475,6 +475,7 @@ impl LabelIndex {
 
     /// Panics unless every route is as what its workers say makes it. `of`: the shelf and the shares of each worker;
     /// `held`: the routes of all needs.
+    #[allow(clippy::type_complexity)]
     pub(super) fn check(&self, of: &[(Option<(Shelf, u64)>, BTreeMap<KindId, Share>)], held: &[RouteIndex]) {
         for (number, (shelf, shares)) in of.iter().enumerate() {
             let worker = WorkerIndex(number as u32);

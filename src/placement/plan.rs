@@ -513,7 +513,7 @@ impl Placement {
         if without_start.peek().is_none() {
             return waiting.first().copied().filter(|head| may_be(head.build));
         }
-        while let Some(rank) = without_start.next() {
+        for rank in without_start {
             if may_be(rank.build) {
                 return Some(*rank);
             }

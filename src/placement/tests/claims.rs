@@ -102,7 +102,7 @@ fn nobody_is_passed_over_for_long(seed: u64) {
     let workers = random.usize(1..=3);
     let room = random.usize(1..=3);
     let mut farm = Farm::new(&vec![("", driver, room); workers]);
-    farm.checked = seed % 8 == 0;
+    farm.checked = seed.is_multiple_of(8);
     let (start, stop) = (secs(random.u64(1..30)), secs(random.u64(1..10)));
     for worker in 0..workers {
         farm.calls.insert((worker, Start), start);
@@ -125,7 +125,7 @@ fn nobody_is_passed_over_for_long(seed: u64) {
         if cancels && random.u8(..8) == 0 && !farm.has_ended(slot) {
             farm.take(Step::Cancel(slot));
         }
-        for (at, slot, _) in farm.given[seen..].to_vec() {
+        for (at, slot, _) in farm.given[seen..].iter().copied() {
             passed.remove(&kind_of(&farm, slot));
             let waits = |elder: &usize| {
                 let state = farm.world.builds[*elder].state;
@@ -137,7 +137,8 @@ fn nobody_is_passed_over_for_long(seed: u64) {
             for elder in elders.into_iter().filter(|elder| *elder != kind_of(&farm, slot)) {
                 let since = *passed.entry(elder).or_insert(at);
                 let patience = (start * 4).max(secs(1));
-                let most = patience + secs(longest) + stop + start;
+                // An elder of the third kind may get its turn before.
+                let most = patience + (secs(longest) + stop + start) * 2;
                 assert!(at - since <= most + secs(1), "{elder} is passed over for {:?}, not {most:?}", at - since);
             }
         }

@@ -4,6 +4,7 @@
 mod claims;
 mod explore;
 mod farm;
+mod messages;
 mod promises;
 mod scenarios;
 mod world;

@@ -294,14 +294,6 @@ impl World {
                     self.settle();
                 }
                 None => {
-                    for build in &self.builds {
-                        if let Some(entry) = self.placement.queue.builds.get(&build.id) {
-                            let need = self.placement.queue.need(entry.need);
-                            let line = self.placement.queue.line(self.placement.queue.line_of_need(entry.need));
-                            eprintln!("DBG {entry:?}\nDBG {need:?}\nDBG {line:?}");
-                        }
-                    }
-                    eprintln!("DBG {:?}\nDBG {:?}", self.placement.hunger, self.standings());
                     panic!("b7: nothing will ever happen, and builds wait: {:?} after {last:?}", self.builds)
                 }
             }
