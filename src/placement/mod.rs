@@ -45,7 +45,7 @@ pub(crate) use kinds::Space;
 use self::blame::{Blame, Failure, Forgiven};
 use self::fleet::{BroughtUp, Worker};
 use self::kinds::{ANY, KindId, Kinds};
-use self::labels::LabelIndex;
+use self::labels::{LabelIndex, RouteIndex};
 use self::learned::Learned;
 use self::plan::Hunger;
 use self::queue::{LineIndex, NeedIndex, Place, Queue, Rank, Said};
@@ -148,6 +148,8 @@ pub(crate) struct Placement {
     speakers: BTreeSet<u32>,
     /// Attached instances whose own kind is being asked for. Until then they serve nobody, and are not replaced.
     unnamed: BTreeSet<WorkerIndex>,
+    /// Routes whose needs were made anew: what drivers had said of them is asked again.
+    renewed: BTreeSet<RouteIndex>,
     /// When a call becomes overdue, or an agent has been gone for too long.
     timers: BTreeSet<(Instant, WorkerIndex)>,
     timer_of: BTreeMap<WorkerIndex, Instant>,
@@ -172,6 +174,7 @@ impl Placement {
             hunger: Hunger::default(),
             speakers: BTreeSet::new(),
             unnamed: BTreeSet::new(),
+            renewed: BTreeSet::new(),
             timers: BTreeSet::new(),
             timer_of: BTreeMap::new(),
             claims: None,
@@ -197,6 +200,7 @@ impl Placement {
         self.workers.push(Worker::new(name, driver, space, limits, facts));
         for route in changed {
             self.queue.renew_route(route, &mut self.labels, &mut self.kinds);
+            self.renewed.insert(route);
         }
         self.refresh(index);
     }
@@ -311,6 +315,17 @@ impl Placement {
         }
         for need in self.queue.all_needs() {
             self.ask_kind(driver, need, orders);
+        }
+    }
+
+    /// Asks the drivers about the needs that were made anew.
+    fn ask_again(&mut self, orders: &mut Orders) {
+        for route in std::mem::take(&mut self.renewed) {
+            let needs: Vec<NeedIndex> = self.queue.needs_of(route).collect();
+            let drivers: Vec<u32> = self.speakers.iter().copied().collect();
+            for (need, driver) in needs.iter().flat_map(|need| drivers.iter().map(move |driver| (*need, *driver))) {
+                self.ask_kind(driver, need, orders);
+            }
         }
     }
 

@@ -102,6 +102,7 @@ impl Placement {
         if self.shut_down {
             return;
         }
+        self.ask_again(orders);
         loop {
             let before = orders.len();
             self.give_places(now, orders);
