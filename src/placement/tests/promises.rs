@@ -83,7 +83,8 @@ impl World {
                     assert!(!running, "b1: a lease of a build that goes on is dropped");
                 }
                 Order::EndLease { build, .. } => {
-                    assert!(matches!(self.builds[self.slot(build)].state, BuildState::Running(_)));
+                    let state = self.builds[self.slot(build)].state;
+                    assert!(matches!(state, BuildState::Running(_) | BuildState::Leasing(_)));
                 }
                 Order::Abandon { .. } => panic!("every lease is taken"),
                 Order::Requeued { build, .. } => {

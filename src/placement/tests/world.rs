@@ -411,7 +411,7 @@ impl World {
             Step::Cancel(slot) => {
                 let build = self.builds[slot].id;
                 assert!(self.placement.cancel(build, &mut orders));
-                let ran = matches!(self.builds[slot].state, BuildState::Running(_));
+                let ran = matches!(self.builds[slot].state, BuildState::Running(_) | BuildState::Leasing(_));
                 assert_eq!(
                     orders.iter().any(|order| matches!(order, Order::EndLease { build: ended, .. } if *ended == build)),
                     ran,
