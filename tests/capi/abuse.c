@@ -231,7 +231,8 @@ static void no_places(lw_master *master, lw_lease *lease)
     EXPECT(LW_ERROR_ARGUMENT, lw_master_status(master, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_master_build_status(master, 1, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_master_queue(master, NULL, 1, NULL));
-    REFUSED(LW_ERROR_ARGUMENT, text, lw_master_queue(master, "the front", 1, &text));
+    const char *page;
+    REFUSED(LW_ERROR_ARGUMENT, page, lw_master_queue(master, "the front", 1, &page));
     EXPECT(LW_ERROR_ARGUMENT, lw_master_events(master, 1, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_master_observe(master, 1, never_called, NULL, never_released, NULL));
     EXPECT(LW_ERROR_ARGUMENT, lw_ticket_build(ticket, NULL));
