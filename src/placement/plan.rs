@@ -1,7 +1,8 @@
 //! The decisions: which build gets a free place, which instances are started, replaced and cancelled.
 //!
 //! A free place goes to the best claim among the builds that its instance serves, unless a build of another kind has a
-//! better one: it has a higher priority, or it is older and its patience has ended. An instance is started for a line
+//! better one: it has a higher priority, or it is older and its patience has ended, or it is older and so many wait with
+//! it that its line is crowded. An instance is started for a line
 //! when more builds wait than places of its kinds are free, on their way, or expected to become free within the time
 //! of a start.
 
@@ -19,6 +20,11 @@ use crate::build::BuildId;
 
 /// A build waits for an instance that is busy when that is expected to become free within this many starts.
 const HORIZON: f64 = 1.5;
+/// A line is crowded when its builds would keep one more instance than it has busy for this many starts: a start is cheap
+/// beside the work that it brings forward.
+const CROWDED: f64 = 40.0;
+/// A crowded line gets the place of one whose builds would keep its other instances busy for less than this part of that.
+const LESS_CROWDED: f64 = 1.0 / 3.0;
 
 /// How urgently a line needs an instance: what goes first gets one first.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
@@ -42,6 +48,9 @@ pub(super) struct Hunger {
     curious: BTreeSet<WorkerIndex>,
     /// Questions that are out.
     pub(super) questions: BTreeSet<(KindId, WorkerIndex)>,
+    /// The heads of crowded lines.
+    crowded: BTreeSet<(Rank, LineIndex)>,
+    crowded_head: HashMap<LineIndex, Rank>,
     /// Starts that were ordered and have not ended, the latest first.
     starters: BTreeMap<KindId, BTreeSet<(Reverse<Instant>, WorkerIndex)>>,
 }
@@ -71,6 +80,17 @@ impl Hunger {
             if starters.is_empty() {
                 self.starters.remove(&kind);
             }
+        }
+    }
+
+    fn set_crowded(&mut self, line: LineIndex, head: Option<Rank>) {
+        let old = match head {
+            Some(head) => self.crowded_head.insert(line, head),
+            None => self.crowded_head.remove(&line),
+        };
+        if old != head {
+            old.into_iter().for_each(|old| _ = self.crowded.remove(&(old, line)));
+            head.into_iter().for_each(|head| _ = self.crowded.insert((head, line)));
         }
     }
 
@@ -127,7 +147,7 @@ impl Placement {
                 continue;
             }
             let Some((rank, worker)) = self.first_placeable(line) else { continue };
-            match self.better_claim(worker, rank) {
+            match self.better_claim(worker, index, rank) {
                 Some(claimant) => {
                     self.make_room(now, worker, claimant, orders);
                     ready.insert((head, index));
@@ -142,6 +162,7 @@ impl Placement {
     fn weigh_touched(&mut self, ready: &mut BTreeSet<(Rank, LineIndex)>) {
         for line in std::mem::take(&mut self.queue.gone) {
             self.hunger.set(line, None);
+            self.hunger.set_crowded(line, None);
         }
         for line in std::mem::take(&mut self.queue.touched) {
             self.weigh(line);
@@ -196,8 +217,8 @@ impl Placement {
         self.queue.builds[&build].avoids(worker) && self.has_alternative(route, build)
     }
 
-    /// The line whose head has a better claim on the next place of this worker than a build of `rank` that it serves.
-    fn better_claim(&self, worker: WorkerIndex, rank: Rank) -> Option<LineIndex> {
+    /// The line whose head has a better claim on the next place of this worker than the build of `rank` in line `served`.
+    fn better_claim(&self, worker: WorkerIndex, served: LineIndex, rank: Rank) -> Option<LineIndex> {
         let may_claim = |index: LineIndex, head: Rank| {
             let line = self.queue.line(index);
             // An instance cannot be replaced while its driver is asked or its start has not ended.
@@ -209,12 +230,19 @@ impl Placement {
                 && self.can_make(worker, index)
                 && !self.avoids(head.build, worker, line.route)
         };
-        let impatient = self.queue.impatient.iter().take_while(|(head, _)| *head < rank);
+        let is_elder = |(head, _): &&(Rank, LineIndex)| *head < rank;
+        let impatient = self.queue.impatient.iter().take_while(is_elder);
+        let served = self.queue.line(served);
+        // The last place of a line is not taken for the sake of balance.
+        let others = self.places(served).saturating_sub(1);
+        let remaining = if others == 0 { f64::INFINITY } else { self.backlog(served) / others as f64 };
+        let is_longer = |index: LineIndex| self.crowd(self.queue.line(index)) * LESS_CROWDED > remaining;
+        let crowded = self.hunger.crowded.iter().take_while(is_elder).filter(|(_, line)| is_longer(*line));
         let urgent = self
             .labels
             .routes_of(worker)
             .flat_map(|route| self.queue.heads(route).take_while(|(head, _)| head.key < rank.key));
-        let claims = impatient.copied().chain(urgent).filter(|(head, line)| may_claim(*line, *head));
+        let claims = impatient.chain(crowded).copied().chain(urgent).filter(|(head, line)| may_claim(*line, *head));
         claims.min().map(|(_, line)| line)
     }
 
@@ -355,7 +383,9 @@ impl Placement {
             if let (Some(start), Some(build)) =
                 (self.learned.starts.expected(*kind), self.learned.builds.expected(*kind))
             {
-                expected += of_kind.busy as f64 * HORIZON * start / build.max(0.001);
+                // One that is starting becomes free again within the horizon as well, halfway through on average.
+                let places = of_kind.busy as f64 + of_kind.starting as f64 / 2.0;
+                expected += places * HORIZON * start / build.max(0.001);
             }
         }
         let being_asked = self.asking(line);
@@ -372,10 +402,32 @@ impl Placement {
         answering.map(|worker| self.worker(worker).free()).sum()
     }
 
+    /// Places of this line's kinds, busy, free or on their way.
+    fn places(&self, line: &Line) -> usize {
+        let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
+        supplies.map(|supply| supply.busy + supply.free_places + supply.starting).sum()
+    }
+
+    /// How long the waiting builds of this line run in all, in seconds; zero where nothing is known of durations.
+    fn backlog(&self, line: &Line) -> f64 {
+        let build = line.kinds.iter().find_map(|kind| self.learned.builds.expected(*kind)).unwrap_or(0.0);
+        line.waiting.len() as f64 * build
+    }
+
+    /// How long they would keep one more place than there are busy, in seconds.
+    fn crowd(&self, line: &Line) -> f64 {
+        self.backlog(line) / (self.places(line) + 1) as f64
+    }
+
     /// Finds out how urgently a line needs an instance.
     fn weigh(&mut self, index: LineIndex) {
         let urgency = self.urgency(index);
         self.hunger.set(index, urgency);
+        let line = self.queue.line(index);
+        let start = line.kinds.iter().find_map(|kind| self.learned.starts.expected(*kind));
+        let is_crowded = start.is_some_and(|start| self.crowd(line) > CROWDED * start);
+        let head = line.waiting.first().copied();
+        self.hunger.set_crowded(index, head.filter(|_| is_crowded));
     }
 
     /// How urgently a line needs an instance, if it needs one.
@@ -384,13 +436,10 @@ impl Placement {
         let head = line.waiting.first().filter(|_| self.wanted(line) > 0)?;
         let impatient = self.queue.impatient.contains(&(*head, index));
         let suspect = line.kinds.iter().any(|kind| self.blame.is_suspect(*kind));
-        let build = line.kinds.iter().find_map(|kind| self.learned.builds.expected(*kind)).unwrap_or(0.0);
-        let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
-        let places: usize = supplies.map(|supply| supply.busy + supply.free_places + supply.starting).sum();
-        let backlog = line.waiting.len() as f64 * build * 1000.0 / (places + 1) as f64;
+        let crowd = self.crowd(line);
         // Where nothing is known of durations, the claim decides.
-        let claim = if impatient || build == 0.0 { *head } else { Rank { key: head.key, build: BuildId(0) } };
-        Some((line.route, Urgency { suspect, patient: !impatient, claim, backlog: Reverse(backlog as u64) }))
+        let claim = if impatient || crowd == 0.0 { *head } else { Rank { key: head.key, build: BuildId(0) } };
+        Some((line.route, Urgency { suspect, patient: !impatient, claim, backlog: Reverse((crowd * 1000.0) as u64) }))
     }
 
     fn start_instances(&mut self, now: Instant, orders: &mut Orders) {
