@@ -28,7 +28,7 @@ pub struct PlacementConfig {
 impl Default for PlacementConfig {
     fn default() -> Self {
         Self {
-            patience: 4.0,
+            patience: 5.5,
             minimum_patience: Duration::from_secs(1),
             ageing: None,
             first_pause: Self::RETRY_PAUSE,
@@ -56,7 +56,7 @@ impl PlacementConfig {
     /// replaced, one with several places is drained. A greater patience means fewer starts and longer waits of some
     /// builds. A build of higher priority needs no patience.
     ///
-    /// 4.0 by default. Negative values and NaN count as 0.
+    /// 5.5 by default. Negative values and NaN count as 0.
     #[must_use]
     pub fn with_patience(mut self, starts: f64) -> Self {
         // The maximum of NaN and 0 is 0.
