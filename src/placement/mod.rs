@@ -704,9 +704,8 @@ impl Placement {
     pub(crate) fn shutdown(&mut self, orders: &mut Orders) {
         self.shut_down = true;
         let runs = |place: Place| matches!(place, Place::Running { .. });
-        let mut to_end: Vec<BuildId> =
+        let to_end: Vec<BuildId> =
             self.queue.builds.iter().filter(|(_, entry)| !runs(entry.place)).map(|(id, _)| *id).collect();
-        to_end.sort_unstable();
         for id in to_end {
             self.end(id, BuildError::ShutDown, orders);
         }

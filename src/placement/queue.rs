@@ -131,7 +131,8 @@ impl Line {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
-    pub(super) builds: HashMap<BuildId, Entry>,
+    /// In order, so that those that are about to run are close together in memory.
+    pub(super) builds: BTreeMap<BuildId, Box<Entry>>,
     needs: Slab<Need>,
     need_of: HashMap<(RouteIndex, Option<Properties>), NeedIndex>,
     needs_of: BTreeMap<RouteIndex, BTreeSet<NeedIndex>>,
@@ -360,13 +361,13 @@ impl Queue {
     ) -> NeedIndex {
         let need = self.hold_need(route, build, labels, kinds);
         let entry = Entry { build: build.clone(), rank, need, place: Place::Waiting, starts: 0, past: None };
-        self.builds.insert(rank.build, entry);
+        self.builds.insert(rank.build, Box::new(entry));
         self.join_line(self.need(need).line, rank);
         need
     }
 
     /// The build has ended.
-    pub(super) fn remove(&mut self, id: BuildId, labels: &mut LabelIndex, kinds: &mut Kinds) -> Option<Entry> {
+    pub(super) fn remove(&mut self, id: BuildId, labels: &mut LabelIndex, kinds: &mut Kinds) -> Option<Box<Entry>> {
         self.set_place(id, Place::Nowhere);
         let entry = self.builds.remove(&id)?;
         self.failed.remove(&id);
@@ -395,9 +396,8 @@ impl Queue {
     /// Finds the kinds of all builds of a route anew: its workers know other kinds than before.
     pub(super) fn renew_route(&mut self, route: RouteIndex, labels: &mut LabelIndex, kinds: &mut Kinds) {
         let needs: Vec<NeedIndex> = self.needs_of(route).collect();
-        let mut of_route: Vec<BuildId> =
+        let of_route: Vec<BuildId> =
             self.builds.iter().filter(|(_, entry)| needs.contains(&entry.need)).map(|(id, _)| *id).collect();
-        of_route.sort_unstable();
         // All of them leave before the first one comes back: a need of before must not be found.
         let mut left = Vec::new();
         for id in of_route {
@@ -444,9 +444,7 @@ impl Queue {
     pub(super) fn waiting_of(&self, need: NeedIndex) -> Vec<BuildId> {
         let waits = |entry: &Entry| matches!(entry.place, Place::Waiting | Place::Paused { .. });
         let of_need = self.builds.iter().filter(|(_, entry)| entry.need == need && waits(entry));
-        let mut ids: Vec<BuildId> = of_need.map(|(id, _)| *id).collect();
-        ids.sort_unstable();
-        ids
+        of_need.map(|(id, _)| *id).collect()
     }
 
     /// The builds that pause, the one that comes back first at the front.
@@ -574,8 +572,8 @@ impl Queue {
             }
         }
         assert_eq!(self.pauses, pauses);
-        let has_failed = |(id, entry): (&BuildId, &Entry)| entry.past.is_some().then_some(*id);
-        assert_eq!(self.failed, self.builds.iter().filter_map(has_failed).collect());
+        let failed = self.builds.iter().filter(|(_, entry)| entry.past.is_some());
+        assert_eq!(self.failed, failed.map(|(id, _)| *id).collect());
         assert_eq!(self.waiting, waiting.values().map(BTreeSet::len).sum::<usize>());
         assert_eq!(self.needs.entries.iter().flatten().count(), of_need.len());
         assert_eq!(self.need_of.len(), of_need.len());

@@ -107,7 +107,7 @@ impl Lease {
 
     /// Whether the lease has ended, and why.
     pub fn end(&self) -> Option<LeaseEnd> {
-        let cancelled = self.queued.as_ref().and_then(|build| build.cancelled.get());
+        let cancelled = self.queued.as_ref().and_then(|build| build.cancel());
         cancelled.or_else(|| self.connection.end.get()).cloned()
     }
 
@@ -120,7 +120,7 @@ impl Lease {
     /// `over` is disconnected.
     pub fn wait_end_unless(&self, over: &Receiver<Infallible>, timeout: Duration) -> Option<LeaseEnd> {
         let never = never();
-        let cancelled = self.queued.as_ref().map_or(&never, |build| build.cancelled.closed());
+        let cancelled = self.queued.as_ref().map_or(&never, |build| build.cancelled().closed());
         select! {
             recv(cancelled) -> _ => {}
             recv(self.connection.end.closed()) -> _ => {}
@@ -277,7 +277,7 @@ impl Running<'_> {
             return Err(CommandError::NoEnd);
         }
         let (never_cancelled, no_output) = (never(), never());
-        let cancelled = self.lease.queued.as_ref().map_or(&never_cancelled, |build| build.cancelled.closed());
+        let cancelled = self.lease.queued.as_ref().map_or(&never_cancelled, |build| build.cancelled().closed());
         let timed_out = match timeout.map(|timeout| Instant::now().checked_add(timeout)) {
             Some(Some(deadline)) => crossbeam_channel::at(deadline),
             _ => never(),

@@ -3,8 +3,8 @@
 //! Its lock is never held together with a worker's: orders are carried out on the agenda, and a worker that has changed
 //! in between refuses.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use super::observers::About;
 use super::outbox::Outbox;
 use super::shared::{Agenda, Shared, Task};
 use crate::build::{Build, BuildId, Epoch, Properties};
-use crate::error::{BuildError, SubstantiateError};
+use crate::error::{BuildError, LeaseEnd, SubstantiateError};
 use crate::event::{BuildResult, EventKind};
 use crate::lifecycle::{Fit, Input, Occasion, Want};
 use crate::placement::{Order, Placement, PlacementConfig, StartEnd, WorkerIndex};
@@ -26,7 +26,7 @@ use crate::placement::{Order, Placement, PlacementConfig, StartEnd, WorkerIndex}
 pub(super) struct Queue {
     pub(super) placement: Placement,
     /// The builds that have not ended.
-    builds: HashMap<BuildId, Arc<BuildCell>>,
+    builds: BTreeMap<BuildId, Arc<BuildCell>>,
     last_id: u64,
     /// Whether a shutdown has begun, and whether it is a fast one.
     closed: Option<bool>,
@@ -42,8 +42,8 @@ pub(super) struct BuildCell {
     submitter: Mutex<Option<Submitter>>,
     /// The inbox that its answers go to, if it is one.
     inbox: Option<InboxNumber>,
-    /// Set when the build is cancelled while its lease is out.
-    pub(super) cancelled: EndSignal,
+    /// Set when the build is cancelled while its lease is out. A build that waits has none, which saves memory.
+    cancelled: OnceLock<Box<EndSignal>>,
     /// Whether its end was told. Locked while something happens to the build that must not follow its end.
     ended: Mutex<bool>,
     /// The number of the answer that was sent last; changed under the lock of the submitter.
@@ -86,6 +86,16 @@ impl BuildCell {
         undelivered
     }
 
+    /// Set when the build is cancelled while its lease is out.
+    pub(super) fn cancelled(&self) -> &EndSignal {
+        self.cancelled.get_or_init(|| Box::new(EndSignal::new()))
+    }
+
+    /// How the build was cancelled while its lease is out, if it was.
+    pub(super) fn cancel(&self) -> Option<&LeaseEnd> {
+        self.cancelled.get().and_then(|signal| signal.get())
+    }
+
     /// Whether the lease that was delivered last was taken out of its ticket or inbox.
     fn lease_was_taken(&self) -> bool {
         let number = self.last_sent.load(Ordering::Relaxed);
@@ -117,7 +127,7 @@ impl BuildCell {
 
 impl Queue {
     pub(super) fn new(placement: PlacementConfig) -> Self {
-        Self { placement: Placement::new(placement), builds: HashMap::new(), last_id: 0, closed: None, scheduled: None }
+        Self { placement: Placement::new(placement), builds: BTreeMap::new(), last_id: 0, closed: None, scheduled: None }
     }
 }
 
@@ -178,7 +188,7 @@ impl Shared {
                 build: build.clone(),
                 inbox,
                 submitter: Mutex::new(Some(submitter)),
-                cancelled: EndSignal::new(),
+                cancelled: OnceLock::new(),
                 ended: Mutex::new(false),
                 last_sent: AtomicU64::new(0),
                 abandoned: AtomicBool::new(false),
@@ -355,9 +365,7 @@ impl Shared {
     pub(super) fn abandon_inbox(self: &Arc<Self>, inbox: InboxNumber) {
         self.abandon(|queue| {
             let of_inbox = queue.builds.values().filter(|build| build.inbox == Some(inbox));
-            let mut ids: Vec<BuildId> = of_inbox.map(|build| build.id).collect();
-            ids.sort_unstable();
-            ids
+            of_inbox.map(|build| build.id).collect()
         });
     }
 

@@ -325,14 +325,14 @@ impl Shared {
             Task::CancelLease { worker, build } => {
                 let input = Input::CancelLease(build.id);
                 self.worker_at(worker).transition(self, agenda, |turn| turn.apply(input));
-                build.cancelled.set(LeaseEnd::Cancelled);
+                build.cancelled().set(LeaseEnd::Cancelled);
             }
             Task::TellEnd { build, result } => build.end(|| {
                 let about = About { build: Some(build.id), ..About::default() };
                 self.publish(about, EventKind::BuildFinished { result });
             }),
             Task::Abandon { worker, build } => {
-                build.cancelled.set(LeaseEnd::Abandoned);
+                build.cancelled().set(LeaseEnd::Abandoned);
                 let id = build.id;
                 self.worker_at(worker).transition(self, agenda, |turn| turn.apply(Input::Abandon(id)));
             }

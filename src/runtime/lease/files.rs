@@ -172,7 +172,7 @@ impl<'a> LeaseFiles<'a> {
             return Err(end.into());
         }
         let Lease { connection, queued, .. } = self.lease;
-        let cancelled = queued.as_ref().map_or_else(never, |build| build.cancelled.closed().clone());
+        let cancelled = queued.as_ref().map_or_else(never, |build| build.cancelled().closed().clone());
         let interrupt = Interrupt::either(connection.end.closed().clone(), cancelled);
         let asked = fenced(what, || match connection.agent().files() {
             Some(files) => operation(files, path, &interrupt),
