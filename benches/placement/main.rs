@@ -1,11 +1,13 @@
 //! How well placement does: starts and waits of four workloads beside two other rules, the choice between them at
 //! several patiences, and what a decision costs.
 //!
-//! `TEST_WORKLOADS` names the folder with `metacentrum-2013.csv` (see CONTRIBUTING.md); without it that part is missing.
+//! `TEST_WORKLOADS` names the folder with `metacentrum-2013.csv` without it that part is missing. `-- --costs` measures the
+//! costs alone.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod costs;
 mod rules;
 mod workloads;
 
@@ -68,6 +70,9 @@ impl Outcome {
 type Subject<'a> = (Box<dyn Fn(u64) -> Workload + 'a>, u64, &'a [(&'static str, f64)]);
 
 fn main() {
+    if std::env::args().any(|argument| argument == "--costs") {
+        return costs::print();
+    }
     let seeds = if in_earnest() { 10 } else { 1 };
     let metacentrum = metacentrum();
     let mut subjects: Vec<Subject<'_>> = vec![
@@ -119,6 +124,7 @@ fn main() {
     }
     report.print();
     frontier.print();
+    costs::print();
 }
 
 /// The text of the real workload.

@@ -104,8 +104,8 @@ fn w11_a_driver_that_is_asked_has_its_instances_used_by_all_that_fit() {
     };
     assert_eq!(asked(|_, _| true).starts, 1);
     let report = asked(|made_for, build| made_for == build);
-    // One more than there are kinds: the patience of the second build has ended once.
-    assert_eq!((report.starts, report.finished), (4, 6), "{report}");
+    // As many as there are kinds, or one more where the patience of a build ends.
+    assert!((3..=4).contains(&report.starts) && report.finished == 6, "{report}");
 }
 
 #[test]
