@@ -425,7 +425,8 @@ impl Placement {
         self.hunger.set(index, urgency);
         let line = self.queue.line(index);
         let start = line.kinds.iter().find_map(|kind| self.learned.starts.expected(*kind));
-        let is_crowded = start.is_some_and(|start| self.crowd(line) > CROWDED * start);
+        let least = self.config.minimum_patience.as_secs_f64();
+        let is_crowded = start.is_some_and(|start| self.crowd(line) > CROWDED * start.max(least));
         let head = line.waiting.first().copied();
         self.hunger.set_crowded(index, head.filter(|_| is_crowded));
     }
