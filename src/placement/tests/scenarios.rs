@@ -67,8 +67,9 @@ fn b5_an_elder_of_another_kind_runs_within_its_patience() {
             farm.run(secs(6) / max_builds as u32);
         }
         let (at, _) = farm.first_place(elder).expect("it runs");
-        // Four starts, the longest build, a stop and a start; and questions.
-        let most = secs(40 + 6 + 2 + 10) + secs(2);
+        // A build until it is passed over, the patience, the longest build, a stop and a start; and questions.
+        let patience = secs(10).mul_f64(PlacementConfig::new().patience);
+        let most = patience + secs(6 + 6 + 2 + 10) + secs(2);
         assert!(at - submitted <= most, "{driver:?}, {max_builds} places: after {:?}", at - submitted);
         assert_eq!(farm.made.iter().filter(|(when, _, call)| *call == Start && *when <= at).count(), 2);
     }
