@@ -236,7 +236,7 @@ const STEPS: usize = 3000;
 fn b4_random_histories_give_every_build_one_end() {
     let seeds = match std::env::var("LATENT_WORKER_SEED") {
         Ok(seed) => vec![seed.parse().expect("LATENT_WORKER_SEED is a number")],
-        Err(_) => (0..8).map(|_| fastrand::u64(..)).collect::<Vec<_>>(),
+        Err(_) => (0..8).collect::<Vec<u64>>(),
     };
     for seed in seeds {
         if let Err(panic) = catch_unwind(|| random_history(seed)) {
