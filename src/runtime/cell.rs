@@ -5,10 +5,10 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::connection::Connection;
 use super::drivers::DriverCell;
@@ -26,6 +26,9 @@ use crate::lifecycle::{
 use crate::placement::{Facts, WorkerIndex};
 use crate::worker::{AttemptIdentity, Secret};
 
+/// How long the thread of a worker stays after an attempt: a start that follows at once needs no new one.
+const LINGER: Duration = Duration::from_millis(100);
+
 pub(super) struct WorkerCell {
     pub(super) index: WorkerIndex,
     pub(super) name: Arc<str>,
@@ -34,6 +37,8 @@ pub(super) struct WorkerCell {
     /// The queue has not looked at this worker since its last transition.
     dirty: AtomicBool,
     inner: Mutex<Inner>,
+    /// Tells the thread of this worker, which lingers after an attempt, that there is another one or that it is to end.
+    wanted_again: Condvar,
 }
 
 pub(super) struct Inner {
@@ -145,7 +150,15 @@ impl WorkerCell {
             progress: None,
             refused_agents: 0,
         };
-        Self { index, name, driver, may_be_incompatible, dirty: AtomicBool::new(false), inner: Mutex::new(inner) }
+        Self {
+            index,
+            name,
+            driver,
+            may_be_incompatible,
+            dirty: AtomicBool::new(false),
+            inner: Mutex::new(inner),
+            wanted_again: Condvar::new(),
+        }
     }
 
     pub(super) fn driver(&self) -> &dyn Driver {
@@ -179,15 +192,23 @@ impl WorkerCell {
         }
     }
 
-    /// An attempt was done by the thread of this worker: the one that it does next, or none when it ends.
+    /// An attempt was done by the thread of this worker: the one that it does next, or none when it ends. Blocks for a
+    /// moment in which the worker may be wanted again.
     pub(super) fn next_attempt(&self) -> Option<Epoch> {
+        let deadline = Instant::now() + LINGER;
         let mut inner = self.inner.lock();
-        let next = inner.next_attempt.take();
-        let life = &inner.life;
-        let is_wanted = |epoch| life.state() == WorkerState::Substantiating && life.epoch() == epoch;
-        let wanted = next.filter(|epoch| is_wanted(*epoch));
-        inner.has_thread = wanted.is_some();
-        wanted
+        loop {
+            let next = inner.next_attempt.take();
+            let life = &inner.life;
+            let is_wanted = |epoch| life.state() == WorkerState::Substantiating && life.epoch() == epoch;
+            let wanted = next.filter(|epoch| is_wanted(*epoch));
+            let waits = wanted.is_none() && life.state() != WorkerState::ShutDown;
+            if !waits || self.wanted_again.wait_until(&mut inner, deadline).timed_out() && inner.next_attempt.is_none()
+            {
+                inner.has_thread = wanted.is_some();
+                return wanted;
+            }
+        }
     }
 
     /// Does something that waits for the journal, and shows so meanwhile.
@@ -260,6 +281,9 @@ impl WorkerCell {
                 effects.orders.into_iter().for_each(|effect| self.resolve(effect, &mut inner, shared, agenda));
             }
             self.schedule(&mut inner, shared);
+            if inner.has_thread && inner.life.state() == WorkerState::ShutDown {
+                self.wanted_again.notify_one();
+            }
         }
         shared.note_change(self, agenda);
         result
@@ -279,6 +303,7 @@ impl WorkerCell {
                 // The thread of the attempt before is about to end; or that was cancelled, and it hangs in the journal.
                 if std::mem::replace(&mut inner.has_thread, true) {
                     inner.next_attempt = Some(epoch);
+                    self.wanted_again.notify_one();
                     return;
                 }
                 shared.threads.reserve();

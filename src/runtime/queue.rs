@@ -4,8 +4,8 @@
 //! in between refuses.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -127,7 +127,13 @@ impl BuildCell {
 
 impl Queue {
     pub(super) fn new(placement: PlacementConfig) -> Self {
-        Self { placement: Placement::new(placement), builds: BTreeMap::new(), last_id: 0, closed: None, scheduled: None }
+        Self {
+            placement: Placement::new(placement),
+            builds: BTreeMap::new(),
+            last_id: 0,
+            closed: None,
+            scheduled: None,
+        }
     }
 }
 
