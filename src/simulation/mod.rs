@@ -28,7 +28,7 @@
 //! assert!(report.makespan < minutes(150), "{report}");
 //! ```
 //!
-//! [`Simulation::observed`] calls a function with the same [`Event`](crate::Event)s that a master tells its observers.
+//! [`Simulation::observed`] calls a function with the same [`Event`]s that a master tells its observers.
 
 mod pool;
 mod random;
