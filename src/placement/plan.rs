@@ -16,7 +16,7 @@ use super::kinds::{KindId, Space};
 use super::labels::{RouteIndex, SHELVES, Shelf};
 use super::queue::{Line, LineIndex, Place, Rank, Said};
 use super::{Order, Orders, Placement, WorkerIndex};
-use crate::build::BuildId;
+use crate::build::{BuildId, Epoch};
 
 /// A build waits for an instance that is busy when that is expected to become free within this many starts.
 const HORIZON: f64 = 1.5;
@@ -51,6 +51,8 @@ pub(super) struct Hunger {
     /// The heads of crowded lines.
     crowded: BTreeSet<(Rank, LineIndex)>,
     crowded_head: HashMap<LineIndex, Rank>,
+    /// The instance that was drained last for a line.
+    draining_for: HashMap<LineIndex, (WorkerIndex, Epoch)>,
     /// Starts that were ordered and have not ended, the latest first.
     starters: BTreeMap<KindId, BTreeSet<(Reverse<Instant>, WorkerIndex)>>,
 }
@@ -163,6 +165,7 @@ impl Placement {
         for line in std::mem::take(&mut self.queue.gone) {
             self.hunger.set(line, None);
             self.hunger.set_crowded(line, None);
+            self.hunger.draining_for.remove(&line);
         }
         for line in std::mem::take(&mut self.queue.touched) {
             self.weigh(line);
@@ -227,6 +230,7 @@ impl Placement {
                 && self.labels.fits(worker, line.route)
                 && !line.kinds.iter().any(|kind| self.worker(worker).serves(*kind))
                 && self.starting(line) == 0
+                && !self.is_drained_for(index)
                 && self.can_make(worker, index)
                 && !self.avoids(head.build, worker, line.route)
         };
@@ -244,6 +248,14 @@ impl Placement {
             .flat_map(|route| self.queue.heads(route).take_while(|(head, _)| head.key < rank.key));
         let claims = impatient.chain(crowded).copied().chain(urgent).filter(|(head, line)| may_claim(*line, *head));
         claims.min().map(|(_, line)| line)
+    }
+
+    /// Whether an instance is being drained for this line.
+    fn is_drained_for(&self, line: LineIndex) -> bool {
+        self.hunger.draining_for.get(&line).is_some_and(|(worker, epoch)| {
+            let worker = self.worker(*worker);
+            worker.draining && worker.facts.epoch == *epoch && worker.is_attached() && !worker.overdue
+        })
     }
 
     /// Whether the driver of this worker makes instances for the head of this line, as far as it is known.
@@ -287,6 +299,7 @@ impl Placement {
         } else {
             self.worker_mut(worker).draining = true;
             let epoch = self.worker(worker).facts.epoch;
+            self.hunger.draining_for.insert(line, (worker, epoch));
             orders.push(Order::Drain { worker, epoch });
             self.refresh(worker);
         }

@@ -1,10 +1,10 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::build::Build;
-use crate::event::EventKind;
+use crate::event::{EventKind, StopCause};
 use crate::worker::{IdlePolicy, WorkerConfig};
 
 fn seconds(seconds: u64) -> Duration {
@@ -115,4 +115,24 @@ fn a_simulation_can_end_before_its_builds_do() {
     let report = Simulation::new().with_pool(pool).with_jobs(jobs).with_end(seconds(300)).run();
     assert_eq!((report.submitted, report.finished), (10, 2), "{report}");
     assert_eq!((report.makespan, report.instance_time, report.busy_time), (seconds(260), seconds(300), seconds(240)));
+}
+
+/// Builds of one kind never leave a place free; one of another kind comes in between.
+#[test]
+fn b8_one_instance_is_drained_for_an_elder_of_another_kind() {
+    let elder = Job::new(seconds(200), of_kind(1), seconds(50));
+    let duration = |number| seconds(if number % 4 == 0 { 300 } else { 20 });
+    let others = (0..400).map(|number| Job::new(seconds(8 * number), of_kind(0), duration(number)));
+    let drained = Arc::new(Mutex::new(BTreeSet::new()));
+    let noted = drained.clone();
+    let simulation = Simulation::new().with_pool(workers(4, 2)).with_jobs(others.chain([elder]));
+    let report = simulation.observed(move |event| {
+        if let EventKind::StopCalled { cause: StopCause::Incompatible, .. } = event.kind
+            && event.at < seconds(1000)
+        {
+            noted.lock().unwrap().insert(event.worker);
+        }
+    });
+    assert_eq!(report.finished, 401, "{report}");
+    assert_eq!(drained.lock().unwrap().len(), 1, "{report}");
 }
