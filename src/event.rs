@@ -401,6 +401,8 @@ pub enum DriverCall {
     Compatible,
     /// [`LatentWorker::stop_instance`].
     Stop,
+    /// [`LatentWorker::kind`]. It runs beside the life of a worker, and on behalf of all workers that share the driver.
+    Kind,
     /// [`LatentWorker::reclaim`]. It runs beside the life of a worker: a [`WorkerStatus`] never shows it.
     Reclaim,
 }
@@ -412,6 +414,7 @@ impl fmt::Display for DriverCall {
             Self::Check => "check_instance",
             Self::Compatible => "is_compatible_with_build",
             Self::Stop => "stop_instance",
+            Self::Kind => "kind",
             Self::Reclaim => "reclaim",
         })
     }

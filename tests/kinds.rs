@@ -5,10 +5,14 @@ mod support;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ThreadId;
+use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use latent_worker::testing::{PATIENCE, Script, ScriptedWorker, Watch};
 use latent_worker::{
-    BoxError, Build, BuildError, DriverCall, Kind, Properties, SubstantiateError, Ticket, Worker, WorkerConfig,
+    BoxError, Build, BuildError, DriverCall, Kind, Properties, ShutdownMode, SubstantiateError, Ticket, Worker,
+    WorkerConfig,
 };
 
 use support::{World, answer};
@@ -165,4 +169,83 @@ fn w14_a_kind_that_panics_is_an_error() {
     script.expect_start().succeed_attached();
     drop(ticket.wait_timeout(PATIENCE).unwrap());
     world.finish(&[&script]);
+}
+
+/// A driver whose answer about the image "hangs" does not come before `release` is dropped.
+fn hanging(world: &World, config: WorkerConfig) -> (Worker, Script, Sender<()>, Receiver<ThreadId>) {
+    let (release, released) = unbounded::<()>();
+    let (asked, asks) = unbounded();
+    let kind = move |properties: &Properties| -> Result<Kind, BoxError> {
+        let _ = asked.send(std::thread::current().id());
+        let image = properties.get("image").ok_or("no image")?;
+        if image == "hangs" {
+            let _ = released.recv();
+        }
+        Ok(Kind::new(image))
+    };
+    let (driver, script) = ScriptedWorker::automatic();
+    let worker = world.master.add_worker(config, driver.kinds(kind)).unwrap();
+    (worker, script, release, asks)
+}
+
+#[test]
+fn b7_a_question_for_a_kind_that_hangs_holds_up_neither_the_submission_nor_another_driver() {
+    let world = World::new();
+    let (worker, script, release, asks) = hanging(&world, WorkerConfig::new("hangs"));
+    let ticket = world.master.submit(of_image("hangs"));
+    assert_ne!(asks.recv_timeout(PATIENCE).unwrap(), std::thread::current().id());
+    assert!(ticket.try_wait().is_none());
+    assert!(matches!(worker.status().call, Some((DriverCall::Kind, _))), "{}", worker.status());
+
+    let (driver, other) = ScriptedWorker::automatic();
+    world.master.add_worker(WorkerConfig::new("other"), driver).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    assert_eq!(&**lease.worker(), "other");
+    drop((lease, release));
+    world.finish(&[&script, &other]);
+}
+
+#[test]
+fn b7_a_late_answer_about_a_kind_starts_what_waits_and_one_for_nobody_starts_nothing() {
+    let world = World::new();
+    let (_, script, release, asks) = hanging(&world, WorkerConfig::new("w"));
+    let cancelled = world.master.submit(of_image("hangs"));
+    asks.recv_timeout(PATIENCE).unwrap();
+    cancelled.cancel();
+    let waits = world.master.submit(of_image("other"));
+    drop(release);
+    assert_eq!(waits.wait_timeout(PATIENCE).unwrap().build().name().as_ref(), "other");
+    assert_eq!(script.count(DriverCall::Start), 1);
+    world.finish(&[&script]);
+}
+
+#[test]
+fn s2_a_shutdown_names_the_question_for_a_kind_that_hangs() {
+    let world = World::new();
+    let (_, script, release, asks) = hanging(&world, WorkerConfig::new("w"));
+    let ticket = world.master.submit(of_image("hangs"));
+    asks.recv_timeout(PATIENCE).unwrap();
+    let report = world.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
+    assert!(!report.complete);
+    assert!(report.to_string().contains("in kind for"), "{report}");
+    assert!(matches!(ticket.wait_timeout(PATIENCE), Err(BuildError::ShutDown)));
+    drop(release);
+    world.finish(&[&script]);
+}
+
+#[test]
+fn w14_a_driver_may_use_the_library_and_panic_while_it_is_asked_for_a_kind() {
+    let world = World::new();
+    let master = world.master.clone();
+    let (driver, script) = ScriptedWorker::automatic();
+    let driver = driver.kinds(move |properties| {
+        let page = master.queue(None, 10);
+        assert_ne!(properties.get("image"), Some("panics"), "{page}");
+        Ok(Kind::new("any"))
+    });
+    world.master.add_worker(WorkerConfig::new("w"), driver).unwrap();
+    assert!(reason(&world.master.submit(of_image("panics"))).contains("panicked"));
+    drop(world.master.submit(of_image("good")).wait_timeout(PATIENCE).unwrap());
+    world.master.shutdown(ShutdownMode::Fast, PATIENCE);
+    drop(script);
 }

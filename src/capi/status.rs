@@ -108,6 +108,7 @@ fn worker_members(json: &mut Json<'_>, status: &WorkerStatus) {
                     DriverCall::Check => "check",
                     DriverCall::Compatible => "compatible",
                     DriverCall::Stop => "stop",
+                    DriverCall::Kind => "kind",
                     DriverCall::Reclaim => "reclaim",
                 },
             );

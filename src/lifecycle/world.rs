@@ -641,6 +641,6 @@ pub(super) fn answers(call: DriverCall, epoch: Epoch) -> Vec<Input> {
         ],
         DriverCall::Stop => vec![Input::StopReturned(epoch, Ok(())), Input::StopReturned(epoch, Err(reason()))],
         // Beside the life of the worker.
-        DriverCall::Reclaim => Vec::new(),
+        DriverCall::Kind | DriverCall::Reclaim => Vec::new(),
     }
 }

@@ -263,7 +263,7 @@ impl Worker {
             (Some((DriverCall::Compatible, since)), _) => (since, (learned.calls[0].get(), OVERDUE)),
             (Some((DriverCall::Check, since)), _) => (since, (learned.calls[1].get(), OVERDUE)),
             // Of an attempt that is over.
-            (Some((DriverCall::Reclaim, _)) | None, None) => return None,
+            (Some((DriverCall::Kind | DriverCall::Reclaim, _)) | None, None) => return None,
         };
         let limit = match expected {
             Some(expected) => Duration::try_from_secs_f64(expected * OVERDUE_TIMES).unwrap_or(Duration::MAX),

@@ -261,7 +261,7 @@ impl Placement {
     fn learn_call(&mut self, call: DriverCall, duration: Duration) {
         // Starts are learned when their agent has attached.
         let number = match call {
-            DriverCall::Start | DriverCall::Reclaim => return,
+            DriverCall::Start | DriverCall::Kind | DriverCall::Reclaim => return,
             DriverCall::Compatible => 0,
             DriverCall::Check => 1,
             DriverCall::Stop => 2,

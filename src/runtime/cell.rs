@@ -227,12 +227,14 @@ impl WorkerCell {
         let inner = self.inner.lock();
         let life = &inner.life;
         let ago = |since: Instant| now.saturating_duration_since(since);
+        let asked = || self.driver.questions.asked_for(self.index).map(|since| (DriverCall::Kind, since));
+        let call = life.call().or_else(asked);
         WorkerStatus {
             name: self.name.clone(),
             state: life.state(),
             state_for: ago(life.state_since()),
             epoch: life.epoch(),
-            call: life.call().map(|(call, since)| (call, ago(since))),
+            call: call.map(|(call, since)| (call, ago(since))),
             attached: life.attached(),
             leases: life.leases(),
             waiting: life.waiting(),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use super::fence::fenced;
 use super::instance::Driver;
+use super::questions::Questions;
 use crate::build::Properties;
 use crate::worker::{DriverIdentity, Kind};
 
@@ -13,6 +14,8 @@ pub(super) struct DriverCell {
     /// No two driver values of a master have the same number.
     pub(super) number: u32,
     pub(super) says_kinds: bool,
+    /// What it is still to be asked.
+    pub(super) questions: Questions,
     /// Present until it is dropped.
     driver: Option<Arc<dyn Driver>>,
 }
@@ -60,7 +63,12 @@ impl Drivers {
         // While the cell exists it holds the value, so that no other value can have the same identity.
         let known = identity.as_ref().and_then(|identity| self.shared.get(identity)).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
-            let cell = DriverCell { number: self.next, says_kinds, driver: Some(driver.clone()) };
+            let cell = DriverCell {
+                number: self.next,
+                says_kinds,
+                questions: Questions::default(),
+                driver: Some(driver.clone()),
+            };
             self.next = self.next.checked_add(1).expect("fewer than 2^32 drivers");
             let cell = Arc::new(cell);
             if let Some(identity) = identity {

@@ -575,7 +575,8 @@ impl Handle {
         }
         let now = shared.clock.now();
         let statuses = workers.iter().map(|worker| worker.status(now));
-        let is_in_flight = |status: &WorkerStatus| status.state != WorkerState::ShutDown || status.in_journal;
+        let is_in_flight =
+            |status: &WorkerStatus| status.state != WorkerState::ShutDown || status.in_journal || status.call.is_some();
         let in_flight = statuses.filter(is_in_flight).collect();
         let is_running = |leftover: &LeftoverStatus| matches!(leftover.next, LeftoverStep::Reclaiming(_));
         let left_behind = shared.leftovers.status(now);

@@ -4,7 +4,8 @@
 //!
 //! | thread | how many | what it does |
 //! |---|---|---|
-//! | `lw <worker>` | one for each live instance | all driver calls of that instance, one after the other ([`instance`]) |
+//! | `lw <worker>` | one for each live instance, and a moment longer | its driver calls, one after the other ([`instance`]) |
+//! | `lw kinds` | one for each driver value with open questions | asks the driver for kinds ([`questions`]) |
 //! | `lw reclaim` | one for each leftover that is being reclaimed | calls drivers for them ([`leftovers`]) |
 //! | `lw timer` | one for each master | all deadlines; never calls user code ([`timer`]) |
 //! | `lw log` | one for each master, if there is a logger | writes events to the log ([`log_thread`]) |
@@ -19,11 +20,12 @@
 //! | while this is held | these may be taken |
 //! |---|---|
 //! | deadlines being handled ([`timer`], reentrant; who moves a clock by hand waits for it) | all below |
+//! | a build that has not ended ([`queue`]) | a worker's turn, observers |
 //! | a worker's turn ([`cell`]) | leftovers, threads (count only), timer, observers |
 //! | the list of workers | queue, leftovers |
-//! | the queue's turn ([`queue`]) | observers |
+//! | the queue's turn ([`queue`]) | a build that has not ended (to tell its end), threads (count only), timer, observers |
 //! | the list of leftovers | threads (count only), timer |
-//! | dirty list, threads, timer, observers, end signals, a build's submitter | none |
+//! | dirty list, threads, timer, observers, end signals, a driver's questions, a build's submitter (but for its outbox) | none |
 //!
 //! The journal has locks of its own, one of which is held across writes and syncs. Nobody comes to it with a lock in
 //! hand.
@@ -45,6 +47,7 @@ mod log_thread;
 mod master;
 mod observers;
 mod outbox;
+mod questions;
 mod queue;
 mod shared;
 mod threads;

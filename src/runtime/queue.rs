@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -17,11 +17,13 @@ use super::lease::Lease;
 use super::observers::About;
 use super::outbox::Outbox;
 use super::shared::{Agenda, Shared, Task};
+use super::timer::Timer;
 use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{BuildError, LeaseEnd, SubstantiateError};
 use crate::event::{BuildResult, EventKind};
 use crate::lifecycle::{Fit, Input, Occasion, Want};
 use crate::placement::{Order, Placement, PlacementConfig, StartEnd, WorkerIndex};
+use crate::worker::Kind;
 
 pub(super) struct Queue {
     pub(super) placement: Placement,
@@ -137,6 +139,16 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// Has the timer look after the queue at this time, or before.
+    fn schedule_at(&mut self, at: Instant, timer: &Timer) {
+        if self.scheduled.is_none_or(|scheduled| at < scheduled) {
+            timer.set_queue(self.scheduled, at);
+            self.scheduled = Some(at);
+        }
+    }
+}
+
 /// One turn of the queue under its lock.
 struct Turn<'a> {
     shared: &'a Shared,
@@ -210,6 +222,7 @@ impl Shared {
 
     /// Looks at the workers that have changed, and plans anew.
     pub(super) fn place_builds(self: &Arc<Self>, agenda: &mut Agenda) {
+        self.ask_again();
         let now = self.clock.now();
         let changed: Vec<_> = self.take_dirty().into_iter().map(|worker| (worker.index, worker.facts(now))).collect();
         self.queue_turn(agenda, None, |turn| {
@@ -300,14 +313,24 @@ impl Shared {
         self.look_if_waiting(agenda);
     }
 
-    /// Asks a driver what kind the properties ask for.
-    pub(super) fn ask_kind(self: &Arc<Self>, worker: WorkerIndex, properties: Properties, agenda: &mut Agenda) {
-        let cell = self.worker_at(worker);
-        let kind = cell.driver.kind(&properties);
+    /// A driver has said what kind the properties ask for.
+    pub(super) fn kind_said(
+        self: &Arc<Self>,
+        worker: WorkerIndex,
+        properties: &Properties,
+        kind: Result<Kind, Arc<str>>,
+        agenda: &mut Agenda,
+    ) {
         self.queue_turn(agenda, None, |turn| {
-            turn.queue.placement.kind_said(worker, &properties, kind, &mut turn.orders);
+            turn.queue.placement.kind_said(worker, properties, kind, &mut turn.orders);
         });
         self.look_if_waiting(agenda);
+    }
+
+    /// Has the timer look at the queue after `pause`, or before.
+    pub(super) fn look_at_queue_in(&self, pause: Duration) {
+        let Some(at) = self.clock.now().checked_add(pause) else { return };
+        self.queue.lock().schedule_at(at, &self.timer);
     }
 
     /// Has a driver asked whether its instance fits.
@@ -453,11 +476,8 @@ impl Turn<'_> {
 
     /// Has the timer look after the queue in time.
     fn schedule(&mut self) {
-        if let Some(at) = self.queue.placement.next_deadline()
-            && self.queue.scheduled.is_none_or(|scheduled| at < scheduled)
-        {
-            self.shared.timer.set_queue(self.queue.scheduled, at);
-            self.queue.scheduled = Some(at);
+        if let Some(at) = self.queue.placement.next_deadline() {
+            self.queue.schedule_at(at, &self.shared.timer);
         }
     }
 
@@ -474,7 +494,10 @@ impl Turn<'_> {
                     let build = self.queue.builds[&build].clone();
                     self.tasks.push(Task::Lease { worker, epoch, build });
                 }
-                Order::AskKind { worker, properties } => self.tasks.push(Task::AskKind { worker, properties }),
+                Order::AskKind { worker, properties } => {
+                    self.shared.threads.reserve();
+                    self.tasks.push(Task::AskKind { worker, properties });
+                }
                 Order::AskFit { worker, epoch, properties } => {
                     self.tasks.push(Task::AskFit { worker, epoch, properties });
                 }

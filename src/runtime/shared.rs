@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::cell::{Asker, Granted, WorkerCell};
 use super::connection::Connection;
+use super::drivers::DriverCell;
 use super::drivers::Drivers;
 use super::entropy;
 use super::instance::Order;
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     pub(super) wants_facts: AtomicBool,
     /// Workers that have changed since the queue last looked at them; each at most once.
     dirty: Mutex<Vec<Arc<WorkerCell>>>,
+    /// Drivers with questions that the system had no thread for.
+    pub(super) unasked: Mutex<Vec<Arc<DriverCell>>>,
     pub(super) closing: AtomicBool,
     /// Whether the lengths of quarantines vary.
     pub(super) jitter: bool,
@@ -229,6 +232,7 @@ impl Shared {
             queue: Mutex::new(Queue::new(placement)),
             wants_facts: AtomicBool::new(false),
             dirty: Mutex::default(),
+            unasked: Mutex::default(),
             closing: AtomicBool::new(false),
             jitter,
             unknown_agents: AtomicU64::new(0),
@@ -319,7 +323,7 @@ impl Shared {
                 self.worker_at(worker).transition(self, agenda, |turn| turn.apply(input));
             }
             Task::Lease { worker, epoch, build } => self.lease_place(worker, epoch, &build, agenda),
-            Task::AskKind { worker, properties } => self.ask_kind(worker, properties, agenda),
+            Task::AskKind { worker, properties } => self.ask_kind(worker, properties),
             Task::AskFit { worker, epoch, properties } => self.ask_fit(worker, epoch, properties, agenda),
             Task::Finish { build, error } => build.finish(error),
             Task::CancelLease { worker, build } => {

@@ -48,6 +48,15 @@ impl Threads {
         self.inner.lock().live += 1;
     }
 
+    /// No thread is needed.
+    pub(super) fn unreserve(&self) {
+        let mut inner = self.inner.lock();
+        inner.live -= 1;
+        if inner.live == 0 {
+            self.ended.notify_all();
+        }
+    }
+
     /// Spawns the thread that was reserved. On failure the reservation is taken back.
     ///
     /// `owner` is what these threads belong to: the end of the thread is noted there, also when `body` panics.

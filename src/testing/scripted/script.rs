@@ -146,6 +146,8 @@ impl Script {
             DriverCall::Compatible => release::<CompatibleCall>(inner),
             DriverCall::Stop => release::<StopCall>(inner),
             DriverCall::Reclaim => release::<ReclaimCall>(inner),
+            // Never by hand: see [`ScriptedWorker::kinds`].
+            DriverCall::Kind => {}
         }
     }
 
