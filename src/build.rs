@@ -182,8 +182,8 @@ impl fmt::Display for Labels {
 
 /// One unit of work: a name for people, properties for the driver, and what the queue needs to know.
 ///
-/// The work itself is not in it: whoever submits a build is handed a [`Lease`](crate::Lease) when its turn has come and
-/// does the work through that. A copy is cheap.
+/// The work itself is not in it: the answer to a submitted build is a [`Lease`](crate::Lease), through which the caller
+/// does the work. A copy is cheap.
 ///
 /// ```
 /// use latent_worker::Build;
@@ -204,7 +204,8 @@ struct Settings {
 }
 
 impl Build {
-    /// A build without properties, that any worker fits, of priority 0, that is attempted until it succeeds.
+    /// Returns a build without properties that any worker fits, of priority 0, with the number of attempts that the master
+    /// allows ([`PlacementConfig::with_max_attempts`](crate::PlacementConfig::with_max_attempts), 10 by default).
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(Arc::new(Settings {
             name: name.into(),
@@ -238,14 +239,19 @@ impl Build {
         self.change(|settings| settings.labels.insert(label))
     }
 
-    /// Builds of a higher priority go first; among equals the older one. The default is 0.
+    /// Builds of a higher priority go first; among equals the older one, which may wait for the
+    /// [patience](crate::PlacementConfig::with_patience) that it has with younger builds of other kinds. 0 by default.
     #[must_use]
     pub fn with_priority(self, priority: i32) -> Self {
         self.change(|settings| settings.priority = priority)
     }
 
-    /// Ends the build with an error after this many failed attempts. Without it a build is attempted until it
-    /// succeeds or is cancelled, at the pace that the workers' quarantine allows.
+    /// Ends the build with [`BuildError::AttemptsExhausted`](crate::BuildError::AttemptsExhausted) after this many failed
+    /// attempts. An attempt is a start that was called for this build, or a lease that was given back with
+    /// [`Lease::retry`](crate::Lease::retry) or [`Lease::retire`](crate::Lease::retire). Between two attempts the build
+    /// [pauses](crate::PlacementConfig::with_retry_pause).
+    ///
+    /// [`PlacementConfig::with_max_attempts`](crate::PlacementConfig::with_max_attempts) by default.
     #[must_use]
     #[doc(alias = "retries")]
     pub fn with_max_attempts(self, attempts: NonZeroU32) -> Self {
@@ -272,7 +278,7 @@ impl Build {
         self.0.priority
     }
 
-    /// The limit of attempts, if there is one.
+    /// The limit of attempts; `None` when that of the master holds.
     pub fn max_attempts(&self) -> Option<NonZeroU32> {
         self.0.max_attempts
     }
