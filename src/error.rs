@@ -85,10 +85,11 @@ impl fmt::Display for FailureCause {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The build asks for what can never be: an image that does not exist, a size that is not offered. The build ends
-    /// with this error, it is not retried and the worker is not put into quarantine.
+    /// The build asks for something impossible: an image that does not exist, a size that is not offered. The build that
+    /// the start was called for ends with this error, without a retry; the worker does not go into quarantine.
     CannotSubstantiate(BoxError),
-    /// It did not work this time. The build may be retried, and the worker goes into quarantine.
+    /// The start has failed this time. It is a failed attempt of the build that it was called for, which pauses and then
+    /// prefers other workers. The worker goes into quarantine, unless the build or its kind is to blame.
     FailedToSubstantiate {
         /// What kind of failure it is.
         cause: FailureCause,
@@ -195,7 +196,7 @@ pub enum SubstantiateError {
         /// How long the request had waited.
         after: Duration,
     },
-    /// The request was cancelled by whoever made it.
+    /// The request was cancelled by its caller.
     #[error("cancelled")]
     Cancelled,
     /// Somebody asked to stop the instance while the request waited.
@@ -217,7 +218,7 @@ pub enum SubstantiateError {
     /// The worker has as many builds as it may have.
     #[error("the worker already has as many builds as it may have")]
     Full,
-    /// The instance that is up does not fit the build, and others use it or wait for it.
+    /// The attached instance does not fit the build, and is in use or waited for.
     #[error("the running instance is incompatible with the build{}", .reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default())]
     Incompatible {
         /// What the driver said, when it failed to answer.
@@ -231,11 +232,11 @@ pub enum SubstantiateError {
     Answered,
 }
 
-/// One attempt at a build that did not work out.
+/// A failed attempt at a build.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Attempt {
-    /// The worker that it was given to.
+    /// The worker on which it failed.
     pub worker: Arc<str>,
     /// The attempt of that worker.
     pub epoch: Epoch,
@@ -249,11 +250,11 @@ impl fmt::Display for Attempt {
     }
 }
 
-/// Why a submitted build got no (further) lease: the answer of [`Ticket`](crate::Ticket).
+/// Why a submitted build gets no (further) lease: the answer of [`Ticket`](crate::Ticket).
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// No worker of this master offers what the build needs, so that it would wait for ever.
+    /// No worker of this master offers all labels that the build needs, so that it would wait for ever.
     #[error("no worker can take the build: it needs the labels {needed}; {advice}")]
     NoWorkerFits {
         /// What the build needs.
@@ -269,16 +270,17 @@ pub enum BuildError {
         /// The attempts before.
         history: Vec<Attempt>,
     },
-    /// Every attempt failed, and the build had a limit of attempts.
+    /// As many attempts have failed as the build or the master allows; see
+    /// [`Build::with_max_attempts`](crate::Build::with_max_attempts).
     #[error("gave up after {} attempts; the last one: {}", .history.len(), .history.last().map(ToString::to_string).unwrap_or_default())]
     AttemptsExhausted {
-        /// All of them, the first one first.
+        /// The first attempt and the latest ones, in their order, 32 at most.
         history: Vec<Attempt>,
     },
     /// Somebody cancelled the build.
     #[error("cancelled")]
     Cancelled,
-    /// The master was shut down before the build had its turn.
+    /// The master was shut down before the build had a lease.
     #[error("the master is shutting down")]
     ShutDown,
     /// The final answer was taken already, or the build was ended by dropping its lease.
@@ -289,7 +291,7 @@ pub enum BuildError {
     WaitTimedOut,
 }
 
-/// Why a lease came to its end before its holder gave it back.
+/// Why a lease ended before its holder gave it back.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum LeaseEnd {
