@@ -53,16 +53,16 @@ impl Event {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// A build was submitted, or came back after an attempt that did not work out.
+    /// A build was submitted, or is back in the queue after a failed attempt; then it pauses first.
     BuildQueued {
         /// The name of the build.
         name: Arc<str>,
-        /// Why it came back; `None` when it is new.
+        /// Why the attempt failed; `None` when the build is new.
         retry: Option<Arc<str>>,
     },
     /// A lease was given out: the build, if there is one, has the instance.
     BuildStarted,
-    /// A build has come to its end; the last event about it.
+    /// A build has ended; the last event about it.
     BuildFinished {
         /// How.
         result: BuildResult,
@@ -115,9 +115,10 @@ pub enum EventKind {
         /// Why.
         error: AttachError,
     },
-    /// The worker is left alone for a while after a failure: its start or its stop failed, a check was bad, its agent did
-    /// not attach in time or was lost before a build had run for a second. The first quarantine takes 10 s; the length
-    /// doubles with every further failure, to an hour, and a build that finishes resets it.
+    /// The worker starts nothing and takes no builds for a while after a failure: its start or its stop failed, a check was
+    /// bad, its agent did not attach in time or was lost before a build had run for a second. The first quarantine takes
+    /// 10 s; the length doubles with every further failure, to an hour, and a build that finishes resets it. A failure
+    /// for which the build or its kind is known to be to blame begins none.
     Quarantined {
         /// For how long: up to a quarter less than the full length, so that workers that fail together do not come back
         /// together. What the provider asks for is exceeded by up to a quarter.
@@ -125,20 +126,22 @@ pub enum EventKind {
         /// The failure.
         reason: Arc<str>,
     },
-    /// A quarantine has ended before its time.
+    /// A quarantine has ended before its time, because the build, its kind or all workers of the driver were to blame, or
+    /// because what a failed stop had left behind is gone. The length of the next quarantine is what it would be without
+    /// a failure that others are to blame for.
     QuarantineLifted {
         /// Why.
         reason: Arc<str>,
     },
-    /// A lease was given back or has ended. The lease of a build that is cancelled has ended, but takes its place until
-    /// its holder gives it back.
+    /// A lease was given back or has ended. The lease of a cancelled build has ended, but keeps its place until its holder
+    /// gives it back.
     Released {
         /// Why it ended before it was given back.
         end: Option<Arc<str>>,
     },
     /// The worker takes no new builds until it is unpaused.
     Paused,
-    /// The worker takes builds again; a quarantine is over as well.
+    /// The worker takes builds again; its quarantine has ended too.
     Unpaused,
     /// The attempt may have left something behind: its stop has failed, or an earlier master has not told its end. It
     /// is on the list of [`Master::leftovers`](crate::Master::leftovers).
@@ -277,21 +280,21 @@ impl fmt::Display for Event {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum StopCause {
-    /// It had no work for as long as the idle policy allows.
+    /// It was unused for as long as the idle policy allows.
     Idle,
-    /// It is stopped after every build.
+    /// Its build has ended, and the idle policy is [`IdlePolicy::AfterBuild`](crate::IdlePolicy::AfterBuild).
     AfterBuild,
     /// Its start failed, a check was bad, or its agent did not attach in time.
     Failed,
-    /// Everybody who waited for it gave up.
+    /// It was cancelled while it started: nothing needs it any more.
     Cancelled,
     /// The connection to its agent was lost.
     Lost,
-    /// It does not fit the build that comes next.
+    /// It makes room for an instance of another kind.
     Incompatible,
     /// A check after the attach of its agent, or the holder of a lease, has found that it is bad or about to end.
     Retired,
-    /// Somebody asked for it.
+    /// [`Worker::insubstantiate`](crate::Worker::insubstantiate) was called.
     Requested,
     /// The master is shutting down.
     Shutdown,
@@ -317,11 +320,11 @@ impl fmt::Display for StopCause {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum BuildResult {
-    /// Whoever held the lease said that the work succeeded.
+    /// The holder of the lease said that the work succeeded.
     Succeeded,
-    /// Whoever held the lease said that the work failed, and why.
+    /// The holder of the lease said that the work failed, and why.
     Failed(Arc<str>),
-    /// The lease was dropped without a word.
+    /// The lease was dropped without a result.
     Dropped,
     /// Cancelled.
     Cancelled,
