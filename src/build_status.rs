@@ -110,7 +110,8 @@ impl fmt::Display for Obstacle {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum ObstacleReason {
-    /// There is no instance. A start is made for builds with a better claim first, or waiting is expected to be shorter.
+    /// The worker has no instance. Builds with a better claim get theirs first, or waiting for another instance is expected
+    /// to be shorter than a start, or starts of this kind or of this driver pause after failures.
     Down,
     /// An instance is starting.
     Starting,
