@@ -36,7 +36,11 @@ pub trait LatentWorker: Send + Sync + 'static {
     ///
     /// When it fails after something was created, either remove that here, or leave it to `stop_instance`, which is
     /// called with no instance and the same [`key`](StartRequest::key). When [`StartRequest::cancelled`] turns true
-    /// nobody waits for the instance any more: return soon, with the instance or with an error.
+    /// the instance is not needed any more: return soon, with the instance or with an error.
+    ///
+    /// A start that takes 4 times as long as others of its kind, and at least 30 s, is overdue: another instance may then
+    /// be started beside it. Before such a duration is known, a start is overdue after a tenth of
+    /// [`missing_timeout`](WorkerConfig::with_missing_timeout).
     #[doc(alias = "provision")]
     #[doc(alias = "spawn")]
     fn start_instance(&self, start: &StartRequest<'_>) -> Result<Started<Self::Instance>, StartError>;
@@ -64,8 +68,8 @@ pub trait LatentWorker: Send + Sync + 'static {
     /// between two checks. For drivers that can see the end of an instance coming: a machine that its provider is going to take
     /// away, say. Asked once, when the worker is added, on the thread that adds it. `None` by default: never.
     ///
-    /// A stop waits for a check that is being made, and so does the next build of a driver that is asked whether it fits: so
-    /// the check should take a moment only.
+    /// A stop waits for a check that is in flight, and so does the question whether an instance
+    /// [fits](LatentWorker::is_compatible_with_build): the check should return soon.
     fn attached_check_interval(&self) -> Option<Duration> {
         None
     }
@@ -80,6 +84,11 @@ pub trait LatentWorker: Send + Sync + 'static {
 
     /// Whether the running `instance` fits a build with these properties. An error or a panic counts as no.
     /// Yes by default.
+    ///
+    /// For the queue, called once for each instance and set of properties, while the instance is attached and has a free
+    /// place; the answer holds as long as the instance. An instance without a build so far is not asked about the
+    /// properties that it was started for. While the call has not returned, the build may get a place elsewhere.
+    /// [`Worker::substantiate`](crate::Worker::substantiate) calls it for each request.
     fn is_compatible_with_build(&self, instance: &Self::Instance, properties: &Properties) -> Result<bool, BoxError> {
         let _ = (instance, properties);
         Ok(true)
@@ -344,7 +353,9 @@ impl StartRequest<'_> {
         &self.identity.secret
     }
 
-    /// The build that the instance is started for; `None` when the worker is started without one.
+    /// The build that causes the start, and whose properties the instance is made for; `None` when the worker is started
+    /// without one. Another build of the same kind may be the first to use the instance, and this build may get its place
+    /// elsewhere. If the start fails, that is an attempt of this build.
     pub fn build(&self) -> Option<&Build> {
         self.build
     }
@@ -359,7 +370,7 @@ impl StartRequest<'_> {
         self.controls.agent_address()
     }
 
-    /// Whether nobody waits for the instance any more. Does not block.
+    /// Whether the instance is not needed any more. Does not block.
     pub fn cancelled(&self) -> bool {
         matches!(self.cancel_signal().try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
     }
@@ -551,13 +562,13 @@ impl Kind {
 pub enum Health {
     /// Nothing wrong with it.
     Good,
-    /// It will never attach: it exited, crashed, or is in error. Or it has attached, and comes to its end soon. The message
-    /// becomes the reason.
+    /// It will never attach: it exited, crashed, or is in error. Or it has attached, and is about to be terminated. The
+    /// message becomes the reason.
     Bad(String),
 }
 
 impl Health {
-    /// It will never attach, or comes to its end soon, for this reason.
+    /// Returns [`Health::Bad`] with this reason.
     pub fn bad(reason: impl Into<String>) -> Self {
         Self::Bad(reason.into())
     }
@@ -674,17 +685,18 @@ impl fmt::Debug for Attachment {
 #[doc(alias = "scale down")]
 #[non_exhaustive]
 pub enum IdlePolicy {
-    /// As soon as its build is over, so that every build has a fresh one. An instance that was started without a build
-    /// waits [`DEFAULT_IDLE_TIMEOUT`] for its first one.
+    /// As soon as no build uses it after its first one. With one place ([`WorkerConfig::with_max_builds`]) every build has
+    /// a fresh instance. An instance that has had no build waits [`DEFAULT_IDLE_TIMEOUT`] for its first one.
     AfterBuild,
     /// After this long without work, also when it never had any.
     After(Duration),
-    /// Not by itself; only on request, when it fails and at shutdown. Its agent may re-attach after a lost connection,
-    /// within `missing_timeout`.
+    /// Not because it is idle, but on request, when it fails, at shutdown, and to make room for an instance of another kind.
+    /// Its agent may re-attach after a lost connection, within `missing_timeout`; while a build waits, within
+    /// [`PlacementConfig::with_reattach_timeout`](crate::PlacementConfig::with_reattach_timeout).
     Never,
 }
 
-/// How long an idle instance is kept when nothing else is said: 10 minutes, Buildbot's default.
+/// How long an idle instance is kept by default: 10 minutes, as in Buildbot.
 pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Default for IdlePolicy {
