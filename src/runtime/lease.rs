@@ -94,7 +94,7 @@ impl Lease {
         self.epoch
     }
 
-    /// The attempts at this build that did not work out before this one.
+    /// The failed attempts at this build before this one: the first one and the latest ones, 32 at most.
     pub fn history(&self) -> &[Attempt] {
         &self.history
     }
@@ -191,8 +191,13 @@ impl Lease {
         }
     }
 
-    /// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same
-    /// [`Ticket`](crate::Ticket) or [`Inbox`](crate::Inbox). This counts as a failed attempt.
+    /// Gives the place back and puts the build back into the queue, with the priority and age that it had: the next answer
+    /// comes to the same [`Ticket`](crate::Ticket) or [`Inbox`](crate::Inbox). When that was dropped, the build ends as
+    /// cancelled.
+    ///
+    /// This counts as a failed attempt on this worker. The build [pauses](crate::PlacementConfig::with_retry_pause), avoids
+    /// the worker from now on while another one fits it, and ends with
+    /// [`BuildError::AttemptsExhausted`](crate::BuildError::AttemptsExhausted) when it has no attempt left.
     ///
     /// The lease of a worker that is used without the queue is only given back.
     pub fn retry(self, reason: &str) {

@@ -18,11 +18,13 @@ use crate::event::BuildResult;
 
 /// The claim to the answer for one submitted build.
 ///
-/// The answer is a [`Lease`] when the build has its turn, or an error when it never will. A lease that is
-/// [retried](Lease::retry) is followed by another answer. After the last one every wait returns
+/// The answer is a [`Lease`] when an attached instance has a place for the build, or an error when the build ends without
+/// one. A lease that is [retried](Lease::retry) is followed by another answer. After the last one every wait returns
 /// [`BuildError::Ended`].
 ///
-/// Dropping the ticket cancels the build unless its lease was taken.
+/// Dropping the ticket cancels the build unless its lease was taken. A lease that is not taken out of the ticket within
+/// [`PlacementConfig::with_claim_timeout`](crate::PlacementConfig::with_claim_timeout) (1 h by default) is given back, and
+/// the build ends as [`BuildResult::Abandoned`].
 #[must_use = "dropping the ticket cancels the build"]
 pub struct Ticket {
     shared: Arc<Shared>,
@@ -101,8 +103,9 @@ impl fmt::Debug for Ticket {
 ///
 /// It holds at most one lease and one last answer for each build that was submitted to it.
 ///
-/// Dropping the inbox cancels its builds, as dropping a [`Ticket`] does: builds that wait end, and leases that still lie
-/// in it are given back. A build whose lease was taken goes on.
+/// Dropping the inbox cancels its builds, as dropping a [`Ticket`] does: builds that wait end, and leases that are still in
+/// it are given back. A build whose lease was taken goes on, but ends as cancelled when that is
+/// [retried](Lease::retry). A lease that is not taken in time is given back, as with a ticket.
 ///
 /// ```
 /// use latent_worker::{Build, BuildError, Inbox, Master};
