@@ -81,7 +81,8 @@ impl Worker {
     /// Stops the instance, if there is one: after its builds, or at once when `fast`; leases that are out end then, and
     /// `fast` reaches the driver, also when a stop is in flight already
     /// ([`StopRequest::fast`](crate::StopRequest::fast)). Requests that wait are answered with
-    /// [`SubstantiateError::Insubstantiated`]; builds of the queue go back to it.
+    /// [`SubstantiateError::Insubstantiated`]. Builds that wait in the queue stay there, and may cause the next start of
+    /// this worker: [pause](Worker::pause) it first to keep it down.
     #[doc(alias = "terminate")]
     pub fn insubstantiate(&self, fast: bool) -> Insubstantiation {
         let gone = self.cell.turn(&self.shared, |turn| {
@@ -92,13 +93,14 @@ impl Worker {
         Insubstantiation { gone, master: self.shared.number }
     }
 
-    /// Takes no new builds until it is unpaused. What runs goes on; the idle policy still holds.
+    /// Takes no new builds and starts nothing until it is unpaused. Builds that run go on, and so does a start that is under
+    /// way; the idle policy still holds. Builds of the queue wait for other workers.
     #[doc(alias = "drain")]
     pub fn pause(&self) {
         self.apply(Input::Pause);
     }
 
-    /// Takes builds again, also when it was in quarantine.
+    /// Takes builds again: ends a pause, a quarantine, and the wait until something that was left behind is gone.
     pub fn unpause(&self) {
         self.apply(Input::Unpause);
     }
