@@ -53,7 +53,8 @@ const SHORTEST_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// holds a `Master` itself does, for ever.
 ///
 /// Except for [`shutdown`](Master::shutdown), [`run`](Master::run), and with a journal
-/// [`forget_leftover`](Master::forget_leftover), no method blocks, whatever the drivers do.
+/// [`forget_leftover`](Master::forget_leftover), no method blocks, whatever the drivers do. Some call methods of
+/// drivers that must not block on the caller's thread, such as [`LatentWorker::kind`].
 #[derive(Clone)]
 pub struct Master {
     handle: Arc<Handle>,
@@ -162,7 +163,8 @@ impl MasterBuilder {
         self
     }
 
-    /// Sets how builds are placed on workers: patience, pauses, limits of attempts.
+    /// Sets how builds are placed on workers: patience, ageing, pauses, the number of attempts, time limits.
+    /// [`PlacementConfig::default`] by default.
     #[must_use]
     pub fn placement(mut self, config: PlacementConfig) -> Self {
         self.placement = config;
@@ -379,7 +381,10 @@ impl Master {
         cells.into_iter().map(|cell| Worker { shared: self.shared().clone(), cell }).collect()
     }
 
-    /// Puts a build into the queue. Whatever may be wrong with it comes as the ticket's answer.
+    /// Puts a build into the queue, where it waits until an attached instance has a place for it. Every error comes as the
+    /// ticket's answer.
+    ///
+    /// Calls [`LatentWorker::kind`] on this thread when a driver has not said yet which kind the properties need.
     pub fn submit(&self, build: Build) -> Ticket {
         Ticket::submit(self.shared(), build)
     }
@@ -389,12 +394,12 @@ impl Master {
         self.shared().submit(build, inbox.submitter(self.shared()))
     }
 
-    /// Submits a build, blocks until it has its turn, does the work on this thread, and again elsewhere when it fails
-    /// and the connection was lost or the instance stopped meanwhile.
+    /// Submits a build, blocks until it has a lease, and does the work on this thread. When the work fails and the lease has
+    /// ended meanwhile, because the connection was lost or the instance was stopped, the build is
+    /// [retried](Lease::retry): after a pause, the work is done once more, on another worker if one fits.
     ///
     /// # Errors
-    /// When the build gets no (further) lease or was cancelled, and when the work fails on an instance that is still
-    /// there.
+    /// When the build gets no (further) lease or was cancelled, and when the work fails while its lease has not ended.
     ///
     /// # Panics
     /// When `work` does; the lease is given back.
@@ -429,7 +434,7 @@ impl Master {
         if self.shared().cancel_build(build) { Ok(()) } else { Err(UnknownBuild(build)) }
     }
 
-    /// Where a build is and why it is not further; `None` when it has ended.
+    /// Returns where a build is and, while it waits, what stands in its way; `None` when it has ended.
     pub fn build_status(&self, build: BuildId) -> Option<BuildStatus> {
         let now = self.shared().clock.now();
         self.shared().queue.lock().placement.status(now, build)
