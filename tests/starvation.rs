@@ -420,7 +420,7 @@ impl Farm {
             match (&event.kind, event.build) {
                 (EventKind::BuildQueued { retry, .. }, Some(build)) => drop(waiting.insert(build, retry.is_some())),
                 (EventKind::BuildStarted | EventKind::BuildFinished { .. }, Some(build)) => {
-                    drop(waiting.remove(&build))
+                    let _ = waiting.remove(&build)
                 }
                 _ => {}
             }

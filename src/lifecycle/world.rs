@@ -203,7 +203,7 @@ impl World {
 
     /// What the start of an attempt is called for. Every second one is not the worker's fault if it fails.
     fn occasion(&self, epoch: Epoch) -> Option<Occasion> {
-        self.setting.queue.then_some(Occasion { build: BuildId(0), blameless: epoch.0 % 2 == 0 })
+        self.setting.queue.then_some(Occasion { build: BuildId(0), blameless: epoch.0.is_multiple_of(2) })
     }
 
     /// Lets it happen and checks every promise that can be checked at once.
