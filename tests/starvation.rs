@@ -418,9 +418,11 @@ impl Farm {
         let mut waiting: BTreeMap<BuildId, bool> = BTreeMap::new();
         for event in events {
             match (&event.kind, event.build) {
-                (EventKind::BuildQueued { retry, .. }, Some(build)) => drop(waiting.insert(build, retry.is_some())),
+                (EventKind::BuildQueued { retry, .. }, Some(build)) => {
+                    waiting.insert(build, retry.is_some());
+                }
                 (EventKind::BuildStarted | EventKind::BuildFinished { .. }, Some(build)) => {
-                    let _ = waiting.remove(&build)
+                    waiting.remove(&build);
                 }
                 _ => {}
             }
