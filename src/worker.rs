@@ -731,6 +731,22 @@ pub(crate) struct Limits {
     pub(crate) idle: IdlePolicy,
     pub(crate) missing_timeout: Duration,
     pub(crate) check_instance_interval: Duration,
+    pub(crate) quarantine: QuarantineLengths,
+    pub(crate) proof_time: Duration,
+}
+
+/// How long a worker is left alone after failures.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct QuarantineLengths {
+    pub(crate) first: Duration,
+    pub(crate) longest: Duration,
+}
+
+impl Default for QuarantineLengths {
+    /// As in Buildbot.
+    fn default() -> Self {
+        Self { first: Duration::from_secs(10), longest: Duration::from_secs(3600) }
+    }
 }
 
 impl WorkerConfig {
@@ -745,8 +761,31 @@ impl WorkerConfig {
                 idle: IdlePolicy::default(),
                 missing_timeout: Duration::from_secs(3600),
                 check_instance_interval: Duration::from_secs(10),
+                quarantine: QuarantineLengths::default(),
+                proof_time: Duration::from_secs(1),
             },
         }
+    }
+
+    /// Sets how long the worker starts nothing after a failure. The length doubles with each further failure, up to
+    /// `longest`, and is shortened at random by up to a quarter; a build that finishes resets it. A hint of the provider
+    /// ([`FailureCause::Throttled`](crate::FailureCause::Throttled)) may make it longer.
+    ///
+    /// 10 s and 1 h by default, as in Buildbot.
+    #[must_use]
+    pub fn with_quarantine(mut self, first: Duration, longest: Duration) -> Self {
+        self.limits.quarantine = QuarantineLengths { first, longest };
+        self
+    }
+
+    /// Sets for how long a build must run on an instance to prove that it works. An instance that loses its agent before
+    /// that, and before a build has finished on it, counts as a failed start.
+    ///
+    /// 1 s by default.
+    #[must_use]
+    pub fn with_proof_time(mut self, time: Duration) -> Self {
+        self.limits.proof_time = time;
+        self
     }
 
     /// The name; unique within a master.

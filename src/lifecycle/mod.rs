@@ -171,7 +171,7 @@ impl Lifecycle {
             closing: false,
             paused: false,
             held,
-            quarantine: Quarantine::none(seed),
+            quarantine: Quarantine::none(seed, limits.quarantine),
             details: Vec::new(),
             last_failure: None,
             state_since: now,

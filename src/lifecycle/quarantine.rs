@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use crate::build::Epoch;
+use crate::worker::QuarantineLengths;
 
-/// The length of the first quarantine, as in Buildbot.
-const SHORTEST: Duration = Duration::from_secs(10);
-/// The length beyond which it does not double any more, as in Buildbot.
-const LONGEST: Duration = Duration::from_secs(3600);
 /// The longest time that a provider's hint is followed for: a year, which every clock can add.
 const FARTHEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -30,6 +27,7 @@ pub(super) enum Failure {
 pub(super) struct Quarantine {
     /// What the jitter follows from; without it there is none.
     seed: Option<u64>,
+    lengths: QuarantineLengths,
     /// What the present one was begun for.
     cause: Option<Failure>,
     /// The failures since the last build that finished. Each doubles the length of the next quarantine.
@@ -37,8 +35,8 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    pub(super) fn none(seed: Option<u64>) -> Self {
-        Self { seed, cause: None, counted: Vec::new() }
+    pub(super) fn none(seed: Option<u64>, lengths: QuarantineLengths) -> Self {
+        Self { seed, lengths, cause: None, counted: Vec::new() }
     }
 
     /// A quarantine begins in the attempt of this epoch: returns its length. Workers that fail together do not come back
@@ -52,7 +50,8 @@ impl Quarantine {
             }
             self.counted.push(failure);
         }
-        let full = (SHORTEST * (1 << doublings)).min(LONGEST);
+        let QuarantineLengths { first, longest } = self.lengths;
+        let full = first.saturating_mul(1 << doublings).min(longest);
         let at_least = at_least.min(FARTHEST);
         match self.seed {
             Some(seed) => {
@@ -107,6 +106,10 @@ impl Quarantine {
 mod tests {
     use super::*;
 
+    fn none(seed: Option<u64>) -> Quarantine {
+        Quarantine::none(seed, QuarantineLengths::default())
+    }
+
     const NO_HINT: Duration = Duration::ZERO;
 
     fn attempt(epoch: u64) -> Failure {
@@ -119,7 +122,7 @@ mod tests {
 
     #[test]
     fn w12_quarantine_doubles_from_10_s_to_3600_s_and_a_finished_build_resets_it() {
-        let mut quarantine = Quarantine::none(None);
+        let mut quarantine = none(None);
         let expected = [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600];
         assert_eq!(lengths(&mut quarantine, (1..=12).map(attempt)), expected);
         quarantine.reset_length();
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn w12_what_is_not_the_workers_own_failure_does_not_double_its_quarantine() {
-        let mut quarantine = Quarantine::none(None);
+        let mut quarantine = none(None);
         let failures = [Failure::Master, Failure::Master, attempt(1), Failure::Master, attempt(2)];
         assert_eq!(lengths(&mut quarantine, failures), [10, 10, 10, 10, 20]);
     }
@@ -136,8 +139,8 @@ mod tests {
     #[test]
     fn w12_a_providers_hint_lengthens_the_quarantine() {
         let hint = Duration::from_secs(77);
-        assert_eq!(Quarantine::none(None).begin(Epoch(1), attempt(1), hint), hint);
-        assert_eq!(Quarantine::none(None).begin(Epoch(1), attempt(1), Duration::MAX), FARTHEST);
+        assert_eq!(none(None).begin(Epoch(1), attempt(1), hint), hint);
+        assert_eq!(none(None).begin(Epoch(1), attempt(1), Duration::MAX), FARTHEST);
     }
 
     #[test]
@@ -145,8 +148,7 @@ mod tests {
         let hint = Duration::from_secs(100);
         for at_least in [NO_HINT, hint] {
             let (shortest, longest) = if at_least == hint { (100.0, 125.0) } else { (7.5, 10.0) };
-            let begin =
-                |seed, epoch| Quarantine::none(Some(seed)).begin(Epoch(epoch), attempt(epoch), at_least).as_secs_f64();
+            let begin = |seed, epoch| none(Some(seed)).begin(Epoch(epoch), attempt(epoch), at_least).as_secs_f64();
             let lengths: Vec<f64> = (0..1000).map(|seed| begin(seed, 1)).collect();
             assert!(lengths.iter().all(|length| (shortest..=longest).contains(length)));
             let quarter = (longest - shortest) / 4.0;
@@ -162,17 +164,17 @@ mod tests {
 
     #[test]
     fn b9_a_failure_that_is_forgiven_leaves_no_trace() {
-        let mut quarantine = Quarantine::none(None);
+        let mut quarantine = none(None);
         quarantine.begin(Epoch(1), attempt(1), NO_HINT);
         assert!(!quarantine.forgive(Epoch(2)), "another attempt");
         assert!(quarantine.forgive(Epoch(1)));
         quarantine.end();
-        assert_eq!(quarantine, Quarantine::none(None));
+        assert_eq!(quarantine, none(None));
     }
 
     #[test]
     fn b9_a_failure_can_be_forgiven_when_its_quarantine_is_over() {
-        let mut quarantine = Quarantine::none(None);
+        let mut quarantine = none(None);
         assert_eq!(lengths(&mut quarantine, (1..=4).map(attempt)), [10, 20, 40, 80]);
         assert!(!quarantine.forgive(Epoch(2)));
         assert_eq!(quarantine.cause(), Some(attempt(4)), "the present one stays");
@@ -181,7 +183,7 @@ mod tests {
 
     #[test]
     fn b9_the_failure_of_a_stop_is_not_forgiven_with_its_attempt() {
-        let mut quarantine = Quarantine::none(None);
+        let mut quarantine = none(None);
         quarantine.begin(Epoch(1), Failure::Stop(Epoch(1)), NO_HINT);
         assert!(!quarantine.forgive(Epoch(1)));
         assert_eq!(lengths(&mut quarantine, [attempt(2)]), [20]);

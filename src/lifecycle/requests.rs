@@ -1,13 +1,10 @@
 //! What happens to requests, to leases, and to the connection that they use.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::quarantine::Failure;
 use super::*;
-
-/// A build that has had its lease for so long has run: the instance works.
-pub(super) const PROOF: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
     pub(super) fn admits(&self, now: Instant, request: &Request) -> Result<(), SubstantiateError> {
@@ -45,7 +42,7 @@ impl Lifecycle {
         };
         self.last_lease += 1;
         let id = LeaseId(self.last_lease);
-        up.leases.push(Lease { id, build, proves_at: now.checked_add(PROOF), cancelled: false });
+        up.leases.push(Lease { id, build, proves_at: now.checked_add(self.limits.proof_time), cancelled: false });
         up.used = true;
         self.deadlines.idle = None;
         self.tell(effects, build, || EventKind::BuildStarted);
@@ -179,7 +176,8 @@ impl Lifecycle {
         let Stage::Attached(up) = &self.stage else { return };
         match up.draining {
             None | Some(StopCause::Incompatible) if !up.proven => {
-                let reason = format!("the agent was lost before a build had run for {PROOF:?}: {reason}").into();
+                let proof = self.limits.proof_time;
+                let reason = format!("the agent was lost before a build had run for {proof:?}: {reason}").into();
                 let failure = Failure::Attempt(self.epoch);
                 self.fail(now, failure, StopCause::Lost, FailureCause::Infrastructure, &reason, effects);
                 return;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::worker::Limits;
+use crate::worker::{Limits, QuarantineLengths};
 
 /// What may vary from one run to the next.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +92,7 @@ pub(super) struct World {
 }
 
 pub(super) const MISSING: Duration = Duration::from_secs(25);
+const PROOF: Duration = Duration::from_secs(1);
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 /// What a start that succeeds says of its instance.
 const DETAIL: &str = "detail";
@@ -104,6 +105,8 @@ impl World {
             idle: setting.idle,
             missing_timeout: MISSING,
             check_instance_interval: INTERVAL,
+            quarantine: QuarantineLengths::default(),
+            proof_time: PROOF,
         };
         Self {
             setting,
@@ -256,7 +259,7 @@ impl World {
                     Input::Release { lease, finished } => {
                         self.leases.remove(lease);
                         if let Some(since) = self.in_use.remove(lease) {
-                            self.note_proof(*finished || self.now - since >= requests::PROOF);
+                            self.note_proof(*finished || self.now - since >= PROOF);
                         }
                     }
                     Input::Detach(connection, _) => {
@@ -431,7 +434,7 @@ impl World {
                 Effect::Answer(request, answer) => self.answered(request, &answer),
                 Effect::EndLeases(_) => {
                     let ended = std::mem::take(&mut self.in_use);
-                    self.note_proof(ended.values().any(|since| self.now - *since >= requests::PROOF));
+                    self.note_proof(ended.values().any(|since| self.now - *since >= PROOF));
                 }
                 Effect::Gone => {}
             }

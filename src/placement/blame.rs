@@ -14,10 +14,6 @@ use super::config::{PlacementConfig, doubled, spread};
 use super::kinds::{KindId, Kinds};
 use crate::build::{BuildId, Epoch};
 
-/// The first pause of a driver whose starts all fail, as that of a worker.
-const SHORTEST: Duration = Duration::from_secs(10);
-/// Its longest pause, as that of a worker.
-const LONGEST: Duration = Duration::from_secs(3600);
 /// A kind whose instance has stayed attached for this long is innocent.
 const MOMENT: Duration = Duration::from_secs(1);
 /// As many workers have to fail.
@@ -156,7 +152,8 @@ impl Blame {
             record.failures.push(&failure);
             if record.pauses > 0 || record.failures.are_enough() {
                 record.pauses += 1;
-                let pause = spread(doubled(SHORTEST, LONGEST, record.pauses), chance(failure.epoch));
+                let (first, longest) = config.driver_pause;
+                let pause = spread(doubled(first, longest, record.pauses), chance(failure.epoch));
                 self.pause(Paused::Driver(driver), now, pause);
             }
         }

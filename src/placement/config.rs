@@ -23,6 +23,18 @@ pub struct PlacementConfig {
     pub(crate) max_attempts: NonZeroU32,
     pub(crate) claim_timeout: Duration,
     pub(crate) reattach_timeout: Duration,
+    pub(crate) driver_pause: (Duration, Duration),
+    pub(crate) overdue: Overdue,
+}
+
+/// When a call of a driver takes too long.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Overdue {
+    /// A multiple of the expected duration.
+    pub(crate) times: f64,
+    pub(crate) at_least: Duration,
+    /// Where nothing is known of the duration; not of a start.
+    pub(crate) unknown: Duration,
 }
 
 impl Default for PlacementConfig {
@@ -36,6 +48,8 @@ impl Default for PlacementConfig {
             max_attempts: const { NonZeroU32::new(10).unwrap() },
             claim_timeout: Duration::from_secs(3600),
             reattach_timeout: Duration::from_secs(60),
+            driver_pause: (Duration::from_secs(10), Duration::from_secs(3600)),
+            overdue: Overdue { times: 4.0, at_least: Duration::from_secs(30), unknown: Duration::from_secs(60) },
         }
     }
 }
@@ -116,6 +130,29 @@ impl PlacementConfig {
     #[must_use]
     pub fn with_reattach_timeout(mut self, time: Duration) -> Self {
         self.reattach_timeout = time;
+        self
+    }
+
+    /// Sets for how long nothing is started with a driver value after its starts have failed on two workers and none has
+    /// succeeded. Then one instance is tried at a time. The pause doubles with each further failure, up to `longest`,
+    /// and is shortened at random by up to a quarter.
+    ///
+    /// 10 s and 1 h by default, as the quarantine of a worker.
+    #[must_use]
+    pub fn with_driver_pause(mut self, first: Duration, longest: Duration) -> Self {
+        self.driver_pause = (first, longest);
+        self
+    }
+
+    /// Sets when a call of a driver is overdue: after `times` its expected duration, and after `at_least` at the soonest. A
+    /// call of which nothing has been learned is overdue after `unknown`, and a start after a tenth of the worker's
+    /// [`missing_timeout`](crate::WorkerConfig::with_missing_timeout). Builds do not wait for a worker with an overdue
+    /// call if another one fits, and one further start may be made beside an overdue one.
+    ///
+    /// 4.0, 30 s and 60 s by default. Negative values and NaN count as 0.
+    #[must_use]
+    pub fn with_overdue(mut self, times: f64, at_least: Duration, unknown: Duration) -> Self {
+        self.overdue = Overdue { times: times.max(0.0), at_least, unknown };
         self
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::config::{Overdue, PlacementConfig};
 use super::kinds::{KindId, Space};
 use super::labels::{Share, Shelf};
 use super::learned::Learned;
@@ -15,12 +16,6 @@ use crate::worker::Limits;
 
 /// As many builds use one instance at most; nothing else bounds what a user sets.
 const MOST_BUILDS: usize = 1 << 20;
-/// A call of which nothing was learned is overdue after this time.
-const OVERDUE: Duration = Duration::from_secs(60);
-/// No call is overdue before this time.
-const OVERDUE_AT_LEAST: Duration = Duration::from_secs(30);
-/// A call is overdue after this many times its expected duration.
-const OVERDUE_TIMES: f64 = 4.0;
 /// A start of which nothing was learned is overdue after this part of the time in which its agent must attach.
 const OVERDUE_START: u32 = 10;
 
@@ -248,28 +243,29 @@ impl Worker {
     }
 
     /// When the call that is out becomes overdue, or an agent that is gone.
-    pub(super) fn overdue_at(&self, learned: &Learned, reattach: Duration) -> Option<Instant> {
+    pub(super) fn overdue_at(&self, learned: &Learned, config: &PlacementConfig) -> Option<Instant> {
+        let Overdue { times, at_least, unknown: of_unknown } = config.overdue;
         if let (Standing::Detached { since }, None) = (self.facts.standing, self.starting()) {
-            return since.checked_add(reattach);
+            return since.checked_add(config.reattach_timeout);
         }
         // A start is under way until its agent has attached, whichever call is out meanwhile.
         let ordered = self.starting().map(|demand| (demand.kind, demand.since));
         let of_start =
             (ordered.and_then(|(kind, _)| learned.starts.expected(kind)), self.missing_timeout / OVERDUE_START);
         let (since, (expected, unknown)) = match (self.facts.call, ordered) {
-            (Some((DriverCall::Stop, since)), _) => (since, (learned.calls[2].get(), OVERDUE)),
+            (Some((DriverCall::Stop, since)), _) => (since, (learned.calls[2].get(), of_unknown)),
             (Some((DriverCall::Start, since)), _) => (since, of_start),
             (_, Some((_, since))) => (since, of_start),
-            (Some((DriverCall::Compatible, since)), _) => (since, (learned.calls[0].get(), OVERDUE)),
-            (Some((DriverCall::Check, since)), _) => (since, (learned.calls[1].get(), OVERDUE)),
+            (Some((DriverCall::Compatible, since)), _) => (since, (learned.calls[0].get(), of_unknown)),
+            (Some((DriverCall::Check, since)), _) => (since, (learned.calls[1].get(), of_unknown)),
             // Of an attempt that is over.
             (Some((DriverCall::Kind | DriverCall::Reclaim, _)) | None, None) => return None,
         };
         let limit = match expected {
-            Some(expected) => Duration::try_from_secs_f64(expected * OVERDUE_TIMES).unwrap_or(Duration::MAX),
+            Some(expected) => Duration::try_from_secs_f64(expected * times).unwrap_or(Duration::MAX),
             None => unknown,
         };
-        since.checked_add(limit.max(OVERDUE_AT_LEAST))
+        since.checked_add(limit.max(at_least))
     }
 
     pub(super) fn gives_place(&mut self, build: BuildId) {

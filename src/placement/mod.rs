@@ -608,7 +608,7 @@ impl Placement {
     /// Has [`time`](Placement::time) called when the worker's call is overdue, or its agent has been gone for too long.
     fn set_timer(&mut self, now: Instant, index: WorkerIndex) {
         let worker = self.worker(index);
-        let at = worker.overdue_at(&self.learned, self.config.reattach_timeout);
+        let at = worker.overdue_at(&self.learned, &self.config);
         let overdue = at.is_some_and(|at| at <= now);
         if worker.overdue != overdue {
             let worker = self.worker_mut(index);

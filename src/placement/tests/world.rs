@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::super::*;
 use crate::lifecycle::{Effect, Effects, Fit, Input, LeaseId, Lifecycle, Request, RequestId, Want};
-use crate::worker::IdlePolicy;
+use crate::worker::{IdlePolicy, QuarantineLengths};
 
 /// What may happen in a world, and who is in it.
 #[derive(Clone, Debug)]
@@ -238,6 +238,8 @@ impl World {
             idle: self.setting.idle,
             missing_timeout: MISSING,
             check_instance_interval: Duration::MAX,
+            quarantine: QuarantineLengths::default(),
+            proof_time: Duration::from_secs(1),
         };
         let life = Lifecycle::new(limits, None, Epoch(0), false, None, self.now);
         let told = facts(&life, &Properties::new(), self.now);
