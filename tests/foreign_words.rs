@@ -107,7 +107,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         let ticket = world.master.submit(Build::new("b"));
         script.expect_start().succeed_attached();
         ticket.wait_timeout(PATIENCE).unwrap().retry(HOSTILE);
-        script.expect_compatible().yes();
+        world.pass_pause(1);
         let lease = ticket.wait_timeout(PATIENCE).unwrap();
         vec![lease.history()[0].to_string()]
     }),

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use latent_worker::testing::EventChecker;
 use latent_worker::{
     Attacher, Attachment, BoxError, Build, BuildError, BuildId, BuildResult, Event, FailureCause, Health, IdlePolicy,
-    Inbox, LatentWorker, Lease, Master, Properties, ShutdownMode, StartError, StartRequest, Started, StopError,
-    StopRequest, WorkerConfig,
+    Inbox, LatentWorker, Lease, Master, PlacementConfig, Properties, ShutdownMode, StartError, StartRequest, Started,
+    StopError, StopRequest, WorkerConfig,
 };
 
 const WORKERS: usize = 64;
 const CYCLES: usize = 50_000;
 const MAX_BUILDS: usize = 2;
+/// The pause between attempts, which is short because failures are what this is about.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// What a stress driver may do; the rest of its life is left to chance.
 struct Moody {
@@ -164,7 +166,8 @@ fn w1_w2_w3_b6_hold_under_stress_and_no_thread_is_left() {
     println!("LATENT_WORKER_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
 
-    let master = Master::new();
+    let placement = PlacementConfig::new().with_retry_pause(PAUSE, PAUSE);
+    let master = Master::builder().placement(placement).build();
     let events = master.events(usize::MAX);
     let (starts, stops) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (packets, received) = crossbeam_channel::unbounded();
@@ -311,7 +314,8 @@ impl LatentWorker for Works {
 #[test]
 fn w3_b6_tickets_dropped_at_any_moment_keep_no_lease() {
     const PATIENCE: Duration = Duration::from_secs(20);
-    let master = Master::new();
+    let placement = PlacementConfig::new().with_retry_pause(PAUSE, PAUSE);
+    let master = Master::builder().placement(placement).build();
     for number in 0..3 {
         let idle = if number == 2 { IdlePolicy::AfterBuild } else { IdlePolicy::Never };
         let config = WorkerConfig::new(format!("t{number}")).with_label("any").with_label(format!("l{number}"));

@@ -18,7 +18,8 @@ for_both_agents! {
 
 fn w13_a_killed_agent_loses_its_build_to_another_one(kind: Kind) {
     let farm = Farm::new(kind);
-    farm.worker("one");
+    // An instance on which a build has finished: before that, its loss would count as a failed start.
+    lease(&farm.worker("one")).finish(BuildResult::Succeeded);
     farm.worker("two");
     let ticket = farm.master.submit(Build::new("survivor"));
     let lease = ticket.wait_timeout(PATIENCE).unwrap();
