@@ -85,6 +85,8 @@ impl std::ops::AddAssign for Work {
 pub(crate) struct Running {
     pub(crate) worker: Arc<str>,
     pub(crate) since: f64,
+    /// Its lease was released; its build has not ended yet.
+    pub(crate) is_released: bool,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -124,12 +126,13 @@ impl Tally {
                     None => self.queued += 1,
                 }
                 self.waiting_since.insert(build, entry.t);
+                self.running.remove(&build);
             }
             ("build_started", Some(worker), Some(build)) => {
                 if let Some(since) = self.waiting_since.remove(&build) {
                     self.waited.add(entry.t - since);
                 }
-                self.running.insert(build, Running { worker: worker.clone(), since: entry.t });
+                self.running.insert(build, Running { worker: worker.clone(), since: entry.t, is_released: false });
                 let work = self.work(worker);
                 work.leases += 1;
                 work.warm += usize::from(work.is_warm(entry.epoch));
@@ -189,13 +192,17 @@ impl Tally {
         }
         self.waiting_since.remove(&build);
         self.lease_ended(build, entry.t);
+        self.running.remove(&build);
     }
 
-    /// A lease ends with its build or is released before it, whichever is told first.
+    /// A lease is released before its build ends or waits again. Where it ran is known until then.
     fn lease_ended(&mut self, build: usize, now: f64) {
-        if let Some(running) = self.running.remove(&build) {
-            self.ran.add(now - running.since);
-            self.work(&running.worker).ran += now - running.since;
+        if let Some(running) = self.running.get_mut(&build)
+            && !std::mem::replace(&mut running.is_released, true)
+        {
+            let (worker, time) = (running.worker.clone(), now - running.since);
+            self.ran.add(time);
+            self.work(&worker).ran += time;
         }
     }
 
