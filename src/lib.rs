@@ -17,7 +17,6 @@ mod worker;
 mod journal;
 mod lifecycle;
 
-#[allow(dead_code, reason = "under construction")]
 mod placement;
 mod printable;
 #[cfg(all(any(feature = "local", feature = "process"), unix))]
