@@ -108,6 +108,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         script.expect_start().succeed_attached();
         ticket.wait_timeout(PATIENCE).unwrap().retry(HOSTILE);
         world.pass_pause(1);
+        script.expect_compatible().yes();
         let lease = ticket.wait_timeout(PATIENCE).unwrap();
         vec![lease.history()[0].to_string()]
     }),
