@@ -63,7 +63,8 @@ fn b9_a_stream_of_bad_builds_of_one_kind_does_not_take_workers_out_of_use() {
                 farm.submit(of_kind("bad").with_max_attempts(NonZeroU32::MAX), Work::Takes(secs(1)));
             }
             let run = good_builds(&mut farm, secs(600), "good", 10);
-            assert!(run >= 2700, "{shared}, {idle:?}: {run}");
+            // Some builds fail before it is known that it is their kind.
+            assert!(run >= 2500, "{shared}, {idle:?}: {run}");
             farm.finish();
         }
     }
@@ -83,7 +84,8 @@ fn b2_a_build_that_loses_its_agent_ends_after_ten_attempts() {
         let times: Vec<Duration> = farm.given.iter().map(|(at, ..)| *at).collect();
         for (number, pair) in times.windows(2).enumerate() {
             let pause = pair[1] - pair[0];
-            assert!(pause >= secs(1 << number).min(secs(300)), "{workers}, {way:?}, {number}: {pause:?}");
+            // Shortened by up to a quarter.
+            assert!(pause >= secs(1 << number).min(secs(300)) * 3 / 4, "{workers}, {way:?}, {number}: {pause:?}");
         }
         assert!(farm.starts() <= 10);
         farm.finish();

@@ -412,6 +412,8 @@ impl Farm {
                 Due::End(_) | Due::Lose(..) => {}
             }
         }
+        // Leases that still lie in the inbox are given back.
+        self.inbox = None;
         self.leases.clear();
         self.watch.shut_down_and_check(&self.checker);
     }

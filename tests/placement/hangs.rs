@@ -52,7 +52,9 @@ fn b7_a_stop_that_hangs_delays_no_older_build() {
                 younger += 1;
             }
         });
-        assert_eq!(runs_on(&farm, older, "w2"), submitted, "{way:?}, {places}");
+        // At once, or after a question.
+        let waited = runs_on(&farm, older, "w2") - submitted;
+        assert!(waited <= millis(100), "{way:?}, {places}: {waited:?}");
         assert!(farm.finished.len() >= 390, "{way:?}, {places}: {}", farm.finished.len());
         farm.finish();
     }

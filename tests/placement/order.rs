@@ -9,7 +9,11 @@ use crate::farm::{Does, Farm, Made, Way, Work, millis, of_kind, secs};
 fn b5_the_urgent_build_gets_the_place_that_becomes_free_first() {
     for (way, places) in [(Way::Any, 1), (Way::Any, 2), (Way::Asked, 1), (Way::Says, 1), (Way::Says, 3)] {
         let mut farm = Farm::new(way, true);
-        farm.calls(|made: &Made<'_>| Does::Well(if made.worker == "w2" { secs(100) } else { secs(5) }));
+        farm.calls(|made: &Made<'_>| match (made.call, made.worker) {
+            (Start, "w2") => Does::Well(secs(100)),
+            (Start, _) => Does::Well(secs(5)),
+            _ => Does::Well(secs(0)),
+        });
         farm.add_many(2, places, |config| config);
         // w1 is up and full.
         for _ in 0..places {
