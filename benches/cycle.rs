@@ -35,7 +35,7 @@ fn main() {
         ],
     );
     let mut report = Report::new("cycle");
-    report.compare(&peer, &sides, 1.5);
+    report.compare(&peer, &sides, 1.0);
     report.print();
 }
 
