@@ -45,7 +45,8 @@ fn main() {
 
 /// As many places, or connections, as threads.
 fn from_threads(threads: u32) -> [(String, Times); 2] {
-    let pool = r2d2::Pool::builder().max_size(threads).test_on_check_out(false).build(Nobody).expect("nothing can fail");
+    let pool =
+        r2d2::Pool::builder().max_size(threads).test_on_check_out(false).build(Nobody).expect("nothing can fail");
 
     let master = Master::new();
     let places = NonZeroUsize::new(threads as usize).expect("there is a thread");

@@ -732,7 +732,9 @@ impl Placement {
             self.conclude(id, BuildError::AttemptsExhausted { history }, orders);
             return;
         }
-        let until = now.checked_add(self.config.pause(attempts, chance));
+        let pause = self.config.pause(attempts, chance);
+        // One that lasts for no time is none.
+        let until = now.checked_add(pause).filter(|_| !pause.is_zero());
         self.queue.set_place(id, until.map_or(Place::Waiting, |until| Place::Paused { until }));
         orders.push(Order::Requeued { build: id, reason });
     }

@@ -53,6 +53,8 @@ impl Shared {
     /// Has the driver of a worker asked. A thread was reserved for the question as it was ordered, so that a shutdown
     /// waits for it.
     pub(super) fn ask_kind(self: &Arc<Self>, worker: WorkerIndex, properties: Properties) {
+        #[cfg(feature = "testing")]
+        self.steps.begin().leave_open();
         let worker = self.worker_at(worker);
         let driver = worker.driver.clone();
         let is_asking = {
@@ -73,6 +75,8 @@ impl Shared {
             move || {
                 threads::belong_to(shared.number);
                 while let Some((worker, properties)) = driver.questions.next(shared.clock.now()) {
+                    #[cfg(feature = "testing")]
+                    let _step = shared.steps.resume();
                     // After a shutdown nobody waits for the answer.
                     if shared.closing.load(Ordering::SeqCst) {
                         continue;

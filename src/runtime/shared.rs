@@ -80,6 +80,11 @@ impl Steps {
         Step(self)
     }
 
+    /// Continues a step that was begun on another thread, and was left open there.
+    pub(super) fn resume(&self) -> Step<'_> {
+        Step(self)
+    }
+
     /// Returns how many steps are done; `None` while a step is under way.
     pub(super) fn done(&self) -> Option<u64> {
         // In this order: a step that begins in between makes the numbers differ.
@@ -90,6 +95,14 @@ impl Steps {
 
 #[cfg(feature = "testing")]
 pub(super) struct Step<'a>(&'a Steps);
+
+#[cfg(feature = "testing")]
+impl Step<'_> {
+    /// Leaves the step open for the thread that resumes it.
+    pub(super) fn leave_open(self) {
+        std::mem::forget(self);
+    }
+}
 
 #[cfg(feature = "testing")]
 impl Drop for Step<'_> {
