@@ -14,7 +14,7 @@ use super::config::{PlacementConfig, doubled, spread};
 use super::kinds::{KindId, Kinds};
 use crate::build::{BuildId, Epoch};
 
-/// A kind whose instance has stayed attached for this long is innocent.
+/// A kind whose instance has stayed attached for this long is innocent, and its driver can bring up instances.
 const MOMENT: Duration = Duration::from_secs(1);
 /// As many workers have to fail.
 const ENOUGH: usize = 2;
@@ -116,6 +116,8 @@ pub(super) struct Blame {
     until: BTreeMap<Paused, Instant>,
     /// Kinds that are acquitted at these times unless they fail before.
     trials: BTreeSet<(Instant, KindId)>,
+    /// Attempts that have attached, and from when on that shows that their driver can bring up instances.
+    unproven: Vec<(Instant, u32, KindId, BuildId)>,
 }
 
 impl Blame {
@@ -128,6 +130,10 @@ impl Blame {
         kinds: &mut Kinds,
     ) -> Vec<Forgiven> {
         let Failure { driver, kind, build, .. } = failure;
+        self.prove(now);
+        if failure.attached {
+            self.unproven.retain(|(_, of, attached, _)| (*of, *attached) != (driver, kind));
+        }
         self.suspect_kind(&failure, kinds);
         self.builds.entry(build).or_default().failures.push(&failure);
         let record = self.drivers.entry(driver).or_default();
@@ -160,6 +166,15 @@ impl Blame {
         forgiven.sort_unstable_by_key(|(worker, epoch)| (*worker, epoch.0));
         forgiven.dedup();
         forgiven
+    }
+
+    /// Believes the instances that have stayed attached for a moment.
+    fn prove(&mut self, now: Instant) {
+        for (_, driver, kind, build) in self.unproven.extract_if(.., |(from, ..)| *from <= now) {
+            let record = self.drivers.entry(driver).or_default();
+            record.kinds.push(kind);
+            record.builds.push(build);
+        }
     }
 
     fn suspect_kind(&mut self, failure: &Failure, kinds: &mut Kinds) {
@@ -197,9 +212,11 @@ impl Blame {
         {
             self.trials.insert((at, kind));
         }
+        self.prove(now);
+        if let Some(from) = now.checked_add(MOMENT) {
+            self.unproven.push((from, driver, kind, build));
+        }
         let record = self.drivers.entry(driver).or_default();
-        record.kinds.push(kind);
-        record.builds.push(build);
         let failures = std::mem::take(&mut record.failures);
         let had_paused = std::mem::take(&mut record.pauses) > 0;
         self.resume(Paused::Driver(driver));
