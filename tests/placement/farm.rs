@@ -394,6 +394,15 @@ impl Farm {
         self.given.iter().find(|(_, of, _)| *of == build).map(|(at, _, worker)| (*at, worker.as_str()))
     }
 
+    /// How the build has ended.
+    pub(crate) fn result(&self, build: BuildId) -> Option<BuildResult> {
+        let of_build = |event: Event| match event.kind {
+            EventKind::BuildFinished { result } if event.build == Some(build) => Some(result),
+            _ => None,
+        };
+        self.watch.events().into_iter().find_map(of_build)
+    }
+
     /// For messages: everything that is known of builds that wait.
     pub(crate) fn why(&self, build: BuildId) -> String {
         self.master.build_status(build).map_or_else(|| "it has ended".to_owned(), |status| status.to_string())

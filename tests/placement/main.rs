@@ -2,6 +2,7 @@
 //! on virtual time.
 
 mod blame;
+mod claims;
 mod farm;
 mod hangs;
 mod order;
