@@ -309,7 +309,7 @@ impl Farm {
     fn take_due(&mut self) -> bool {
         let now = self.now();
         // A start that is cancelled returns.
-        for (_, due) in &mut self.due {
+        for due in self.due.values_mut() {
             if let Due::Start(start, does) = due
                 && start.cancelled()
             {
