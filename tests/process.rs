@@ -241,7 +241,8 @@ fn s1_a_fast_stop_has_next_to_no_grace() {
 fn s0_a_hurried_stop_has_next_to_no_grace_left() {
     let place = Place::new();
     let (line, asked) = (place.lifeline("line"), place.told("asked"));
-    let farm = Farm::new(driver(&place, &format!("exec 3>line; {IGNORES_SIGTERM}")));
+    // It tells that it runs once it ignores the signal, not before.
+    let farm = Farm::new(driver(&place, &IGNORES_SIGTERM.replacen("; ", "; exec 3>line; ", 1)));
     let _request = farm.worker.substantiate(&Build::new("test"));
     line.recv_timeout(LONG).unwrap();
     farm.worker.insubstantiate(false);
