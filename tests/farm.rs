@@ -207,6 +207,7 @@ fn the_built_in_list_shows_what_a_newcomer_should_see() {
     ran.assert_stdout_has("local-2 starts instance 1 of kind text");
     ran.assert_stdout_has("warm instance");
     ran.assert_stdout_has("it does not fit the next build");
+    ran.assert_stdout_has(": idle");
     ran.assert_stdout_has("got a warm instance");
     ran.assert_stderr_has("built-in list");
     assert!(!ran.stdout.contains(" ! "), "a command complains: {}", ran.stdout);
