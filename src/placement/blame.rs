@@ -31,6 +31,8 @@ pub(super) struct Failure {
     pub(super) driver: u32,
     pub(super) kind: KindId,
     pub(super) build: BuildId,
+    /// The build has not ended.
+    pub(super) waits: bool,
     /// Its agent had attached.
     pub(super) attached: bool,
 }
@@ -63,6 +65,8 @@ struct Suspect {
     /// Pauses since it is guilty.
     pauses: u32,
     guilty: bool,
+    /// An instance of it was lost soon after its agent had attached.
+    lost: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -135,7 +139,6 @@ impl Blame {
             self.unproven.retain(|(_, of, attached, _)| (*of, *attached) != (driver, kind));
         }
         self.suspect_kind(&failure, kinds);
-        self.builds.entry(build).or_default().failures.push(&failure);
         let record = self.drivers.entry(driver).or_default();
         let (others, other_kinds) = (record.builds.has_another(build), record.kinds.has_another(kind));
 
@@ -148,10 +151,13 @@ impl Blame {
             let pause = config.pause(suspect.pauses, chance(failure.epoch));
             self.pause(Paused::Kind(kind), now, pause);
         }
-        let suspect = self.builds.get_mut(&build).expect("it is a suspect now");
-        suspect.guilty |= others && suspect.failures.are_enough();
-        if suspect.guilty {
-            forgiven.extend(suspect.failures.0.drain(..));
+        if failure.waits {
+            let suspect = self.builds.entry(build).or_default();
+            suspect.failures.push(&failure);
+            suspect.guilty |= others && suspect.failures.are_enough();
+            if suspect.guilty {
+                forgiven.extend(suspect.failures.0.drain(..));
+            }
         }
         if forgiven.is_empty() && !failure.attached {
             let record = self.drivers.get_mut(&driver).expect("it was just recorded");
@@ -191,6 +197,7 @@ impl Blame {
         }
         let suspect = self.kinds.entry(kind).or_default();
         suspect.failures.push(failure);
+        suspect.lost |= failure.attached;
         if suspect.builds.len() < ENOUGH && !suspect.builds.contains(&failure.build) {
             suspect.builds.push(failure.build);
         }
@@ -206,11 +213,19 @@ impl Blame {
     }
 
     /// An agent has attached. Returns the attempts whose quarantines are lifted: it was the driver that failed.
-    pub(super) fn attached(&mut self, now: Instant, driver: u32, kind: KindId, build: BuildId) -> Vec<Forgiven> {
-        if self.kinds.contains_key(&kind)
-            && let Some(at) = now.checked_add(MOMENT)
-        {
-            self.trials.insert((at, kind));
+    pub(super) fn attached(
+        &mut self,
+        now: Instant,
+        driver: u32,
+        kind: KindId,
+        build: BuildId,
+        kinds: &mut Kinds,
+    ) -> Vec<Forgiven> {
+        match self.kinds.get(&kind) {
+            // That an agent attaches proves nothing where they attach and are lost.
+            Some(suspect) if suspect.lost => self.trials.extend(now.checked_add(MOMENT).map(|at| (at, kind))),
+            Some(_) => self.acquit(kind, kinds),
+            None => {}
         }
         self.prove(now);
         if let Some(from) = now.checked_add(MOMENT) {

@@ -248,7 +248,8 @@ impl Placement {
         let Some(BroughtUp { epoch, kind, build }) = worker.brought_up.take_if(|up| failed == Some(up.epoch)) else {
             return;
         };
-        let failure = Failure { worker: index, epoch, driver, kind, build, attached: true };
+        let waits = self.queue.place(build).is_some();
+        let failure = Failure { worker: index, epoch, driver, kind, build, waits, attached: true };
         let forgiven = self.blame.failed(now, failure, &self.config, &mut self.kinds);
         self.forgive(forgiven, orders);
         self.kinds.release(kind);
@@ -494,7 +495,7 @@ impl Placement {
         match end {
             StartEnd::Attached => {
                 let driver = self.worker(index).driver;
-                let forgiven = self.blame.attached(now, driver, demand.kind, demand.occasion);
+                let forgiven = self.blame.attached(now, driver, demand.kind, demand.occasion, &mut self.kinds);
                 self.forgive(forgiven, orders);
                 self.kinds.hold(demand.kind);
                 let up = BroughtUp { epoch, kind: demand.kind, build: demand.occasion };
@@ -511,6 +512,7 @@ impl Placement {
                     driver: self.worker(index).driver,
                     kind: demand.kind,
                     build: demand.occasion,
+                    waits: self.queue.place(demand.occasion).is_some(),
                     attached: false,
                 };
                 let forgiven = self.blame.failed(now, failure, &self.config, &mut self.kinds);
