@@ -14,14 +14,17 @@
 //! | [`queue`] | builds by claim, pauses, patience | which build has the best claim |
 //! | [`fleet`] | workers by what they said and were told | what each can do |
 //! | [`learned`] | how long starts and builds take | |
-//! | [`plan`] | demand and supply | what to give, start, replace, cancel |
+//! | [`blame`] | failures | who is guilty: a worker, a kind, a build, a driver |
+//! | [`plan`], [`starts`] | demand and supply | what to give, start, replace, cancel |
 //!
 //! It knows of a worker only the [`Facts`] that it was told, which may be out of date: a worker may refuse an order.
 //! Every [`Order::Start`] is answered once with [`Placement::start_ended`], every [`Order::Lease`] once with
 //! [`Placement::leased`], every [`Order::AskKind`] with [`Placement::kind_said`] and every [`Order::AskFit`] with
 //! [`Placement::fit_answered`]. After every change [`Placement::plan`] is called.
 
+mod asking;
 mod blame;
+mod builds;
 mod config;
 mod fleet;
 mod kinds;
@@ -29,6 +32,7 @@ mod labels;
 mod learned;
 mod plan;
 mod queue;
+mod starts;
 mod status;
 
 #[cfg(test)]
@@ -290,154 +294,6 @@ impl Placement {
         kinds.into_iter().for_each(|kind| self.kinds.release(kind));
     }
 
-    /// Finds out of which kind an attached instance is.
-    fn name_instance(&mut self, index: WorkerIndex, orders: &mut Orders) {
-        let worker = self.worker(index);
-        let properties = worker.facts.made_for.clone();
-        let kind = match worker.space {
-            Space::Any => Some(ANY),
-            Space::Asked => Some(self.kinds.hold_asked(&properties)),
-            Space::Said(driver) => {
-                self.speak(driver, orders);
-                let kind = self.kinds.said(driver, &properties);
-                if kind.is_none() && self.unnamed.insert(index) {
-                    orders.push(Order::AskKind { worker: index, properties });
-                }
-                kind.map(|kind| self.kinds.hold(kind))
-            }
-        };
-        self.worker_mut(index).kind = kind;
-    }
-
-    /// From now on this driver is asked about every new need, and now about those that wait.
-    fn speak(&mut self, driver: u32, orders: &mut Orders) {
-        if !self.speakers.insert(driver) {
-            return;
-        }
-        for need in self.queue.all_needs() {
-            self.ask_kind(driver, need, orders);
-        }
-    }
-
-    /// Asks the drivers about the needs that were made anew.
-    fn ask_again(&mut self, orders: &mut Orders) {
-        for route in std::mem::take(&mut self.renewed) {
-            let needs: Vec<NeedIndex> = self.queue.needs_of(route).collect();
-            let drivers: Vec<u32> = self.speakers.iter().copied().collect();
-            for (need, driver) in needs.iter().flat_map(|need| drivers.iter().map(move |driver| (*need, *driver))) {
-                self.ask_kind(driver, need, orders);
-            }
-        }
-    }
-
-    /// Asks the driver about a need that one of its workers fits, unless it was asked.
-    fn ask_kind(&mut self, driver: u32, index: NeedIndex, orders: &mut Orders) {
-        let need = self.queue.need(index);
-        let Some(worker) = self.labels.speaker(need.route, driver) else { return };
-        if need.said.contains_key(&driver) {
-            return;
-        }
-        let properties = need.properties.clone().expect("where a driver says kinds, properties matter");
-        match self.kinds.said(driver, &properties) {
-            Some(kind) => {
-                let said = Said::Kind(self.kinds.hold(kind));
-                self.queue.said(index, driver, said, self.labels.workers(need.route).any > 0, &mut self.kinds);
-            }
-            None => {
-                self.queue.asks(index, driver);
-                orders.push(Order::AskKind { worker, properties });
-            }
-        }
-    }
-
-    /// A driver has said what kind the properties ask for, or why it cannot make such an instance.
-    pub(crate) fn kind_said(
-        &mut self,
-        index: WorkerIndex,
-        properties: &Properties,
-        kind: Result<Kind, Arc<str>>,
-        orders: &mut Orders,
-    ) {
-        let Space::Said(driver) = self.worker(index).space else { return };
-        let kind = kind.map(|kind| self.kinds.hold_said(driver, &kind, properties));
-        if let Ok(kind) = kind {
-            self.kinds.remember_said(driver, properties, kind);
-        }
-        let routes: Vec<_> = self.labels.routes_of(index).collect();
-        for route in routes {
-            let Some(need) = self.queue.find_need(route, properties) else { continue };
-            if self.queue.need(need).said.get(&driver) != Some(&Said::Asked) {
-                continue;
-            }
-            let said = match &kind {
-                Ok(kind) => Said::Kind(self.kinds.hold(*kind)),
-                Err(reason) => Said::Cannot(reason.clone()),
-            };
-            let any = self.labels.workers(route).any > 0;
-            self.queue.said(need, driver, said, any, &mut self.kinds);
-            self.end_impossible(need, orders);
-        }
-        if self.unnamed.contains(&index)
-            && self.worker(index).facts.made_for == *properties
-            && self.worker(index).is_attached()
-        {
-            self.unnamed.remove(&index);
-            // An instance of no kind serves nobody, and can be replaced.
-            self.worker_mut(index).kind = kind.as_ref().ok().map(|kind| self.kinds.hold(*kind));
-            self.refresh(index);
-        }
-        if let Ok(kind) = kind {
-            self.kinds.release(kind);
-        }
-    }
-
-    /// Ends the builds of a need that every driver that fits has refused.
-    fn end_impossible(&mut self, index: NeedIndex, orders: &mut Orders) {
-        let need = self.queue.need(index);
-        let census = self.labels.workers(need.route);
-        let refused = need.said.values().filter(|said| matches!(said, Said::Cannot(_))).count();
-        if census.any + census.asked > 0 || refused < self.labels.speakers(need.route) {
-            return;
-        }
-        let reason = need.said.values().find_map(|said| if let Said::Cannot(why) = said { Some(why) } else { None });
-        let reason = reason.cloned().unwrap_or_else(|| "no driver can make an instance for it".into());
-        for build in self.queue.waiting_of(index) {
-            let history = self.history(build);
-            self.conclude(build, BuildError::Cannot { reason: reason.clone(), history }, orders);
-        }
-    }
-
-    /// A driver has said whether its instance fits; `None`: it could not be asked. The worker's facts tell of that from
-    /// `version` on.
-    pub(crate) fn fit_answered(
-        &mut self,
-        index: WorkerIndex,
-        epoch: Epoch,
-        version: u64,
-        properties: &Properties,
-        fits: Option<bool>,
-    ) {
-        let Some(kind) = self.worker(index).question() else { return };
-        if self.worker(index).facts.epoch != epoch || self.kinds.properties(kind) != Some(properties) {
-            return;
-        }
-        match fits {
-            Some(fits) => _ = self.worker_mut(index).answers.insert(kind, Some(fits)),
-            None => {
-                let worker = self.worker_mut(index);
-                worker.answers.remove(&kind);
-                worker.unasked = Some(version);
-            }
-        }
-        self.hunger.questions.remove(&(kind, index));
-        let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
-        self.queue.touched.extend(lines);
-        self.refresh(index);
-        if fits.is_none() {
-            self.kinds.release(kind);
-        }
-    }
-
     /// A start that was ordered is about to be called: the build that it is called for; `None` when no build needs it.
     ///
     /// A start is ordered for a kind. The build that it was ordered for may have found a place meanwhile, and then
@@ -626,135 +482,6 @@ impl Placement {
             self.timer_of.insert(index, at);
             self.timers.insert((at, index));
         }
-    }
-}
-
-/// Builds.
-impl Placement {
-    /// A new build. One that no worker will ever take is answered at once.
-    pub(crate) fn submit(&mut self, now: Instant, id: BuildId, build: &Build, orders: &mut Orders) {
-        if self.shut_down {
-            orders.push(Order::Answer { build: id, error: BuildError::ShutDown });
-            return;
-        }
-        let needed = build.labels();
-        let Some(route) = self.labels.hold_route(needed) else {
-            let advice = self.labels.why_nobody_fits(needed).into();
-            let error = BuildError::NoWorkerFits { needed: needed.clone(), advice };
-            orders.push(Order::Answer { build: id, error });
-            return;
-        };
-        let rank = Rank { key: self.claim(now, build), build: id };
-        let need = self.queue.insert(rank, build, route, &mut self.labels, &mut self.kinds);
-        if self.labels.speakers(route) > 0 {
-            let speakers: Vec<u32> = self.speakers.iter().copied().collect();
-            speakers.into_iter().for_each(|driver| self.ask_kind(driver, need, orders));
-        }
-    }
-
-    /// The claim of a build that is submitted now. It does not change while the build waits: with ageing, the builds
-    /// that come later start with less.
-    fn claim(&mut self, now: Instant, build: &Build) -> i64 {
-        let origin = *self.origin.get_or_insert(now);
-        let later = self.config.ageing.map_or(0, |per_priority| {
-            let passed = now.saturating_duration_since(origin).as_nanos() / per_priority.as_nanos();
-            i64::try_from(passed).unwrap_or(i64::MAX / 2)
-        });
-        later - i64::from(build.priority())
-    }
-
-    /// Ends the build, wherever it is; `false` if it had ended already.
-    pub(crate) fn cancel(&mut self, id: BuildId, orders: &mut Orders) -> bool {
-        self.end(id, BuildError::Cancelled, orders)
-    }
-
-    fn end(&mut self, id: BuildId, error: BuildError, orders: &mut Orders) -> bool {
-        match self.queue.place(id) {
-            None => return false,
-            Some(Place::Running { worker, .. } | Place::Leasing { worker, .. }) => {
-                orders.push(Order::EndLease { worker, build: id });
-            }
-            Some(_) => {}
-        }
-        self.conclude(id, error, orders);
-        true
-    }
-
-    /// The build gives its lease back and wants another one.
-    pub(crate) fn retry(&mut self, now: Instant, id: BuildId, reason: Arc<str>, chance: f64, orders: &mut Orders) {
-        let Some(Place::Running { worker, epoch, .. }) = self.queue.place(id) else { return };
-        if self.shut_down {
-            self.conclude(id, BuildError::ShutDown, orders);
-        } else {
-            self.attempt_failed(now, id, worker, epoch, reason, chance, orders);
-        }
-    }
-
-    /// The lease of the build came back, and that was the last of it; `false` if the build does not run (any more).
-    pub(crate) fn finished(&mut self, now: Instant, id: BuildId) -> bool {
-        let Some(Place::Running { worker, epoch, since, .. }) = self.queue.place(id) else { return false };
-        let of = self.worker(worker);
-        if let Some(kind) = of.kind.filter(|_| of.facts.epoch == epoch) {
-            self.remember(kind);
-            self.learned.builds.learn(kind, now.saturating_duration_since(since));
-        }
-        self.forget_build(id);
-        true
-    }
-
-    /// From now on nothing is given out or started. All builds end, except for those that run.
-    pub(crate) fn shutdown(&mut self, orders: &mut Orders) {
-        self.shut_down = true;
-        let runs = |place: Place| matches!(place, Place::Running { .. });
-        let to_end: Vec<BuildId> =
-            self.queue.builds.iter().filter(|(_, entry)| !runs(entry.place)).map(|(id, _)| *id).collect();
-        for id in to_end {
-            self.end(id, BuildError::ShutDown, orders);
-        }
-    }
-
-    /// An attempt of the build has failed. It pauses before the next one, or ends.
-    #[allow(clippy::too_many_arguments)]
-    fn attempt_failed(
-        &mut self,
-        now: Instant,
-        id: BuildId,
-        worker: WorkerIndex,
-        epoch: Epoch,
-        reason: Arc<str>,
-        chance: f64,
-        orders: &mut Orders,
-    ) {
-        let attempt = Attempt { worker: self.worker(worker).name.clone(), epoch, reason: reason.clone() };
-        let Some(past) = self.queue.failed(id, worker, attempt) else { return };
-        let attempts = past.attempts;
-        let most = self.queue.builds[&id].build.max_attempts().unwrap_or(self.config.max_attempts);
-        if attempts >= most.get() {
-            let history = self.history(id);
-            self.conclude(id, BuildError::AttemptsExhausted { history }, orders);
-            return;
-        }
-        let pause = self.config.pause(attempts, chance);
-        // One that lasts for no time is none.
-        let until = now.checked_add(pause).filter(|_| !pause.is_zero());
-        self.queue.set_place(id, until.map_or(Place::Waiting, |until| Place::Paused { until }));
-        orders.push(Order::Requeued { build: id, reason });
-    }
-
-    fn conclude(&mut self, id: BuildId, error: BuildError, orders: &mut Orders) {
-        if self.forget_build(id) {
-            orders.push(Order::Answer { build: id, error });
-        }
-    }
-
-    fn forget_build(&mut self, id: BuildId) -> bool {
-        self.blame.build_ended(id);
-        self.queue.remove(id, &mut self.labels, &mut self.kinds).is_some()
-    }
-
-    fn history(&self, id: BuildId) -> Vec<Attempt> {
-        let past = self.queue.builds.get(&id).and_then(|entry| entry.past.as_ref());
-        past.map(|past| past.history.clone()).unwrap_or_default()
     }
 }
 

@@ -3,6 +3,9 @@
 //! Builds with the same labels and properties share a *need*; needs that the same kinds of instances can serve share a
 //! *line*. A line is ordered by [`Rank`] and is served from its head. A build that pauses is in no line.
 
+#[cfg(test)]
+mod check;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -550,100 +553,5 @@ impl Queue {
                 self.unpassed.remove(&route);
             }
         }
-    }
-}
-
-#[cfg(test)]
-impl Queue {
-    /// Panics unless every index is as the builds make it.
-    pub(super) fn check(&self, labels: &LabelIndex) {
-        let mut waiting: BTreeMap<LineIndex, BTreeSet<Rank>> = BTreeMap::new();
-        let (mut pauses, mut of_need) = (BTreeSet::new(), BTreeMap::new());
-        for (&id, entry) in &self.builds {
-            *of_need.entry(entry.need).or_insert(0) += 1;
-            let need = self.need(entry.need);
-            assert!(labels.needed(need.route) == entry.build.labels());
-            assert!(need.properties.as_ref().is_none_or(|properties| properties == entry.build.properties()));
-            match entry.place {
-                Place::Waiting => _ = waiting.entry(need.line).or_default().insert(entry.rank),
-                Place::Paused { until } => _ = pauses.insert((until, id)),
-                Place::Leasing { .. } | Place::Running { .. } => {}
-                Place::Nowhere => panic!("{id} is nowhere"),
-            }
-        }
-        assert_eq!(self.pauses, pauses);
-        let failed = self.builds.iter().filter(|(_, entry)| entry.past.is_some());
-        assert_eq!(self.failed, failed.map(|(id, _)| *id).collect());
-        assert_eq!(self.waiting, waiting.values().map(BTreeSet::len).sum::<usize>());
-        assert_eq!(self.needs.entries.iter().flatten().count(), of_need.len());
-        assert_eq!(self.need_of.len(), of_need.len());
-        assert_eq!(self.needs_of.values().map(BTreeSet::len).sum::<usize>(), of_need.len());
-        let mut needs_of_line = BTreeMap::new();
-        for (&index, &builds) in &of_need {
-            let need = self.need(index);
-            assert_eq!(need.builds, builds);
-            assert_eq!(self.need_of.get(&(need.route, need.properties.clone())), Some(&index));
-            assert!(self.needs_of[&need.route].contains(&index));
-            let any = labels.workers(need.route).any > 0;
-            assert_eq!(self.line(need.line).kinds, kinds_of(any, need.asked, &need.said));
-            *needs_of_line.entry(need.line).or_insert(0) += 1;
-        }
-        assert_eq!(self.lines.entries.iter().flatten().count(), needs_of_line.len());
-        assert_eq!(self.line_of.len(), needs_of_line.len());
-        let (mut heads, mut unpassed): (BTreeMap<RouteIndex, BTreeSet<_>>, BTreeMap<RouteIndex, BTreeSet<_>>) =
-            Default::default();
-        let (mut patient, mut impatient) = (BTreeSet::new(), BTreeSet::new());
-        for (&index, &needs) in &needs_of_line {
-            let line = self.line(index);
-            assert_eq!(line.needs, needs);
-            assert_eq!(line.waiting, waiting.remove(&index).unwrap_or_default(), "{index:?}");
-            for kind in line.kinds.iter() {
-                assert!(self.lines_of[kind].contains(&index));
-            }
-            let Some(&head) = line.waiting.first() else {
-                assert_eq!(line.patience, None, "nobody is patient in an empty line");
-                continue;
-            };
-            heads.entry(line.route).or_default().insert((head, index));
-            match line.patience {
-                None if self.impatient.contains(&(head, index)) => _ = impatient.insert((head, index)),
-                None => _ = unpassed.entry(line.route).or_default().insert((head, index)),
-                Some(_) if self.impatient.contains(&(head, index)) => _ = impatient.insert((head, index)),
-                Some(until) => _ = patient.insert((until, index)),
-            }
-        }
-        assert_eq!(waiting, BTreeMap::new(), "builds in lines that no need has");
-        let kinds: usize = needs_of_line.keys().map(|line| self.line(*line).kinds.len()).sum();
-        assert_eq!(self.lines_of.values().map(BTreeSet::len).sum::<usize>(), kinds);
-        assert_eq!(self.heads, heads);
-        assert_eq!(self.unpassed, unpassed);
-        assert_eq!(self.patient, patient);
-        assert_eq!(self.impatient, impatient);
-    }
-
-    /// What holds kinds: needs and lines.
-    pub(super) fn holders(&self) -> Vec<KindId> {
-        let said = |need: &Need| {
-            let kinds =
-                need.said.values().filter_map(|said| if let Said::Kind(kind) = said { Some(*kind) } else { None });
-            kinds.collect::<Vec<_>>()
-        };
-        let of_needs = self.needs.entries.iter().flatten().flat_map(|need| need.asked.into_iter().chain(said(need)));
-        let of_lines = self.lines.entries.iter().flatten().flat_map(|line| line.kinds.iter().copied());
-        of_needs.chain(of_lines).collect()
-    }
-
-    /// Of the head of a line: `None` when it was not passed over, otherwise when its patience ends, if it has not ended.
-    pub(super) fn patience_of(&self, index: LineIndex, rank: Rank) -> Option<Option<Instant>> {
-        let line = self.line(index);
-        if line.waiting.first() != Some(&rank) {
-            return None;
-        }
-        if self.impatient.contains(&(rank, index)) { Some(None) } else { line.patience.map(Some) }
-    }
-
-    /// The routes that needs hold.
-    pub(super) fn routes(&self) -> Vec<RouteIndex> {
-        self.needs.entries.iter().flatten().map(|need| need.route).collect()
     }
 }

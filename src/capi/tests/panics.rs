@@ -646,7 +646,9 @@ fn outcome(name: &str, position: usize) -> Outcome {
         ("lw_lease_run" | "lw_lease_start", 2) => Outcome { code: LW_ERROR_COMMAND, ..usual },
         ("lw_lease_run", 5) | ("lw_running_interrupt", 2) => Outcome { code: LW_OK, ..usual },
         ("lw_running_free", 2 | 3) => Outcome { code: LW_OK, again: LW_ERROR_HANDLE, handles: -2 },
-        ("lw_lease_finish" | "lw_lease_retry" | "lw_lease_retire" | "lw_lease_free", 3 | 4) => {
+        // The stop that follows has a handle of its own.
+        ("lw_lease_retire", 3 | 4) => Outcome { code: LW_OK, again: LW_ERROR_HANDLE, handles: -2 },
+        ("lw_lease_finish" | "lw_lease_retry" | "lw_lease_free", 3 | 4) => {
             Outcome { code: LW_OK, again: LW_ERROR_HANDLE, handles: -3 }
         }
         // The lease is given back, and the handles of its commands stay to be freed.
