@@ -51,7 +51,7 @@ impl Quarantine {
             self.counted.push(failure);
         }
         let QuarantineLengths { first, longest } = self.lengths;
-        let full = first.saturating_mul(1 << doublings).min(longest);
+        let full = first.saturating_mul(1 << doublings).min(longest).min(FARTHEST);
         let at_least = at_least.min(FARTHEST);
         match self.seed {
             Some(seed) => {
@@ -118,6 +118,15 @@ mod tests {
 
     fn lengths(quarantine: &mut Quarantine, failures: impl IntoIterator<Item = Failure>) -> Vec<u64> {
         failures.into_iter().map(|failure| quarantine.begin(Epoch(1), failure, NO_HINT).as_secs()).collect()
+    }
+
+    #[test]
+    fn w12_a_quarantine_of_any_length_can_be_added_to_the_present() {
+        let lengths = QuarantineLengths { first: Duration::MAX, longest: Duration::MAX };
+        for seed in [None, Some(7)] {
+            let length = Quarantine::none(seed, lengths).begin(Epoch(1), Failure::Attempt(Epoch(1)), Duration::MAX);
+            assert!(length <= FARTHEST * 2);
+        }
     }
 
     #[test]

@@ -107,9 +107,8 @@ impl Placement {
             return;
         }
         let pause = self.config.pause(attempts, chance);
-        // One that lasts for no time is none.
-        let until = now.checked_add(pause).filter(|_| !pause.is_zero());
-        self.queue.set_place(id, until.map_or(Place::Waiting, |until| Place::Paused { until }));
+        let place = if pause.is_zero() { Place::Waiting } else { Place::Paused { until: now + pause } };
+        self.queue.set_place(id, place);
         orders.push(Order::Requeued { build: id, reason });
     }
 

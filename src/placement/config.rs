@@ -168,7 +168,10 @@ pub(super) fn doubled(first: Duration, longest: Duration, failures: u32) -> Dura
     first.saturating_mul(1 << doublings).min(longest)
 }
 
+/// No pause is longer than a year, which every clock can add.
+const FARTHEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Between three quarters and all of `time`, so that what failed together does not come back together.
 pub(super) fn spread(time: Duration, chance: f64) -> Duration {
-    time.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 4.0)
+    time.min(FARTHEST).mul_f64(0.75 + chance.clamp(0.0, 1.0) / 4.0)
 }

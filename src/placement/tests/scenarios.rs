@@ -1,6 +1,7 @@
 //! What was measured and is to stay so, on virtual time.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use super::super::PlacementConfig;
 use super::farm::{Farm, SAYS, kind, labels, secs};
@@ -159,6 +160,17 @@ fn b2_a_build_pauses_between_attempts_and_goes_elsewhere() {
         let first: std::collections::BTreeSet<_> = attempts[..workers].iter().map(|(_, _, worker)| worker).collect();
         assert_eq!(first.len(), workers, "each attempt goes elsewhere while that is possible");
         assert!(farm.has_ended(unlucky));
+    }
+}
+
+#[test]
+fn b2_a_pause_without_an_end_is_not_skipped_and_one_of_no_time_is() {
+    for (pause, attempts) in [(Duration::MAX, 1), (Duration::ZERO, 3)] {
+        let config = PlacementConfig::new().with_retry_pause(pause, pause);
+        let mut farm = Farm::with(&[("", Driver::Any, 1)], config);
+        farm.submit_unlucky(kind("a"), secs(1), 2);
+        farm.run(secs(3600));
+        assert_eq!(farm.given.len(), attempts, "{pause:?}");
     }
 }
 
