@@ -269,7 +269,17 @@ impl WorkerCell {
         agenda: &mut Agenda,
         step: impl FnOnce(&mut Transition<'_>) -> R,
     ) -> R {
-        let now = shared.clock.now();
+        self.transition_at(shared.clock.now(), shared, agenda, step)
+    }
+
+    /// As [`transition`](WorkerCell::transition), at this moment: calls no clock, which may be a user's.
+    pub(super) fn transition_at<R>(
+        self: &Arc<Self>,
+        now: Instant,
+        shared: &Shared,
+        agenda: &mut Agenda,
+        step: impl FnOnce(&mut Transition<'_>) -> R,
+    ) -> R {
         let result;
         {
             let mut inner = self.inner.lock();

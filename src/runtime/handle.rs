@@ -42,7 +42,7 @@ impl Worker {
     pub fn substantiate(&self, build: &Build) -> Substantiation<Lease> {
         let fit = if self.cell.may_be_incompatible { Fit::AskOrRecycle } else { Fit::Always };
         let lease = |granted: Granted| {
-            granted.map(|granted| Lease::new(granted, build.clone())).map_err(|refusal| refusal.error)
+            granted.map(|granted| Lease::new(granted, build.clone(), None)).map_err(|refusal| refusal.error)
         };
         self.request(fit, Want::Lease, |sender| Asker::Direct(sender, build.clone()), lease)
     }

@@ -53,25 +53,24 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease that no build of the queue knows of.
-    pub(super) fn new((grant, connection): (Grant, Arc<Connection>), build: Build) -> Self {
+    /// `queued`: the build of the queue that it is for, if it is, and its attempts so far.
+    pub(super) fn new(
+        (grant, connection): (Grant, Arc<Connection>),
+        build: Build,
+        queued: Option<(Arc<BuildCell>, Vec<Attempt>)>,
+    ) -> Self {
         let id = grant.lease.expect("a lease was asked for");
-        Self {
-            connection,
-            id,
-            epoch: grant.epoch,
-            build,
-            queued: None,
-            history: Vec::new(),
-            retried: false,
-            released: false,
-        }
+        let (queued, history) = queued.unzip();
+        let history = history.unwrap_or_default();
+        Self { connection, id, epoch: grant.epoch, build, queued, history, retried: false, released: false }
     }
 
-    /// The lease was given for a build of the queue.
-    pub(super) fn belong_to(&mut self, build: Arc<BuildCell>, history: Vec<Attempt>) {
-        self.queued = Some(build);
-        self.history = history;
+    /// Hands it to whoever has submitted its build. Returns it if nobody is there to take it.
+    pub(super) fn deliver(self) -> Option<Self> {
+        match self.queued.clone() {
+            Some(build) => build.deliver(Ok(self)).and_then(Result::ok),
+            None => Some(self),
+        }
     }
 
     /// The build that it was given for.

@@ -355,7 +355,10 @@ impl Master {
             workers.list.push(cell.clone());
             // With the list still locked, because the queue takes workers in the order of their indexes.
             let facts = cell.facts(now);
-            self.shared().queue.lock().placement.add_worker(index, name, labels, number, space, limits, facts);
+            let mut queue = self.shared().queue.lock();
+            queue.placement.add_worker(index, name, labels, number, space, limits, facts);
+            queue.worker_added(cell.clone());
+            drop(queue);
             (cell, left_behind)
         };
         for remains in &left_behind {

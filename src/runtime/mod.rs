@@ -20,17 +20,17 @@
 //! | while this is held | these may be taken |
 //! |---|---|
 //! | deadlines being handled ([`timer`], reentrant; who moves a clock by hand waits for it) | all below |
+//! | the list of workers | queue, leftovers |
+//! | the queue's turn ([`queue`]) | a build that has not ended (to tell its end), a worker's turn (to take a place), threads (count only), timer, dirty list, observers |
 //! | a build that has not ended ([`queue`]) | a worker's turn, observers |
 //! | a worker's turn ([`cell`]) | leftovers, threads (count only), timer, observers |
-//! | the list of workers | queue, leftovers |
-//! | the queue's turn ([`queue`]) | a build that has not ended (to tell its end), threads (count only), timer, observers |
 //! | the list of leftovers | threads (count only), timer |
 //! | dirty list, threads, timer, observers, end signals, a driver's questions, a build's submitter (but for its outbox) | none |
 //!
 //! The journal has locks of its own, one of which is held across writes and syncs. Nobody comes to it with a lock in
 //! hand.
 //!
-//! Two workers' locks are never held at once, nor a worker's and the queue's.
+//! Two workers' locks are never held at once.
 
 mod call_signal;
 mod cell;

@@ -1,7 +1,7 @@
 //! The queue of builds: placement behind its lock, and what its orders refer to.
 //!
-//! Its lock is never held together with a worker's: orders are carried out on the agenda, and a worker that has changed
-//! in between refuses.
+//! Orders are carried out on the agenda, without its lock, and a worker that has changed in between refuses. Only a place
+//! is taken within the turn that gives it, so that a build that finds one at once costs one turn.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{BuildError, LeaseEnd, SubstantiateError};
 use crate::event::{BuildResult, EventKind};
 use crate::lifecycle::{Fit, Input, Occasion, Want};
-use crate::placement::{Order, Placement, PlacementConfig, StartEnd, WorkerIndex};
+use crate::placement::{Facts, Order, Placement, PlacementConfig, StartEnd, WorkerIndex};
 use crate::worker::Kind;
 
 pub(super) struct Queue {
@@ -32,6 +32,8 @@ pub(super) struct Queue {
     last_id: u64,
     /// Whether a shutdown has begun, and whether it is a fast one.
     closed: Option<bool>,
+    /// The workers in the order of their indexes, to take places of them.
+    workers: Vec<Arc<WorkerCell>>,
     /// When the timer looks after the queue. It may be too early, never too late.
     scheduled: Option<Instant>,
 }
@@ -67,7 +69,7 @@ pub(super) struct InboxNumber(pub(super) u64);
 
 impl BuildCell {
     /// Returns what could not be delivered: nobody is there to take it. A lease must be given back.
-    fn deliver(&self, answer: Result<Lease, BuildError>) -> Option<Result<Lease, BuildError>> {
+    pub(super) fn deliver(&self, answer: Result<Lease, BuildError>) -> Option<Result<Lease, BuildError>> {
         let mut submitter = self.submitter.lock();
         let is_last = answer.is_err();
         let undelivered = match &*submitter {
@@ -134,12 +136,18 @@ impl Queue {
             builds: BTreeMap::new(),
             last_id: 0,
             closed: None,
+            workers: Vec::new(),
             scheduled: None,
         }
     }
 }
 
 impl Queue {
+    /// The worker that was added to the placement last.
+    pub(super) fn worker_added(&mut self, worker: Arc<WorkerCell>) {
+        self.workers.push(worker);
+    }
+
     /// Has the timer look after the queue at this time, or before.
     fn schedule_at(&mut self, at: Instant, timer: &Timer) {
         if self.scheduled.is_none_or(|scheduled| at < scheduled) {
@@ -153,47 +161,31 @@ impl Queue {
 struct Turn<'a> {
     shared: &'a Shared,
     queue: MutexGuard<'a, Queue>,
-    /// When it began, if somebody observes.
-    observed: Option<Instant>,
+    now: Instant,
+    observed: bool,
     orders: Vec<Order>,
-    /// The lease that the turn is about, if it is about one.
-    lease: Option<Lease>,
     /// What is done when the lock is gone.
-    tasks: Vec<Task>,
-    delivery: Option<(Arc<BuildCell>, Lease)>,
+    agenda: &'a mut Agenda,
 }
 
 impl Shared {
-    /// Takes a turn of the queue. `lease` is the one that `step` may have delivered.
-    fn queue_turn<R>(
-        self: &Arc<Self>,
-        agenda: &mut Agenda,
-        lease: Option<Lease>,
-        step: impl FnOnce(&mut Turn<'_>) -> R,
-    ) -> R {
-        let observed = self.observers.any().then(|| self.clock.now());
+    /// Takes a turn of the queue.
+    fn queue_turn<R>(self: &Arc<Self>, now: Instant, agenda: &mut Agenda, step: impl FnOnce(&mut Turn<'_>) -> R) -> R {
+        let observed = self.observers.any();
         let queue = self.queue.lock();
-        let mut turn =
-            Turn { shared: self, queue, observed, orders: Vec::new(), lease, tasks: Vec::new(), delivery: None };
+        let mut turn = Turn { shared: self, queue, now, observed, orders: Vec::new(), agenda };
         let result = step(&mut turn);
         turn.resolve_orders();
         self.wants_facts.store(turn.queue.placement.wants_facts(), Ordering::SeqCst);
         turn.schedule();
-        let Turn { queue, tasks, delivery, lease, .. } = turn;
-        drop(queue);
-        for task in tasks {
-            agenda.push(task);
-        }
-        let undelivered = delivery.and_then(|(build, lease)| build.deliver(Ok(lease))).and_then(Result::ok);
-        // On the agenda: the next build may get the place, and its lease may not be delivered either.
-        undelivered.into_iter().chain(lease).for_each(|lease| agenda.push(Task::GiveBack(lease)));
         result
     }
 
     pub(super) fn submit(self: &Arc<Self>, build: Build, submitter: Submitter) -> BuildId {
         let mut agenda = Agenda::default();
         let now = self.clock.now();
-        let id = self.queue_turn(&mut agenda, None, |turn| {
+        let changed = self.changed_workers(now);
+        let id = self.queue_turn(now, &mut agenda, |turn| {
             turn.queue.last_id += 1;
             let id = BuildId(turn.queue.last_id);
             turn.tell(id, EventKind::BuildQueued { name: build.name().clone(), retry: None });
@@ -213,6 +205,7 @@ impl Shared {
             };
             turn.queue.builds.insert(id, Arc::new(cell));
             turn.queue.placement.submit(now, id, &build, &mut turn.orders);
+            turn.plan(changed);
             id
         });
         self.look_if_waiting(&mut agenda);
@@ -224,20 +217,20 @@ impl Shared {
     pub(super) fn place_builds(self: &Arc<Self>, agenda: &mut Agenda) {
         self.ask_again();
         let now = self.clock.now();
-        let changed: Vec<_> = self.take_dirty().into_iter().map(|worker| (worker.index, worker.facts(now))).collect();
-        self.queue_turn(agenda, None, |turn| {
-            for (worker, facts) in changed {
-                turn.queue.placement.facts(now, worker, facts, &mut turn.orders);
-            }
-            turn.queue.placement.plan(now, &mut turn.orders);
-        });
+        let changed = self.changed_workers(now);
+        self.queue_turn(now, agenda, |turn| turn.plan(changed));
+    }
+
+    /// What the workers say that have changed.
+    fn changed_workers(&self, now: Instant) -> Vec<(WorkerIndex, Facts)> {
+        self.take_dirty().into_iter().map(|worker| (worker.index, worker.facts(now))).collect()
     }
 
     /// The timer has called for the queue.
     pub(super) fn queue_time_has_come(self: &Arc<Self>, scheduled: Instant) {
         let mut agenda = Agenda::default();
         let now = self.clock.now();
-        self.queue_turn(&mut agenda, None, |turn| {
+        self.queue_turn(now, &mut agenda, |turn| {
             if turn.queue.scheduled == Some(scheduled) {
                 turn.queue.scheduled = None;
             }
@@ -266,7 +259,8 @@ impl Shared {
     /// any more.
     pub(super) fn occasion_of_start(self: &Arc<Self>, worker: WorkerIndex) -> Option<(Arc<BuildCell>, Occasion)> {
         let mut agenda = Agenda::default();
-        let occasion = self.queue_turn(&mut agenda, None, |turn| {
+        let now = self.clock.now();
+        let occasion = self.queue_turn(now, &mut agenda, |turn| {
             let occasion = turn.queue.placement.occasion(worker)?;
             Some((turn.queue.builds.get(&occasion.build)?.clone(), occasion))
         });
@@ -288,27 +282,8 @@ impl Shared {
         };
         let version = worker.version();
         let (now, chance) = (self.clock.now(), entropy::fraction());
-        self.queue_turn(agenda, None, |turn| {
+        self.queue_turn(now, agenda, |turn| {
             turn.queue.placement.start_ended(now, worker.index, epoch, version, end, chance, &mut turn.orders);
-        });
-        self.look_if_waiting(agenda);
-    }
-
-    /// Asks a worker for a place.
-    pub(super) fn lease_place(
-        self: &Arc<Self>,
-        worker: WorkerIndex,
-        epoch: Epoch,
-        build: &Arc<BuildCell>,
-        agenda: &mut Agenda,
-    ) {
-        let cell = self.worker_at(worker);
-        let lease = || cell.transition(self, agenda, |turn| (turn.lease(epoch, build.id), turn.inner.life.version()));
-        let (granted, version) = build.unless_ended(lease).unwrap_or((None, 0));
-        let lease = granted.map(|granted| Lease::new(granted, build.build.clone()));
-        let (now, granted) = (self.clock.now(), lease.is_some());
-        self.queue_turn(agenda, lease, |turn| {
-            turn.queue.placement.leased(now, worker, build.id, granted, version, &mut turn.orders);
         });
         self.look_if_waiting(agenda);
     }
@@ -321,7 +296,8 @@ impl Shared {
         kind: Result<Kind, Arc<str>>,
         agenda: &mut Agenda,
     ) {
-        self.queue_turn(agenda, None, |turn| {
+        let now = self.clock.now();
+        self.queue_turn(now, agenda, |turn| {
             turn.queue.placement.kind_said(worker, properties, kind, &mut turn.orders);
         });
         self.look_if_waiting(agenda);
@@ -370,7 +346,8 @@ impl Shared {
             }
         };
         let version = worker.version();
-        self.queue_turn(agenda, None, |turn| {
+        let now = self.clock.now();
+        self.queue_turn(now, agenda, |turn| {
             turn.queue.placement.fit_answered(worker.index, epoch, version, properties, fits);
         });
         self.look_if_waiting(agenda);
@@ -379,7 +356,8 @@ impl Shared {
     /// Ends a build wherever it is; `false` if it has ended already or never was.
     pub(super) fn cancel_build(self: &Arc<Self>, id: BuildId) -> bool {
         let mut agenda = Agenda::default();
-        let known = self.queue_turn(&mut agenda, None, |turn| turn.queue.placement.cancel(id, &mut turn.orders));
+        let now = self.clock.now();
+        let known = self.queue_turn(now, &mut agenda, |turn| turn.queue.placement.cancel(id, &mut turn.orders));
         self.look_if_waiting(&mut agenda);
         self.perform(agenda);
         known
@@ -401,7 +379,8 @@ impl Shared {
     /// In one turn, so that none of the builds gets the place of another one of them.
     fn abandon(self: &Arc<Self>, which: impl FnOnce(&Queue) -> Vec<BuildId>) {
         let mut agenda = Agenda::default();
-        self.queue_turn(&mut agenda, None, |turn| {
+        let now = self.clock.now();
+        self.queue_turn(now, &mut agenda, |turn| {
             for id in which(&turn.queue) {
                 match turn.queue.builds.get(&id) {
                     Some(build) if turn.queue.placement.runs(id) => build.abandoned.store(true, Ordering::Relaxed),
@@ -416,7 +395,7 @@ impl Shared {
     /// Whoever holds the lease of a build says how it ended.
     pub(super) fn finish_build(self: &Arc<Self>, id: BuildId, result: BuildResult, agenda: &mut Agenda) {
         let now = self.clock.now();
-        let ended = self.queue_turn(agenda, None, |turn| {
+        let ended = self.queue_turn(now, agenda, |turn| {
             if !turn.queue.placement.finished(now, id) {
                 return None; // it was cancelled meanwhile
             }
@@ -430,7 +409,7 @@ impl Shared {
     pub(super) fn retry_build(self: &Arc<Self>, id: BuildId, reason: &str) {
         let mut agenda = Agenda::default();
         let (now, chance) = (self.clock.now(), entropy::fraction());
-        self.queue_turn(&mut agenda, None, |turn| {
+        self.queue_turn(now, &mut agenda, |turn| {
             if turn.queue.builds.get(&id).is_some_and(|build| build.abandoned.load(Ordering::Relaxed)) {
                 turn.queue.placement.cancel(id, &mut turn.orders);
             } else {
@@ -444,7 +423,8 @@ impl Shared {
     /// Answers every build that does not run, and lets nothing new in.
     pub(super) fn close_queue(self: &Arc<Self>, fast: bool) {
         let mut agenda = Agenda::default();
-        self.queue_turn(&mut agenda, None, |turn| {
+        let now = self.clock.now();
+        self.queue_turn(now, &mut agenda, |turn| {
             // Once, and once more when a graceful shutdown becomes a fast one.
             if turn.queue.closed.is_none_or(|was_fast| fast && !was_fast) {
                 turn.queue.closed = Some(fast);
@@ -469,8 +449,34 @@ impl Turn<'_> {
     }
 
     fn tell_about(&mut self, about: About, kind: EventKind) {
-        if let Some(now) = self.observed {
-            self.shared.observers.publish(now, about, kind);
+        if self.observed {
+            self.shared.observers.publish(self.now, about, kind);
+        }
+    }
+
+    /// Takes in what the workers say, and plans anew.
+    fn plan(&mut self, changed: Vec<(WorkerIndex, Facts)>) {
+        for (worker, facts) in changed {
+            self.queue.placement.facts(self.now, worker, facts, &mut self.orders);
+        }
+        self.queue.placement.plan(self.now, &mut self.orders);
+    }
+
+    /// Takes a place for a build that waits.
+    fn lease(&mut self, worker: WorkerIndex, epoch: Epoch, id: BuildId) {
+        let (now, cell) = (self.now, self.queue.workers[worker.0 as usize].clone());
+        let (granted, version) = cell
+            .transition_at(now, self.shared, self.agenda, |turn| (turn.lease(epoch, id), turn.inner.life.version()));
+        let mut orders = Vec::new();
+        self.queue.placement.leased(now, worker, id, granted.is_some(), version, &mut orders);
+        match (granted, orders.pop()) {
+            (Some(granted), Some(Order::Deliver { history, .. })) => {
+                let build = self.queue.builds[&id].clone();
+                let lease = Lease::new(granted, build.build.clone(), Some((build, history)));
+                self.agenda.push(Task::Deliver(lease));
+            }
+            // It waits again.
+            _ => self.agenda.look_at_queue(),
         }
     }
 
@@ -486,30 +492,20 @@ impl Turn<'_> {
         let mut leased = None;
         for order in std::mem::take(&mut self.orders) {
             match order {
-                Order::Start { worker, replace } => self.tasks.push(Task::Start { worker, replace }),
-                Order::Forgive { worker, epoch } => self.tasks.push(Task::Forgive { worker, epoch }),
-                Order::CancelStart { worker } => self.tasks.push(Task::CancelStart(worker)),
-                Order::Drain { worker, epoch } => self.tasks.push(Task::Drain { worker, epoch }),
-                Order::Lease { worker, epoch, build } => {
-                    let build = self.queue.builds[&build].clone();
-                    self.tasks.push(Task::Lease { worker, epoch, build });
-                }
+                Order::Start { worker, replace } => self.agenda.push(Task::Start { worker, replace }),
+                Order::Forgive { worker, epoch } => self.agenda.push(Task::Forgive { worker, epoch }),
+                Order::CancelStart { worker } => self.agenda.push(Task::CancelStart(worker)),
+                Order::Drain { worker, epoch } => self.agenda.push(Task::Drain { worker, epoch }),
+                Order::Lease { worker, epoch, build } => self.lease(worker, epoch, build),
                 Order::AskKind { worker, properties } => {
                     self.shared.threads.reserve();
-                    self.tasks.push(Task::AskKind { worker, properties });
+                    self.agenda.push(Task::AskKind { worker, properties });
                 }
                 Order::AskFit { worker, epoch, properties } => {
-                    self.tasks.push(Task::AskFit { worker, epoch, properties });
+                    self.agenda.push(Task::AskFit { worker, epoch, properties });
                 }
-                Order::Deliver { build, history } => {
-                    let build = self.queue.builds[&build].clone();
-                    if let Some(mut lease) = self.lease.take() {
-                        lease.belong_to(build.clone(), history);
-                        self.delivery = Some((build, lease));
-                    }
-                }
-                // The lease of this turn is given back at its end.
-                Order::DropLease { .. } => {}
+                // They answer what a worker says to an order to lease, which was seen to.
+                Order::Deliver { .. } | Order::DropLease { .. } => {}
                 Order::Answer { build, error } => {
                     let result = match &error {
                         BuildError::Cancelled => BuildResult::Cancelled,
@@ -517,22 +513,24 @@ impl Turn<'_> {
                     };
                     // The end of a build follows that of its lease, which is told without this lock.
                     if leased == Some(build) {
-                        self.tasks.push(Task::TellEnd { build: self.queue.builds[&build].clone(), result });
-                        self.tasks.extend(self.queue.builds.remove(&build).map(|build| Task::Finish { build, error }));
+                        self.agenda.push(Task::TellEnd { build: self.queue.builds[&build].clone(), result });
+                        if let Some(build) = self.queue.builds.remove(&build) {
+                            self.agenda.push(Task::Finish { build, error });
+                        }
                     } else if let Some(build) = self.end_build(build, result) {
-                        self.tasks.push(Task::Finish { build, error });
+                        self.agenda.push(Task::Finish { build, error });
                     }
                 }
                 Order::Abandon { worker, build } => {
                     if let Some(build) = self.queue.builds.remove(&build) {
-                        self.tasks.push(Task::Abandon { worker, build: build.clone() });
-                        self.tasks.push(Task::TellEnd { build, result: BuildResult::Abandoned });
+                        self.agenda.push(Task::Abandon { worker, build: build.clone() });
+                        self.agenda.push(Task::TellEnd { build, result: BuildResult::Abandoned });
                     }
                 }
                 Order::EndLease { worker, build } => {
                     leased = Some(build);
                     let build = self.queue.builds[&build].clone();
-                    self.tasks.push(Task::CancelLease { worker, build });
+                    self.agenda.push(Task::CancelLease { worker, build });
                 }
                 Order::Requeued { build, reason } => {
                     if let Some(name) = self.queue.builds.get(&build).map(|build| build.build.name().clone()) {

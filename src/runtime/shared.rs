@@ -157,12 +157,8 @@ pub(super) enum Task {
         worker: WorkerIndex,
         epoch: Epoch,
     },
-    /// Give the build a place.
-    Lease {
-        worker: WorkerIndex,
-        epoch: Epoch,
-        build: Arc<BuildCell>,
-    },
+    /// Its build has found a place.
+    Deliver(Lease),
     AskKind {
         worker: WorkerIndex,
         properties: Properties,
@@ -314,7 +310,7 @@ impl Shared {
                 Asker::Start => self.start_ended(&worker, granted, agenda),
                 Asker::Fit(properties) => self.fit_answered(&worker, &properties, granted, agenda),
                 Asker::Direct(sender, build) => {
-                    let lease = granted.map(|granted| Lease::new(granted, build));
+                    let lease = granted.map(|granted| Lease::new(granted, build, None));
                     let sent = sender.try_send(lease.map_err(|refusal| refusal.error));
                     // If nobody waits any more, the error contains the lease.
                     if let Some(Ok(lease)) = sent.err().map(TrySendError::into_inner) {
@@ -335,7 +331,12 @@ impl Shared {
                 let input = Input::Drain(epoch, StopCause::Incompatible);
                 self.worker_at(worker).transition(self, agenda, |turn| turn.apply(input));
             }
-            Task::Lease { worker, epoch, build } => self.lease_place(worker, epoch, &build, agenda),
+            Task::Deliver(lease) => {
+                if let Some(undelivered) = lease.deliver() {
+                    // On the agenda: the next build may get the place, and its lease may not be delivered either.
+                    agenda.push(Task::GiveBack(undelivered));
+                }
+            }
             Task::AskKind { worker, properties } => self.ask_kind(worker, properties),
             Task::AskFit { worker, epoch, properties } => self.ask_fit(worker, epoch, properties, agenda),
             Task::Finish { build, error } => build.finish(error),
