@@ -143,8 +143,7 @@ impl Placement {
             }
         }
         self.hunger.questions.remove(&(kind, index));
-        let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
-        self.queue.touched.extend(lines);
+        self.queue.touch_lines_of(kind);
         self.refresh(index);
         if fits.is_none() {
             self.kinds.release(kind);

@@ -184,27 +184,31 @@ impl Worker {
         self.space == Space::Asked && self.free() > 0 && self.question().is_none() && may_answer
     }
 
-    /// What the worker contributes to the supply of its kinds.
-    pub(super) fn shares(&self) -> BTreeMap<KindId, Share> {
-        let mut shares: BTreeMap<KindId, Share> = BTreeMap::new();
+    /// The kinds to whose supply the worker may contribute, some of them twice.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = KindId> {
+        let ordered = self.demand.as_ref().map(|demand| demand.kind);
+        self.kind.into_iter().chain(ordered).chain(self.answers.keys().copied())
+    }
+
+    /// What the worker contributes to the supply of a kind.
+    pub(super) fn share(&self, kind: KindId) -> Share {
+        let mut share = Share::default();
         if let Standing::Attached { leases, .. } = self.facts.standing {
-            if let Some(kind) = self.kind {
-                shares.entry(kind).or_default().busy = (leases + self.leasing.len()).min(self.max_builds);
+            if self.kind == Some(kind) {
+                share.busy = (leases + self.leasing.len()).min(self.max_builds);
             }
-            let free = self.free();
-            let served = self.answers.keys().copied().chain(self.kind).filter(|kind| self.serves(*kind));
-            for kind in served {
-                shares.entry(kind).or_default().free = free;
+            if self.serves(kind) {
+                share.free = self.free();
             }
         }
         if let Some(demand) = &self.demand
+            && demand.kind == kind
             && !demand.cancelled
             && !demand.overdue
         {
-            shares.entry(demand.kind).or_default().starting = self.max_builds;
+            share.starting = self.max_builds;
         }
-        shares.retain(|_, share| *share != Share::default());
-        shares
+        share
     }
 
     /// Where a start could be made. `labels`: how many it offers.
@@ -291,5 +295,14 @@ impl Worker {
         let current = self.facts.version;
         self.leasing.retain(|leasing| leasing.version.is_none_or(|version| version > current));
         another
+    }
+}
+
+#[cfg(test)]
+impl Worker {
+    /// What the worker contributes to the supply of its kinds.
+    pub(super) fn shares(&self) -> BTreeMap<KindId, Share> {
+        let all = self.kinds().map(|kind| (kind, self.share(kind)));
+        all.filter(|(_, share)| *share != Share::default()).collect()
     }
 }

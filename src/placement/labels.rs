@@ -313,11 +313,11 @@ impl LabelIndex {
     pub(super) fn set_share(&mut self, worker: WorkerIndex, kind: KindId, share: Share) -> bool {
         let class = &mut self.classes[self.class_of_worker[worker.0 as usize].0 as usize];
         let turn = class.turn(worker);
-        let shares = class.shares.entry(worker).or_default();
-        let old = shares.get(&kind).copied().unwrap_or_default();
+        let old = class.shares.get(&worker).and_then(|shares| shares.get(&kind)).copied().unwrap_or_default();
         if old == share {
             return false;
         }
+        let shares = class.shares.entry(worker).or_default();
         if share == Share::default() {
             shares.remove(&kind);
             if shares.is_empty() {
@@ -334,8 +334,8 @@ impl LabelIndex {
     }
 
     /// The kinds that the worker contributes to.
-    pub(super) fn kinds_of(&self, worker: WorkerIndex) -> Vec<KindId> {
-        self.class(worker).shares.get(&worker).map(|shares| shares.keys().copied().collect()).unwrap_or_default()
+    pub(super) fn kinds_of(&self, worker: WorkerIndex) -> impl Iterator<Item = KindId> {
+        self.class(worker).shares.get(&worker).into_iter().flat_map(|shares| shares.keys().copied())
     }
 }
 

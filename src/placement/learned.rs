@@ -1,8 +1,9 @@
 //! How long starts and builds take: decayed means of what was seen. Part of the state, so that a simulation can set it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::ids::{IdMap, IdSet};
 use super::kinds::KindId;
 
 /// How much an observation weighs less with each one that follows.
@@ -33,7 +34,7 @@ impl Mean {
 /// A duration for each kind, and for those of which nothing is known, that of all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Durations {
-    of_kind: HashMap<KindId, Mean>,
+    of_kind: IdMap<KindId, Mean>,
     of_all: Mean,
 }
 
@@ -58,7 +59,7 @@ pub(super) struct Learned {
     pub(super) builds: Durations,
     /// Questions, checks and stops, whose kinds do not matter.
     pub(super) calls: [Mean; 3],
-    known: HashSet<KindId>,
+    known: IdSet<KindId>,
     oldest: VecDeque<KindId>,
 }
 

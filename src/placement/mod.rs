@@ -27,6 +27,7 @@ mod blame;
 mod builds;
 mod config;
 mod fleet;
+mod ids;
 mod kinds;
 mod labels;
 mod learned;
@@ -52,7 +53,7 @@ use self::kinds::{ANY, KindId, Kinds};
 use self::labels::{LabelIndex, RouteIndex};
 use self::learned::Learned;
 use self::plan::Hunger;
-use self::queue::{LineIndex, NeedIndex, Place, Queue, Rank, Said};
+use self::queue::{NeedIndex, Place, Queue, Rank, Said};
 use crate::build::{Build, BuildId, Epoch, Labels, Properties};
 use crate::error::{Attempt, BuildError, SubstantiateError};
 use crate::event::DriverCall;
@@ -287,8 +288,7 @@ impl Placement {
         if let Some(kind) = question {
             self.hunger.questions.remove(&(kind, index));
             // Its answer was waited for.
-            let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
-            self.queue.touched.extend(lines);
+            self.queue.touch_lines_of(kind);
         }
         self.refresh(index);
         kinds.into_iter().for_each(|kind| self.kinds.release(kind));
@@ -428,28 +428,17 @@ impl Placement {
     /// Follows what a worker said or was told: its shelf and its supply.
     fn refresh(&mut self, index: WorkerIndex) {
         let worker = &self.workers[index.0 as usize];
-        let shares = worker.shares();
-        let shelf = worker.shelf(self.labels.labels(index).len());
-        let obstacle = worker.obstacle();
         // Lines wait for the answer as long as that would give them places.
-        let mut touched: BTreeSet<KindId> = worker.question().into_iter().collect();
-        for kind in self.labels.kinds_of(index) {
-            if !shares.contains_key(&kind) {
-                self.labels.set_share(index, kind, labels::Share::default());
-                touched.insert(kind);
+        worker.question().into_iter().for_each(|kind| self.queue.touch_lines_of(kind));
+        let is_over = |kind: &KindId| worker.share(*kind) == labels::Share::default();
+        let over: Vec<KindId> = self.labels.kinds_of(index).filter(is_over).collect();
+        for kind in over.into_iter().chain(worker.kinds()) {
+            if self.labels.set_share(index, kind, worker.share(kind)) {
+                self.queue.touch_lines_of(kind);
             }
         }
-        for (kind, share) in shares {
-            if self.labels.set_share(index, kind, share) {
-                touched.insert(kind);
-            }
-        }
-        self.labels.set_shelf(index, shelf);
-        self.labels.set_obstacle(index, obstacle);
-        for kind in touched {
-            let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
-            self.queue.touched.extend(lines);
-        }
+        self.labels.set_shelf(index, worker.shelf(self.labels.labels(index).len()));
+        self.labels.set_obstacle(index, worker.obstacle());
         self.note_curiosity(index);
     }
 
@@ -529,8 +518,7 @@ impl Placement {
         self.check_claims(now, was_taken, orders);
         self.queue.time(now);
         for kind in self.blame.time(now, &mut self.kinds) {
-            let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
-            self.queue.touched.extend(lines);
+            self.queue.touch_lines_of(kind);
         }
         while let Some(&(at, index)) = self.timers.first().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, index));

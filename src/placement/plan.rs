@@ -7,11 +7,12 @@
 //! of a start.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::blame::Paused;
 use super::fleet::Worker;
+use super::ids::IdMap;
 use super::kinds::{KindId, Space};
 use super::labels::{RouteIndex, Shelf};
 use super::queue::{Line, LineIndex, Place, Rank, Said};
@@ -38,16 +39,16 @@ pub(super) struct Urgency {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hunger {
     pub(super) lines: BTreeMap<RouteIndex, BTreeSet<(Urgency, LineIndex)>>,
-    pub(super) urgency: HashMap<LineIndex, (RouteIndex, Urgency)>,
+    pub(super) urgency: IdMap<LineIndex, (RouteIndex, Urgency)>,
     /// Workers with a free place whose drivers are asked, and are not being asked.
     pub(super) curious: BTreeSet<WorkerIndex>,
     /// Questions that are out.
     pub(super) questions: BTreeSet<(KindId, WorkerIndex)>,
     /// The heads of crowded lines.
     pub(super) crowded: BTreeSet<(Rank, LineIndex)>,
-    pub(super) crowded_head: HashMap<LineIndex, Rank>,
+    pub(super) crowded_head: IdMap<LineIndex, Rank>,
     /// The instance that was drained last for a line.
-    pub(super) draining_for: HashMap<LineIndex, (WorkerIndex, Epoch)>,
+    pub(super) draining_for: IdMap<LineIndex, (WorkerIndex, Epoch)>,
     /// Starts that were ordered and have not ended, the latest first.
     pub(super) starters: BTreeMap<KindId, BTreeSet<(Reverse<Instant>, WorkerIndex)>>,
 }
@@ -353,8 +354,7 @@ impl Placement {
             self.hunger.questions.insert((kind, index));
             orders.push(Order::AskFit { worker: index, epoch, properties });
             self.refresh(index);
-            let lines: Vec<LineIndex> = self.queue.lines_of(kind).collect();
-            self.queue.touched.extend(lines);
+            self.queue.touch_lines_of(kind);
         }
     }
 }
@@ -376,7 +376,7 @@ impl Placement {
         let mut holders = self.queue.holders();
         holders.extend(self.learned.known().chain(self.blame.holders()));
         let mut starters: BTreeMap<KindId, BTreeSet<_>> = BTreeMap::new();
-        let mut starts: HashMap<BuildId, u32> = HashMap::new();
+        let mut starts: BTreeMap<BuildId, u32> = BTreeMap::new();
         let (mut questions, mut curious) = (BTreeSet::new(), BTreeSet::new());
         for index in all() {
             let worker = self.worker(index);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::WorkerIndex;
+use super::ids::IdMap;
 use super::kinds::{ANY, KindId, Kinds};
 use super::labels::{LabelIndex, RouteIndex};
 use crate::build::{Build, BuildId, Epoch, Properties};
@@ -140,8 +141,8 @@ pub(super) struct Queue {
     need_of: HashMap<(RouteIndex, Option<Properties>), NeedIndex>,
     needs_of: BTreeMap<RouteIndex, BTreeSet<NeedIndex>>,
     lines: Slab<Line>,
-    line_of: HashMap<(RouteIndex, Arc<[KindId]>), LineIndex>,
-    lines_of: HashMap<KindId, BTreeSet<LineIndex>>,
+    line_of: IdMap<(RouteIndex, Arc<[KindId]>), LineIndex>,
+    lines_of: IdMap<KindId, BTreeSet<LineIndex>>,
     pauses: BTreeSet<(Instant, BuildId)>,
     /// Builds with an attempt that failed.
     failed: BTreeSet<BuildId>,
@@ -221,6 +222,11 @@ impl Queue {
     /// The lines that instances of this kind can serve.
     pub(super) fn lines_of(&self, kind: KindId) -> impl Iterator<Item = LineIndex> {
         self.lines_of.get(&kind).into_iter().flatten().copied()
+    }
+
+    /// The plan has to look at the lines that instances of this kind can serve.
+    pub(super) fn touch_lines_of(&mut self, kind: KindId) {
+        self.touched.extend(self.lines_of.get(&kind).into_iter().flatten());
     }
 
     /// The needs that share a route.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::fleet::Demand;
-use super::kinds::Space;
+use super::kinds::{KindId, Space};
 use super::labels::{RouteIndex, SHELVES, Shelf};
 use super::plan::Urgency;
 use super::queue::{Line, LineIndex, Rank};
@@ -28,14 +28,17 @@ impl Placement {
 
     /// Builds of this line, and of lines that can use nothing but what this one can use.
     pub(super) fn demand(&self, line: &Line) -> usize {
-        let needed = self.labels.needed(line.route);
-        let within = |other: &Line| {
-            other.kinds.iter().all(|kind| line.kinds.contains(kind))
-                && self.labels.needed(other.route).contains_all(needed)
+        let fits = |other: &Line| {
+            other.route == line.route || self.labels.needed(other.route).contains_all(self.labels.needed(line.route))
         };
-        let mut lines: BTreeSet<LineIndex> = line.kinds.iter().flat_map(|kind| self.queue.lines_of(*kind)).collect();
-        lines.retain(|index| within(self.queue.line(*index)));
-        let others: usize = lines.iter().map(|index| self.queue.line(*index).waiting.len()).sum();
+        let within = |other: &Line| other.kinds.iter().all(|kind| line.kinds.contains(kind)) && fits(other);
+        // Each of them is counted with the first one of its kinds.
+        let first_of = |kind: KindId| {
+            let lines = self.queue.lines_of(kind).map(|index| self.queue.line(index));
+            lines.filter(move |other| other.kinds.first() == Some(&kind))
+        };
+        let lines = line.kinds.iter().flat_map(|kind| first_of(*kind)).filter(|other| within(other));
+        let others: usize = lines.map(|other| other.waiting.len()).sum();
         // A line whose kinds are not known yet is not among those of its kinds.
         if line.kinds.is_empty() { line.waiting.len() } else { others }
     }

@@ -181,12 +181,13 @@ impl Lease {
     /// The place first: the end of its build is the last thing that is told about it.
     fn release(&mut self, result: BuildResult, agenda: &mut Agenda) {
         let Connection { shared, worker, .. } = &*self.connection;
-        worker.transition(shared, agenda, |turn| {
+        let now = shared.clock.now();
+        worker.transition_at(now, shared, agenda, |turn| {
             turn.apply(Input::Release { lease: self.id, finished: !self.retried });
         });
         self.released = true;
         if let Some(build) = self.queued.take() {
-            shared.finish_build(build.id, result, agenda);
+            shared.finish_build(now, build.id, result, agenda);
         }
     }
 

@@ -393,8 +393,7 @@ impl Shared {
     }
 
     /// Whoever holds the lease of a build says how it ended.
-    pub(super) fn finish_build(self: &Arc<Self>, id: BuildId, result: BuildResult, agenda: &mut Agenda) {
-        let now = self.clock.now();
+    pub(super) fn finish_build(self: &Arc<Self>, now: Instant, id: BuildId, result: BuildResult, agenda: &mut Agenda) {
         let ended = self.queue_turn(now, agenda, |turn| {
             if !turn.queue.placement.finished(now, id) {
                 return None; // it was cancelled meanwhile
