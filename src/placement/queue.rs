@@ -140,6 +140,9 @@ pub(super) struct Queue {
     needs: Slab<Need>,
     need_of: HashMap<(RouteIndex, Option<Properties>), NeedIndex>,
     needs_of: BTreeMap<RouteIndex, BTreeSet<NeedIndex>>,
+    /// The need that lost its last build last: the next build may well have it again. Of drivers that say kinds only
+    /// what they said for builds that wait is kept, so that it is none of theirs.
+    spare: Option<NeedIndex>,
     lines: Slab<Line>,
     line_of: IdMap<(RouteIndex, Arc<[KindId]>), LineIndex>,
     lines_of: IdMap<KindId, BTreeSet<LineIndex>>,
@@ -235,7 +238,7 @@ impl Queue {
     }
 
     pub(super) fn all_needs(&self) -> Vec<NeedIndex> {
-        self.needs_of.values().flatten().copied().collect()
+        self.needs_of.values().flatten().copied().filter(|need| self.spare != Some(*need)).collect()
     }
 
     /// The need of a build, held once more. `route` was held for it.
@@ -245,6 +248,7 @@ impl Queue {
         if let Some(&need) = self.need_of.get(&(route, properties.clone())) {
             labels.release_route(route); // the need holds it already
             self.needs.get_mut(need.0).builds += 1;
+            self.spare.take_if(|spare| *spare == need);
             return need;
         }
         let asked = (census.asked > 0).then(|| kinds.hold_asked(build.properties()));
@@ -263,6 +267,12 @@ impl Queue {
         if need.builds > 0 {
             return;
         }
+        let unused = if need.said.is_empty() { self.spare.replace(index) } else { Some(index) };
+        unused.into_iter().for_each(|unused| self.remove_need(unused, labels, kinds));
+    }
+
+    /// No build has this need.
+    fn remove_need(&mut self, index: NeedIndex, labels: &mut LabelIndex, kinds: &mut Kinds) {
         let need = self.needs.remove(index.0);
         self.need_of.remove(&(need.route, need.properties));
         if let Some(needs) = self.needs_of.get_mut(&need.route) {
@@ -419,6 +429,7 @@ impl Queue {
             let need = self.builds[id].need;
             self.release_need(need, labels, kinds);
         }
+        self.spare.take().into_iter().for_each(|spare| self.remove_need(spare, labels, kinds));
         for ((id, place), route) in left.into_iter().zip(held) {
             let build = self.builds[&id].build.clone();
             let need = self.hold_need(route.expect("workers are only added"), &build, labels, kinds);
