@@ -133,6 +133,15 @@ impl Line {
     }
 }
 
+/// The first builds of lines by route, the best claim first.
+type Heads = BTreeSet<(RouteIndex, Rank, LineIndex)>;
+
+/// Those of one route.
+fn of_route(heads: &Heads, route: RouteIndex) -> impl Iterator<Item = (Rank, LineIndex)> {
+    let first = (route, Rank { key: i64::MIN, build: BuildId(0) }, LineIndex(0));
+    heads.range(first..).take_while(move |(of, ..)| *of == route).map(|(_, head, line)| (*head, *line))
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
     /// In order, so that those that are about to run are close together in memory.
@@ -150,9 +159,9 @@ pub(super) struct Queue {
     /// Builds with an attempt that failed.
     failed: BTreeSet<BuildId>,
     /// The first build of each line.
-    heads: BTreeMap<RouteIndex, BTreeSet<(Rank, LineIndex)>>,
+    heads: Heads,
     /// Heads that no younger build has been preferred to.
-    unpassed: BTreeMap<RouteIndex, BTreeSet<(Rank, LineIndex)>>,
+    unpassed: Heads,
     /// Heads that are passed over and are still patient.
     patient: BTreeSet<(Instant, LineIndex)>,
     /// Heads whose patience has ended.
@@ -521,16 +530,8 @@ impl Queue {
         }
         let (route, patience) = (line.route, line.patience.take());
         for heads in [&mut self.heads, &mut self.unpassed] {
-            let of_route = heads.entry(route).or_default();
-            if let Some(before) = before {
-                of_route.remove(&(before, index));
-            }
-            if let Some(after) = after {
-                of_route.insert((after, index));
-            }
-            if of_route.is_empty() {
-                heads.remove(&route);
-            }
+            before.into_iter().for_each(|before| _ = heads.remove(&(route, before, index)));
+            heads.extend(after.map(|after| (route, after, index)));
         }
         if let Some(before) = before {
             self.impatient.remove(&(before, index));
@@ -542,7 +543,7 @@ impl Queue {
 
     /// The heads of all lines of a route, the best claim first.
     pub(super) fn heads(&self, route: RouteIndex) -> impl Iterator<Item = (Rank, LineIndex)> {
-        self.heads.get(&route).into_iter().flatten().copied()
+        of_route(&self.heads, route)
     }
 
     /// A build of `rank` was given a place that the heads of this route could use: those with a better claim have been
@@ -554,9 +555,9 @@ impl Queue {
         now: Instant,
         patience: impl Fn(&Line) -> Duration,
     ) {
-        while let Some(&(head, index)) = self.unpassed.get(&route).and_then(BTreeSet::first)
-            && head < rank
-        {
+        loop {
+            let first = of_route(&self.unpassed, route).next();
+            let Some((head, index)) = first.filter(|(head, _)| *head < rank) else { return };
             let line = self.lines.get_mut(index.0);
             let until = now.checked_add(patience(line));
             line.patience = until;
@@ -564,11 +565,7 @@ impl Queue {
             if let Some(until) = until {
                 self.patient.insert((until, index));
             }
-            let unpassed = self.unpassed.get_mut(&route).expect("it has this head");
-            unpassed.remove(&(head, index));
-            if unpassed.is_empty() {
-                self.unpassed.remove(&route);
-            }
+            self.unpassed.remove(&(route, head, index));
         }
     }
 }

@@ -167,10 +167,9 @@ impl Lease {
             BuildResult::Failed(reason) => BuildResult::Failed(printable(&reason).into()),
             result => result,
         };
-        let shared = self.connection.shared.clone();
         let mut agenda = Agenda::default();
         self.release(result, &mut agenda);
-        shared.perform(agenda);
+        self.connection.shared.perform(agenda);
     }
 
     /// Gives the place back, and puts the consequences on the agenda.
@@ -234,10 +233,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.released {
-            let shared = self.connection.shared.clone();
             let mut agenda = Agenda::default();
             self.release(BuildResult::Dropped, &mut agenda);
-            shared.perform(agenda);
+            self.connection.shared.perform(agenda);
         }
     }
 }

@@ -6,7 +6,8 @@ impl Queue {
     /// Panics unless every index is as the builds make it.
     pub(in crate::placement) fn check(&self, labels: &LabelIndex) {
         let mut waiting: BTreeMap<LineIndex, BTreeSet<Rank>> = BTreeMap::new();
-        let (mut pauses, mut of_need) = (BTreeSet::new(), BTreeMap::new());
+        let mut pauses = BTreeSet::new();
+        let mut of_need: BTreeMap<NeedIndex, u32> = self.spare.into_iter().map(|spare| (spare, 0)).collect();
         for (&id, entry) in &self.builds {
             *of_need.entry(entry.need).or_insert(0) += 1;
             let need = self.need(entry.need);
@@ -38,8 +39,7 @@ impl Queue {
         }
         assert_eq!(self.lines.entries.iter().flatten().count(), needs_of_line.len());
         assert_eq!(self.line_of.len(), needs_of_line.len());
-        let (mut heads, mut unpassed): (BTreeMap<RouteIndex, BTreeSet<_>>, BTreeMap<RouteIndex, BTreeSet<_>>) =
-            Default::default();
+        let (mut heads, mut unpassed) = (Heads::new(), Heads::new());
         let (mut patient, mut impatient) = (BTreeSet::new(), BTreeSet::new());
         for (&index, &needs) in &needs_of_line {
             let line = self.line(index);
@@ -52,10 +52,10 @@ impl Queue {
                 assert_eq!(line.patience, None, "nobody is patient in an empty line");
                 continue;
             };
-            heads.entry(line.route).or_default().insert((head, index));
+            heads.insert((line.route, head, index));
             match line.patience {
                 None if self.impatient.contains(&(head, index)) => _ = impatient.insert((head, index)),
-                None => _ = unpassed.entry(line.route).or_default().insert((head, index)),
+                None => _ = unpassed.insert((line.route, head, index)),
                 Some(_) if self.impatient.contains(&(head, index)) => _ = impatient.insert((head, index)),
                 Some(until) => _ = patient.insert((until, index)),
             }
