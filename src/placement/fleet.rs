@@ -44,6 +44,8 @@ pub(super) struct Demand {
     pub(super) replaces: Option<Epoch>,
     /// It took too long, so that another one may be made beside it. It stays so when the call that hung returns.
     pub(super) overdue: bool,
+    /// Its instance was seen attached.
+    pub(super) has_come: bool,
     /// Nobody needs it any more, and the worker was told; or it came to nothing.
     pub(super) cancelled: bool,
     /// The start has ended; facts of this version or a later one know of it. Until they come, this worker is not where
@@ -123,6 +125,12 @@ impl Worker {
     /// The start that was ordered and has not ended.
     pub(super) fn starting(&self) -> Option<&Demand> {
         self.demand.as_ref().filter(|demand| demand.ended.is_none())
+    }
+
+    /// Whether the instance that was ordered is attached, though the end of its start was not heard yet. Its places count
+    /// as those of any other instance.
+    pub(super) fn has_come(&self) -> bool {
+        self.demand.as_ref().is_some_and(|demand| demand.has_come)
     }
 
     /// Takes the demand whose end the facts know of.
@@ -205,6 +213,7 @@ impl Worker {
             && demand.kind == kind
             && !demand.cancelled
             && !demand.overdue
+            && !self.has_come()
         {
             share.starting = self.max_builds;
         }
@@ -292,6 +301,10 @@ impl Worker {
     pub(super) fn update(&mut self, facts: Facts) -> bool {
         let another = facts.epoch != self.facts.epoch;
         self.facts = facts;
+        let (attached, epoch) = (self.is_attached(), self.facts.epoch);
+        if let Some(demand) = &mut self.demand {
+            demand.has_come |= attached && demand.replaces != Some(epoch);
+        }
         let current = self.facts.version;
         self.leasing.retain(|leasing| leasing.version.is_none_or(|version| version > current));
         another

@@ -144,7 +144,8 @@ impl Placement {
                         && self.labels.fits(index, line.route)
                         && self.demand(line) > supply.saturating_sub(places)
                 };
-                if worker.demand.as_ref().is_none_or(|demand| demand.cancelled)
+                if worker.has_come()
+                    || worker.demand.as_ref().is_none_or(|demand| demand.cancelled)
                     || self.queue.lines_of(kind).any(is_needed)
                 {
                     continue;
@@ -268,7 +269,16 @@ impl Placement {
         let worker = self.worker_mut(index);
         let replaces = worker.has_instance().then_some(worker.facts.epoch);
         worker.draining |= replaces.is_some();
-        let demand = Demand { occasion, kind, since: now, replaces, overdue: false, cancelled: false, ended: None };
+        let demand = Demand {
+            occasion,
+            kind,
+            since: now,
+            replaces,
+            overdue: false,
+            has_come: false,
+            cancelled: false,
+            ended: None,
+        };
         worker.demand = Some(demand);
         orders.push(Order::Start { worker: index, replace: replaces });
         self.refresh(index);

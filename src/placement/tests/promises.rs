@@ -238,6 +238,7 @@ impl World {
             .filter(|worker| {
                 let known = self.placement.worker(index_of(*worker));
                 known.starting().is_some_and(|demand| !demand.cancelled && !demand.overdue)
+                    && !known.has_come()
                     && !self.has_come_up(*worker)
             })
             .collect();
