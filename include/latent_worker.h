@@ -157,8 +157,8 @@ typedef int32_t lw_exit;
 #endif // __cplusplus
 
 // What the callbacks of a driver or an agent return. Any other number, and an answer that a callback does not have,
-// counts as LW_ANSWER_FAILED. After each failure of a start but LW_ANSWER_CANNOT the worker goes into quarantine, and
-// the build may be retried.
+// counts as LW_ANSWER_FAILED. A failure of a start other than LW_ANSWER_CANNOT is a failed attempt of its build, which
+// pauses and then prefers other workers. The worker goes into quarantine unless the build or its kind is to blame.
 enum lw_answer
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
@@ -245,10 +245,12 @@ enum lw_idle
  {
   // After idle_ms without work, also when it never had any.
   LW_IDLE_AFTER = 0,
-  // As soon as its build is over, so that every build has a fresh one. One that had no build yet waits 10 minutes.
+  // As soon as no build uses it after its first one: with max_builds 1 every build has a fresh instance. One that had
+  // no build yet waits 10 minutes.
   LW_IDLE_AFTER_BUILD = 1,
-  // Not by itself; only on request, when it fails, when it does not fit the next build, and at shutdown. When it
-  // loses its agent between builds, it waits missing_timeout_ms for the agent to attach again.
+  // Not because it is idle, but on request, when it fails, to make room for an instance of another kind, and at
+  // shutdown. When it loses its agent between builds, it waits missing_timeout_ms for the agent to attach again;
+  // while a build waits, the reattach_timeout_ms of the master.
   LW_IDLE_NEVER = 2,
 };
 #ifndef __cplusplus
@@ -731,7 +733,7 @@ typedef struct lw_master_options {
   // is longer than 512 KiB, before it is lost; 0: 10 s.
   uint64_t write_timeout_ms;
   // For how long an older build lets younger builds of another kind use the instances that are up, as a multiple of
-  // the expected duration of a start; 0: 4.0, less than 0: not at all.
+  // the expected duration of a start; 0: 5.5, less than 0: not at all.
   double patience;
   // The least patience; 0: 1 s.
   uint64_t minimum_patience_ms;
@@ -744,7 +746,7 @@ typedef struct lw_master_options {
   uint64_t longest_retry_pause_ms;
   // How long a lease may wait to be taken out of its ticket or inbox before its build ends as abandoned; 0: 1 h.
   uint64_t claim_timeout_ms;
-  // How long the agent of an instance that is never idle for too long may be gone while a build waits; 0: 60 s.
+  // How long the agent of an instance under LW_IDLE_NEVER may be gone while a build waits; 0: 60 s.
   uint64_t reattach_timeout_ms;
   // The attempts at a build that does not say it itself; 0: 10.
   uint32_t max_attempts;
@@ -819,7 +821,8 @@ lw_code lw_master_submit(struct lw_master *master, const struct lw_build *build,
 // The number of the ticket's build: 1, 2, 3 in the order in which its master took them.
 lw_code lw_ticket_build(struct lw_ticket *ticket, uint64_t *build);
 
-// Blocks until the build has its turn, or never will, at most for timeout_ms; 0 only looks, LW_FOREVER has no limit.
+// Blocks until the build has a lease or ends without one, at most for timeout_ms; 0 only looks, LW_FOREVER has no
+// limit.
 //
 // LW_OK: the lease is the caller's now. LW_ERROR_TIMEOUT: the build is as it was. All other codes say why there is no
 // (further) lease. A lease that is retried is followed by another answer; after the last one every wait answers
@@ -1087,13 +1090,14 @@ lw_code lw_lease_read_file(struct lw_lease *lease, const char *path, const char 
 // another thread uses the lease any more. Does not block.
 lw_code lw_lease_finish(struct lw_lease *lease, int result, const char *reason);
 
-// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same
-// ticket or inbox. When that was freed the build is cancelled instead. This counts as a failed attempt; reason is for
+// Gives the place back and puts the build back into the queue, with the priority and age that it had: the next answer
+// comes to the same ticket or inbox. When that was freed the build is cancelled instead. This counts as a failed
+// attempt on this worker: the build pauses, and avoids the worker from now on while another one fits it. reason is for
 // people and may be NULL. The handle is invalid afterwards, as after lw_lease_finish. Does not block.
 lw_code lw_lease_retry(struct lw_lease *lease, const char *reason);
 
 // As lw_lease_retry, and says that the instance is bad: it takes no more builds, and is stopped when those that run on
-// it have ended. The build's next attempt is made on another worker if one fits.
+// it have ended.
 lw_code lw_lease_retire(struct lw_lease *lease, const char *reason);
 
 // Gives the place back without a word: the build ends as dropped. The handle is invalid afterwards, as after
@@ -1138,8 +1142,8 @@ lw_code lw_master_free(struct lw_master *master);
 // Ends a build, wherever it is, as lw_ticket_cancel does. LW_ERROR_ENDED: it has ended already, or never was.
 lw_code lw_master_cancel(struct lw_master *master, uint64_t build);
 
-// Where a build is and why it is not further, as a JSON object: id, state, history, text and more. Free json with
-// lw_free. LW_ERROR_ENDED: it has ended, or never was. Does not block.
+// Where a build is and, while it waits, what stands in its way, as a JSON object: id, state, history, text and more.
+// Free json with lw_free. LW_ERROR_ENDED: it has ended, or never was. Does not block.
 lw_code lw_master_build_status(struct lw_master *master, uint64_t build, const char **json);
 
 // A page of the builds that wait, as a JSON object: total, waiting (the best claim first), paused (builds between two
@@ -1154,13 +1158,16 @@ lw_code lw_master_worker(struct lw_master *master, const char *name, struct lw_w
 // details, last_failure, text and more. Free json with lw_free. Does not block.
 lw_code lw_worker_status(struct lw_worker *worker, const char **json);
 
-// Takes no new builds until it is unpaused. What runs goes on; the idle policy still holds. Does not block.
+// Takes no new builds and starts nothing until it is unpaused. Builds that run go on, and so does a start that is under
+// way; the idle policy still holds. Builds of the queue wait for other workers. Does not block.
 lw_code lw_worker_pause(struct lw_worker *worker);
 
-// Takes builds again, also when it was in quarantine. Does not block.
+// Takes builds again: ends a pause, a quarantine, and the wait until something that was left behind is gone. Does not
+// block.
 lw_code lw_worker_unpause(struct lw_worker *worker);
 
 // Stops the instance, if there is one: after its builds, or at once when fast is not 0; leases that are out end then.
+// Builds that wait in the queue may cause the next start of this worker, unless it is paused.
 //
 // Blocks until it is gone, at most for timeout_ms: LW_ERROR_TIMEOUT then, and it is stopped all the same; 0 does not
 // wait, and neither does a call within a callback. Call it without an interpreter's lock: it waits for callbacks.

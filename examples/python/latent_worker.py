@@ -947,7 +947,10 @@ class Lease(_Handle):
         self._gone()
 
     def retry(self, reason: str) -> None:
-        """Gives the place back and puts the build back: its ticket has another answer then."""
+        """Gives the place back and puts the build back into the queue; its ticket has another answer then.
+
+        This is a failed attempt on this worker: the build pauses, and avoids the worker while another one fits it.
+        """
         _call("lw_lease_retry", self._handle, _bytes(reason))
         self._gone()
 
@@ -981,7 +984,7 @@ class Ticket(_Handle):
         return number.value
 
     def wait(self, timeout: Optional[float] = None) -> Lease:
-        """Blocks until the build has its turn.
+        """Blocks until the build has a lease.
 
         Otherwise: :class:`TimedOut`, :class:`Cancelled`, :class:`BuildFailed`, or :class:`Ended` after the last answer.
         """
@@ -1516,11 +1519,11 @@ class Worker(_Handle):
         return status
 
     def pause(self) -> None:
-        """Takes no new builds until it is unpaused."""
+        """Takes no new builds and starts nothing until it is unpaused. Builds that run go on."""
         _call("lw_worker_pause", self._handle)
 
     def unpause(self) -> None:
-        """Takes builds again, also when it was in quarantine."""
+        """Takes builds again: ends a pause and a quarantine."""
         _call("lw_worker_unpause", self._handle)
 
     def insubstantiate(self, fast: bool = False, timeout: Optional[float] = None) -> None:
@@ -1711,7 +1714,7 @@ class Master(_Handle):
         _call("lw_master_cancel", self._handle, build)
 
     def build_status(self, build: int) -> Dict[str, Any]:
-        """Where a build is and why it is not further."""
+        """Where a build is and, while it waits, what stands in its way."""
         status: Dict[str, Any] = json.loads(_text_of("lw_master_build_status", self._handle, build))
         return status
 

@@ -127,7 +127,8 @@ pub extern "C" fn lw_ticket_build(ticket: *mut lw_ticket, build: Option<&mut May
     })
 }
 
-/// Blocks until the build has its turn, or never will, at most for timeout_ms; 0 only looks, LW_FOREVER has no limit.
+/// Blocks until the build has a lease or ends without one, at most for timeout_ms; 0 only looks, LW_FOREVER has no
+/// limit.
 ///
 /// LW_OK: the lease is the caller's now. LW_ERROR_TIMEOUT: the build is as it was. All other codes say why there is no
 /// (further) lease. A lease that is retried is followed by another answer; after the last one every wait answers

@@ -27,8 +27,8 @@ use crate::{Attacher, Attachment, BoxError, FailureCause, Health, LatentWorker, 
 use crate::{LeftoverStage, StartError, StartRequest, Started, StopError, StopRequest};
 
 /// What the callbacks of a driver or an agent return. Any other number, and an answer that a callback does not have,
-/// counts as LW_ANSWER_FAILED. After each failure of a start but LW_ANSWER_CANNOT the worker goes into quarantine, and
-/// the build may be retried.
+/// counts as LW_ANSWER_FAILED. A failure of a start other than LW_ANSWER_CANNOT is a failed attempt of its build, which
+/// pauses and then prefers other workers. The worker goes into quarantine unless the build or its kind is to blame.
 #[repr(i32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum lw_answer {

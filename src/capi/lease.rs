@@ -608,8 +608,9 @@ pub extern "C" fn lw_lease_finish(lease: *mut lw_lease, result: c_int, reason: *
     })
 }
 
-/// Gives the place back and puts the build back to where it stood in the queue: the next answer comes to the same
-/// ticket or inbox. When that was freed the build is cancelled instead. This counts as a failed attempt; reason is for
+/// Gives the place back and puts the build back into the queue, with the priority and age that it had: the next answer
+/// comes to the same ticket or inbox. When that was freed the build is cancelled instead. This counts as a failed
+/// attempt on this worker: the build pauses, and avoids the worker from now on while another one fits it. reason is for
 /// people and may be NULL. The handle is invalid afterwards, as after lw_lease_finish. Does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_retry(lease: *mut lw_lease, reason: *const c_char) -> lw_code {
@@ -620,7 +621,7 @@ pub extern "C" fn lw_lease_retry(lease: *mut lw_lease, reason: *const c_char) ->
 }
 
 /// As lw_lease_retry, and says that the instance is bad: it takes no more builds, and is stopped when those that run on
-/// it have ended. The build's next attempt is made on another worker if one fits.
+/// it have ended.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_lease_retire(lease: *mut lw_lease, reason: *const c_char) -> lw_code {
     boundary(|| {

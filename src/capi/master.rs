@@ -73,7 +73,7 @@ pub struct lw_master_options {
     /// is longer than 512 KiB, before it is lost; 0: 10 s.
     pub write_timeout_ms: u64,
     /// For how long an older build lets younger builds of another kind use the instances that are up, as a multiple of
-    /// the expected duration of a start; 0: 4.0, less than 0: not at all.
+    /// the expected duration of a start; 0: 5.5, less than 0: not at all.
     pub patience: f64,
     /// The least patience; 0: 1 s.
     pub minimum_patience_ms: u64,
@@ -86,7 +86,7 @@ pub struct lw_master_options {
     pub longest_retry_pause_ms: u64,
     /// How long a lease may wait to be taken out of its ticket or inbox before its build ends as abandoned; 0: 1 h.
     pub claim_timeout_ms: u64,
-    /// How long the agent of an instance that is never idle for too long may be gone while a build waits; 0: 60 s.
+    /// How long the agent of an instance under LW_IDLE_NEVER may be gone while a build waits; 0: 60 s.
     pub reattach_timeout_ms: u64,
     /// The attempts at a build that does not say it itself; 0: 10.
     pub max_attempts: u32,
@@ -395,8 +395,8 @@ pub extern "C" fn lw_master_cancel(master: *mut lw_master, build: u64) -> lw_cod
     })
 }
 
-/// Where a build is and why it is not further, as a JSON object: id, state, history, text and more. Free json with
-/// lw_free. LW_ERROR_ENDED: it has ended, or never was. Does not block.
+/// Where a build is and, while it waits, what stands in its way, as a JSON object: id, state, history, text and more.
+/// Free json with lw_free. LW_ERROR_ENDED: it has ended, or never was. Does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_master_build_status(
     master: *mut lw_master,

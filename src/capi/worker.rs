@@ -32,10 +32,12 @@ impl Kind for lw_worker {
 pub enum lw_idle {
     /// After idle_ms without work, also when it never had any.
     LW_IDLE_AFTER = 0,
-    /// As soon as its build is over, so that every build has a fresh one. One that had no build yet waits 10 minutes.
+    /// As soon as no build uses it after its first one: with max_builds 1 every build has a fresh instance. One that had
+    /// no build yet waits 10 minutes.
     LW_IDLE_AFTER_BUILD = 1,
-    /// Not by itself; only on request, when it fails, when it does not fit the next build, and at shutdown. When it
-    /// loses its agent between builds, it waits missing_timeout_ms for the agent to attach again.
+    /// Not because it is idle, but on request, when it fails, to make room for an instance of another kind, and at
+    /// shutdown. When it loses its agent between builds, it waits missing_timeout_ms for the agent to attach again;
+    /// while a build waits, the reattach_timeout_ms of the master.
     LW_IDLE_NEVER = 2,
 }
 
@@ -138,7 +140,8 @@ pub extern "C" fn lw_worker_status(worker: *mut lw_worker, json: Option<&mut May
     })
 }
 
-/// Takes no new builds until it is unpaused. What runs goes on; the idle policy still holds. Does not block.
+/// Takes no new builds and starts nothing until it is unpaused. Builds that run go on, and so does a start that is under
+/// way; the idle policy still holds. Builds of the queue wait for other workers. Does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_worker_pause(worker: *mut lw_worker) -> lw_code {
     boundary(|| {
@@ -147,7 +150,8 @@ pub extern "C" fn lw_worker_pause(worker: *mut lw_worker) -> lw_code {
     })
 }
 
-/// Takes builds again, also when it was in quarantine. Does not block.
+/// Takes builds again: ends a pause, a quarantine, and the wait until something that was left behind is gone. Does not
+/// block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lw_worker_unpause(worker: *mut lw_worker) -> lw_code {
     boundary(|| {
@@ -157,6 +161,7 @@ pub extern "C" fn lw_worker_unpause(worker: *mut lw_worker) -> lw_code {
 }
 
 /// Stops the instance, if there is one: after its builds, or at once when fast is not 0; leases that are out end then.
+/// Builds that wait in the queue may cause the next start of this worker, unless it is paused.
 ///
 /// Blocks until it is gone, at most for timeout_ms: LW_ERROR_TIMEOUT then, and it is stopped all the same; 0 does not
 /// wait, and neither does a call within a callback. Call it without an interpreter's lock: it waits for callbacks.
