@@ -53,7 +53,8 @@ impl fmt::Display for BuildState {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Waiting {
-    /// The names of the kinds of instances that can run it. Empty while no driver has said its kind yet.
+    /// The names of the kinds of instances that can run it. Empty while no driver has said its kind yet, and where every
+    /// instance can run it.
     pub kinds: Vec<String>,
     /// Builds that need the same kinds and labels and go first. Counted up to 1000.
     pub ahead: usize,

@@ -272,8 +272,10 @@ pub enum BuildError {
     },
     /// As many attempts have failed as the build or the master allows; see
     /// [`Build::with_max_attempts`](crate::Build::with_max_attempts).
-    #[error("gave up after {} attempts; the last one: {}", .history.len(), .history.last().map(ToString::to_string).unwrap_or_default())]
+    #[error("gave up after {attempts} attempt{}; the last one: {}", if *.attempts == 1 { "" } else { "s" }, .history.last().map(ToString::to_string).unwrap_or_default())]
     AttemptsExhausted {
+        /// How many attempts have failed.
+        attempts: u32,
         /// The first attempt and the latest ones, in their order, 32 at most.
         history: Vec<Attempt>,
     },

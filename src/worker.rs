@@ -108,8 +108,8 @@ pub trait LatentWorker: Send + Sync + 'static {
     /// properties, such as the image and the memory, but no secret: it is shown to people.
     ///
     /// A pure function of the properties: it is called about once for each distinct set of them, whichever of the workers
-    /// that share the driver value the answer is for, and the answer is remembered. Called on the thread that submits a
-    /// build or reports a change, without any lock; it must not block.
+    /// that share the driver value the answer is for, and the answer is remembered. Called on a thread of its own, one
+    /// for each driver value, without any lock. While it blocks, builds wait for this driver's answers only.
     ///
     /// For the queue the kind alone decides. For [`Worker::substantiate`](crate::Worker::substantiate),
     /// [`is_compatible_with_build`](LatentWorker::is_compatible_with_build) is called as well when the kinds are the same,

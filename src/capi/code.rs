@@ -76,7 +76,7 @@ impl From<BuildError> for Failure {
         match &error {
             BuildError::NoWorkerFits { .. } => Self::new(LW_ERROR_NO_WORKER_FITS, &error),
             BuildError::Cannot { history, .. } => with_history(LW_ERROR_CANNOT_SUBSTANTIATE, &error, history),
-            BuildError::AttemptsExhausted { history } => with_history(LW_ERROR_ATTEMPTS_EXHAUSTED, &error, history),
+            BuildError::AttemptsExhausted { history, .. } => with_history(LW_ERROR_ATTEMPTS_EXHAUSTED, &error, history),
             BuildError::Cancelled => Self::new(LW_ERROR_CANCELLED, &error),
             BuildError::ShutDown => Self::new(LW_ERROR_SHUT_DOWN, &error),
             BuildError::Ended => Self::new(LW_ERROR_ENDED, &error),

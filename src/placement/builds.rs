@@ -103,7 +103,7 @@ impl Placement {
         let most = self.queue.builds[&id].build.max_attempts().unwrap_or(self.config.max_attempts);
         if attempts >= most.get() {
             let history = self.history(id);
-            self.conclude(id, BuildError::AttemptsExhausted { history }, orders);
+            self.conclude(id, BuildError::AttemptsExhausted { attempts, history }, orders);
             return;
         }
         let pause = self.config.pause(attempts, chance);

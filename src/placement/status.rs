@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Placement;
 use super::blame::Paused;
+use super::kinds::ANY;
 use super::queue::{Entry, Place, Rank};
 use crate::build::BuildId;
 use crate::build_status::{
@@ -46,7 +47,8 @@ impl Placement {
             example: self.worker(example).name.clone(),
         });
         Waiting {
-            kinds: line.kinds.iter().map(|kind| self.kinds.name(*kind)).collect(),
+            // Where kinds do not matter there is nothing to tell.
+            kinds: line.kinds.iter().filter(|kind| **kind != ANY).map(|kind| self.kinds.name(*kind)).collect(),
             ahead: line.waiting.range(..entry.rank).take(LONGEST_COUNT).count(),
             obstacles: obstacles.collect(),
             next: self.next_chance(now, id, entry),

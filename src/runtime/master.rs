@@ -53,8 +53,7 @@ const SHORTEST_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// holds a `Master` itself does, for ever.
 ///
 /// Except for [`shutdown`](Master::shutdown), [`run`](Master::run), and with a journal
-/// [`forget_leftover`](Master::forget_leftover), no method blocks, whatever the drivers do. Some call methods of
-/// drivers that must not block on the caller's thread, such as [`LatentWorker::kind`].
+/// [`forget_leftover`](Master::forget_leftover), no method blocks, whatever the drivers do.
 #[derive(Clone)]
 pub struct Master {
     handle: Arc<Handle>,
@@ -386,8 +385,6 @@ impl Master {
 
     /// Puts a build into the queue, where it waits until an attached instance has a place for it. Every error comes as the
     /// ticket's answer.
-    ///
-    /// Calls [`LatentWorker::kind`] on this thread when a driver has not said yet which kind the properties need.
     pub fn submit(&self, build: Build) -> Ticket {
         Ticket::submit(self.shared(), build)
     }

@@ -77,7 +77,7 @@ fn b2_a_build_that_loses_its_agent_ends_after_ten_attempts() {
         farm.add_many(workers, 1, |config| config);
         let build = farm.submit(of_kind("a"), Work::Loses);
         farm.run(secs(20_000));
-        let Some(BuildError::AttemptsExhausted { history }) = farm.errors.get(&build) else {
+        let Some(BuildError::AttemptsExhausted { history, .. }) = farm.errors.get(&build) else {
             panic!("{workers}, {way:?}: {}", farm.why(build));
         };
         assert_eq!(history.len(), 10);

@@ -59,7 +59,7 @@ impl World {
                     assert_ne!(build.state, BuildState::Ended, "b4: a second answer: {error}");
                     build.state = BuildState::Ended;
                     match error {
-                        BuildError::AttemptsExhausted { history } => {
+                        BuildError::AttemptsExhausted { history, .. } => {
                             assert_eq!(build.attempts, limit.get(), "b2: as many attempts as the build may have");
                             assert_eq!(history.len(), build.attempts as usize);
                         }
