@@ -521,6 +521,7 @@ static void builds_of_one_kind_use_one_instance(int calls_back)
         run_with(&self, first, 2);
         run_with(&self, alike, 2);
     }
+    await(&self.starts, 1); /* the builds run as soon as the agent has attached */
     MUST(look(&self.starts) == 1 && look(&self.kinds) == 2 && look(&self.compatibles) == 0);
     end(&self);
 }
@@ -533,6 +534,7 @@ static void builds_of_another_kind_and_of_none(void)
     begin_with_kinds(&self, 0, kind);
     run_with(&self, one, 1);
     run_with(&self, other, 1);
+    await(&self.starts, 2);
     MUST(look(&self.starts) == 2 && look(&self.stops) == 1 && look(&self.kinds) == 2);
 
     lw_ticket *ticket = submit_with(&self, "of no kind", NULL, 0);
@@ -552,8 +554,10 @@ static void a_driver_that_names_no_kind_has_one_for_all_properties(void)
     begin_with_kinds(&self, 0, kind_by_properties);
     run_with(&self, first, 2);
     run_with(&self, first, 2);
+    await(&self.starts, 1);
     MUST(look(&self.starts) == 1);
     run_with(&self, other, 2);
+    await(&self.starts, 2);
     MUST(look(&self.starts) == 2 && look(&self.kinds) == 2);
     end(&self);
 }
@@ -771,9 +775,14 @@ static void an_idle_agent_that_is_lost_may_come_back(void)
     await(&self.starts, 1);
     OK(lw_attachment_lost(self.attachment, NULL));
     const char *json;
-    OK(lw_worker_status(worker, &json));
-    MUST(contains(json, "\"state\":\"substantiated\"") && contains(json, "\"attached\":false"));
-    OK(lw_free(json));
+    int is_up = 0;
+    for (int i = 0; i < 6000 && !is_up; i++) {
+        SLEEP_10_MS(); /* the callback is about to return */
+        OK(lw_worker_status(worker, &json));
+        is_up = contains(json, "\"state\":\"substantiated\"") && contains(json, "\"attached\":false");
+        OK(lw_free(json));
+    }
+    MUST(is_up);
     MUST(look(&self.stops) == 0);
     OK(lw_worker_insubstantiate(worker, 0, MINUTE));
     MUST(look(&self.stops) == 1);

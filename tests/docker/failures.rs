@@ -129,6 +129,8 @@ fn d3_a_container_that_somebody_has_removed_is_lost_and_stopped(engine: &Engine)
         });
         assert_eq!(stopped, Ok(()));
         assert_eq!(scene.containers(), []);
+        // A loss so soon counts as a failed start.
+        worker.unpause();
     }
     scene.finish();
 }
