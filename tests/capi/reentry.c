@@ -616,9 +616,9 @@ CALL(lw_lease_retry)
 
 CALL(lw_lease_retire)
 {
-    OK(lw_lease_retire(twin_lease(at->other), "of a callback"));
-    /* That lease may have started an instance once more. */
-    ANY(lw_attachment_free(at->other->attachment));
+    /* Its build does not come back, so that no other instance is started for it. */
+    ANY(lw_ticket_cancel(at->other->ticket));
+    OK(lw_lease_retire(at->other->lease, "of a callback"));
 }
 
 CALL(lw_lease_free)
