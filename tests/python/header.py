@@ -13,6 +13,7 @@ HEADER = os.path.join(os.path.dirname(__file__), "..", "..", "include", "latent_
 NUMBERS = {
     "size_t": ctypes.c_size_t, "int": ctypes.c_int, "bool": ctypes.c_bool, "int32_t": ctypes.c_int32,
     "uint32_t": ctypes.c_uint32, "uint64_t": ctypes.c_uint64, "lw_exit": ctypes.c_int32,
+    "double": ctypes.c_double,
 }
 
 

@@ -127,8 +127,9 @@ impl Queue<'_> {
     fn interrupt(&self, end: End) -> End {
         if end < End::Interrupted {
             let message = "farm: no further builds are started, running ones finish; Ctrl-C again ends them";
-            self.screen.alert(message.to_owned());
+            // Told when it is true.
             self.master.shutdown(ShutdownMode::Graceful, Duration::ZERO);
+            self.screen.alert(message.to_owned());
             return End::Interrupted;
         }
         if end == End::Interrupted {
