@@ -391,7 +391,7 @@ impl Master {
 
     /// As [`submit`](Master::submit), with the answers in a place shared with other builds.
     pub fn submit_to(&self, build: Build, inbox: &Inbox) -> BuildId {
-        self.shared().submit(build, inbox.submitter(self.shared()))
+        self.shared().submit(build, inbox.submitter(self.shared())).id
     }
 
     /// Submits a build, blocks until it has a lease, and does the work on this thread. When the work fails and the lease has

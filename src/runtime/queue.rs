@@ -4,7 +4,7 @@
 //! is taken within the turn that gives it, so that a build that finds one at once costs one turn.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::connection::EndSignal;
 use super::entropy;
 use super::lease::Lease;
 use super::observers::About;
-use super::outbox::Outbox;
+use super::outbox::{Answer, Mailbox, Outbox};
 use super::shared::{Agenda, Shared, Task};
 use super::timer::Timer;
 use crate::build::{Build, BuildId, Epoch, Properties};
@@ -42,16 +42,13 @@ pub(super) struct Queue {
 pub(super) struct BuildCell {
     pub(super) id: BuildId,
     pub(super) build: Build,
-    /// Taken with the last answer: nothing can follow, and the channel closes though the lease may still be out.
-    submitter: Mutex<Option<Submitter>>,
+    submitter: Mutex<Submitter>,
     /// The inbox that its answers go to, if it is one.
     inbox: Option<InboxNumber>,
     /// Set when the build is cancelled while its lease is out. A build that waits has none, which saves memory.
     cancelled: OnceLock<Box<EndSignal>>,
     /// Whether its end was told. Locked while something happens to the build that must not follow its end.
     ended: Mutex<bool>,
-    /// The number of the answer that was sent last; changed under the lock of the submitter.
-    last_sent: AtomicU64,
     /// The ticket was dropped while the lease is out. Changed under the queue's lock.
     abandoned: AtomicBool,
 }
@@ -59,8 +56,11 @@ pub(super) struct BuildCell {
 /// Where the answers to a submission go. A build has at most one lease at a time and one last answer, so that there is
 /// always room.
 pub(super) enum Submitter {
-    Ticket(Outbox<Result<Lease, BuildError>>),
-    Inbox(InboxNumber, Arc<Outbox<(BuildId, Result<Lease, BuildError>)>>),
+    Ticket(Mailbox),
+    /// `last_sent`: the number of the answer that was sent last.
+    Inbox { number: InboxNumber, outbox: Arc<Outbox>, last_sent: u64 },
+    /// The last answer was sent to an inbox: nothing can follow, though the lease may still be out.
+    Done,
 }
 
 /// Tells the inboxes of one process apart.
@@ -68,26 +68,59 @@ pub(super) enum Submitter {
 pub(super) struct InboxNumber(pub(super) u64);
 
 impl BuildCell {
-    /// Returns what could not be delivered: nobody is there to take it. A lease must be given back.
-    pub(super) fn deliver(&self, answer: Result<Lease, BuildError>) -> Option<Result<Lease, BuildError>> {
-        let mut submitter = self.submitter.lock();
-        let is_last = answer.is_err();
-        let undelivered = match &*submitter {
-            Some(Submitter::Ticket(outbox)) => outbox.send(self.id, answer),
-            Some(Submitter::Inbox(_, outbox)) => outbox.send(self.id, answer),
-            None => Err(Box::new(answer)),
+    fn new(id: BuildId, build: Build, submitter: Submitter) -> Self {
+        let inbox = match &submitter {
+            Submitter::Inbox { number, .. } => Some(*number),
+            Submitter::Ticket(_) | Submitter::Done => None,
         };
-        let undelivered = match undelivered {
-            Ok(number) => {
-                self.last_sent.store(number, Ordering::Relaxed);
-                None
-            }
-            Err(undelivered) => Some(*undelivered),
+        Self {
+            id,
+            build,
+            inbox,
+            submitter: Mutex::new(submitter),
+            cancelled: OnceLock::new(),
+            ended: Mutex::new(false),
+            abandoned: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns what could not be delivered: nobody is there to take it. A lease must be given back.
+    pub(super) fn deliver(&self, answer: Answer) -> Option<Answer> {
+        let is_last = answer.is_err();
+        let undelivered = match &mut *self.submitter.lock() {
+            Submitter::Ticket(mailbox) => mailbox.put(answer),
+            Submitter::Inbox { outbox, last_sent, .. } => match outbox.send(self.id, answer) {
+                Ok(number) => {
+                    *last_sent = number;
+                    None
+                }
+                Err(undelivered) => Some(*undelivered),
+            },
+            Submitter::Done => Some(answer),
         };
         if is_last {
-            *submitter = None;
+            self.close();
         }
         undelivered
+    }
+
+    /// No other answer follows.
+    pub(super) fn close(&self) {
+        let mut submitter = self.submitter.lock();
+        let closed = match &mut *submitter {
+            Submitter::Ticket(mailbox) => (mailbox.close(), None),
+            inbox => (None, Some(std::mem::replace(inbox, Submitter::Done))),
+        };
+        drop(submitter);
+        drop(closed);
+    }
+
+    /// What the ticket of this build does with its mailbox.
+    pub(super) fn with_mailbox<R>(&self, step: impl FnOnce(&mut Mailbox) -> R) -> R {
+        match &mut *self.submitter.lock() {
+            Submitter::Ticket(mailbox) => step(mailbox),
+            Submitter::Inbox { .. } | Submitter::Done => unreachable!("a build with a ticket has a mailbox"),
+        }
     }
 
     /// Set when the build is cancelled while its lease is out.
@@ -102,11 +135,10 @@ impl BuildCell {
 
     /// Whether the lease that was delivered last was taken out of its ticket or inbox.
     fn lease_was_taken(&self) -> bool {
-        let number = self.last_sent.load(Ordering::Relaxed);
         match &*self.submitter.lock() {
-            Some(Submitter::Ticket(outbox)) => outbox.was_taken(number),
-            Some(Submitter::Inbox(_, outbox)) => outbox.was_taken(number),
-            None => true,
+            Submitter::Ticket(mailbox) => mailbox.is_empty(),
+            Submitter::Inbox { outbox, last_sent, .. } => outbox.was_taken(*last_sent),
+            Submitter::Done => true,
         }
     }
 
@@ -181,36 +213,23 @@ impl Shared {
         result
     }
 
-    pub(super) fn submit(self: &Arc<Self>, build: Build, submitter: Submitter) -> BuildId {
+    pub(super) fn submit(self: &Arc<Self>, build: Build, submitter: Submitter) -> Arc<BuildCell> {
         let mut agenda = Agenda::default();
         let now = self.clock.now();
         let changed = self.changed_workers(now);
-        let id = self.queue_turn(now, &mut agenda, |turn| {
+        let cell = self.queue_turn(now, &mut agenda, |turn| {
             turn.queue.last_id += 1;
             let id = BuildId(turn.queue.last_id);
             turn.tell(id, EventKind::BuildQueued { name: build.name().clone(), retry: None });
-            let inbox = match &submitter {
-                Submitter::Inbox(number, _) => Some(*number),
-                Submitter::Ticket(_) => None,
-            };
-            let cell = BuildCell {
-                id,
-                build: build.clone(),
-                inbox,
-                submitter: Mutex::new(Some(submitter)),
-                cancelled: OnceLock::new(),
-                ended: Mutex::new(false),
-                last_sent: AtomicU64::new(0),
-                abandoned: AtomicBool::new(false),
-            };
-            turn.queue.builds.insert(id, Arc::new(cell));
-            turn.queue.placement.submit(now, id, &build, &mut turn.orders);
+            let cell = Arc::new(BuildCell::new(id, build, submitter));
+            turn.queue.builds.insert(id, cell.clone());
+            turn.queue.placement.submit(now, id, &cell.build, &mut turn.orders);
             turn.plan(changed);
-            id
+            cell
         });
         self.look_if_waiting(&mut agenda);
         self.perform(agenda);
-        id
+        cell
     }
 
     /// Looks at the workers that have changed, and plans anew.
@@ -400,8 +419,8 @@ impl Shared {
             }
             turn.end_build(id, result)
         });
-        // Its channel closes, and who waits for another answer learns that there is none.
-        drop(ended);
+        // Who waits for another answer learns that there is none.
+        ended.inspect(|build| build.close());
     }
 
     /// Whoever held the lease of a build wants another one.

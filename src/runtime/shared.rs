@@ -351,6 +351,7 @@ impl Shared {
             }),
             Task::Abandon { worker, build } => {
                 build.cancelled().set(LeaseEnd::Abandoned);
+                build.close();
                 let id = build.id;
                 self.worker_at(worker).transition(self, agenda, |turn| turn.apply(Input::Abandon(id)));
             }

@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, unbounded};
 use parking_lot::Mutex;
 
 use super::lease::{Lease, recv_within};
-use super::outbox::Outbox;
-use super::queue::{InboxNumber, Submitter};
+use super::outbox::{Answer, Found, Mailbox, Outbox};
+use super::queue::{BuildCell, InboxNumber, Submitter};
 use super::shared::Shared;
 use crate::build::{Build, BuildId};
 use crate::error::BuildError;
@@ -28,74 +28,96 @@ use crate::event::BuildResult;
 #[must_use = "dropping the ticket cancels the build"]
 pub struct Ticket {
     shared: Arc<Shared>,
-    id: BuildId,
-    answers: Receiver<Result<Lease, BuildError>>,
+    build: Arc<BuildCell>,
+    /// Made when somebody waits for the first time.
+    channel: OnceLock<Receiver<Answer>>,
 }
 
 impl Ticket {
     pub(super) fn submit(shared: &Arc<Shared>, build: Build) -> Self {
-        // Never more than two in it: one lease, and the last answer, which may come while that lies here. It is of the
-        // unbounded kind because that drops what lies in it with its last receiver. A bounded one would keep a lease
-        // that comes while the ticket is dropped, and the lease the channel's sender, for ever.
-        let (sender, answers) = unbounded();
-        let id = shared.submit(build, Submitter::Ticket(Outbox::new(sender)));
-        Self { shared: shared.clone(), id, answers }
+        let build = shared.submit(build, Submitter::Ticket(Mailbox::new()));
+        Self { shared: shared.clone(), build, channel: OnceLock::new() }
     }
 
     /// The number of the build.
     pub fn id(&self) -> BuildId {
-        self.id
+        self.build.id
+    }
+
+    /// What is there without waiting.
+    fn find(&self) -> Found {
+        match self.channel.get() {
+            None => self.build.with_mailbox(Mailbox::take),
+            Some(channel) => match channel.try_recv() {
+                Ok(answer) => Found::Answer(answer),
+                Err(TryRecvError::Empty) => Found::NotYet,
+                Err(TryRecvError::Disconnected) => Found::Nothing,
+            },
+        }
     }
 
     /// Blocks until there is an answer. Another thread can end the wait with [`Master::cancel`](crate::Master::cancel).
     pub fn wait(&self) -> Result<Lease, BuildError> {
-        self.answers.recv().unwrap_or(Err(BuildError::Ended))
+        match self.find() {
+            Found::Answer(answer) => answer,
+            Found::Nothing => Err(BuildError::Ended),
+            Found::NotYet => self.receiver().recv().unwrap_or(Err(BuildError::Ended)),
+        }
     }
 
     /// As [`wait`](Ticket::wait), but at most for `timeout`: then the error is [`BuildError::WaitTimedOut`] and the
     /// build is as it was.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Lease, BuildError> {
-        recv_within(&self.answers, timeout).unwrap_or_else(|error| match error {
-            RecvTimeoutError::Timeout => Err(BuildError::WaitTimedOut),
-            RecvTimeoutError::Disconnected => Err(BuildError::Ended),
-        })
+        match self.find() {
+            Found::Answer(answer) => answer,
+            Found::Nothing => Err(BuildError::Ended),
+            Found::NotYet => recv_within(self.receiver(), timeout).unwrap_or_else(|error| match error {
+                RecvTimeoutError::Timeout => Err(BuildError::WaitTimedOut),
+                RecvTimeoutError::Disconnected => Err(BuildError::Ended),
+            }),
+        }
     }
 
     /// The answer, if there is one. Does not block.
     pub fn try_wait(&self) -> Option<Result<Lease, BuildError>> {
-        match self.answers.try_recv() {
-            Ok(answer) => Some(answer),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(Err(BuildError::Ended)),
+        match self.find() {
+            Found::Answer(answer) => Some(answer),
+            Found::NotYet => None,
+            Found::Nothing => Some(Err(BuildError::Ended)),
         }
     }
 
     /// The channel that the answers come through, for `select!`. It is disconnected after the last answer.
     pub fn receiver(&self) -> &Receiver<Result<Lease, BuildError>> {
-        &self.answers
+        self.channel.get_or_init(|| self.build.with_mailbox(Mailbox::open))
     }
 
     /// Ends the build, wherever it is: it is answered with [`BuildError::Cancelled`] at once, and a lease that is out
     /// ends. Does not block. Nothing happens when the build has ended already.
     pub fn cancel(&self) {
-        self.shared.cancel_build(self.id);
+        self.shared.cancel_build(self.build.id);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // A lease that lies here untaken is given back as it is dropped; one that was taken goes on.
-        match self.answers.try_recv() {
-            Ok(untaken) => cancel_untaken(untaken),
-            Err(TryRecvError::Empty) => self.shared.abandon_build(self.id),
-            Err(TryRecvError::Disconnected) => {}
+        // A lease that lies here untaken is given back; one that was taken goes on.
+        match self.find() {
+            Found::Answer(untaken) => cancel_untaken(untaken),
+            Found::NotYet => self.shared.abandon_build(self.build.id),
+            Found::Nothing => {}
+        }
+        // What comes from now on finds nobody.
+        if self.channel.get().is_none() {
+            let rest = self.build.with_mailbox(|mailbox| std::mem::replace(mailbox, Mailbox::Gone));
+            drop(rest);
         }
     }
 }
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Ticket").field("id", &self.build.id).finish_non_exhaustive()
     }
 }
 
@@ -119,8 +141,8 @@ impl fmt::Debug for Ticket {
 #[must_use = "dropping the inbox cancels its builds"]
 pub struct Inbox {
     number: InboxNumber,
-    outbox: Arc<Outbox<(BuildId, Result<Lease, BuildError>)>>,
-    answers: Receiver<(BuildId, Result<Lease, BuildError>)>,
+    outbox: Arc<Outbox>,
+    answers: Receiver<(BuildId, Answer)>,
     /// The masters that its builds were submitted to.
     masters: Mutex<Vec<Weak<Shared>>>,
 }
@@ -141,7 +163,7 @@ impl Inbox {
             masters.retain(|master| master.strong_count() > 0);
             masters.push(Arc::downgrade(shared));
         }
-        Submitter::Inbox(self.number, self.outbox.clone())
+        Submitter::Inbox { number: self.number, outbox: self.outbox.clone(), last_sent: 0 }
     }
 
     /// The channel that the answers come through.
@@ -182,7 +204,7 @@ impl fmt::Debug for Inbox {
 }
 
 /// Nobody will take this answer: a lease is given back, and its build ends.
-fn cancel_untaken(answer: Result<Lease, BuildError>) {
+fn cancel_untaken(answer: Answer) {
     if let Ok(lease) = answer {
         lease.finish(BuildResult::Cancelled);
     }
