@@ -22,6 +22,13 @@ impl Placement {
             let speakers: Vec<u32> = self.speakers.iter().copied().collect();
             speakers.into_iter().for_each(|driver| self.ask_kind(driver, need, orders));
         }
+        // Where nobody waits, nobody has a better claim.
+        let line = self.queue.line(self.queue.line_of_need(need));
+        let free = self.free_places(line).next();
+        match free.filter(|_| self.queue.nobody_waits()) {
+            Some(worker) => self.lease(now, worker, rank, orders),
+            None => self.queue.set_place(id, Place::Waiting),
+        }
     }
 
     /// The claim of a build that is submitted now. It does not change while the build waits: with ageing, the builds

@@ -288,13 +288,15 @@ impl Worker {
         }
     }
 
-    /// The worker has answered; its facts tell of the answer from `version` on.
-    pub(super) fn place_answered(&mut self, build: BuildId, version: u64) {
+    /// The worker has answered; its facts tell of the answer from `version` on. Returns whether they know of it already.
+    pub(super) fn place_answered(&mut self, build: BuildId, version: u64) -> bool {
         let current = self.facts.version;
         for leasing in self.leasing.iter_mut().filter(|leasing| leasing.build == build && leasing.version.is_none()) {
             leasing.version = Some(version);
         }
+        let before = self.leasing.len();
         self.leasing.retain(|leasing| leasing.version.is_none_or(|version| version > current));
+        self.leasing.len() < before
     }
 
     /// Takes newer facts. Returns whether they are about another instance than before.

@@ -405,7 +405,7 @@ impl Placement {
         version: u64,
         orders: &mut Orders,
     ) {
-        self.worker_mut(index).place_answered(id, version);
+        let changed = self.worker_mut(index).place_answered(id, version);
         match self.queue.place(id) {
             Some(Place::Leasing { worker, epoch }) if worker == index => {
                 if granted {
@@ -422,7 +422,9 @@ impl Placement {
             _ if granted => orders.push(Order::DropLease { build: id }),
             _ => {}
         }
-        self.refresh(index);
+        if changed {
+            self.refresh(index);
+        }
     }
 
     /// Follows what a worker said or was told: its shelf and its supply.

@@ -117,7 +117,7 @@ impl Hunger {
 impl Placement {
     /// Gives, starts, replaces and cancels whatever can be by now.
     pub(crate) fn plan(&mut self, now: Instant, orders: &mut Orders) {
-        if self.shut_down {
+        if self.shut_down || self.queue.is_settled() && self.renewed.is_empty() {
             return;
         }
         self.ask_again(orders);
@@ -180,12 +180,16 @@ impl Placement {
             .any(|kind| self.labels.supply(line.route, *kind).is_some_and(|supply| !supply.free.is_empty()))
     }
 
+    /// The workers with a free place for the builds of a line.
+    pub(super) fn free_places(&self, line: &Line) -> impl Iterator<Item = WorkerIndex> {
+        let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
+        supplies.flat_map(|supply| &supply.free).map(|turn| turn.worker)
+    }
+
     /// The best claim of a line that a worker with a free place can take.
     fn first_placeable(&self, line: &Line) -> Option<(Rank, WorkerIndex)> {
         line.waiting.iter().find_map(|rank| {
-            let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
-            let mut free = supplies.flat_map(|supply| &supply.free).map(|turn| turn.worker);
-            let worker = free.find(|worker| !self.avoids(rank.build, *worker, line.route));
+            let worker = self.free_places(line).find(|worker| !self.avoids(rank.build, *worker, line.route));
             worker.map(|worker| (*rank, worker))
         })
     }
@@ -301,10 +305,23 @@ impl Placement {
         }
     }
 
-    fn lease(&mut self, now: Instant, index: WorkerIndex, rank: Rank, orders: &mut Orders) {
+    pub(super) fn lease(&mut self, now: Instant, index: WorkerIndex, rank: Rank, orders: &mut Orders) {
         let build = rank.build;
         let epoch = self.worker(index).facts.epoch;
         self.queue.set_place(build, Place::Leasing { worker: index, epoch });
+        self.pass_over(now, index, rank);
+        let worker = self.worker_mut(index);
+        worker.gives_place(build);
+        worker.fresh = false;
+        orders.push(Order::Lease { worker: index, epoch, build });
+        self.refresh(index);
+    }
+
+    /// The build of `rank` gets a place of this worker, which others that wait could have used.
+    fn pass_over(&mut self, now: Instant, index: WorkerIndex, rank: Rank) {
+        if self.queue.nobody_waits() {
+            return;
+        }
         let routes: Vec<RouteIndex> = self.labels.routes_of(index).collect();
         let config = &self.config;
         let learned = &self.learned;
@@ -316,11 +333,6 @@ impl Placement {
         for route in routes {
             self.queue.passed_over(route, rank, now, patience);
         }
-        let worker = self.worker_mut(index);
-        worker.gives_place(build);
-        worker.fresh = false;
-        orders.push(Order::Lease { worker: index, epoch, build });
-        self.refresh(index);
     }
 
     // ---- questions

@@ -238,7 +238,8 @@ impl Queue {
 
     /// The plan has to look at the lines that instances of this kind can serve.
     pub(super) fn touch_lines_of(&mut self, kind: KindId) {
-        self.touched.extend(self.lines_of.get(&kind).into_iter().flatten());
+        let lines = self.lines_of.get(&kind).into_iter().flatten();
+        self.touched.extend(lines.filter(|line| !self.lines.get(line.0).waiting.is_empty()));
     }
 
     /// The needs that share a route.
@@ -378,7 +379,7 @@ fn kinds_of(any: bool, asked: Option<KindId>, said: &BTreeMap<u32, Said>) -> Arc
 
 /// Builds.
 impl Queue {
-    /// A new build, which waits. `route` was held for it.
+    /// A new build, which is in no line yet. `route` was held for it.
     pub(super) fn insert(
         &mut self,
         rank: Rank,
@@ -388,9 +389,8 @@ impl Queue {
         kinds: &mut Kinds,
     ) -> NeedIndex {
         let need = self.hold_need(route, build, labels, kinds);
-        let entry = Entry { build: build.clone(), rank, need, place: Place::Waiting, starts: 0, past: None };
+        let entry = Entry { build: build.clone(), rank, need, place: Place::Nowhere, starts: 0, past: None };
         self.builds.insert(rank.build, Box::new(entry));
-        self.join_line(self.need(need).line, rank);
         need
     }
 
@@ -479,6 +479,16 @@ impl Queue {
     /// The builds that pause, the one that comes back first at the front.
     pub(super) fn pauses(&self) -> impl Iterator<Item = BuildId> {
         self.pauses.iter().map(|(_, build)| *build)
+    }
+
+    /// Whether no build is in a line.
+    pub(super) fn nobody_waits(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// Whether no build is in a line, and the plan has seen to all that has changed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.nobody_waits() && self.touched.is_empty() && self.gone.is_empty() && self.eased.is_empty()
     }
 
     /// How many builds wait or pause.

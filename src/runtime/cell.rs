@@ -180,16 +180,7 @@ impl WorkerCell {
     /// What the queue wants to know, at this moment.
     pub(super) fn facts(&self, now: Instant) -> Facts {
         self.dirty.store(false, Ordering::SeqCst);
-        let Inner { life, attempt, .. } = &*self.inner.lock();
-        let awaits_call = life.state() == WorkerState::Substantiating;
-        Facts {
-            version: life.version(),
-            epoch: life.epoch(),
-            standing: life.standing(now),
-            call: life.call().or_else(|| awaits_call.then(|| (DriverCall::Start, life.state_since()))),
-            failure: life.quarantine_cause(),
-            made_for: attempt.as_ref().map(|attempt| attempt.made_for.clone()).unwrap_or_default(),
-        }
+        self.inner.lock().facts(now)
     }
 
     /// An attempt was done by the thread of this worker: the one that it does next, or none when it ends. Blocks for a
@@ -280,24 +271,46 @@ impl WorkerCell {
         agenda: &mut Agenda,
         step: impl FnOnce(&mut Transition<'_>) -> R,
     ) -> R {
-        let result;
-        {
-            let mut inner = self.inner.lock();
-            let effects = Effects::new(shared.observers.any());
-            let mut transition = Transition { now, effects, inner: &mut inner };
-            result = step(&mut transition);
-            let effects = transition.effects;
-            // A lease that is given or comes back leads to nothing else, if nobody observes.
-            if !effects.is_empty() {
-                self.publish(now, effects.occurrences, shared);
-                effects.orders.into_iter().for_each(|effect| self.resolve(effect, &mut inner, shared, agenda));
-            }
-            self.schedule(&mut inner, shared);
-            if inner.has_thread && inner.life.state() == WorkerState::ShutDown {
-                self.wanted_again.notify_one();
-            }
-        }
+        let result = self.take_turn(&mut self.inner.lock(), now, shared, agenda, step);
         shared.note_change(self, agenda);
+        result
+    }
+
+    /// As [`transition_at`](WorkerCell::transition_at), for a turn that the queue is told of by the caller: also returns
+    /// what it is to be told.
+    pub(super) fn transition_told<R>(
+        self: &Arc<Self>,
+        now: Instant,
+        shared: &Shared,
+        agenda: &mut Agenda,
+        step: impl FnOnce(&mut Transition<'_>) -> R,
+    ) -> (R, Facts) {
+        let mut inner = self.inner.lock();
+        let result = self.take_turn(&mut inner, now, shared, agenda, step);
+        (result, inner.facts(now))
+    }
+
+    fn take_turn<R>(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        now: Instant,
+        shared: &Shared,
+        agenda: &mut Agenda,
+        step: impl FnOnce(&mut Transition<'_>) -> R,
+    ) -> R {
+        let effects = Effects::new(shared.observers.any());
+        let mut transition = Transition { now, effects, inner };
+        let result = step(&mut transition);
+        let effects = transition.effects;
+        // A lease that is given or comes back leads to nothing else, if nobody observes.
+        if !effects.is_empty() {
+            self.publish(now, effects.occurrences, shared);
+            effects.orders.into_iter().for_each(|effect| self.resolve(effect, inner, shared, agenda));
+        }
+        self.schedule(inner, shared);
+        if inner.has_thread && inner.life.state() == WorkerState::ShutDown {
+            self.wanted_again.notify_one();
+        }
         result
     }
 
@@ -380,6 +393,19 @@ impl WorkerCell {
 }
 
 impl Inner {
+    fn facts(&self, now: Instant) -> Facts {
+        let life = &self.life;
+        let awaits_call = life.state() == WorkerState::Substantiating;
+        Facts {
+            version: life.version(),
+            epoch: life.epoch(),
+            standing: life.standing(now),
+            call: life.call().or_else(|| awaits_call.then(|| (DriverCall::Start, life.state_since()))),
+            failure: life.quarantine_cause(),
+            made_for: self.attempt.as_ref().map(|attempt| attempt.made_for.clone()).unwrap_or_default(),
+        }
+    }
+
     /// There is no thread to be had. The attempts that have none now.
     pub(super) fn no_thread(&mut self, epoch: Epoch) -> impl Iterator<Item = Epoch> + use<> {
         self.has_thread = false;

@@ -181,12 +181,13 @@ impl Lease {
     fn release(&mut self, result: BuildResult, agenda: &mut Agenda) {
         let Connection { shared, worker, .. } = &*self.connection;
         let now = shared.clock.now();
-        worker.transition_at(now, shared, agenda, |turn| {
-            turn.apply(Input::Release { lease: self.id, finished: !self.retried });
-        });
         self.released = true;
+        let input = Input::Release { lease: self.id, finished: !self.retried };
         if let Some(build) = self.queued.take() {
-            shared.finish_build(now, build.id, result, agenda);
+            let ((), facts) = worker.transition_told(now, shared, agenda, |turn| turn.apply(input));
+            shared.finish_build(now, build.id, result, (worker.index, facts), agenda);
+        } else {
+            worker.transition_at(now, shared, agenda, |turn| turn.apply(input));
         }
     }
 

@@ -223,8 +223,9 @@ impl Shared {
             turn.tell(id, EventKind::BuildQueued { name: build.name().clone(), retry: None });
             let cell = Arc::new(BuildCell::new(id, build, submitter));
             turn.queue.builds.insert(id, cell.clone());
+            turn.take_in(changed);
             turn.queue.placement.submit(now, id, &cell.build, &mut turn.orders);
-            turn.plan(changed);
+            turn.queue.placement.plan(now, &mut turn.orders);
             cell
         });
         self.look_if_waiting(&mut agenda);
@@ -412,12 +413,20 @@ impl Shared {
     }
 
     /// Whoever holds the lease of a build says how it ended.
-    pub(super) fn finish_build(self: &Arc<Self>, now: Instant, id: BuildId, result: BuildResult, agenda: &mut Agenda) {
+    /// `facts`: what its worker says since the place was given back.
+    pub(super) fn finish_build(
+        self: &Arc<Self>,
+        now: Instant,
+        id: BuildId,
+        result: BuildResult,
+        (worker, facts): (WorkerIndex, Facts),
+        agenda: &mut Agenda,
+    ) {
         let ended = self.queue_turn(now, agenda, |turn| {
-            if !turn.queue.placement.finished(now, id) {
-                return None; // it was cancelled meanwhile
-            }
-            turn.end_build(id, result)
+            // Otherwise it was cancelled meanwhile.
+            let ended = turn.queue.placement.finished(now, id).then(|| turn.end_build(id, result)).flatten();
+            turn.plan([(worker, facts)]);
+            ended
         });
         // Who waits for another answer learns that there is none.
         ended.inspect(|build| build.close());
@@ -473,20 +482,24 @@ impl Turn<'_> {
     }
 
     /// Takes in what the workers say, and plans anew.
-    fn plan(&mut self, changed: Vec<(WorkerIndex, Facts)>) {
+    fn plan(&mut self, changed: impl IntoIterator<Item = (WorkerIndex, Facts)>) {
+        self.take_in(changed);
+        self.queue.placement.plan(self.now, &mut self.orders);
+    }
+
+    fn take_in(&mut self, changed: impl IntoIterator<Item = (WorkerIndex, Facts)>) {
         for (worker, facts) in changed {
             self.queue.placement.facts(self.now, worker, facts, &mut self.orders);
         }
-        self.queue.placement.plan(self.now, &mut self.orders);
     }
 
     /// Takes a place for a build that waits.
     fn lease(&mut self, worker: WorkerIndex, epoch: Epoch, id: BuildId) {
         let (now, cell) = (self.now, self.queue.workers[worker.0 as usize].clone());
-        let (granted, version) = cell
-            .transition_at(now, self.shared, self.agenda, |turn| (turn.lease(epoch, id), turn.inner.life.version()));
+        let (granted, facts) = cell.transition_told(now, self.shared, self.agenda, |turn| turn.lease(epoch, id));
         let mut orders = Vec::new();
-        self.queue.placement.leased(now, worker, id, granted.is_some(), version, &mut orders);
+        self.queue.placement.leased(now, worker, id, granted.is_some(), facts.version, &mut orders);
+        self.queue.placement.facts(now, worker, facts, &mut self.orders);
         match (granted, orders.pop()) {
             (Some(granted), Some(Order::Deliver { history, .. })) => {
                 let build = self.queue.builds[&id].clone();
