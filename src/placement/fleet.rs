@@ -97,6 +97,8 @@ pub(super) struct Worker {
     leasing: Vec<Leasing>,
     /// The call that is out takes too long, or its agent has been gone for too long.
     pub(super) overdue: bool,
+    /// When it is looked at next for what is overdue.
+    pub(super) timer: Option<Instant>,
 }
 
 impl Worker {
@@ -119,6 +121,7 @@ impl Worker {
             brought_up: None,
             leasing: Vec::new(),
             overdue: false,
+            timer: None,
         }
     }
 

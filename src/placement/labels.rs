@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::WorkerIndex;
 use super::kinds::{KindId, Space};
+use super::sorted::SortedSet;
 use crate::build::Labels;
 use crate::build_status::ObstacleReason;
 
@@ -48,7 +49,7 @@ pub(super) struct RouteIndex(u64);
 #[derive(Clone, Default, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Supply {
     /// Workers with an attached instance that has a free place.
-    pub(super) free: BTreeSet<Turn>,
+    pub(super) free: SortedSet<Turn>,
     /// Free places of those.
     pub(super) free_places: usize,
     /// Places of instances that are on their way.
@@ -101,15 +102,15 @@ impl Census {
 #[derive(Clone, Debug, Default)]
 struct Class {
     labels: Labels,
-    shelves: [BTreeSet<Turn>; SHELVES.len()],
+    shelves: [SortedSet<Turn>; SHELVES.len()],
     routes: BTreeSet<RouteIndex>,
     workers: Census,
     /// The first worker of each driver that says kinds.
     speakers: BTreeMap<u32, WorkerIndex>,
     /// Its workers, by what stands in the way of builds there.
-    obstacles: [BTreeSet<WorkerIndex>; ObstacleReason::ALL.len()],
-    /// What its workers contribute, by worker.
-    shares: BTreeMap<WorkerIndex, BTreeMap<KindId, Share>>,
+    obstacles: [SortedSet<WorkerIndex>; ObstacleReason::ALL.len()],
+    /// Its workers that contribute to a supply.
+    suppliers: SortedSet<WorkerIndex>,
 }
 
 impl Class {
@@ -126,7 +127,7 @@ struct Route {
     anchor: Option<Arc<str>>,
     classes: BTreeSet<ClassIndex>,
     /// For every shelf, the first worker of each class that has one there.
-    heads: [BTreeSet<Turn>; SHELVES.len()],
+    heads: [SortedSet<Turn>; SHELVES.len()],
     supply: BTreeMap<KindId, Supply>,
     workers: Census,
     /// A worker of each driver that says kinds.
@@ -136,17 +137,18 @@ struct Route {
 }
 
 impl Route {
-    fn add_class(&mut self, index: ClassIndex, class: &Class) {
+    /// `shares`: what each worker contributes.
+    fn add_class(&mut self, index: ClassIndex, class: &Class, shares: &[Vec<(KindId, Share)>]) {
         self.classes.insert(index);
         self.workers.add(class.workers);
         for (&driver, &worker) in &class.speakers {
             self.speakers.entry(driver).or_insert(worker);
         }
         for (heads, shelf) in self.heads.iter_mut().zip(&class.shelves) {
-            heads.extend(shelf.first());
+            heads.extend(shelf.first().copied());
         }
-        for (&worker, shares) in &class.shares {
-            for (&kind, &share) in shares {
+        for &worker in class.suppliers.iter() {
+            for &(kind, share) in &shares[worker.0 as usize] {
                 self.contribute(kind, class.turn(worker), Share::default(), share);
             }
         }
@@ -174,6 +176,8 @@ pub(super) struct LabelIndex {
     /// The class of every worker.
     class_of_worker: Vec<ClassIndex>,
     on_shelf: Vec<Option<(Shelf, u64)>>,
+    /// What each worker contributes, by kind, sorted; nothing in it is nothing.
+    shares: Vec<Vec<(KindId, Share)>>,
     obstacles: Vec<Option<ObstacleReason>>,
     classes: Vec<Class>,
     class_of: BTreeMap<Labels, ClassIndex>,
@@ -197,6 +201,7 @@ impl LabelIndex {
         let worker = WorkerIndex(u32::try_from(self.on_shelf.len()).expect("fewer than 2^32 workers"));
         self.class_of_worker.push(index);
         self.on_shelf.push(None);
+        self.shares.push(Vec::new());
         self.obstacles.push(None);
         let class = &mut self.classes[index.0 as usize];
         class.workers.count(space);
@@ -226,7 +231,7 @@ impl LabelIndex {
         for route_index in anchors.filter_map(|anchor| self.anchored.get(&anchor)).flatten() {
             let route = self.routes.get_mut(route_index).expect("an anchored route exists");
             if labels.contains_all(&route.needed) {
-                route.add_class(index, &class);
+                route.add_class(index, &class, &self.shares);
                 class.routes.insert(*route_index);
             }
         }
@@ -266,7 +271,7 @@ impl LabelIndex {
         }
     }
 
-    fn change_shelf(&mut self, worker: WorkerIndex, shelf: Shelf, change: impl FnOnce(&mut BTreeSet<Turn>) -> bool) {
+    fn change_shelf(&mut self, worker: WorkerIndex, shelf: Shelf, change: impl FnOnce(&mut SortedSet<Turn>) -> bool) {
         let class = &mut self.classes[self.class_of_worker[worker.0 as usize].0 as usize];
         let turns = &mut class.shelves[shelf as usize];
         let before = turns.first().copied();
@@ -313,18 +318,21 @@ impl LabelIndex {
     pub(super) fn set_share(&mut self, worker: WorkerIndex, kind: KindId, share: Share) -> bool {
         let class = &mut self.classes[self.class_of_worker[worker.0 as usize].0 as usize];
         let turn = class.turn(worker);
-        let old = class.shares.get(&worker).and_then(|shares| shares.get(&kind)).copied().unwrap_or_default();
+        let shares = &mut self.shares[worker.0 as usize];
+        let position = shares.binary_search_by_key(&kind, |(kind, _)| *kind);
+        let old = position.map_or(Share::default(), |position| shares[position].1);
         if old == share {
             return false;
         }
-        let shares = class.shares.entry(worker).or_default();
-        if share == Share::default() {
-            shares.remove(&kind);
-            if shares.is_empty() {
-                class.shares.remove(&worker);
-            }
+        match position {
+            Ok(position) if share == Share::default() => _ = shares.remove(position),
+            Ok(position) => shares[position].1 = share,
+            Err(position) => shares.insert(position, (kind, share)),
+        }
+        if shares.is_empty() {
+            class.suppliers.remove(&worker);
         } else {
-            shares.insert(kind, share);
+            class.suppliers.insert(worker);
         }
         for index in &class.routes {
             let route = self.routes.get_mut(index).expect("a class names only routes that exist");
@@ -335,7 +343,7 @@ impl LabelIndex {
 
     /// The kinds that the worker contributes to.
     pub(super) fn kinds_of(&self, worker: WorkerIndex) -> impl Iterator<Item = KindId> {
-        self.class(worker).shares.get(&worker).into_iter().flat_map(|shares| shares.keys().copied())
+        self.shares[worker.0 as usize].iter().map(|(kind, _)| *kind)
     }
 }
 
@@ -382,7 +390,7 @@ impl LabelIndex {
         for class_index in classes {
             let class = &mut self.classes[class_index.0 as usize];
             class.routes.insert(index);
-            route.add_class(class_index, class);
+            route.add_class(class_index, class, &self.shares);
         }
         self.anchored.entry(route.anchor.clone()).or_default().insert(index);
         self.route_of.insert(needed.clone(), index);
@@ -439,7 +447,7 @@ impl LabelIndex {
         mut accepted: impl FnMut(WorkerIndex) -> bool,
     ) -> Option<WorkerIndex> {
         let mut best: Option<Turn> = None;
-        for &head in &self.routes[&route].heads[shelf as usize] {
+        for &head in self.routes[&route].heads[shelf as usize].iter() {
             // Heads come in order, and nothing in a class comes before its head.
             if best.is_some_and(|best| best < head) {
                 break;
@@ -480,8 +488,9 @@ impl LabelIndex {
         for (number, (shelf, shares)) in of.iter().enumerate() {
             let worker = WorkerIndex(number as u32);
             assert_eq!(self.on_shelf[number], *shelf, "the shelf of {worker:?}");
-            let known = self.class(worker).shares.get(&worker).cloned().unwrap_or_default();
+            let known: BTreeMap<KindId, Share> = self.shares[number].iter().copied().collect();
             assert_eq!(known, *shares, "the shares of {worker:?}");
+            assert_eq!(self.class(worker).suppliers.iter().any(|of| *of == worker), !shares.is_empty());
         }
         let mut unheld = BTreeSet::new();
         for (&index, route) in &self.routes {

@@ -33,19 +33,21 @@ mod labels;
 mod learned;
 mod plan;
 mod queue;
+mod sorted;
 mod starts;
 mod status;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use config::PlacementConfig;
 pub(crate) use fleet::Facts;
 pub(crate) use kinds::Space;
+pub(crate) use sorted::SortedMap;
 
 use self::blame::{Blame, Failure, Forgiven};
 use self::fleet::{BroughtUp, Worker};
@@ -157,7 +159,6 @@ pub(crate) struct Placement {
     renewed: BTreeSet<RouteIndex>,
     /// When a call becomes overdue, or an agent has been gone for too long.
     timers: BTreeSet<(Instant, WorkerIndex)>,
-    timer_of: BTreeMap<WorkerIndex, Instant>,
     /// When it is looked for leases that nobody has taken.
     claims: Option<Instant>,
     /// When the first build was submitted, from which ageing counts.
@@ -181,7 +182,6 @@ impl Placement {
             unnamed: BTreeSet::new(),
             renewed: BTreeSet::new(),
             timers: BTreeSet::new(),
-            timer_of: BTreeMap::new(),
             claims: None,
             origin: None,
             shut_down: false,
@@ -466,12 +466,11 @@ impl Placement {
             self.queue.touch_failed(index, &self.labels);
             self.refresh(index);
         }
-        if let Some(old) = self.timer_of.remove(&index) {
-            self.timers.remove(&(old, index));
-        }
-        if let Some(at) = at.filter(|at| *at > now) {
-            self.timer_of.insert(index, at);
-            self.timers.insert((at, index));
+        let new = at.filter(|at| *at > now);
+        let old = std::mem::replace(&mut self.worker_mut(index).timer, new);
+        if old != new {
+            old.into_iter().for_each(|old| _ = self.timers.remove(&(old, index)));
+            self.timers.extend(new.map(|new| (new, index)));
         }
     }
 }
@@ -486,7 +485,7 @@ impl Placement {
         let timeout = self.config.claim_timeout;
         let mut unclaimed = Vec::new();
         let mut next: Option<Instant> = None;
-        for (&id, entry) in &mut self.queue.builds {
+        for (&id, entry) in self.queue.builds.iter_mut() {
             let Place::Running { worker, since, claimed: claimed @ false, .. } = &mut entry.place else { continue };
             match since.checked_add(timeout) {
                 Some(until) if until <= now => {
@@ -524,7 +523,7 @@ impl Placement {
         }
         while let Some(&(at, index)) = self.timers.first().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, index));
-            self.timer_of.remove(&index);
+            self.worker_mut(index).timer = None;
             self.set_timer(now, index);
         }
     }

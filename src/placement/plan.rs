@@ -183,7 +183,7 @@ impl Placement {
     /// The workers with a free place for the builds of a line.
     pub(super) fn free_places(&self, line: &Line) -> impl Iterator<Item = WorkerIndex> {
         let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
-        supplies.flat_map(|supply| &supply.free).map(|turn| turn.worker)
+        supplies.flat_map(|supply| supply.free.iter()).map(|turn| turn.worker)
     }
 
     /// The best claim of a line that a worker with a free place can take.
@@ -403,16 +403,14 @@ impl Placement {
                 starters.entry(demand.kind).or_default().insert((Reverse(demand.since), index));
                 *starts.entry(demand.occasion).or_default() += 1;
             }
-            assert_eq!(self.timer_of.get(&index).is_some_and(|at| self.timers.contains(&(*at, index))), {
-                self.timer_of.contains_key(&index)
-            });
         }
-        assert_eq!(self.timers.len(), self.timer_of.len());
+        let timers: BTreeSet<_> = all().filter_map(|index| Some((self.worker(index).timer?, index))).collect();
+        assert_eq!(self.timers, timers);
         self.kinds.check(&holders);
         assert_eq!(self.hunger.starters, starters);
         assert_eq!(self.hunger.questions, questions);
         assert_eq!(self.hunger.curious, curious);
-        for (id, entry) in &self.queue.builds {
+        for (id, entry) in self.queue.builds.iter() {
             assert_eq!(entry.starts, starts.get(id).copied().unwrap_or(0), "the starts for {id}");
         }
         if self.shut_down {

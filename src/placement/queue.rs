@@ -14,6 +14,7 @@ use super::WorkerIndex;
 use super::ids::IdMap;
 use super::kinds::{ANY, KindId, Kinds};
 use super::labels::{LabelIndex, RouteIndex};
+use super::sorted::SortedMap;
 use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::Attempt;
 
@@ -145,7 +146,7 @@ fn of_route(heads: &Heads, route: RouteIndex) -> impl Iterator<Item = (Rank, Lin
 #[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
     /// In order, so that those that are about to run are close together in memory.
-    pub(super) builds: BTreeMap<BuildId, Box<Entry>>,
+    pub(super) builds: SortedMap<BuildId, Box<Entry>>,
     needs: Slab<Need>,
     need_of: HashMap<(RouteIndex, Option<Properties>), NeedIndex>,
     needs_of: BTreeMap<RouteIndex, BTreeSet<NeedIndex>>,

@@ -3,7 +3,6 @@
 //! Orders are carried out on the agenda, without its lock, and a worker that has changed in between refuses. Only a place
 //! is taken within the turn that gives it, so that a build that finds one at once costs one turn.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -22,13 +21,13 @@ use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{BuildError, LeaseEnd, SubstantiateError};
 use crate::event::{BuildResult, EventKind};
 use crate::lifecycle::{Fit, Input, Occasion, Want};
-use crate::placement::{Facts, Order, Placement, PlacementConfig, StartEnd, WorkerIndex};
+use crate::placement::{Facts, Order, Placement, PlacementConfig, SortedMap, StartEnd, WorkerIndex};
 use crate::worker::Kind;
 
 pub(super) struct Queue {
     pub(super) placement: Placement,
     /// The builds that have not ended.
-    builds: BTreeMap<BuildId, Arc<BuildCell>>,
+    builds: SortedMap<BuildId, Arc<BuildCell>>,
     last_id: u64,
     /// Whether a shutdown has begun, and whether it is a fast one.
     closed: Option<bool>,
@@ -36,6 +35,8 @@ pub(super) struct Queue {
     workers: Vec<Arc<WorkerCell>>,
     /// When the timer looks after the queue. It may be too early, never too late.
     scheduled: Option<Instant>,
+    /// Empty between two turns, which take turns with its memory.
+    orders: Vec<Order>,
 }
 
 /// A submitted build, from the submission to its last answer.
@@ -58,7 +59,11 @@ pub(super) struct BuildCell {
 pub(super) enum Submitter {
     Ticket(Mailbox),
     /// `last_sent`: the number of the answer that was sent last.
-    Inbox { number: InboxNumber, outbox: Arc<Outbox>, last_sent: u64 },
+    Inbox {
+        number: InboxNumber,
+        outbox: Arc<Outbox>,
+        last_sent: u64,
+    },
     /// The last answer was sent to an inbox: nothing can follow, though the lease may still be out.
     Done,
 }
@@ -165,11 +170,12 @@ impl Queue {
     pub(super) fn new(placement: PlacementConfig) -> Self {
         Self {
             placement: Placement::new(placement),
-            builds: BTreeMap::new(),
+            builds: SortedMap::default(),
             last_id: 0,
             closed: None,
             workers: Vec::new(),
             scheduled: None,
+            orders: Vec::new(),
         }
     }
 }
@@ -204,12 +210,13 @@ impl Shared {
     /// Takes a turn of the queue.
     fn queue_turn<R>(self: &Arc<Self>, now: Instant, agenda: &mut Agenda, step: impl FnOnce(&mut Turn<'_>) -> R) -> R {
         let observed = self.observers.any();
-        let queue = self.queue.lock();
-        let mut turn = Turn { shared: self, queue, now, observed, orders: Vec::new(), agenda };
+        let mut queue = self.queue.lock();
+        let mut turn = Turn { shared: self, orders: std::mem::take(&mut queue.orders), queue, now, observed, agenda };
         let result = step(&mut turn);
         turn.resolve_orders();
         self.wants_facts.store(turn.queue.placement.wants_facts(), Ordering::SeqCst);
         turn.schedule();
+        turn.queue.orders = turn.orders;
         result
     }
 
@@ -497,18 +504,20 @@ impl Turn<'_> {
     fn lease(&mut self, worker: WorkerIndex, epoch: Epoch, id: BuildId) {
         let (now, cell) = (self.now, self.queue.workers[worker.0 as usize].clone());
         let (granted, facts) = cell.transition_told(now, self.shared, self.agenda, |turn| turn.lease(epoch, id));
-        let mut orders = Vec::new();
-        self.queue.placement.leased(now, worker, id, granted.is_some(), facts.version, &mut orders);
-        self.queue.placement.facts(now, worker, facts, &mut self.orders);
-        match (granted, orders.pop()) {
-            (Some(granted), Some(Order::Deliver { history, .. })) => {
+        let placement = &mut self.queue.placement;
+        placement.leased(now, worker, id, granted.is_some(), facts.version, &mut self.orders);
+        match granted {
+            Some(granted) => {
+                // It cannot have ended within this turn.
+                let Some(Order::Deliver { history, .. }) = self.orders.pop() else { unreachable!("it was granted") };
                 let build = self.queue.builds[&id].clone();
                 let lease = Lease::new(granted, build.build.clone(), Some((build, history)));
                 self.agenda.push(Task::Deliver(lease));
             }
             // It waits again.
-            _ => self.agenda.look_at_queue(),
+            None => self.agenda.look_at_queue(),
         }
+        self.take_in([(worker, facts)]);
     }
 
     /// Has the timer look after the queue in time.
@@ -518,55 +527,66 @@ impl Turn<'_> {
         }
     }
 
-    /// Looks up what the orders refer to.
     fn resolve_orders(&mut self) {
         let mut leased = None;
-        for order in std::mem::take(&mut self.orders) {
-            match order {
-                Order::Start { worker, replace } => self.agenda.push(Task::Start { worker, replace }),
-                Order::Forgive { worker, epoch } => self.agenda.push(Task::Forgive { worker, epoch }),
-                Order::CancelStart { worker } => self.agenda.push(Task::CancelStart(worker)),
-                Order::Drain { worker, epoch } => self.agenda.push(Task::Drain { worker, epoch }),
-                Order::Lease { worker, epoch, build } => self.lease(worker, epoch, build),
-                Order::AskKind { worker, properties } => {
-                    self.shared.threads.reserve();
-                    self.agenda.push(Task::AskKind { worker, properties });
-                }
-                Order::AskFit { worker, epoch, properties } => {
-                    self.agenda.push(Task::AskFit { worker, epoch, properties });
-                }
-                // They answer what a worker says to an order to lease, which was seen to.
-                Order::Deliver { .. } | Order::DropLease { .. } => {}
-                Order::Answer { build, error } => {
-                    let result = match &error {
-                        BuildError::Cancelled => BuildResult::Cancelled,
-                        error => BuildResult::NotRun(error.to_string().into()),
-                    };
-                    // The end of a build follows that of its lease, which is told without this lock.
-                    if leased == Some(build) {
-                        self.agenda.push(Task::TellEnd { build: self.queue.builds[&build].clone(), result });
-                        if let Some(build) = self.queue.builds.remove(&build) {
-                            self.agenda.push(Task::Finish { build, error });
-                        }
-                    } else if let Some(build) = self.end_build(build, result) {
+        let mut orders = std::mem::take(&mut self.orders);
+        loop {
+            orders.drain(..).for_each(|order| self.resolve(order, &mut leased));
+            // What a worker said to an order may have led to more.
+            if self.orders.is_empty() {
+                break;
+            }
+            std::mem::swap(&mut orders, &mut self.orders);
+        }
+        self.orders = orders;
+    }
+
+    /// Looks up what an order refers to. `leased`: the build whose lease was ended last.
+    fn resolve(&mut self, order: Order, leased: &mut Option<BuildId>) {
+        match order {
+            Order::Start { worker, replace } => self.agenda.push(Task::Start { worker, replace }),
+            Order::Forgive { worker, epoch } => self.agenda.push(Task::Forgive { worker, epoch }),
+            Order::CancelStart { worker } => self.agenda.push(Task::CancelStart(worker)),
+            Order::Drain { worker, epoch } => self.agenda.push(Task::Drain { worker, epoch }),
+            Order::Lease { worker, epoch, build } => self.lease(worker, epoch, build),
+            Order::AskKind { worker, properties } => {
+                self.shared.threads.reserve();
+                self.agenda.push(Task::AskKind { worker, properties });
+            }
+            Order::AskFit { worker, epoch, properties } => {
+                self.agenda.push(Task::AskFit { worker, epoch, properties });
+            }
+            // They answer what a worker says to an order to lease, which was seen to.
+            Order::Deliver { .. } | Order::DropLease { .. } => {}
+            Order::Answer { build, error } => {
+                let result = match &error {
+                    BuildError::Cancelled => BuildResult::Cancelled,
+                    error => BuildResult::NotRun(error.to_string().into()),
+                };
+                // The end of a build follows that of its lease, which is told without this lock.
+                if *leased == Some(build) {
+                    self.agenda.push(Task::TellEnd { build: self.queue.builds[&build].clone(), result });
+                    if let Some(build) = self.queue.builds.remove(&build) {
                         self.agenda.push(Task::Finish { build, error });
                     }
+                } else if let Some(build) = self.end_build(build, result) {
+                    self.agenda.push(Task::Finish { build, error });
                 }
-                Order::Abandon { worker, build } => {
-                    if let Some(build) = self.queue.builds.remove(&build) {
-                        self.agenda.push(Task::Abandon { worker, build: build.clone() });
-                        self.agenda.push(Task::TellEnd { build, result: BuildResult::Abandoned });
-                    }
+            }
+            Order::Abandon { worker, build } => {
+                if let Some(build) = self.queue.builds.remove(&build) {
+                    self.agenda.push(Task::Abandon { worker, build: build.clone() });
+                    self.agenda.push(Task::TellEnd { build, result: BuildResult::Abandoned });
                 }
-                Order::EndLease { worker, build } => {
-                    leased = Some(build);
-                    let build = self.queue.builds[&build].clone();
-                    self.agenda.push(Task::CancelLease { worker, build });
-                }
-                Order::Requeued { build, reason } => {
-                    if let Some(name) = self.queue.builds.get(&build).map(|build| build.build.name().clone()) {
-                        self.tell(build, EventKind::BuildQueued { name, retry: Some(reason) });
-                    }
+            }
+            Order::EndLease { worker, build } => {
+                *leased = Some(build);
+                let build = self.queue.builds[&build].clone();
+                self.agenda.push(Task::CancelLease { worker, build });
+            }
+            Order::Requeued { build, reason } => {
+                if let Some(name) = self.queue.builds.get(&build).map(|build| build.build.name().clone()) {
+                    self.tell(build, EventKind::BuildQueued { name, retry: Some(reason) });
                 }
             }
         }

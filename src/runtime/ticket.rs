@@ -101,16 +101,16 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        // What comes from now on finds nobody.
+        let found = match self.channel.get() {
+            None => self.build.with_mailbox(|mailbox| std::mem::replace(mailbox, Mailbox::Gone)).take(),
+            Some(_) => self.find(),
+        };
         // A lease that lies here untaken is given back; one that was taken goes on.
-        match self.find() {
+        match found {
             Found::Answer(untaken) => cancel_untaken(untaken),
             Found::NotYet => self.shared.abandon_build(self.build.id),
             Found::Nothing => {}
-        }
-        // What comes from now on finds nobody.
-        if self.channel.get().is_none() {
-            let rest = self.build.with_mailbox(|mailbox| std::mem::replace(mailbox, Mailbox::Gone));
-            drop(rest);
         }
     }
 }

@@ -8,7 +8,7 @@ impl Queue {
         let mut waiting: BTreeMap<LineIndex, BTreeSet<Rank>> = BTreeMap::new();
         let mut pauses = BTreeSet::new();
         let mut of_need: BTreeMap<NeedIndex, u32> = self.spare.into_iter().map(|spare| (spare, 0)).collect();
-        for (&id, entry) in &self.builds {
+        for (&id, entry) in self.builds.iter() {
             *of_need.entry(entry.need).or_insert(0) += 1;
             let need = self.need(entry.need);
             assert!(labels.needed(need.route) == entry.build.labels());

@@ -437,7 +437,7 @@ impl World {
                     ended,
                 )
             });
-            (demand, self.placement.timer_of.get(&index_of(i)).map(|at| until(*at))).hash(&mut key);
+            (demand, self.placement.worker(index_of(i)).timer.map(until)).hash(&mut key);
         }
         for build in &self.builds {
             (build.state, build.attempts, &build.failed_on).hash(&mut key);
