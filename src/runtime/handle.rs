@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::cell::{Asker, Granted, WorkerCell};
-use super::lease::{Lease, recv_within};
+use super::lease::{Holder, Lease, recv_within};
 use super::shared::Shared;
 use super::threads;
 use crate::build::Build;
@@ -42,7 +42,9 @@ impl Worker {
     pub fn substantiate(&self, build: &Build) -> Substantiation<Lease> {
         let fit = if self.cell.may_be_incompatible { Fit::AskOrRecycle } else { Fit::Always };
         let lease = |granted: Granted| {
-            granted.map(|granted| Lease::new(granted, build.clone(), None)).map_err(|refusal| refusal.error)
+            granted
+                .map(|granted| Lease::new(granted, Holder::Direct(build.clone()), Vec::new()))
+                .map_err(|refusal| refusal.error)
         };
         self.request(fit, Want::Lease, |sender| Asker::Direct(sender, build.clone()), lease)
     }

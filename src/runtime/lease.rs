@@ -42,9 +42,7 @@ pub struct Lease {
     connection: Arc<Connection>,
     id: LeaseId,
     epoch: Epoch,
-    build: Build,
-    /// The build of the queue that it belongs to, while that has not been ended through this lease.
-    queued: Option<Arc<BuildCell>>,
+    holder: Holder,
     history: Vec<Attempt>,
     /// Its build is not finished, but wants another lease.
     retried: bool,
@@ -52,35 +50,38 @@ pub struct Lease {
     released: bool,
 }
 
+/// The build that a lease is for.
+pub(super) enum Holder {
+    Direct(Build),
+    Queued(Arc<BuildCell>),
+}
+
 impl Lease {
-    /// `queued`: the build of the queue that it is for, if it is, and its attempts so far.
-    pub(super) fn new(
-        (grant, connection): (Grant, Arc<Connection>),
-        build: Build,
-        queued: Option<(Arc<BuildCell>, Vec<Attempt>)>,
-    ) -> Self {
+    /// `history`: the attempts of its build so far.
+    pub(super) fn new((grant, connection): (Grant, Arc<Connection>), holder: Holder, history: Vec<Attempt>) -> Self {
         let id = grant.lease.expect("a lease was asked for");
-        let (queued, history) = queued.unzip();
-        let history = history.unwrap_or_default();
-        Self { connection, id, epoch: grant.epoch, build, queued, history, retried: false, released: false }
+        Self { connection, id, epoch: grant.epoch, holder, history, retried: false, released: false }
     }
 
-    /// Hands it to whoever has submitted its build. Returns it if nobody is there to take it.
-    pub(super) fn deliver(self) -> Option<Self> {
-        match self.queued.clone() {
-            Some(build) => build.deliver(Ok(self)).and_then(Result::ok),
-            None => Some(self),
+    /// Its build, if that came through the queue.
+    fn queued(&self) -> Option<&Arc<BuildCell>> {
+        match &self.holder {
+            Holder::Direct(_) => None,
+            Holder::Queued(build) => Some(build),
         }
     }
 
     /// The build that it was given for.
     pub fn build(&self) -> &Build {
-        &self.build
+        match &self.holder {
+            Holder::Direct(build) => build,
+            Holder::Queued(build) => &build.build,
+        }
     }
 
     /// The number of the build, if it came through the queue.
     pub fn build_id(&self) -> Option<BuildId> {
-        self.queued.as_ref().map(|build| build.id)
+        self.queued().map(|build| build.id)
     }
 
     /// The name of the worker.
@@ -106,7 +107,7 @@ impl Lease {
 
     /// Whether the lease has ended, and why.
     pub fn end(&self) -> Option<LeaseEnd> {
-        let cancelled = self.queued.as_ref().and_then(|build| build.cancel());
+        let cancelled = self.queued().and_then(|build| build.cancel());
         cancelled.or_else(|| self.connection.end.get()).cloned()
     }
 
@@ -119,7 +120,7 @@ impl Lease {
     /// `over` is disconnected.
     pub fn wait_end_unless(&self, over: &Receiver<Infallible>, timeout: Duration) -> Option<LeaseEnd> {
         let never = never();
-        let cancelled = self.queued.as_ref().map_or(&never, |build| build.cancelled().closed());
+        let cancelled = self.queued().map_or(&never, |build| build.cancelled().closed());
         select! {
             recv(cancelled) -> _ => {}
             recv(self.connection.end.closed()) -> _ => {}
@@ -181,14 +182,14 @@ impl Lease {
     fn release(&mut self, result: BuildResult, agenda: &mut Agenda) {
         let Connection { shared, worker, .. } = &*self.connection;
         let now = shared.clock.now();
-        self.released = true;
         let input = Input::Release { lease: self.id, finished: !self.retried };
-        if let Some(build) = self.queued.take() {
+        if let Some(build) = self.queued().filter(|_| !self.retried) {
             let ((), facts) = worker.transition_told(now, shared, agenda, |turn| turn.apply(input));
             shared.finish_build(now, build.id, result, (worker.index, facts), agenda);
         } else {
             worker.transition_at(now, shared, agenda, |turn| turn.apply(input));
         }
+        self.released = true;
     }
 
     /// Gives the place back and puts the build back into the queue, with the priority and age that it had: the next answer
@@ -222,11 +223,11 @@ impl Lease {
     }
 
     fn put_back(mut self, reason: &str) {
-        let (shared, build) = (self.connection.shared.clone(), self.queued.take());
+        let (shared, build) = (self.connection.shared.clone(), self.build_id());
         self.retried = true;
         drop(self);
         if let Some(build) = build {
-            shared.retry_build(build.id, reason);
+            shared.retry_build(build, reason);
         }
     }
 }
@@ -246,7 +247,7 @@ impl fmt::Debug for Lease {
         f.debug_struct("Lease")
             .field("worker", self.worker())
             .field("epoch", &self.epoch)
-            .field("build", &self.build.name())
+            .field("build", &self.build().name())
             .field("end", &self.end())
             .finish_non_exhaustive()
     }
@@ -281,7 +282,7 @@ impl Running<'_> {
             return Err(CommandError::NoEnd);
         }
         let (never_cancelled, no_output) = (never(), never());
-        let cancelled = self.lease.queued.as_ref().map_or(&never_cancelled, |build| build.cancelled().closed());
+        let cancelled = self.lease.queued().map_or(&never_cancelled, |build| build.cancelled().closed());
         let timed_out = match timeout.map(|timeout| Instant::now().checked_add(timeout)) {
             Some(Some(deadline)) => crossbeam_channel::at(deadline),
             _ => never(),

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::cell::{Asker, Granted, WorkerCell};
 use super::connection::EndSignal;
 use super::entropy;
-use super::lease::Lease;
+use super::lease::{Holder, Lease};
 use super::observers::About;
 use super::outbox::{Answer, Mailbox, Outbox};
 use super::shared::{Agenda, Shared, Task};
@@ -214,7 +214,11 @@ impl Shared {
         let mut turn = Turn { shared: self, orders: std::mem::take(&mut queue.orders), queue, now, observed, agenda };
         let result = step(&mut turn);
         turn.resolve_orders();
-        self.wants_facts.store(turn.queue.placement.wants_facts(), Ordering::SeqCst);
+        let wants_facts = turn.queue.placement.wants_facts();
+        // It changes under this lock alone.
+        if self.wants_facts.load(Ordering::Relaxed) != wants_facts {
+            self.wants_facts.store(wants_facts, Ordering::SeqCst);
+        }
         turn.schedule();
         turn.queue.orders = turn.orders;
         result
@@ -502,17 +506,21 @@ impl Turn<'_> {
 
     /// Takes a place for a build that waits.
     fn lease(&mut self, worker: WorkerIndex, epoch: Epoch, id: BuildId) {
-        let (now, cell) = (self.now, self.queue.workers[worker.0 as usize].clone());
+        let now = self.now;
+        let Queue { placement, builds, workers, .. } = &mut *self.queue;
+        let cell = &workers[worker.0 as usize];
         let (granted, facts) = cell.transition_told(now, self.shared, self.agenda, |turn| turn.lease(epoch, id));
-        let placement = &mut self.queue.placement;
         placement.leased(now, worker, id, granted.is_some(), facts.version, &mut self.orders);
         match granted {
             Some(granted) => {
                 // It cannot have ended within this turn.
                 let Some(Order::Deliver { history, .. }) = self.orders.pop() else { unreachable!("it was granted") };
-                let build = self.queue.builds[&id].clone();
-                let lease = Lease::new(granted, build.build.clone(), Some((build, history)));
-                self.agenda.push(Task::Deliver(lease));
+                let build = &builds[&id];
+                let lease = Lease::new(granted, Holder::Queued(build.clone()), history);
+                if let Some(Ok(undelivered)) = build.deliver(Ok(lease)) {
+                    // Its place is given back without this lock.
+                    self.agenda.push(Task::GiveBack(undelivered));
+                }
             }
             // It waits again.
             None => self.agenda.look_at_queue(),

@@ -15,7 +15,7 @@ use super::drivers::DriverCell;
 use super::drivers::Drivers;
 use super::entropy;
 use super::instance::Order;
-use super::lease::Lease;
+use super::lease::{Holder, Lease};
 use super::leftovers::LeftoverList;
 use super::observers::{About, Observers};
 use super::queue::{BuildCell, Queue};
@@ -52,6 +52,8 @@ pub(super) struct Shared {
     pub(super) wants_facts: AtomicBool,
     /// Workers that have changed since the queue last looked at them; each at most once.
     dirty: Mutex<Vec<Arc<WorkerCell>>>,
+    /// Whether there is any.
+    is_dirty: AtomicBool,
     /// Drivers with questions that the system had no thread for.
     pub(super) unasked: Mutex<Vec<Arc<DriverCell>>>,
     pub(super) closing: AtomicBool,
@@ -157,8 +159,6 @@ pub(super) enum Task {
         worker: WorkerIndex,
         epoch: Epoch,
     },
-    /// Its build has found a place.
-    Deliver(Lease),
     AskKind {
         worker: WorkerIndex,
         properties: Properties,
@@ -241,6 +241,7 @@ impl Shared {
             queue: Mutex::new(Queue::new(placement)),
             wants_facts: AtomicBool::new(false),
             dirty: Mutex::default(),
+            is_dirty: AtomicBool::new(false),
             unasked: Mutex::default(),
             closing: AtomicBool::new(false),
             jitter,
@@ -270,6 +271,7 @@ impl Shared {
     pub(super) fn note_change(&self, worker: &Arc<WorkerCell>, agenda: &mut Agenda) {
         if worker.mark_dirty() {
             self.dirty.lock().push(worker.clone());
+            self.is_dirty.store(true, Ordering::SeqCst);
         }
         self.look_if_waiting(agenda);
     }
@@ -282,7 +284,12 @@ impl Shared {
     }
 
     pub(super) fn take_dirty(&self) -> Vec<Arc<WorkerCell>> {
-        std::mem::take(&mut self.dirty.lock())
+        if !self.is_dirty.load(Ordering::SeqCst) {
+            return Vec::new();
+        }
+        let mut dirty = self.dirty.lock();
+        self.is_dirty.store(false, Ordering::SeqCst);
+        std::mem::take(&mut dirty)
     }
 
     /// Does everything on the agenda and everything that follows from it.
@@ -310,7 +317,7 @@ impl Shared {
                 Asker::Start => self.start_ended(&worker, granted, agenda),
                 Asker::Fit(properties) => self.fit_answered(&worker, &properties, granted, agenda),
                 Asker::Direct(sender, build) => {
-                    let lease = granted.map(|granted| Lease::new(granted, build, None));
+                    let lease = granted.map(|granted| Lease::new(granted, Holder::Direct(build), Vec::new()));
                     let sent = sender.try_send(lease.map_err(|refusal| refusal.error));
                     // If nobody waits any more, the error contains the lease.
                     if let Some(Ok(lease)) = sent.err().map(TrySendError::into_inner) {
@@ -330,12 +337,6 @@ impl Shared {
             Task::Drain { worker, epoch } => {
                 let input = Input::Drain(epoch, StopCause::Incompatible);
                 self.worker_at(worker).transition(self, agenda, |turn| turn.apply(input));
-            }
-            Task::Deliver(lease) => {
-                if let Some(undelivered) = lease.deliver() {
-                    // On the agenda: the next build may get the place, and its lease may not be delivered either.
-                    agenda.push(Task::GiveBack(undelivered));
-                }
             }
             Task::AskKind { worker, properties } => self.ask_kind(worker, properties),
             Task::AskFit { worker, epoch, properties } => self.ask_fit(worker, epoch, properties, agenda),

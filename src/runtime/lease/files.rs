@@ -171,8 +171,8 @@ impl<'a> LeaseFiles<'a> {
         if let Some(end) = self.lease.end() {
             return Err(end.into());
         }
-        let Lease { connection, queued, .. } = self.lease;
-        let cancelled = queued.as_ref().map_or_else(never, |build| build.cancelled().closed().clone());
+        let connection = &self.lease.connection;
+        let cancelled = self.lease.queued().map_or_else(never, |build| build.cancelled().closed().clone());
         let interrupt = Interrupt::either(connection.end.closed().clone(), cancelled);
         let asked = fenced(what, || match connection.agent().files() {
             Some(files) => operation(files, path, &interrupt),
