@@ -6,7 +6,7 @@ impl Placement {
     /// Finds out of which kind an attached instance is.
     pub(super) fn name_instance(&mut self, index: WorkerIndex, orders: &mut Orders) {
         let worker = self.worker(index);
-        let properties = worker.facts.made_for.clone();
+        let properties = worker.made_for();
         let kind = match worker.space {
             Space::Any => Some(ANY),
             Space::Asked => Some(self.kinds.hold_asked(&properties)),
@@ -91,7 +91,7 @@ impl Placement {
             self.end_impossible(need, orders);
         }
         if self.unnamed.contains(&index)
-            && self.worker(index).facts.made_for == *properties
+            && self.worker(index).made_for() == *properties
             && self.worker(index).is_attached()
         {
             self.unnamed.remove(&index);

@@ -9,16 +9,16 @@ impl Placement {
             orders.push(Order::Answer { build: id, error: BuildError::ShutDown });
             return;
         }
-        let needed = build.labels();
-        let Some(route) = self.labels.hold_route(needed) else {
+        let Some(need) = self.hold_need(build) else {
+            let needed = build.labels();
             let advice = self.labels.why_nobody_fits(needed).into();
             let error = BuildError::NoWorkerFits { needed: needed.clone(), advice };
             orders.push(Order::Answer { build: id, error });
             return;
         };
         let rank = Rank { key: self.claim(now, build), build: id };
-        let need = self.queue.insert(rank, build, route, &mut self.labels, &mut self.kinds);
-        if self.labels.speakers(route) > 0 {
+        self.queue.insert(rank, build, need);
+        if self.labels.speakers(self.queue.need(need).route) > 0 {
             let speakers: Vec<u32> = self.speakers.iter().copied().collect();
             speakers.into_iter().for_each(|driver| self.ask_kind(driver, need, orders));
         }
@@ -29,6 +29,14 @@ impl Placement {
             Some(worker) => self.lease(now, worker, rank, orders),
             None => self.queue.set_place(id, Place::Waiting),
         }
+    }
+
+    /// What a new build needs, held once more; `None` when no worker fits.
+    fn hold_need(&mut self, build: &Build) -> Option<NeedIndex> {
+        self.queue.hold_recent_need(build, &self.labels).or_else(|| {
+            let route = self.labels.hold_route(build.labels())?;
+            Some(self.queue.hold_need(route, build, &mut self.labels, &mut self.kinds))
+        })
     }
 
     /// The claim of a build that is submitted now. It does not change while the build waits: with ageing, the builds

@@ -29,8 +29,8 @@ pub(crate) struct Facts {
     pub(crate) call: Option<(DriverCall, Instant)>,
     /// The attempt whose failure has put the worker into quarantine.
     pub(crate) failure: Option<Epoch>,
-    /// What the instance of this epoch was started for.
-    pub(crate) made_for: Properties,
+    /// What the instance of this epoch was started for; `None`: as was said before.
+    pub(crate) made_for: Option<Properties>,
 }
 
 /// An instance that placement has ordered.
@@ -99,6 +99,8 @@ pub(super) struct Worker {
     pub(super) overdue: bool,
     /// When it is looked at next for what is overdue.
     pub(super) timer: Option<Instant>,
+    /// It is to be filed anew, at the latest when a build waits.
+    pub(super) unfiled: bool,
 }
 
 impl Worker {
@@ -122,6 +124,7 @@ impl Worker {
             leasing: Vec::new(),
             overdue: false,
             timer: None,
+            unfiled: false,
         }
     }
 
@@ -199,6 +202,11 @@ impl Worker {
     pub(super) fn kinds(&self) -> impl Iterator<Item = KindId> {
         let ordered = self.demand.as_ref().map(|demand| demand.kind);
         self.kind.into_iter().chain(ordered).chain(self.answers.keys().copied())
+    }
+
+    /// What its instance was started for.
+    pub(super) fn made_for(&self) -> Properties {
+        self.facts.made_for.clone().unwrap_or_default()
     }
 
     /// What the worker contributes to the supply of a kind.
@@ -305,7 +313,11 @@ impl Worker {
     /// Takes newer facts. Returns whether they are about another instance than before.
     pub(super) fn update(&mut self, facts: Facts) -> bool {
         let another = facts.epoch != self.facts.epoch;
+        let made_for = self.facts.made_for.take();
         self.facts = facts;
+        if self.facts.made_for.is_none() {
+            self.facts.made_for = made_for;
+        }
         let (attached, epoch) = (self.is_attached(), self.facts.epoch);
         if let Some(demand) = &mut self.demand {
             demand.has_come |= attached && demand.replaces != Some(epoch);

@@ -157,6 +157,8 @@ pub(crate) struct Placement {
     unnamed: BTreeSet<WorkerIndex>,
     /// Routes whose needs were made anew: what drivers had said of them is asked again.
     renewed: BTreeSet<RouteIndex>,
+    /// Workers that are to be filed anew.
+    unfiled: Vec<WorkerIndex>,
     /// When a call becomes overdue, or an agent has been gone for too long.
     timers: BTreeSet<(Instant, WorkerIndex)>,
     /// When it is looked for leases that nobody has taken.
@@ -181,6 +183,7 @@ impl Placement {
             speakers: BTreeSet::new(),
             unnamed: BTreeSet::new(),
             renewed: BTreeSet::new(),
+            unfiled: Vec::new(),
             timers: BTreeSet::new(),
             claims: None,
             origin: None,
@@ -439,9 +442,24 @@ impl Placement {
                 self.queue.touch_lines_of(kind);
             }
         }
-        self.labels.set_shelf(index, worker.shelf(self.labels.labels(index).len()));
-        self.labels.set_obstacle(index, worker.obstacle());
         self.note_curiosity(index);
+        if !std::mem::replace(&mut self.worker_mut(index).unfiled, true) {
+            self.unfiled.push(index);
+        }
+        // While nobody waits, nobody looks.
+        if !self.queue.nobody_waits() {
+            self.file_workers();
+        }
+    }
+
+    /// Puts the workers that have changed where they are found by builds that wait.
+    fn file_workers(&mut self) {
+        while let Some(index) = self.unfiled.pop() {
+            let worker = &mut self.workers[index.0 as usize];
+            worker.unfiled = false;
+            self.labels.set_shelf(index, worker.shelf(self.labels.labels(index).len()));
+            self.labels.set_obstacle(index, worker.obstacle());
+        }
     }
 
     /// Remembers a duration of this kind, and with it the kind.

@@ -120,6 +120,7 @@ impl Placement {
         if self.shut_down || self.queue.is_settled() && self.renewed.is_empty() {
             return;
         }
+        self.file_workers();
         self.ask_again(orders);
         loop {
             let before = orders.len();
@@ -375,7 +376,8 @@ impl Placement {
 impl Placement {
     /// Panics unless every index is as what the workers said and were told makes it. To be called after a plan.
     /// `constant`: what is expected does not change.
-    pub(super) fn check(&self, constant: bool) {
+    pub(super) fn check(&mut self, constant: bool) {
+        self.file_workers();
         self.queue.check(&self.labels);
         let all = || (0..self.workers.len() as u32).map(WorkerIndex);
         let of_workers: Vec<_> = all()

@@ -150,6 +150,9 @@ pub(super) struct Queue {
     needs: Slab<Need>,
     need_of: HashMap<(RouteIndex, Option<Properties>), NeedIndex>,
     needs_of: BTreeMap<RouteIndex, BTreeSet<NeedIndex>>,
+    /// The need of the build that was submitted last: the next build may well have it too, which is found out sooner than
+    /// it is looked up.
+    recent: Option<NeedIndex>,
     /// The need that lost its last build last: the next build may well have it again. Of drivers that say kinds only
     /// what they said for builds that wait is kept, so that it is none of theirs.
     spare: Option<NeedIndex>,
@@ -252,8 +255,27 @@ impl Queue {
         self.needs_of.values().flatten().copied().filter(|need| self.spare != Some(*need)).collect()
     }
 
+    /// The need of a new build, held once more, if the build before had the same one.
+    pub(super) fn hold_recent_need(&mut self, build: &Build, labels: &LabelIndex) -> Option<NeedIndex> {
+        let index = self.recent?;
+        let need = self.needs.get_mut(index.0);
+        let same_properties = need.properties.as_ref().is_none_or(|properties| properties == build.properties());
+        if !same_properties || labels.needed(need.route) != build.labels() {
+            return None;
+        }
+        need.builds += 1;
+        self.spare.take_if(|spare| *spare == index);
+        Some(index)
+    }
+
     /// The need of a build, held once more. `route` was held for it.
-    fn hold_need(&mut self, route: RouteIndex, build: &Build, labels: &mut LabelIndex, kinds: &mut Kinds) -> NeedIndex {
+    pub(super) fn hold_need(
+        &mut self,
+        route: RouteIndex,
+        build: &Build,
+        labels: &mut LabelIndex,
+        kinds: &mut Kinds,
+    ) -> NeedIndex {
         let census = labels.workers(route);
         let properties = (census.asked + census.said > 0).then(|| build.properties().clone());
         if let Some(&need) = self.need_of.get(&(route, properties.clone())) {
@@ -285,6 +307,7 @@ impl Queue {
     /// No build has this need.
     fn remove_need(&mut self, index: NeedIndex, labels: &mut LabelIndex, kinds: &mut Kinds) {
         let need = self.needs.remove(index.0);
+        self.recent.take_if(|recent| *recent == index);
         self.need_of.remove(&(need.route, need.properties));
         if let Some(needs) = self.needs_of.get_mut(&need.route) {
             needs.remove(&index);
@@ -380,19 +403,11 @@ fn kinds_of(any: bool, asked: Option<KindId>, said: &BTreeMap<u32, Said>) -> Arc
 
 /// Builds.
 impl Queue {
-    /// A new build, which is in no line yet. `route` was held for it.
-    pub(super) fn insert(
-        &mut self,
-        rank: Rank,
-        build: &Build,
-        route: RouteIndex,
-        labels: &mut LabelIndex,
-        kinds: &mut Kinds,
-    ) -> NeedIndex {
-        let need = self.hold_need(route, build, labels, kinds);
+    /// A new build, which is in no line yet. `need` was held for it.
+    pub(super) fn insert(&mut self, rank: Rank, build: &Build, need: NeedIndex) {
         let entry = Entry { build: build.clone(), rank, need, place: Place::Nowhere, starts: 0, past: None };
         self.builds.insert(rank.build, Box::new(entry));
-        need
+        self.recent = Some(need);
     }
 
     /// The build has ended.

@@ -1,4 +1,4 @@
-//! What others want to know of the queue. Nothing here changes it.
+//! What others want to know of the queue. Nothing here changes what it does.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,7 +25,8 @@ impl Placement {
     }
 
     /// Where the build is, unless it has ended.
-    pub(crate) fn status(&self, now: Instant, id: BuildId) -> Option<BuildStatus> {
+    pub(crate) fn status(&mut self, now: Instant, id: BuildId) -> Option<BuildStatus> {
+        self.file_workers();
         let entry = self.queue.builds.get(&id)?;
         let state = match entry.place {
             Place::Running { worker, .. } | Place::Leasing { worker, .. } => {
@@ -88,7 +89,8 @@ impl Placement {
     }
 
     /// A page of the builds that wait, `limit` of them at most.
-    pub(crate) fn page(&self, now: Instant, from: Option<QueuePosition>, limit: usize) -> QueuePage {
+    pub(crate) fn page(&mut self, now: Instant, from: Option<QueuePosition>, limit: usize) -> QueuePage {
+        self.file_workers();
         let from = from.map(|QueuePosition { key, build }| Rank { key, build });
         // The next build of each line, the best claim first.
         let mut lines: Vec<_> = self

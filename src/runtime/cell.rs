@@ -180,7 +180,7 @@ impl WorkerCell {
     /// What the queue wants to know, at this moment.
     pub(super) fn facts(&self, now: Instant) -> Facts {
         self.dirty.store(false, Ordering::SeqCst);
-        self.inner.lock().facts(now)
+        self.inner.lock().facts(now, None)
     }
 
     /// An attempt was done by the thread of this worker: the one that it does next, or none when it ends. Blocks for a
@@ -277,17 +277,18 @@ impl WorkerCell {
     }
 
     /// As [`transition_at`](WorkerCell::transition_at), for a turn that the queue is told of by the caller: also returns
-    /// what it is to be told.
+    /// what it is to be told. `known`: the instance that the queue knows.
     pub(super) fn transition_told<R>(
         self: &Arc<Self>,
         now: Instant,
+        known: Epoch,
         shared: &Shared,
         agenda: &mut Agenda,
         step: impl FnOnce(&mut Transition<'_>) -> R,
     ) -> (R, Facts) {
         let mut inner = self.inner.lock();
         let result = self.take_turn(&mut inner, now, shared, agenda, step);
-        (result, inner.facts(now))
+        (result, inner.facts(now, Some(known)))
     }
 
     fn take_turn<R>(
@@ -393,8 +394,10 @@ impl WorkerCell {
 }
 
 impl Inner {
-    fn facts(&self, now: Instant) -> Facts {
+    /// `known`: an instance of which the queue knows for what it was started.
+    fn facts(&self, now: Instant, known: Option<Epoch>) -> Facts {
         let life = &self.life;
+        let made_for = || self.attempt.as_ref().map(|attempt| attempt.made_for.clone()).unwrap_or_default();
         let awaits_call = life.state() == WorkerState::Substantiating;
         Facts {
             version: life.version(),
@@ -402,7 +405,7 @@ impl Inner {
             standing: life.standing(now),
             call: life.call().or_else(|| awaits_call.then(|| (DriverCall::Start, life.state_since()))),
             failure: life.quarantine_cause(),
-            made_for: self.attempt.as_ref().map(|attempt| attempt.made_for.clone()).unwrap_or_default(),
+            made_for: (known != Some(life.epoch())).then(made_for),
         }
     }
 

@@ -184,7 +184,7 @@ impl Lease {
         let now = shared.clock.now();
         let input = Input::Release { lease: self.id, finished: !self.retried };
         if let Some(build) = self.queued().filter(|_| !self.retried) {
-            let ((), facts) = worker.transition_told(now, shared, agenda, |turn| turn.apply(input));
+            let ((), facts) = worker.transition_told(now, self.epoch, shared, agenda, |turn| turn.apply(input));
             shared.finish_build(now, build.id, result, (worker.index, facts), agenda);
         } else {
             worker.transition_at(now, shared, agenda, |turn| turn.apply(input));

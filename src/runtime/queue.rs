@@ -509,7 +509,7 @@ impl Turn<'_> {
         let now = self.now;
         let Queue { placement, builds, workers, .. } = &mut *self.queue;
         let cell = &workers[worker.0 as usize];
-        let (granted, facts) = cell.transition_told(now, self.shared, self.agenda, |turn| turn.lease(epoch, id));
+        let (granted, facts) = cell.transition_told(now, epoch, self.shared, self.agenda, |turn| turn.lease(epoch, id));
         placement.leased(now, worker, id, granted.is_some(), facts.version, &mut self.orders);
         match granted {
             Some(granted) => {

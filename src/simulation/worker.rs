@@ -63,7 +63,7 @@ impl Worker {
             standing: self.life.standing(now),
             call: self.life.call(),
             failure: self.life.quarantine_cause(),
-            made_for: self.made_for.clone(),
+            made_for: Some(self.made_for.clone()),
         }
     }
 

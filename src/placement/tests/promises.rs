@@ -139,7 +139,7 @@ impl World {
     fn serves(&self, slot: usize, worker: usize) -> bool {
         let wanted = properties(self.setting.builds[slot].kind);
         let sim = &self.workers[worker];
-        let made_for = &sim.told.made_for;
+        let made_for = &sim.told.made_for.clone().unwrap_or_default();
         match self.setting.workers[worker].driver {
             Driver::Any => true,
             Driver::Asked => {
@@ -151,7 +151,7 @@ impl World {
     }
 
     /// What holds always, after a plan.
-    pub(super) fn check(&self) {
+    pub(super) fn check(&mut self) {
         self.placement.check(!self.setting.learns);
         for build in &self.builds {
             let place = self.placement.queue.place(build.id);
@@ -222,7 +222,7 @@ impl World {
                                     |message| matches!(message, Message::Kind { properties, .. } if properties == about),
                                 )
                         };
-                        let asking = being_asked(&wanted) || being_asked(&sim.told.made_for);
+                        let asking = being_asked(&wanted) || sim.told.made_for.as_ref().is_some_and(being_asked);
                         assert!(asking || !self.serves(slot, i), "b7: {id} waits and w{i} has a place");
                     }
                 }

@@ -529,6 +529,6 @@ pub(super) fn facts(life: &Lifecycle, made_for: &Properties, now: Instant) -> Fa
         standing: life.standing(now),
         call: life.call(),
         failure: life.quarantine_cause(),
-        made_for: made_for.clone(),
+        made_for: Some(made_for.clone()),
     }
 }
