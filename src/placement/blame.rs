@@ -6,11 +6,12 @@
 //! one instance at a time; a build pauses after each failed attempt anyway. When the starts of a driver fail on two
 //! workers and nothing attaches, no more is started there but one instance at a time, with pauses that grow.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::WorkerIndex;
 use super::config::{PlacementConfig, doubled, spread};
+use super::ids::IdMap;
 use super::kinds::{KindId, Kinds};
 use crate::build::{BuildId, Epoch};
 
@@ -111,11 +112,11 @@ pub(super) enum Paused {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Blame {
-    kinds: HashMap<KindId, Suspect>,
+    kinds: IdMap<KindId, Suspect>,
     /// The kinds in `kinds`, the oldest first. Each is held.
     oldest: VecDeque<KindId>,
-    builds: HashMap<BuildId, Suspect>,
-    drivers: HashMap<u32, Driver>,
+    builds: IdMap<BuildId, Suspect>,
+    drivers: IdMap<u32, Driver>,
     pauses: BTreeSet<(Instant, Paused)>,
     until: BTreeMap<Paused, Instant>,
     /// Kinds that are acquitted at these times unless they fail before.

@@ -242,6 +242,9 @@ impl Queue {
 
     /// The plan has to look at the lines that instances of this kind can serve.
     pub(super) fn touch_lines_of(&mut self, kind: KindId) {
+        if self.nobody_waits() {
+            return;
+        }
         let lines = self.lines_of.get(&kind).into_iter().flatten();
         self.touched.extend(lines.filter(|line| !self.lines.get(line.0).waiting.is_empty()));
     }

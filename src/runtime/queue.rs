@@ -231,7 +231,7 @@ impl Shared {
         let cell = self.queue_turn(now, &mut agenda, |turn| {
             turn.queue.last_id += 1;
             let id = BuildId(turn.queue.last_id);
-            turn.tell(id, EventKind::BuildQueued { name: build.name().clone(), retry: None });
+            turn.tell(id, || EventKind::BuildQueued { name: build.name().clone(), retry: None });
             let cell = Arc::new(BuildCell::new(id, build, submitter));
             turn.queue.builds.insert(id, cell.clone());
             turn.take_in(changed);
@@ -466,7 +466,7 @@ impl Shared {
             // Once, and once more when a graceful shutdown becomes a fast one.
             if turn.queue.closed.is_none_or(|was_fast| fast && !was_fast) {
                 turn.queue.closed = Some(fast);
-                turn.tell_about(About::default(), EventKind::Shutdown { fast });
+                turn.tell_about(About::default(), || EventKind::Shutdown { fast });
             }
             turn.queue.placement.shutdown(&mut turn.orders);
         });
@@ -475,20 +475,20 @@ impl Shared {
 }
 
 impl Turn<'_> {
-    fn tell(&mut self, build: BuildId, kind: EventKind) {
+    fn tell(&mut self, build: BuildId, kind: impl FnOnce() -> EventKind) {
         self.tell_about(About { build: Some(build), ..About::default() }, kind);
     }
 
     /// The build is not known any more, and nothing is told about it from now on.
     fn end_build(&mut self, id: BuildId, result: BuildResult) -> Option<Arc<BuildCell>> {
         let build = self.queue.builds.remove(&id)?;
-        build.end(|| self.tell(id, EventKind::BuildFinished { result }));
+        build.end(|| self.tell(id, || EventKind::BuildFinished { result }));
         Some(build)
     }
 
-    fn tell_about(&mut self, about: About, kind: EventKind) {
+    fn tell_about(&mut self, about: About, kind: impl FnOnce() -> EventKind) {
         if self.observed {
-            self.shared.observers.publish(self.now, about, kind);
+            self.shared.observers.publish(self.now, about, kind());
         }
     }
 
@@ -594,7 +594,7 @@ impl Turn<'_> {
             }
             Order::Requeued { build, reason } => {
                 if let Some(name) = self.queue.builds.get(&build).map(|build| build.build.name().clone()) {
-                    self.tell(build, EventKind::BuildQueued { name, retry: Some(reason) });
+                    self.tell(build, || EventKind::BuildQueued { name, retry: Some(reason) });
                 }
             }
         }
