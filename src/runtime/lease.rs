@@ -178,16 +178,13 @@ impl Lease {
         self.release(BuildResult::Dropped, agenda);
     }
 
-    /// The place first: the end of its build is the last thing that is told about it.
     fn release(&mut self, result: BuildResult, agenda: &mut Agenda) {
         let Connection { shared, worker, .. } = &*self.connection;
-        let now = shared.clock.now();
         let input = Input::Release { lease: self.id, finished: !self.retried };
         if let Some(build) = self.queued().filter(|_| !self.retried) {
-            let ((), facts) = worker.transition_told(now, self.epoch, shared, agenda, |turn| turn.apply(input));
-            shared.finish_build(now, build.id, result, (worker.index, facts), agenda);
+            shared.finish_build(build.id, result, (worker, self.epoch, input), agenda);
         } else {
-            worker.transition_at(now, shared, agenda, |turn| turn.apply(input));
+            worker.transition(shared, agenda, |turn| turn.apply(input));
         }
         self.released = true;
     }

@@ -28,7 +28,6 @@ pub(super) struct Queue {
     pub(super) placement: Placement,
     /// The builds that have not ended.
     builds: SortedMap<BuildId, Arc<BuildCell>>,
-    last_id: u64,
     /// Whether a shutdown has begun, and whether it is a fast one.
     closed: Option<bool>,
     /// The workers in the order of their indexes, to take places of them.
@@ -171,7 +170,6 @@ impl Queue {
         Self {
             placement: Placement::new(placement),
             builds: SortedMap::default(),
-            last_id: 0,
             closed: None,
             workers: Vec::new(),
             scheduled: None,
@@ -228,16 +226,14 @@ impl Shared {
         let mut agenda = Agenda::default();
         let now = self.clock.now();
         let changed = self.changed_workers(now);
-        let cell = self.queue_turn(now, &mut agenda, |turn| {
-            turn.queue.last_id += 1;
-            let id = BuildId(turn.queue.last_id);
-            turn.tell(id, || EventKind::BuildQueued { name: build.name().clone(), retry: None });
-            let cell = Arc::new(BuildCell::new(id, build, submitter));
+        let id = BuildId(self.last_build.fetch_add(1, Ordering::Relaxed) + 1);
+        let cell = Arc::new(BuildCell::new(id, build, submitter));
+        self.queue_turn(now, &mut agenda, |turn| {
+            turn.tell(id, || EventKind::BuildQueued { name: cell.build.name().clone(), retry: None });
             turn.queue.builds.insert(id, cell.clone());
             turn.take_in(changed);
             turn.queue.placement.submit(now, id, &cell.build, &mut turn.orders);
             turn.queue.placement.plan(now, &mut turn.orders);
-            cell
         });
         self.look_if_waiting(&mut agenda);
         self.perform(agenda);
@@ -423,20 +419,21 @@ impl Shared {
         self.perform(agenda);
     }
 
-    /// Whoever holds the lease of a build says how it ended.
-    /// `facts`: what its worker says since the place was given back.
+    /// Whoever holds the lease of a build says how it ended, and gives the place back. In one turn, and the place first: the
+    /// end of the build is the last thing that is told about it.
     pub(super) fn finish_build(
         self: &Arc<Self>,
-        now: Instant,
         id: BuildId,
         result: BuildResult,
-        (worker, facts): (WorkerIndex, Facts),
+        (worker, epoch, release): (&Arc<WorkerCell>, Epoch, Input),
         agenda: &mut Agenda,
     ) {
+        let now = self.clock.now();
         let ended = self.queue_turn(now, agenda, |turn| {
+            let ((), facts) = worker.transition_told(now, epoch, self, turn.agenda, |turn| turn.apply(release));
             // Otherwise it was cancelled meanwhile.
             let ended = turn.queue.placement.finished(now, id).then(|| turn.end_build(id, result)).flatten();
-            turn.plan([(worker, facts)]);
+            turn.plan([(worker.index, facts)]);
             ended
         });
         // Who waits for another answer learns that there is none.
