@@ -505,13 +505,13 @@ impl Transition<'_> {
     pub(super) fn attach(
         &mut self,
         secret: &str,
-        connection: impl FnOnce() -> Connection,
+        connection: impl FnOnce(Epoch) -> Connection,
     ) -> Result<(ConnectionId, Option<Arc<Connection>>), AttachError> {
         let attempt = self.inner.attempt_of(secret)?;
         let epoch = attempt.identity.epoch;
         let id = self.inner.life.attach(self.now, epoch, &mut self.effects)?;
         let attempt = self.inner.attempt.as_mut().expect("it was just found");
-        Ok((id, attempt.connection.replace(Arc::new(connection()))))
+        Ok((id, attempt.connection.replace(Arc::new(connection(epoch)))))
     }
 
     /// Whether an agent with this secret would be let in.

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::cell::WorkerCell;
 use super::fence::fenced;
 use super::shared::Shared;
+use crate::build::Epoch;
 use crate::command::Agent;
 use crate::error::LeaseEnd;
 
@@ -48,6 +49,8 @@ impl EndSignal {
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) worker: Arc<WorkerCell>,
+    /// The attempt that it belongs to.
+    pub(super) epoch: Epoch,
     /// Present until it is dropped.
     agent: Option<Arc<dyn Agent>>,
     /// The leases that use this connection are over.
@@ -55,8 +58,9 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, agent: &Arc<dyn Agent>) -> Self {
-        Self { shared: shared.clone(), worker: worker.clone(), agent: Some(agent.clone()), end: EndSignal::new() }
+    pub(super) fn new(shared: &Arc<Shared>, worker: &Arc<WorkerCell>, epoch: Epoch, agent: &Arc<dyn Agent>) -> Self {
+        let (shared, worker, agent) = (shared.clone(), worker.clone(), Some(agent.clone()));
+        Self { shared, worker, epoch, agent, end: EndSignal::new() }
     }
 
     pub(super) fn agent(&self) -> &dyn Agent {

@@ -41,9 +41,9 @@ pub use files::LeaseFiles;
 pub struct Lease {
     connection: Arc<Connection>,
     id: LeaseId,
-    epoch: Epoch,
     holder: Holder,
-    history: Vec<Attempt>,
+    /// Of most leases there are none, which costs nothing.
+    history: Box<[Attempt]>,
     /// Its build is not finished, but wants another lease.
     retried: bool,
     /// The place has been given back.
@@ -60,7 +60,7 @@ impl Lease {
     /// `history`: the attempts of its build so far.
     pub(super) fn new((grant, connection): (Grant, Arc<Connection>), holder: Holder, history: Vec<Attempt>) -> Self {
         let id = grant.lease.expect("a lease was asked for");
-        Self { connection, id, epoch: grant.epoch, holder, history, retried: false, released: false }
+        Self { connection, id, holder, history: history.into(), retried: false, released: false }
     }
 
     /// Its build, if that came through the queue.
@@ -91,7 +91,7 @@ impl Lease {
 
     /// The attempt of the worker that brought this instance up.
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        self.connection.epoch
     }
 
     /// The failed attempts at this build before this one: the first one and the latest ones, 32 at most.
@@ -179,10 +179,10 @@ impl Lease {
     }
 
     fn release(&mut self, result: BuildResult, agenda: &mut Agenda) {
-        let Connection { shared, worker, .. } = &*self.connection;
+        let Connection { shared, worker, epoch, .. } = &*self.connection;
         let input = Input::Release { lease: self.id, finished: !self.retried };
         if let Some(build) = self.queued().filter(|_| !self.retried) {
-            shared.finish_build(build.id, result, (worker, self.epoch, input), agenda);
+            shared.finish_build(build.id, result, (worker, *epoch, input), agenda);
         } else {
             worker.transition(shared, agenda, |turn| turn.apply(input));
         }
@@ -243,7 +243,7 @@ impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
             .field("worker", self.worker())
-            .field("epoch", &self.epoch)
+            .field("epoch", &self.epoch())
             .field("build", &self.build().name())
             .field("end", &self.end())
             .finish_non_exhaustive()

@@ -13,7 +13,7 @@ pub(super) type Answer = Result<Lease, BuildError>;
 /// a channel from then on: most answers are there before anybody waits, and a channel costs more than all the rest.
 pub(super) enum Mailbox {
     /// Nobody has waited yet. There is one lease at most, and one last answer, which may come while that lies here.
-    Closed { lease: Option<Lease>, last: Option<BuildError>, over: bool },
+    Closed { lease: Option<Lease>, last: Option<Box<BuildError>>, over: bool },
     /// `None` when no other answer follows.
     Channel(Option<Sender<Answer>>),
     /// The ticket was dropped.
@@ -40,7 +40,7 @@ impl Mailbox {
             Self::Closed { lease, last, .. } => {
                 match answer {
                     Ok(given) => *lease = Some(given),
-                    Err(error) => *last = Some(error),
+                    Err(error) => *last = Some(Box::new(error)),
                 }
                 None
             }
@@ -71,11 +71,13 @@ impl Mailbox {
     /// Takes what nobody has waited for.
     pub(super) fn take(&mut self) -> Found {
         match self {
-            Self::Closed { lease, last, over } => match lease.take().map(Ok).or_else(|| last.take().map(Err)) {
-                Some(answer) => Found::Answer(answer),
-                None if *over => Found::Nothing,
-                None => Found::NotYet,
-            },
+            Self::Closed { lease, last, over } => {
+                match lease.take().map(Ok).or_else(|| last.take().map(|last| Err(*last))) {
+                    Some(answer) => Found::Answer(answer),
+                    None if *over => Found::Nothing,
+                    None => Found::NotYet,
+                }
+            }
             Self::Channel(_) | Self::Gone => Found::NotYet,
         }
     }
@@ -87,7 +89,7 @@ impl Mailbox {
         // sender, for ever.
         let (sender, receiver) = unbounded();
         if let Self::Closed { lease, last, over } = std::mem::replace(self, Self::Gone) {
-            for answer in lease.into_iter().map(Ok).chain(last.into_iter().map(Err)) {
+            for answer in lease.into_iter().map(Ok).chain(last.map(|last| Err(*last))) {
                 let _ = sender.try_send(answer);
             }
             *self = Self::Channel((!over).then_some(sender));

@@ -43,8 +43,6 @@ pub(super) struct BuildCell {
     pub(super) id: BuildId,
     pub(super) build: Build,
     submitter: Mutex<Submitter>,
-    /// The inbox that its answers go to, if it is one.
-    inbox: Option<InboxNumber>,
     /// Set when the build is cancelled while its lease is out. A build that waits has none, which saves memory.
     cancelled: OnceLock<Box<EndSignal>>,
     /// Whether its end was told. Locked while something happens to the build that must not follow its end.
@@ -57,14 +55,13 @@ pub(super) struct BuildCell {
 /// always room.
 pub(super) enum Submitter {
     Ticket(Mailbox),
-    /// `last_sent`: the number of the answer that was sent last.
     Inbox {
         number: InboxNumber,
-        outbox: Arc<Outbox>,
+        /// `None` after the last answer: nothing can follow, though the lease may still be out.
+        outbox: Option<Arc<Outbox>>,
+        /// The number of the answer that was sent last.
         last_sent: u64,
     },
-    /// The last answer was sent to an inbox: nothing can follow, though the lease may still be out.
-    Done,
 }
 
 /// Tells the inboxes of one process apart.
@@ -73,14 +70,9 @@ pub(super) struct InboxNumber(pub(super) u64);
 
 impl BuildCell {
     fn new(id: BuildId, build: Build, submitter: Submitter) -> Self {
-        let inbox = match &submitter {
-            Submitter::Inbox { number, .. } => Some(*number),
-            Submitter::Ticket(_) | Submitter::Done => None,
-        };
         Self {
             id,
             build,
-            inbox,
             submitter: Mutex::new(submitter),
             cancelled: OnceLock::new(),
             ended: Mutex::new(false),
@@ -93,14 +85,14 @@ impl BuildCell {
         let is_last = answer.is_err();
         let undelivered = match &mut *self.submitter.lock() {
             Submitter::Ticket(mailbox) => mailbox.put(answer),
-            Submitter::Inbox { outbox, last_sent, .. } => match outbox.send(self.id, answer) {
+            Submitter::Inbox { outbox: Some(outbox), last_sent, .. } => match outbox.send(self.id, answer) {
                 Ok(number) => {
                     *last_sent = number;
                     None
                 }
                 Err(undelivered) => Some(*undelivered),
             },
-            Submitter::Done => Some(answer),
+            Submitter::Inbox { outbox: None, .. } => Some(answer),
         };
         if is_last {
             self.close();
@@ -113,7 +105,7 @@ impl BuildCell {
         let mut submitter = self.submitter.lock();
         let closed = match &mut *submitter {
             Submitter::Ticket(mailbox) => (mailbox.close(), None),
-            inbox => (None, Some(std::mem::replace(inbox, Submitter::Done))),
+            Submitter::Inbox { outbox, .. } => (None, outbox.take()),
         };
         drop(submitter);
         drop(closed);
@@ -123,7 +115,7 @@ impl BuildCell {
     pub(super) fn with_mailbox<R>(&self, step: impl FnOnce(&mut Mailbox) -> R) -> R {
         match &mut *self.submitter.lock() {
             Submitter::Ticket(mailbox) => step(mailbox),
-            Submitter::Inbox { .. } | Submitter::Done => unreachable!("a build with a ticket has a mailbox"),
+            Submitter::Inbox { .. } => unreachable!("a build with a ticket has a mailbox"),
         }
     }
 
@@ -137,12 +129,18 @@ impl BuildCell {
         self.cancelled.get().and_then(|signal| signal.get())
     }
 
+    /// Whether its answers go to this inbox.
+    fn is_of(&self, inbox: InboxNumber) -> bool {
+        matches!(&*self.submitter.lock(), Submitter::Inbox { number, .. } if *number == inbox)
+    }
+
     /// Whether the lease that was delivered last was taken out of its ticket or inbox.
     fn lease_was_taken(&self) -> bool {
         match &*self.submitter.lock() {
             Submitter::Ticket(mailbox) => mailbox.is_empty(),
-            Submitter::Inbox { outbox, last_sent, .. } => outbox.was_taken(*last_sent),
-            Submitter::Done => true,
+            Submitter::Inbox { outbox, last_sent, .. } => {
+                outbox.as_ref().is_none_or(|outbox| outbox.was_taken(*last_sent))
+            }
         }
     }
 
@@ -398,7 +396,7 @@ impl Shared {
     /// Nobody waits for any build of this inbox any more.
     pub(super) fn abandon_inbox(self: &Arc<Self>, inbox: InboxNumber) {
         self.abandon(|queue| {
-            let of_inbox = queue.builds.values().filter(|build| build.inbox == Some(inbox));
+            let of_inbox = queue.builds.values().filter(|build| build.is_of(inbox));
             of_inbox.map(|build| build.id).collect()
         });
     }

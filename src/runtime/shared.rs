@@ -449,7 +449,7 @@ impl Shared {
     ) -> Result<Attachment, AttachError> {
         let worker = self.worker_named(name)?;
         let connected = worker.turn(self, |turn| {
-            let result = turn.attach(secret, || Connection::new(self, &worker, &agent));
+            let result = turn.attach(secret, |epoch| Connection::new(self, &worker, epoch, &agent));
             if let Err(error) = &result {
                 turn.refuse(*error);
             }

@@ -163,7 +163,7 @@ impl Inbox {
             masters.retain(|master| master.strong_count() > 0);
             masters.push(Arc::downgrade(shared));
         }
-        Submitter::Inbox { number: self.number, outbox: self.outbox.clone(), last_sent: 0 }
+        Submitter::Inbox { number: self.number, outbox: Some(self.outbox.clone()), last_sent: 0 }
     }
 
     /// The channel that the answers come through.
