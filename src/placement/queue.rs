@@ -59,7 +59,8 @@ pub(super) enum Place {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) build: Build,
-    pub(super) rank: Rank,
+    /// The key of its rank.
+    key: i64,
     pub(super) need: NeedIndex,
     pub(super) place: Place,
     /// As many starts were ordered for it and have not ended.
@@ -88,6 +89,11 @@ impl Past {
 }
 
 impl Entry {
+    /// The claim of this build, which has this number.
+    pub(super) fn rank(&self, build: BuildId) -> Rank {
+        Rank { key: self.key, build }
+    }
+
     /// Whether an attempt of this build has failed there.
     pub(super) fn avoids(&self, worker: WorkerIndex) -> bool {
         self.past.as_ref().is_some_and(|past| past.failed_on.contains(&worker))
@@ -408,7 +414,7 @@ fn kinds_of(any: bool, asked: Option<KindId>, said: &BTreeMap<u32, Said>) -> Arc
 impl Queue {
     /// A new build, which is in no line yet. `need` was held for it.
     pub(super) fn insert(&mut self, rank: Rank, build: &Build, need: NeedIndex) {
-        let entry = Entry { build: build.clone(), rank, need, place: Place::Nowhere, starts: 0, past: None };
+        let entry = Entry { build: build.clone(), key: rank.key, need, place: Place::Nowhere, starts: 0, past: None };
         self.builds.insert(rank.build, Box::new(entry));
         self.recent = Some(need);
     }
@@ -473,7 +479,7 @@ impl Queue {
     /// Moves a build.
     pub(super) fn set_place(&mut self, id: BuildId, new: Place) {
         let Some(entry) = self.builds.get_mut(&id) else { return };
-        let (rank, need) = (entry.rank, entry.need);
+        let (rank, need) = (entry.rank(id), entry.need);
         let old = std::mem::replace(&mut entry.place, new);
         let line = self.need(need).line;
         match old {

@@ -50,7 +50,7 @@ impl Placement {
         Waiting {
             // Where kinds do not matter there is nothing to tell.
             kinds: line.kinds.iter().filter(|kind| **kind != ANY).map(|kind| self.kinds.name(*kind)).collect(),
-            ahead: line.waiting.range(..entry.rank).take(LONGEST_COUNT).count(),
+            ahead: line.waiting.range(..entry.rank(id)).take(LONGEST_COUNT).count(),
             obstacles: obstacles.collect(),
             next: self.next_chance(now, id, entry),
         }
@@ -81,7 +81,7 @@ impl Placement {
             return NextChance::KindPause { remaining: remaining(until) };
         }
         match line.patience() {
-            Some(until) if line.waiting.first() == Some(&entry.rank) => {
+            Some(until) if line.waiting.first() == Some(&entry.rank(id)) => {
                 NextChance::Patience { remaining: remaining(until) }
             }
             _ => NextChance::Place,

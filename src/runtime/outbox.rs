@@ -1,6 +1,6 @@
 //! Where the answers for a build go: into a ticket, or into an inbox.
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, unbounded};
 use parking_lot::Mutex;
 
 use super::lease::Lease;
@@ -12,8 +12,10 @@ pub(super) type Answer = Result<Lease, BuildError>;
 /// The answers of one build for its [`Ticket`](super::ticket::Ticket). They lie here until somebody waits for them, and in
 /// a channel from then on: most answers are there before anybody waits, and a channel costs more than all the rest.
 pub(super) enum Mailbox {
-    /// Nobody has waited yet. There is one lease at most, and one last answer, which may come while that lies here.
-    Closed { lease: Option<Lease>, last: Option<Box<BuildError>>, over: bool },
+    /// Nobody has waited yet.
+    Open(Option<Lease>),
+    /// Nobody has waited yet, and no other answer follows. What lies here: a lease and the last answer at most.
+    Over(Vec<Answer>),
     /// `None` when no other answer follows.
     Channel(Option<Sender<Answer>>),
     /// The ticket was dropped.
@@ -30,31 +32,28 @@ pub(super) enum Found {
 }
 
 impl Mailbox {
-    pub(super) fn new() -> Self {
-        Self::Closed { lease: None, last: None, over: false }
-    }
-
-    /// Returns what could not be put in because nobody is there to take it.
+    /// Returns what could not be put in because nobody is there to take it. After an error nothing follows.
     pub(super) fn put(&mut self, answer: Answer) -> Option<Answer> {
-        match self {
-            Self::Closed { lease, last, .. } => {
-                match answer {
-                    Ok(given) => *lease = Some(given),
-                    Err(error) => *last = Some(Box::new(error)),
-                }
-                None
+        match (&mut *self, answer) {
+            (Self::Open(lease), Ok(given)) => *lease = Some(given),
+            (Self::Open(lease), Err(last)) => {
+                let lease = lease.take().map(Ok);
+                *self = Self::Over(lease.into_iter().chain([Err(last)]).collect());
             }
-            Self::Channel(Some(sender)) => sender.try_send(answer).err().map(|unsent| unsent.into_inner()),
-            Self::Channel(None) | Self::Gone => Some(answer),
+            (Self::Channel(Some(sender)), answer) => {
+                return sender.try_send(answer).err().map(TrySendError::into_inner);
+            }
+            (Self::Over(_) | Self::Channel(None) | Self::Gone, answer) => return Some(answer),
         }
+        None
     }
 
     /// No other answer follows.
     pub(super) fn close(&mut self) -> Option<Sender<Answer>> {
         match self {
-            Self::Closed { over, .. } => *over = true,
+            Self::Open(lease) => *self = Self::Over(lease.take().map(Ok).into_iter().collect()),
             Self::Channel(sender) => return sender.take(),
-            Self::Gone => {}
+            Self::Over(_) | Self::Gone => {}
         }
         None
     }
@@ -62,7 +61,8 @@ impl Mailbox {
     /// Whether the lease that was put in last was taken.
     pub(super) fn is_empty(&self) -> bool {
         match self {
-            Self::Closed { lease, .. } => lease.is_none(),
+            Self::Open(lease) => lease.is_none(),
+            Self::Over(rest) => rest.is_empty(),
             Self::Channel(sender) => sender.as_ref().is_none_or(|sender| sender.is_empty()),
             Self::Gone => true,
         }
@@ -71,13 +71,9 @@ impl Mailbox {
     /// Takes what nobody has waited for.
     pub(super) fn take(&mut self) -> Found {
         match self {
-            Self::Closed { lease, last, over } => {
-                match lease.take().map(Ok).or_else(|| last.take().map(|last| Err(*last))) {
-                    Some(answer) => Found::Answer(answer),
-                    None if *over => Found::Nothing,
-                    None => Found::NotYet,
-                }
-            }
+            Self::Open(lease) => lease.take().map_or(Found::NotYet, |lease| Found::Answer(Ok(lease))),
+            Self::Over(rest) if rest.is_empty() => Found::Nothing,
+            Self::Over(rest) => Found::Answer(rest.remove(0)),
             Self::Channel(_) | Self::Gone => Found::NotYet,
         }
     }
@@ -88,12 +84,13 @@ impl Mailbox {
         // receiver. A bounded one would keep a lease that comes while the ticket is dropped, and the lease the channel's
         // sender, for ever.
         let (sender, receiver) = unbounded();
-        if let Self::Closed { lease, last, over } = std::mem::replace(self, Self::Gone) {
-            for answer in lease.into_iter().map(Ok).chain(last.map(|last| Err(*last))) {
-                let _ = sender.try_send(answer);
-            }
-            *self = Self::Channel((!over).then_some(sender));
-        }
+        let (answers, more) = match std::mem::replace(self, Self::Gone) {
+            Self::Open(lease) => (lease.map(Ok).into_iter().collect(), true),
+            Self::Over(rest) => (rest, false),
+            Self::Channel(_) | Self::Gone => (Vec::new(), false),
+        };
+        answers.into_iter().for_each(|answer| _ = sender.try_send(answer));
+        *self = Self::Channel(more.then_some(sender));
         receiver
     }
 }

@@ -35,7 +35,7 @@ pub struct Ticket {
 
 impl Ticket {
     pub(super) fn submit(shared: &Arc<Shared>, build: Build) -> Self {
-        let build = shared.submit(build, Submitter::Ticket(Mailbox::new()));
+        let build = shared.submit(build, Submitter::Ticket(Mailbox::Open(None)));
         Self { shared: shared.clone(), build, channel: OnceLock::new() }
     }
 

@@ -14,7 +14,7 @@ impl Queue {
             assert!(labels.needed(need.route) == entry.build.labels());
             assert!(need.properties.as_ref().is_none_or(|properties| properties == entry.build.properties()));
             match entry.place {
-                Place::Waiting => _ = waiting.entry(need.line).or_default().insert(entry.rank),
+                Place::Waiting => _ = waiting.entry(need.line).or_default().insert(entry.rank(id)),
                 Place::Paused { until } => _ = pauses.insert((until, id)),
                 Place::Leasing { .. } | Place::Running { .. } => {}
                 Place::Nowhere => panic!("{id} is nowhere"),

@@ -446,7 +446,7 @@ impl World {
                 until(at).hash(&mut key);
             }
             let line = self.placement.queue.line_of_need(entry.need);
-            self.placement.queue.patience_of(line, entry.rank).map(|at| at.map(until)).hash(&mut key);
+            self.placement.queue.patience_of(line, entry.rank(build.id)).map(|at| at.map(until)).hash(&mut key);
         }
         key.finish()
     }
