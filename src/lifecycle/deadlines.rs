@@ -57,6 +57,14 @@ impl Deadlines {
 }
 
 impl Lifecycle {
+    /// When [`Input::Time`] is due next. Asked after every turn.
+    pub(crate) fn next_time(&self) -> Option<Instant> {
+        let Deadlines { quarantine, idle, reattach, check } = self.deadlines;
+        let check = check.filter(|_| self.call.is_none());
+        let requests = self.waiters.iter().filter_map(|waiter| waiter.deadline).min();
+        [quarantine, idle, reattach, check, requests].into_iter().flatten().min()
+    }
+
     /// When [`Input::Time`] is due next, and what for.
     pub(crate) fn next_deadline(&self) -> Option<(Instant, NextStep)> {
         self.table().map(|(timer, at)| (at, timer.step())).min()

@@ -310,6 +310,17 @@ impl Worker {
         self.leasing.len() < before
     }
 
+    /// Whether newer facts tell of nothing but leases that were given or have come back, and nothing else is under way.
+    pub(super) fn only_leases_change(&self, facts: &Facts) -> bool {
+        let same_standing = match (self.facts.standing, facts.standing) {
+            (Standing::Attached { open: before, .. }, Standing::Attached { open, .. }) => before == open,
+            _ => false,
+        };
+        let Facts { epoch, call, failure, .. } = self.facts;
+        let is_quiet = self.known && self.demand.is_none() && self.timer.is_none() && !self.overdue;
+        is_quiet && same_standing && (facts.epoch, facts.call, facts.failure) == (epoch, call, failure)
+    }
+
     /// Takes newer facts. Returns whether they are about another instance than before.
     pub(super) fn update(&mut self, facts: Facts) -> bool {
         let another = facts.epoch != self.facts.epoch;

@@ -226,6 +226,11 @@ impl Placement {
         if facts.version <= self.worker(index).facts.version {
             return;
         }
+        if self.worker(index).only_leases_change(&facts) {
+            self.worker_mut(index).update(facts);
+            self.refresh(index);
+            return;
+        }
         let Facts { call, standing, .. } = self.worker(index).facts;
         if let Some((call, since)) = call
             && facts.call != Some((call, since))

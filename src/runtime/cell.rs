@@ -384,7 +384,7 @@ impl WorkerCell {
     /// Has the timer look after this worker in time. Too early is harmless, so that nothing is done when the next
     /// deadline has moved away: an instance that is leased and released all the time never wakes the timer.
     fn schedule(&self, inner: &mut Inner, shared: &Shared) {
-        if let Some((at, _)) = inner.life.next_deadline()
+        if let Some(at) = inner.life.next_time()
             && inner.scheduled.is_none_or(|scheduled| at < scheduled)
         {
             shared.timer.set(self.index, inner.scheduled, at);
