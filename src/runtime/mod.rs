@@ -21,8 +21,8 @@
 //! |---|---|
 //! | deadlines being handled ([`timer`], reentrant; who moves a clock by hand waits for it) | all below |
 //! | the list of workers | queue, leftovers |
-//! | the queue's turn ([`queue`]) | a build that has not ended (to tell its end), a worker's turn (to take a place), threads (count only), timer, dirty list, observers |
-//! | a build that has not ended ([`queue`]) | a worker's turn, observers |
+//! | the queue's turn ([`queue`]) | a build (to tell its end and to deliver its lease), a worker's turn (to take a place and to give it back), threads (count only), timer, dirty list, observers |
+//! | a build ([`queue`]) | a worker's turn, observers |
 //! | a worker's turn ([`cell`]) | leftovers, threads (count only), timer, observers |
 //! | the list of leftovers | threads (count only), timer |
 //! | dirty list, threads, timer, observers, end signals, a driver's questions, a build's submitter (but for its outbox) | none |

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::cell::{Asker, Granted, WorkerCell};
@@ -42,14 +43,22 @@ pub(super) struct Queue {
 pub(super) struct BuildCell {
     pub(super) id: BuildId,
     pub(super) build: Build,
-    submitter: Mutex<Submitter>,
+    /// Locked also while something happens to the build that must not follow its end.
+    state: Mutex<State>,
     /// Set when the build is cancelled while its lease is out. A build that waits has none, which saves memory.
     cancelled: OnceLock<Box<EndSignal>>,
-    /// Whether its end was told. Locked while something happens to the build that must not follow its end.
-    ended: Mutex<bool>,
     /// The ticket was dropped while the lease is out. Changed under the queue's lock.
     abandoned: AtomicBool,
 }
+
+struct State {
+    submitter: Submitter,
+    /// Its end was told.
+    ended: bool,
+}
+
+/// What is left of a submitter after the last answer. To be dropped without a lock.
+type Closed = (Option<Sender<Answer>>, Option<Arc<Outbox>>);
 
 /// Where the answers to a submission go. A build has at most one lease at a time and one last answer, so that there is
 /// always room.
@@ -73,9 +82,8 @@ impl BuildCell {
         Self {
             id,
             build,
-            submitter: Mutex::new(submitter),
+            state: Mutex::new(State { submitter, ended: false }),
             cancelled: OnceLock::new(),
-            ended: Mutex::new(false),
             abandoned: AtomicBool::new(false),
         }
     }
@@ -83,7 +91,8 @@ impl BuildCell {
     /// Returns what could not be delivered: nobody is there to take it. A lease must be given back.
     pub(super) fn deliver(&self, answer: Answer) -> Option<Answer> {
         let is_last = answer.is_err();
-        let undelivered = match &mut *self.submitter.lock() {
+        let mut state = self.state.lock();
+        let undelivered = match &mut state.submitter {
             Submitter::Ticket(mailbox) => mailbox.put(answer),
             Submitter::Inbox { outbox: Some(outbox), last_sent, .. } => match outbox.send(self.id, answer) {
                 Ok(number) => {
@@ -94,26 +103,20 @@ impl BuildCell {
             },
             Submitter::Inbox { outbox: None, .. } => Some(answer),
         };
-        if is_last {
-            self.close();
-        }
+        let closed = is_last.then(|| state.close());
+        drop(state);
+        drop(closed);
         undelivered
     }
 
     /// No other answer follows.
-    pub(super) fn close(&self) {
-        let mut submitter = self.submitter.lock();
-        let closed = match &mut *submitter {
-            Submitter::Ticket(mailbox) => (mailbox.close(), None),
-            Submitter::Inbox { outbox, .. } => (None, outbox.take()),
-        };
-        drop(submitter);
-        drop(closed);
+    pub(super) fn close(&self) -> Closed {
+        self.state.lock().close()
     }
 
     /// What the ticket of this build does with its mailbox.
     pub(super) fn with_mailbox<R>(&self, step: impl FnOnce(&mut Mailbox) -> R) -> R {
-        match &mut *self.submitter.lock() {
+        match &mut self.state.lock().submitter {
             Submitter::Ticket(mailbox) => step(mailbox),
             Submitter::Inbox { .. } => unreachable!("a build with a ticket has a mailbox"),
         }
@@ -131,12 +134,12 @@ impl BuildCell {
 
     /// Whether its answers go to this inbox.
     fn is_of(&self, inbox: InboxNumber) -> bool {
-        matches!(&*self.submitter.lock(), Submitter::Inbox { number, .. } if *number == inbox)
+        matches!(self.state.lock().submitter, Submitter::Inbox { number, .. } if number == inbox)
     }
 
     /// Whether the lease that was delivered last was taken out of its ticket or inbox.
     fn lease_was_taken(&self) -> bool {
-        match &*self.submitter.lock() {
+        match &self.state.lock().submitter {
             Submitter::Ticket(mailbox) => mailbox.is_empty(),
             Submitter::Inbox { outbox, last_sent, .. } => {
                 outbox.as_ref().is_none_or(|outbox| outbox.was_taken(*last_sent))
@@ -146,20 +149,30 @@ impl BuildCell {
 
     /// Does `step`, unless the end of the build was told before.
     pub(super) fn unless_ended<R>(&self, step: impl FnOnce() -> R) -> Option<R> {
-        let ended = self.ended.lock();
-        (!*ended).then(step)
+        let state = self.state.lock();
+        (!state.ended).then(step)
     }
 
-    /// Tells the end of the build.
-    pub(super) fn end(&self, tell: impl FnOnce()) {
-        let mut ended = self.ended.lock();
-        *ended = true;
+    /// Tells the end of the build. `last`: no answer follows.
+    pub(super) fn end(&self, last: bool, tell: impl FnOnce()) -> Option<Closed> {
+        let mut state = self.state.lock();
+        state.ended = true;
         tell();
+        last.then(|| state.close())
     }
 
     pub(super) fn finish(&self, error: BuildError) {
         // An error that nobody takes is lost.
         let _ = self.deliver(Err(error));
+    }
+}
+
+impl State {
+    fn close(&mut self) -> Closed {
+        match &mut self.submitter {
+            Submitter::Ticket(mailbox) => (mailbox.close(), None),
+            Submitter::Inbox { outbox, .. } => (None, outbox.take()),
+        }
     }
 }
 
@@ -427,15 +440,14 @@ impl Shared {
         agenda: &mut Agenda,
     ) {
         let now = self.clock.now();
-        let ended = self.queue_turn(now, agenda, |turn| {
+        // Who waits for another answer learns that there is none.
+        let _ = self.queue_turn(now, agenda, |turn| {
             let ((), facts) = worker.transition_told(now, epoch, self, turn.agenda, |turn| turn.apply(release));
             // Otherwise it was cancelled meanwhile.
-            let ended = turn.queue.placement.finished(now, id).then(|| turn.end_build(id, result)).flatten();
+            let ended = turn.queue.placement.finished(now, id).then(|| turn.end_build(id, result, true)).flatten();
             turn.plan([(worker.index, facts)]);
             ended
         });
-        // Who waits for another answer learns that there is none.
-        ended.inspect(|build| build.close());
     }
 
     /// Whoever held the lease of a build wants another one.
@@ -475,10 +487,11 @@ impl Turn<'_> {
     }
 
     /// The build is not known any more, and nothing is told about it from now on.
-    fn end_build(&mut self, id: BuildId, result: BuildResult) -> Option<Arc<BuildCell>> {
+    /// `last`: no answer follows.
+    fn end_build(&mut self, id: BuildId, result: BuildResult, last: bool) -> Option<(Arc<BuildCell>, Option<Closed>)> {
         let build = self.queue.builds.remove(&id)?;
-        build.end(|| self.tell(id, || EventKind::BuildFinished { result }));
-        Some(build)
+        let closed = build.end(last, || self.tell(id, || EventKind::BuildFinished { result }));
+        Some((build, closed))
     }
 
     fn tell_about(&mut self, about: About, kind: impl FnOnce() -> EventKind) {
@@ -572,7 +585,7 @@ impl Turn<'_> {
                     if let Some(build) = self.queue.builds.remove(&build) {
                         self.agenda.push(Task::Finish { build, error });
                     }
-                } else if let Some(build) = self.end_build(build, result) {
+                } else if let Some((build, _)) = self.end_build(build, result, false) {
                     self.agenda.push(Task::Finish { build, error });
                 }
             }

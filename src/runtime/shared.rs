@@ -349,13 +349,19 @@ impl Shared {
                 self.worker_at(worker).transition(self, agenda, |turn| turn.apply(input));
                 build.cancelled().set(LeaseEnd::Cancelled);
             }
-            Task::TellEnd { build, result } => build.end(|| {
+            Task::TellEnd { build, result } => {
+                let now = self.clock.now();
                 let about = About { build: Some(build.id), ..About::default() };
-                self.publish(about, EventKind::BuildFinished { result });
-            }),
+                let tell = || self.observers.publish(now, about, EventKind::BuildFinished { result });
+                build.end(false, || {
+                    if self.observers.any() {
+                        tell()
+                    }
+                });
+            }
             Task::Abandon { worker, build } => {
                 build.cancelled().set(LeaseEnd::Abandoned);
-                build.close();
+                drop(build.close());
                 let id = build.id;
                 self.worker_at(worker).transition(self, agenda, |turn| turn.apply(Input::Abandon(id)));
             }
