@@ -187,7 +187,7 @@ impl Farm {
             }
             Due::Finish(slot) => {
                 if !matches!(self.world.builds[slot].state, BuildState::Running(_)) {
-                    return;
+                    return self.give_back(slot);
                 }
                 self.running.remove(&slot);
                 if self.runs[slot].1 > 0 {
@@ -198,6 +198,16 @@ impl Farm {
                 }
             }
         }
+    }
+
+    /// Whoever holds the lease of a build that was cancelled notices it when the build would have ended.
+    fn give_back(&mut self, slot: usize) {
+        let id = self.world.builds[slot].id;
+        let held = self.world.workers.iter().enumerate().find_map(|(worker, of)| {
+            let lease = of.leases.iter().position(|(_, build)| *build == Some(id))?;
+            Some(Step::GiveBack(worker, lease))
+        });
+        held.into_iter().for_each(|step| self.take(step));
     }
 
     pub(super) fn count(&self, call: DriverCall) -> usize {
