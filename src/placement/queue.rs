@@ -30,6 +30,9 @@ pub(super) struct Rank {
     pub(super) build: BuildId,
 }
 
+/// A claim better than that of every build.
+const NOBODY: Rank = Rank { key: i64::MIN, build: BuildId(0) };
+
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub(super) struct NeedIndex(u32);
 
@@ -129,12 +132,14 @@ pub(super) struct Line {
     pub(super) kinds: Arc<[KindId]>,
     pub(super) waiting: BTreeSet<Rank>,
     needs: u32,
-    /// When the patience of the build at its head ends, if a younger build has been preferred to it.
+    /// When its patience ends, if a younger build has been preferred to the one at its head.
     patience: Option<Instant>,
+    /// The build that was preferred: all that are older have waited since then.
+    preferred: Rank,
 }
 
 impl Line {
-    /// When the patience of the build at its head ends, if a younger build has been preferred to it.
+    /// When its patience ends, if a younger build has been preferred to the one at its head.
     pub(super) fn patience(&self) -> Option<Instant> {
         self.patience
     }
@@ -145,7 +150,7 @@ type Heads = BTreeSet<(RouteIndex, Rank, LineIndex)>;
 
 /// Those of one route.
 fn of_route(heads: &Heads, route: RouteIndex) -> impl Iterator<Item = (Rank, LineIndex)> {
-    let first = (route, Rank { key: i64::MIN, build: BuildId(0) }, LineIndex(0));
+    let first = (route, NOBODY, LineIndex(0));
     heads.range(first..).take_while(move |(of, ..)| *of == route).map(|(_, head, line)| (*head, *line))
 }
 
@@ -337,7 +342,8 @@ impl Queue {
             self.lines.get_mut(line.0).needs += 1;
             return line;
         }
-        let line = Line { route, kinds: of.clone(), waiting: BTreeSet::new(), needs: 1, patience: None };
+        let line =
+            Line { route, kinds: of.clone(), waiting: BTreeSet::new(), needs: 1, patience: None, preferred: NOBODY };
         let line = LineIndex(self.lines.insert(line));
         self.line_of.insert((route, of.clone()), line);
         for &kind in of.iter() {
@@ -385,7 +391,7 @@ impl Queue {
             let of_need = |rank: &Rank| self.builds[&rank.build].need == index;
             let moved: Vec<Rank> = self.lines.get(old.0).waiting.iter().copied().filter(of_need).collect();
             for &rank in &moved {
-                self.leave_line(old, rank);
+                self.leave_line(old, rank, false);
             }
             self.needs.get_mut(index.0).line = new;
             for rank in moved {
@@ -483,7 +489,7 @@ impl Queue {
         let old = std::mem::replace(&mut entry.place, new);
         let line = self.need(need).line;
         match old {
-            Place::Waiting => self.leave_line(line, rank),
+            Place::Waiting => self.leave_line(line, rank, matches!(new, Place::Leasing { .. })),
             Place::Paused { until } => _ = self.pauses.remove(&(until, id)),
             Place::Leasing { .. } | Place::Running { .. } | Place::Nowhere => {}
         }
@@ -544,17 +550,18 @@ impl Queue {
     }
 
     fn join_line(&mut self, line: LineIndex, rank: Rank) {
-        self.change_line(line, |waiting| waiting.insert(rank));
+        self.change_line(line, false, |waiting| waiting.insert(rank));
         self.waiting += 1;
     }
 
-    fn leave_line(&mut self, line: LineIndex, rank: Rank) {
+    fn leave_line(&mut self, line: LineIndex, rank: Rank, served: bool) {
         self.eased.extend(self.lines.get(line.0).kinds.iter());
-        self.change_line(line, |waiting| waiting.remove(&rank));
+        self.change_line(line, served, |waiting| waiting.remove(&rank));
         self.waiting -= 1;
     }
 
-    fn change_line(&mut self, index: LineIndex, change: impl FnOnce(&mut BTreeSet<Rank>) -> bool) {
+    /// `served`: a build of the line gets a place.
+    fn change_line(&mut self, index: LineIndex, served: bool, change: impl FnOnce(&mut BTreeSet<Rank>) -> bool) {
         let line = self.lines.get_mut(index.0);
         let before = line.waiting.first().copied();
         change(&mut line.waiting);
@@ -563,13 +570,20 @@ impl Queue {
         if before == after {
             return;
         }
-        let (route, patience) = (line.route, line.patience.take());
-        for heads in [&mut self.heads, &mut self.unpassed] {
-            before.into_iter().for_each(|before| _ = heads.remove(&(route, before, index)));
-            heads.extend(after.map(|after| (route, after, index)));
+        // A head that leaves without a place does not take the patience of those with it that have waited as long.
+        let goes_on = !served && after.is_some_and(|after| after < line.preferred);
+        let (route, patience) = (line.route, line.patience.take_if(|_| !goes_on));
+        if line.patience.is_none() {
+            line.preferred = NOBODY;
+            self.unpassed.extend(after.map(|after| (route, after, index)));
         }
+        self.heads.extend(after.map(|after| (route, after, index)));
         if let Some(before) = before {
-            self.impatient.remove(&(before, index));
+            self.heads.remove(&(route, before, index));
+            self.unpassed.remove(&(route, before, index));
+            if self.impatient.remove(&(before, index)) && goes_on {
+                self.impatient.extend(after.map(|after| (after, index)));
+            }
         }
         if let Some(until) = patience {
             self.patient.remove(&(until, index));
@@ -596,6 +610,7 @@ impl Queue {
             let line = self.lines.get_mut(index.0);
             let until = now.checked_add(patience(line));
             line.patience = until;
+            line.preferred = rank;
             // Patience without an end never gets impatient.
             if let Some(until) = until {
                 self.patient.insert((until, index));

@@ -90,6 +90,11 @@ impl Queue {
         if self.impatient.contains(&(rank, index)) { Some(None) } else { line.patience.map(Some) }
     }
 
+    /// Whether the build has waited since the patience of its line began.
+    pub(in crate::placement) fn is_passed_over(&self, index: LineIndex, rank: Rank) -> bool {
+        rank < self.line(index).preferred
+    }
+
     /// The routes that needs hold.
     pub(in crate::placement) fn routes(&self) -> Vec<RouteIndex> {
         self.needs.entries.iter().flatten().map(|need| need.route).collect()

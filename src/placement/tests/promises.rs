@@ -446,7 +446,8 @@ impl World {
                 until(at).hash(&mut key);
             }
             let line = self.placement.queue.line_of_need(entry.need);
-            self.placement.queue.patience_of(line, entry.rank(build.id)).map(|at| at.map(until)).hash(&mut key);
+            let (queue, rank) = (&self.placement.queue, entry.rank(build.id));
+            (queue.patience_of(line, rank).map(|at| at.map(until)), queue.is_passed_over(line, rank)).hash(&mut key);
         }
         key.finish()
     }
