@@ -40,6 +40,8 @@ pub(super) struct Demand {
     pub(super) occasion: BuildId,
     pub(super) kind: KindId,
     pub(super) since: Instant,
+    /// When its start was called. Before that, the worker ends what it did before.
+    pub(super) called: Option<Instant>,
     /// The unused instance that was to make room for it.
     pub(super) replaces: Option<Epoch>,
     /// It took too long, so that another one may be made beside it. It stays so when the call that hung returns.
@@ -273,7 +275,7 @@ impl Worker {
             return since.checked_add(config.reattach_timeout);
         }
         // A start is under way until its agent has attached, whichever call is out meanwhile.
-        let ordered = self.starting().map(|demand| (demand.kind, demand.since));
+        let ordered = self.starting().map(|demand| (demand.kind, demand.called.unwrap_or(demand.since)));
         let of_start =
             (ordered.and_then(|(kind, _)| learned.starts.expected(kind)), self.missing_timeout / OVERDUE_START);
         let (since, (expected, unknown)) = match (self.facts.call, ordered) {

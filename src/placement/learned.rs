@@ -53,7 +53,7 @@ impl Durations {
 /// What has been learned.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Learned {
-    /// From the order to the attached agent.
+    /// From the call to the attached agent.
     pub(super) starts: Durations,
     /// From the lease to its end.
     pub(super) builds: Durations,

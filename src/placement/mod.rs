@@ -306,8 +306,9 @@ impl Placement {
     ///
     /// A start is ordered for a kind. The build that it was ordered for may have found a place meanwhile, and then
     /// another one of its kind is the occasion.
-    pub(crate) fn occasion(&mut self, index: WorkerIndex) -> Option<Occasion> {
-        let demand = self.worker(index).demand.as_ref().filter(|demand| !demand.cancelled)?;
+    pub(crate) fn occasion(&mut self, now: Instant, index: WorkerIndex) -> Option<Occasion> {
+        let demand = self.worker_mut(index).demand.as_mut().filter(|demand| !demand.cancelled)?;
+        demand.called = Some(now);
         let (kind, ordered_for) = (demand.kind, demand.occasion);
         if self.queue.place(ordered_for) == Some(Place::Waiting) {
             return Some(self.occasion_for(kind, ordered_for));
@@ -367,7 +368,8 @@ impl Placement {
                     self.kinds.release(before.kind);
                 }
                 self.remember(demand.kind);
-                self.learned.starts.learn(demand.kind, now.saturating_duration_since(demand.since));
+                let called = demand.called.unwrap_or(demand.since);
+                self.learned.starts.learn(demand.kind, now.saturating_duration_since(called));
             }
             StartEnd::Failed { reason } => {
                 let failure = Failure {

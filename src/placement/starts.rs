@@ -273,6 +273,7 @@ impl Placement {
             occasion,
             kind,
             since: now,
+            called: None,
             replaces,
             overdue: false,
             has_come: false,

@@ -299,7 +299,7 @@ impl Shared {
         let mut agenda = Agenda::default();
         let now = self.clock.now();
         let occasion = self.queue_turn(now, &mut agenda, |turn| {
-            let occasion = turn.queue.placement.occasion(worker)?;
+            let occasion = turn.queue.placement.occasion(now, worker)?;
             Some((turn.queue.builds.get(&occasion.build)?.clone(), occasion))
         });
         self.perform(agenda);

@@ -535,9 +535,9 @@ impl Run {
     }
 
     fn thread_ready(&mut self, index: WorkerIndex, epoch: Epoch) {
-        let mut occasion = None;
+        let (now, mut occasion) = (self.now, None);
         if let Some(Asker::Start) = self.worker(index).initiator() {
-            self.queue_turn(|placement, _| occasion = placement.occasion(index));
+            self.queue_turn(|placement, _| occasion = placement.occasion(now, index));
             if occasion.is_none() {
                 return self.cancel_start(index);
             }

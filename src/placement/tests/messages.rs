@@ -60,7 +60,7 @@ impl World {
         let initiator = sim.life.initiator();
         let of_queue = sim.requests.iter().any(|(id, asker)| Some(*id) == initiator && *asker == Asker::Start);
         let ordered_for = self.placement.worker(index_of(worker)).starting().map(|demand| demand.occasion);
-        let occasion = if of_queue { self.placement.occasion(index_of(worker)) } else { None };
+        let occasion = if of_queue { self.placement.occasion(self.now, index_of(worker)) } else { None };
         if let Some(Occasion { build, .. }) = occasion {
             if Some(build) != ordered_for {
                 self.check_occasion(worker, build);

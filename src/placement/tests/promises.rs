@@ -427,13 +427,13 @@ impl World {
             let answers = known.answers.iter().map(|(kind, answer)| (self.placement.kinds.name(*kind), *answer));
             answers.collect::<BTreeSet<_>>().hash(&mut key);
             let demand = known.demand.as_ref().map(|demand| {
-                let age = self.now.saturating_duration_since(demand.since);
+                let age = |at: Instant| self.now.saturating_duration_since(at);
                 let ended = demand.ended.map(|ended| ended <= life.version());
                 (
                     slot(demand.occasion),
                     self.placement.kinds.name(demand.kind),
                     (demand.cancelled, demand.overdue),
-                    age,
+                    (age(demand.since), demand.called.map(age)),
                     ended,
                 )
             });
