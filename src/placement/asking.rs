@@ -90,11 +90,8 @@ impl Placement {
             self.queue.said(need, driver, said, any, &mut self.kinds);
             self.end_impossible(need, orders);
         }
-        if self.unnamed.contains(&index)
-            && self.worker(index).made_for() == *properties
-            && self.worker(index).is_attached()
-        {
-            self.unnamed.remove(&index);
+        // Also if its agent is gone or the worker is closed at the moment: nobody asks again.
+        if self.worker(index).made_for() == *properties && self.unnamed.remove(&index) {
             // An instance of no kind serves nobody, and can be replaced.
             self.worker_mut(index).kind = kind.as_ref().ok().map(|kind| self.kinds.hold(*kind));
             self.refresh(index);
