@@ -113,7 +113,6 @@ impl World {
                     sim.call = Some((DriverCall::Start, sim.life.epoch()));
                     let occasion = sim.life.occasion();
                     sim.made_for = occasion.map(|id| properties(self.kinds[&id])).unwrap_or_default();
-                    sim.said.clear();
                 }
                 Effect::CallCompatible(_) => sim.call = Some((DriverCall::Compatible, sim.life.epoch())),
                 Effect::CallStop { .. } => {

@@ -143,7 +143,7 @@ pub(super) struct SimWorker {
     pub(super) leases: Vec<(LeaseId, Option<BuildId>)>,
     pub(super) told: Facts,
     pub(super) stale: Option<Facts>,
-    /// What the driver said of this instance.
+    /// What the driver said of the instance that placement knows.
     pub(super) said: BTreeMap<Properties, bool>,
     /// The instance was given a build.
     pub(super) used: Epoch,
@@ -448,6 +448,9 @@ impl World {
                 let sim = &mut self.workers[worker];
                 let told = facts(&sim.life, &sim.made_for, now);
                 let stale = std::mem::replace(&mut sim.told, told.clone());
+                if stale.epoch != told.epoch {
+                    sim.said.clear();
+                }
                 sim.stale = self.setting.stale_facts.then_some(stale);
                 self.placement.facts(now, index_of(worker), told, &mut orders);
             }
