@@ -354,6 +354,8 @@ impl Placement {
         demand.ended = Some(version);
         demand.cancelled |= end != StartEnd::Attached;
         let demand = demand.clone();
+        // An instance from before was lost while the worker was still busy with it: no attempt of the build.
+        let end = if demand.called.is_none() && end != StartEnd::Attached { StartEnd::NotMade } else { end };
         self.hunger.start_ended(demand.kind, demand.since, index);
         self.change_starts(demand.occasion, |starts| starts - 1);
         let waits = matches!(self.queue.place(demand.occasion), Some(Place::Waiting));

@@ -157,9 +157,7 @@ impl World {
                     }
                     Err(_) => StartEnd::NotMade,
                 };
-                let failed = matches!(end, StartEnd::Failed { .. } | StartEnd::Cannot { .. });
-                assert!(called || !failed, "b2: an attempt whose start was not called has failed");
-                sim.messages.push(Message::Started { epoch, end });
+                sim.messages.push(Message::Started { epoch, end, called });
             }
         }
     }
@@ -167,12 +165,13 @@ impl World {
     pub(super) fn hear(&mut self, worker: usize, message: Message, orders: &mut Orders) {
         let (now, index) = (self.now, index_of(worker));
         match message {
-            Message::Started { epoch, end } => {
+            Message::Started { epoch, end, called } => {
                 self.workers[worker].ordered = false;
                 let occasion = self.placement.worker(index).demand.as_ref().expect("it was ordered").occasion;
                 let slot = self.builds.iter().position(|build| build.id == occasion);
                 let waits = matches!(self.placement.queue.place(occasion), Some(Place::Waiting));
-                if let (StartEnd::Failed { .. }, Some(slot), true) = (&end, slot, waits) {
+                // B2: an attempt counts only when its start was called.
+                if let (StartEnd::Failed { .. }, Some(slot), true) = (&end, slot, waits && called) {
                     self.attempt_failed(slot, worker);
                 }
                 let version = self.workers[worker].life.version();

@@ -401,14 +401,14 @@ impl World {
             }
             for message in &sim.messages {
                 match message {
-                    Message::Started { epoch, end } => {
+                    Message::Started { epoch, end, called } => {
                         let end = match end {
                             StartEnd::Attached => 0,
                             StartEnd::Failed { .. } => 1,
                             StartEnd::Cannot { .. } => 2,
                             StartEnd::NotMade => 3,
                         };
-                        (6, relative(*epoch), end).hash(&mut key);
+                        (6, relative(*epoch), end, called).hash(&mut key);
                     }
                     Message::Leased { build, lease, version } => {
                         (7, slot(*build), lease.is_some(), *version > sim.told.version).hash(&mut key);

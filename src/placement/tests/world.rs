@@ -112,7 +112,8 @@ pub(super) fn letter(properties: &Properties) -> Option<char> {
 /// An answer that is on its way to placement.
 #[derive(Clone, Debug)]
 pub(super) enum Message {
-    Started { epoch: Epoch, end: StartEnd },
+    /// `called`: its start was called.
+    Started { epoch: Epoch, end: StartEnd, called: bool },
     Leased { build: BuildId, lease: Option<LeaseId>, version: u64 },
     Fits { epoch: Epoch, properties: Properties, fits: Option<bool> },
     Kind { properties: Properties, kind: Result<Kind, Arc<str>> },
