@@ -355,7 +355,7 @@ impl Placement {
             let unknown = |line: LineIndex| {
                 let asked = |kind: &&KindId| self.kinds.space(**kind) == Space::Asked;
                 let kind = self.queue.line(line).kinds.iter().find(asked).copied();
-                kind.filter(|kind| !worker.answers.contains_key(kind))
+                kind.filter(|kind| !worker.answers.contains_key(kind) && !worker.serves(*kind))
             };
             let heads = self.labels.routes_of(index).flat_map(|route| self.queue.heads(route));
             let best = heads.filter_map(|(head, line)| unknown(line).map(|kind| (head, kind))).min();
