@@ -124,11 +124,25 @@ impl World {
 
     /// Whether the build has failed there and has somewhere else to go.
     fn avoids(&self, slot: usize, worker: usize) -> bool {
+        self.avoids_for(slot, worker, |other| self.can_make(slot, other))
+    }
+
+    /// Whether the build goes elsewhere as far as placement can know: a driver that was not heard may make what it needs.
+    fn may_avoid(&self, slot: usize, worker: usize) -> bool {
+        let Some(entry) = self.placement.queue.builds.get(&self.builds[slot].id) else { return false };
+        let said = &self.placement.queue.need(entry.need).said;
+        self.avoids_for(slot, worker, |other| {
+            let driver = self.placement.worker(index_of(other)).driver;
+            self.can_make(slot, other) || !matches!(said.get(&driver), Some(Said::Cannot(_)))
+        })
+    }
+
+    fn avoids_for(&self, slot: usize, worker: usize, can_make: impl Fn(usize) -> bool) -> bool {
         let failed_on = &self.builds[slot].failed_on;
         let is_alternative = |other: usize| {
             self.fits(slot, other)
                 && !failed_on.contains(&other)
-                && self.can_make(slot, other)
+                && can_make(other)
                 && !self.workers[other].told.standing.is_closed()
                 && !self.placement.worker(index_of(other)).overdue
         };
@@ -200,7 +214,7 @@ impl World {
             let wanted = properties(self.setting.builds[slot].kind);
             for (i, sim) in self.workers.iter().enumerate() {
                 let known = self.placement.worker(index_of(i));
-                if known.free() == 0 || !self.fits(slot, i) || self.avoids(slot, i) {
+                if known.free() == 0 || !self.fits(slot, i) || self.may_avoid(slot, i) {
                     continue;
                 }
                 let id = self.builds[slot].id;

@@ -113,10 +113,25 @@ pub(super) fn letter(properties: &Properties) -> Option<char> {
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     /// `called`: its start was called.
-    Started { epoch: Epoch, end: StartEnd, called: bool },
-    Leased { build: BuildId, lease: Option<LeaseId>, version: u64 },
-    Fits { epoch: Epoch, properties: Properties, fits: Option<bool> },
-    Kind { properties: Properties, kind: Result<Kind, Arc<str>> },
+    Started {
+        epoch: Epoch,
+        end: StartEnd,
+        called: bool,
+    },
+    Leased {
+        build: BuildId,
+        lease: Option<LeaseId>,
+        version: u64,
+    },
+    Fits {
+        epoch: Epoch,
+        properties: Properties,
+        fits: Option<bool>,
+    },
+    Kind {
+        properties: Properties,
+        kind: Result<Kind, Arc<str>>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
