@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use latent_worker::testing::{ManualClock, PATIENCE, Script, ScriptedWorker};
 use latent_worker::{
-    Build, DriverCall, Event, EventKind, FailureCause, JournalError, JournalStep, LeftoverStage, LeftoverStatus,
-    LeftoverStep, Master, Reclaimed, ShutdownMode, SubstantiateError, Worker, WorkerConfig, WorkerState, read_journal,
+    Build, BuildResult, DriverCall, Event, EventKind, FailureCause, JournalError, JournalStep, LeftoverStage,
+    LeftoverStatus, LeftoverStep, Master, Reclaimed, ShutdownMode, SubstantiateError, Worker, WorkerConfig,
+    WorkerState, read_journal,
 };
 
 use support::{SECOND, answer, eventually, reaches};
@@ -649,6 +650,40 @@ fn j1_with_a_full_disk_nothing_starts_what_runs_is_stopped_and_it_goes_on_when_t
     assert_eq!(place.says(), [("refused".into(), LeftoverStage::Intended, vec![])], "the ends are in it as well");
     refused_script.automate_all();
     drop(request);
+    life.end();
+}
+
+#[test]
+fn b2_with_a_full_disk_builds_wait_and_no_attempt_of_theirs_counts() {
+    let place = Place::new();
+    let full = Arc::new(AtomicBool::new(false));
+    let is_full = full.clone();
+    let builder = Master::builder().journal_with_steps(place.journal(), 1 << 20, move |step| match step {
+        JournalStep::BeforeWrite if is_full.load(Ordering::SeqCst) => Err(ErrorKind::StorageFull.into()),
+        _ => Ok(()),
+    });
+    let life = Life::new(builder.unwrap());
+    let workers = ["first", "second"].map(|name| life.worker(name));
+    full.store(true, Ordering::SeqCst);
+    let once = std::num::NonZeroU32::MIN;
+    let builds = ["a", "b"].map(|name| life.master.submit(Build::new(name).with_max_attempts(once)));
+    for round in 1..=5 {
+        // Nothing doubles.
+        eventually([Some(10 * SECOND); 2], || workers.each_ref().map(|(worker, _)| worker.status().quarantine));
+        assert!(builds.iter().all(|build| build.try_wait().is_none()), "they wait");
+        if round == 5 {
+            full.store(false, Ordering::SeqCst);
+        }
+        life.clock.advance(10 * SECOND);
+    }
+
+    workers.iter().for_each(|(_, script)| script.expect_start().succeed_attached());
+    for build in builds {
+        let lease = build.wait().unwrap();
+        assert!(lease.history().is_empty());
+        lease.finish(BuildResult::Succeeded);
+    }
+    workers.iter().for_each(|(_, script)| script.automate_all());
     life.end();
 }
 

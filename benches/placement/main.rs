@@ -113,7 +113,7 @@ fn main() {
             let (value, shown) = default.figure(figure);
             report.add(Line::new(format!("{name}: {figure}, ours"), shown).ratio(value / peer).at_most(*target));
         }
-        for patience in [0.0, 1.0, 2.0, 4.0, 5.5, 8.0, 16.0] {
+        for patience in [0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 16.0] {
             let outcome = ours(Some(patience));
             for figure in ["starts", "mean wait", "longest wait", "makespan"] {
                 let (value, shown) = outcome.figure(figure);

@@ -73,7 +73,7 @@ pub struct lw_master_options {
     /// is longer than 512 KiB, before it is lost; 0: 10 s.
     pub write_timeout_ms: u64,
     /// For how long an older build lets younger builds of another kind use the instances that are up, as a multiple of
-    /// the expected duration of a start; 0: 5.5, less than 0: not at all.
+    /// the expected duration of a start; 0: 6, less than 0: not at all.
     pub patience: f64,
     /// The least patience; 0: 1 s.
     pub minimum_patience_ms: u64,

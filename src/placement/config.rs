@@ -40,7 +40,7 @@ pub(crate) struct Overdue {
 impl Default for PlacementConfig {
     fn default() -> Self {
         Self {
-            patience: 5.5,
+            patience: 6.0,
             minimum_patience: Duration::from_secs(1),
             ageing: None,
             first_pause: Self::RETRY_PAUSE,
@@ -70,7 +70,7 @@ impl PlacementConfig {
     /// replaced, one with several places is drained. A greater patience means fewer starts and longer waits of some
     /// builds. A build of higher priority needs no patience.
     ///
-    /// 5.5 by default. Negative values and NaN count as 0.
+    /// 6 by default. Negative values and NaN count as 0.
     #[must_use]
     pub fn with_patience(mut self, starts: f64) -> Self {
         // The maximum of NaN and 0 is 0.

@@ -547,6 +547,8 @@ impl Master {
 impl Handle {
     fn shutdown(&self, mode: ShutdownMode, limit: Duration) -> ShutdownReport {
         let shared = &self.shared;
+        // One for everything that is waited for. `None`: later than a clock can say.
+        let deadline = Instant::now().checked_add(limit);
         let fast = mode == ShutdownMode::Fast;
         let workers = {
             // With the list locked, so that no worker is added behind our back.
@@ -570,13 +572,9 @@ impl Handle {
         }
 
         let on_own_thread = threads::belongs_to(shared.number);
-        let complete = if on_own_thread {
-            shared.threads.live() == 0
-        } else {
-            shared.threads.wait(Instant::now().checked_add(limit))
-        };
+        let complete = if on_own_thread { shared.threads.live() == 0 } else { shared.threads.wait(deadline) };
         if complete && !on_own_thread {
-            self.end_own_threads(limit);
+            self.end_own_threads(|| deadline.map_or(limit, |at| at.saturating_duration_since(Instant::now())));
         }
         let now = shared.clock.now();
         let statuses = workers.iter().map(|worker| worker.status(now));
@@ -589,18 +587,18 @@ impl Handle {
         ShutdownReport { complete, in_flight, reclaiming, left_behind }
     }
 
-    /// Nothing is in flight any more, or nobody cares.
-    fn end_own_threads(&self, limit: Duration) {
+    /// Nothing is in flight any more, or nobody cares. `left`: the time that is left to wait for journal and log.
+    fn end_own_threads(&self, left: impl Fn() -> Duration) {
         self.shared.timer.close();
         let own = self.threads.lock().take();
         if let Some(OwnThreads { timer, log }) = own {
             // It calls no user code, and has nothing left to do.
             let _ = timer.join();
             if let Some(journal) = &self.shared.journal {
-                journal.close(limit);
+                journal.close(left());
             }
             if let Some(log) = log {
-                log.end(&self.shared.observers, limit);
+                log.end(&self.shared.observers, left());
             }
         }
     }
