@@ -70,7 +70,13 @@ impl Engine {
             Some(platform) if self.knows_platforms_of_images(patience)? => oci_platform(platform),
             _ => None,
         };
-        match self.call(Request::get(path, doing).query_if("platform", platform.as_deref()), patience) {
+        let ask = || {
+            let request = Request::get(path.clone(), doing.clone());
+            self.call(request.query_if("platform", platform.as_deref()), patience)
+        };
+        // Podman cannot look at one image while it removes another one, and answers when it is asked again.
+        let answer = ask().or_else(|error| if error.status() == Some(500) { ask() } else { Err(error) });
+        match answer {
             Ok(answer) => answer.json().map(Some),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),

@@ -481,6 +481,23 @@ fn a_message_without_an_end_is_malformed() {
 }
 
 #[test]
+fn an_image_is_looked_at_once_more_when_the_engine_is_in_trouble() {
+    for (troubles, ends_well) in [(1, true), (2, false)] {
+        let looks = std::sync::atomic::AtomicUsize::new(0);
+        let (_directory, _fake, engine) = answering(move |asked, peer| {
+            if !asked.ends_with("/images/x/json") {
+                return peer.answer(200, "{}");
+            }
+            if looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < troubles {
+                return peer.answer(500, r#"{"message":"image not known"}"#);
+            }
+            peer.answer(404, "{}");
+        });
+        assert_eq!(engine.image("x", None, patience()).is_ok(), ends_well, "{troubles} times in trouble");
+    }
+}
+
+#[test]
 fn errors_have_the_engines_own_words_and_an_end() {
     for (body, expected) in [
         (r#"{"message":"no space left on device"}"#, "no space left on device"),
