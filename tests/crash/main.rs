@@ -61,9 +61,11 @@ impl Place {
     fn lose_power(&self) -> u64 {
         let Ok(journal) = fs::File::options().write(true).open(self.0.join("journal")) else { return 0 };
         let synced = fs::read_to_string(self.0.join(life::SYNCED)).map_or(0, |length| length.parse().unwrap());
-        let lost = journal.metadata().unwrap().len() - synced;
-        journal.set_len(synced).unwrap();
-        lost
+        let length = journal.metadata().unwrap().len();
+        // One that has replaced a longer one in the moment before was synced before that.
+        let kept = length.min(synced);
+        journal.set_len(kept).unwrap();
+        length - kept
     }
 
     fn points(&self) -> usize {
