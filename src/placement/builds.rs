@@ -4,7 +4,8 @@ use super::*;
 
 impl Placement {
     /// A new build. One that no worker will ever take is answered at once.
-    pub(crate) fn submit(&mut self, now: Instant, id: BuildId, build: &Build, orders: &mut Orders) {
+    pub(crate) fn submit(&mut self, now: Instant, id: BuildId, submitted: Arc<dyn Submitted>, orders: &mut Orders) {
+        let build = submitted.build();
         if self.shut_down {
             orders.push(Order::Answer { build: id, error: BuildError::ShutDown });
             return;
@@ -17,7 +18,7 @@ impl Placement {
             return;
         };
         let rank = Rank { key: self.claim(now, build), build: id };
-        self.queue.insert(rank, build, need);
+        self.queue.insert(rank, submitted, need);
         if self.labels.speakers(self.queue.need(need).route) > 0 {
             let speakers: Vec<u32> = self.speakers.iter().copied().collect();
             speakers.into_iter().for_each(|driver| self.ask_kind(driver, need, orders));
@@ -77,16 +78,16 @@ impl Placement {
         }
     }
 
-    /// The lease of the build came back, and that was the last of it; `false` if the build does not run (any more).
-    pub(crate) fn finished(&mut self, now: Instant, id: BuildId) -> bool {
-        let Some(Place::Running { worker, epoch, since, .. }) = self.queue.place(id) else { return false };
+    /// The lease of the build came back, and that was the last of it: what is left of the build. `None` if it does not
+    /// run (any more).
+    pub(crate) fn finished(&mut self, now: Instant, id: BuildId) -> Option<Forgotten> {
+        let Some(Place::Running { worker, epoch, since, .. }) = self.queue.place(id) else { return None };
         let of = self.worker(worker);
         if let Some(kind) = of.kind.filter(|_| of.facts.epoch == epoch) {
             self.remember(kind);
             self.learned.builds.learn(kind, now.saturating_duration_since(since));
         }
-        self.forget_build(id);
-        true
+        self.forget_build(id)
     }
 
     /// From now on nothing is given out or started. All builds end, except for those that run.
@@ -115,7 +116,7 @@ impl Placement {
         let attempt = Attempt { worker: self.worker(worker).name.clone(), epoch, reason: reason.clone() };
         let Some(past) = self.queue.failed(id, worker, attempt) else { return };
         let attempts = past.attempts;
-        let most = self.queue.builds[&id].build.max_attempts().unwrap_or(self.config.max_attempts);
+        let most = self.queue.builds[&id].build().max_attempts().unwrap_or(self.config.max_attempts);
         if attempts >= most.get() {
             let history = self.history(id);
             self.conclude(id, BuildError::AttemptsExhausted { attempts, history }, orders);
@@ -128,14 +129,14 @@ impl Placement {
     }
 
     pub(super) fn conclude(&mut self, id: BuildId, error: BuildError, orders: &mut Orders) {
-        if self.forget_build(id) {
+        if self.forget_build(id).is_some() {
             orders.push(Order::Answer { build: id, error });
         }
     }
 
-    pub(super) fn forget_build(&mut self, id: BuildId) -> bool {
+    pub(super) fn forget_build(&mut self, id: BuildId) -> Option<Forgotten> {
         self.blame.build_ended(id);
-        self.queue.remove(id, &mut self.labels, &mut self.kinds).is_some()
+        self.queue.remove(id, &mut self.labels, &mut self.kinds)
     }
 
     pub(super) fn history(&self, id: BuildId) -> Vec<Attempt> {

@@ -169,9 +169,7 @@ impl Worker {
     /// Places that are free. What was given away since the worker spoke last is not.
     pub(super) fn free(&self) -> usize {
         match self.facts.standing {
-            Standing::Attached { leases, open: true } if !self.draining => {
-                self.max_builds.saturating_sub(leases + self.leasing.len())
-            }
+            Standing::Attached { open: true, .. } if !self.draining => self.max_builds.saturating_sub(self.used()),
             _ => 0,
         }
     }
@@ -200,6 +198,11 @@ impl Worker {
         self.space == Space::Asked && self.free() > 0 && self.question().is_none() && may_answer
     }
 
+    /// The kind of its instance, if the worker can contribute to the supply of no other one.
+    pub(super) fn only_kind(&self) -> Option<KindId> {
+        self.kind.filter(|_| self.demand.is_none() && self.answers.is_empty())
+    }
+
     /// The kinds to whose supply the worker may contribute, some of them twice.
     pub(super) fn kinds(&self) -> impl Iterator<Item = KindId> {
         let ordered = self.demand.as_ref().map(|demand| demand.kind);
@@ -214,9 +217,9 @@ impl Worker {
     /// What the worker contributes to the supply of a kind.
     pub(super) fn share(&self, kind: KindId) -> Share {
         let mut share = Share::default();
-        if let Standing::Attached { leases, .. } = self.facts.standing {
+        if self.is_attached() {
             if self.kind == Some(kind) {
-                share.busy = (leases + self.leasing.len()).min(self.max_builds);
+                share.busy = self.used().min(self.max_builds);
             }
             if self.serves(kind) {
                 share.free = self.free();
@@ -321,6 +324,23 @@ impl Worker {
         let Facts { epoch, call, failure, .. } = self.facts;
         let is_quiet = self.known && self.demand.is_none() && self.timer.is_none() && !self.overdue;
         is_quiet && same_standing && (facts.epoch, facts.call, facts.failure) == (epoch, call, failure)
+    }
+
+    /// Places that are in use or were given away.
+    fn used(&self) -> usize {
+        match self.facts.standing {
+            Standing::Attached { leases, .. } => leases + self.leasing.len(),
+            _ => 0,
+        }
+    }
+
+    /// Takes newer facts of which only leases differ. Returns whether more or fewer places are free than before, or there
+    /// is anything else to see to.
+    pub(super) fn update_leases(&mut self, facts: Facts) -> bool {
+        let before = self.used();
+        self.update(facts);
+        // Of instances that are unused it matters since when, and a driver that could not be asked may be asked now.
+        before == 0 || before != self.used() || self.unasked.is_some()
     }
 
     /// Takes newer facts. Returns whether they are about another instance than before.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::WorkerIndex;
 use super::kinds::{KindId, Space};
-use super::sorted::SortedSet;
+use super::sorted::{SortedMap, SortedSet};
 use crate::build::Labels;
 use crate::build_status::ObstacleReason;
 
@@ -56,6 +56,12 @@ pub(super) struct Supply {
     pub(super) starting: usize,
     /// Builds that run.
     pub(super) busy: usize,
+}
+
+impl Supply {
+    fn is_nothing(&self) -> bool {
+        self.free_places + self.starting + self.busy == 0
+    }
 }
 
 /// What one worker contributes to a [`Supply`].
@@ -128,7 +134,7 @@ struct Route {
     classes: BTreeSet<ClassIndex>,
     /// For every shelf, the first worker of each class that has one there.
     heads: [SortedSet<Turn>; SHELVES.len()],
-    supply: BTreeMap<KindId, Supply>,
+    supply: SortedMap<KindId, Supply>,
     workers: Census,
     /// A worker of each driver that says kinds.
     speakers: BTreeMap<u32, WorkerIndex>,
@@ -156,7 +162,7 @@ impl Route {
 
     /// `turn`: of the worker, among those with a free place.
     fn contribute(&mut self, kind: KindId, turn: Turn, old: Share, new: Share) {
-        let supply = self.supply.entry(kind).or_default();
+        let supply = self.supply.get_or_default(kind);
         if new.free > 0 {
             supply.free.insert(turn);
         } else {
@@ -165,7 +171,7 @@ impl Route {
         supply.free_places = supply.free_places + new.free - old.free;
         supply.starting = supply.starting + new.starting - old.starting;
         supply.busy = supply.busy + new.busy - old.busy;
-        if *supply == Supply::default() {
+        if supply.is_nothing() {
             self.supply.remove(&kind);
         }
     }
@@ -182,7 +188,7 @@ pub(super) struct LabelIndex {
     classes: Vec<Class>,
     class_of: BTreeMap<Labels, ClassIndex>,
     having: BTreeMap<Arc<str>, Vec<ClassIndex>>,
-    routes: BTreeMap<RouteIndex, Route>,
+    routes: SortedMap<RouteIndex, Route>,
     route_of: BTreeMap<Labels, RouteIndex>,
     anchored: BTreeMap<Option<Arc<str>>, BTreeSet<RouteIndex>>,
     /// Routes that nobody holds.
@@ -325,14 +331,17 @@ impl LabelIndex {
             return false;
         }
         match position {
-            Ok(position) if share == Share::default() => _ = shares.remove(position),
-            Ok(position) => shares[position].1 = share,
-            Err(position) => shares.insert(position, (kind, share)),
-        }
-        if shares.is_empty() {
-            class.suppliers.remove(&worker);
-        } else {
-            class.suppliers.insert(worker);
+            Ok(position) if share != Share::default() => shares[position].1 = share,
+            Ok(position) => {
+                shares.remove(position);
+                if shares.is_empty() {
+                    class.suppliers.remove(&worker);
+                }
+            }
+            Err(position) => {
+                shares.insert(position, (kind, share));
+                class.suppliers.insert(worker);
+            }
         }
         for index in &class.routes {
             let route = self.routes.get_mut(index).expect("a class names only routes that exist");
@@ -341,9 +350,9 @@ impl LabelIndex {
         true
     }
 
-    /// The kinds that the worker contributes to.
-    pub(super) fn kinds_of(&self, worker: WorkerIndex) -> impl Iterator<Item = KindId> {
-        self.shares[worker.0 as usize].iter().map(|(kind, _)| *kind)
+    /// What the worker contributes, by kind.
+    pub(super) fn shares_of(&self, worker: WorkerIndex) -> &[(KindId, Share)] {
+        &self.shares[worker.0 as usize]
     }
 }
 
@@ -493,7 +502,7 @@ impl LabelIndex {
             assert_eq!(self.class(worker).suppliers.iter().any(|of| *of == worker), !shares.is_empty());
         }
         let mut unheld = BTreeSet::new();
-        for (&index, route) in &self.routes {
+        for (&index, route) in self.routes.iter() {
             assert_eq!(route.holders, held.iter().filter(|holder| **holder == index).count());
             if route.holders == 0 {
                 unheld.insert(index);

@@ -47,6 +47,7 @@ use std::time::{Duration, Instant};
 pub use config::PlacementConfig;
 pub(crate) use fleet::Facts;
 pub(crate) use kinds::Space;
+pub(crate) use queue::{Forgotten, Submitted};
 pub(crate) use sorted::SortedMap;
 
 use self::blame::{Blame, Failure, Forgiven};
@@ -86,10 +87,6 @@ pub(crate) enum Order {
     AskFit { worker: WorkerIndex, epoch: Epoch, properties: Properties },
     /// The final answer of a build; exactly one, unless its lease came back for good.
     Answer { build: BuildId, error: BuildError },
-    /// The build that was given a place runs.
-    Deliver { build: BuildId, history: Vec<Attempt> },
-    /// The lease that was granted is given back: its build has ended.
-    DropLease { build: BuildId },
     /// Nobody has taken the lease of this build in time: it has ended, and its place is given back.
     Abandon { worker: WorkerIndex, build: BuildId },
     /// The build has ended while it has a lease of this worker, or is about to get one: the lease ends. Its
@@ -100,6 +97,18 @@ pub(crate) enum Order {
 }
 
 pub(crate) type Orders = Vec<Order>;
+
+/// What becomes of a build whose worker has answered an order to give it a place.
+#[derive(Clone, Eq, PartialEq, Debug)]
+#[must_use]
+pub(crate) enum Leased {
+    /// It runs. Before that, these attempts have failed.
+    Runs(Vec<Attempt>),
+    /// It waits again.
+    Waits,
+    /// It has ended meanwhile: a lease that was granted is given back.
+    HasEnded,
+}
 
 /// How an order to start ended.
 #[derive(Clone, Eq, PartialEq, Debug)]
@@ -227,8 +236,9 @@ impl Placement {
             return;
         }
         if self.worker(index).only_leases_change(&facts) {
-            self.worker_mut(index).update(facts);
-            self.refresh(index);
+            if self.worker_mut(index).update_leases(facts) {
+                self.refresh(index);
+            }
             return;
         }
         let Facts { call, standing, .. } = self.worker(index).facts;
@@ -415,40 +425,44 @@ impl Placement {
         id: BuildId,
         granted: bool,
         version: u64,
-        orders: &mut Orders,
-    ) {
-        let changed = self.worker_mut(index).place_answered(id, version);
+    ) -> Leased {
+        if self.worker_mut(index).place_answered(id, version) {
+            self.refresh(index);
+        }
         match self.queue.place(id) {
             Some(Place::Leasing { worker, epoch }) if worker == index => {
-                if granted {
-                    self.queue.set_place(id, Place::Running { worker, epoch, since: now, claimed: false });
-                    if self.claims.is_none() {
-                        self.claims = now.checked_add(self.config.claim_timeout);
-                    }
-                    orders.push(Order::Deliver { build: id, history: self.history(id) });
-                } else {
+                if !granted {
                     self.queue.set_place(id, Place::Waiting);
+                    return Leased::Waits;
                 }
+                self.queue.set_place(id, Place::Running { worker, epoch, since: now, claimed: false });
+                if self.claims.is_none() {
+                    self.claims = now.checked_add(self.config.claim_timeout);
+                }
+                Leased::Runs(self.history(id))
             }
-            // It has ended meanwhile.
-            _ if granted => orders.push(Order::DropLease { build: id }),
-            _ => {}
-        }
-        if changed {
-            self.refresh(index);
+            _ => Leased::HasEnded,
         }
     }
 
     /// Follows what a worker said or was told: its shelf and its supply.
     fn refresh(&mut self, index: WorkerIndex) {
         let worker = &self.workers[index.0 as usize];
-        // Lines wait for the answer as long as that would give them places.
-        worker.question().into_iter().for_each(|kind| self.queue.touch_lines_of(kind));
-        let is_over = |kind: &KindId| worker.share(*kind) == labels::Share::default();
-        let over: Vec<KindId> = self.labels.kinds_of(index).filter(is_over).collect();
-        for kind in over.into_iter().chain(worker.kinds()) {
+        let supplied = self.labels.shares_of(index);
+        // Most workers that change have leased a place, or got it back.
+        let only_kind = worker.only_kind().filter(|kind| supplied.iter().all(|(supplied, _)| supplied == kind));
+        if let Some(kind) = only_kind {
             if self.labels.set_share(index, kind, worker.share(kind)) {
                 self.queue.touch_lines_of(kind);
+            }
+        } else {
+            // Lines wait for the answer as long as that would give them places.
+            worker.question().into_iter().for_each(|kind| self.queue.touch_lines_of(kind));
+            let supplied: Vec<KindId> = supplied.iter().map(|(kind, _)| *kind).collect();
+            for kind in supplied.into_iter().chain(worker.kinds()) {
+                if self.labels.set_share(index, kind, worker.share(kind)) {
+                    self.queue.touch_lines_of(kind);
+                }
             }
         }
         self.note_curiosity(index);

@@ -7,6 +7,7 @@
 mod check;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,9 +60,20 @@ pub(super) enum Place {
     Nowhere,
 }
 
+/// What was submitted, by whoever keeps more about it than its build.
+pub(crate) trait Submitted: fmt::Debug + Send + Sync {
+    fn build(&self) -> &Build;
+}
+
+impl Submitted for Build {
+    fn build(&self) -> &Build {
+        self
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    pub(super) build: Build,
+    pub(super) submitted: Arc<dyn Submitted>,
     /// The key of its rank.
     key: i64,
     pub(super) need: NeedIndex,
@@ -70,6 +82,11 @@ pub(super) struct Entry {
     pub(super) starts: u32,
     /// Of most builds there is nothing to tell.
     pub(super) past: Option<Box<Past>>,
+}
+
+/// What is left of a build that has ended. To be dropped without a lock.
+pub(crate) struct Forgotten {
+    _entry: Box<Entry>,
 }
 
 /// The attempts of a build that did not work out.
@@ -92,6 +109,10 @@ impl Past {
 }
 
 impl Entry {
+    pub(super) fn build(&self) -> &Build {
+        self.submitted.build()
+    }
+
     /// The claim of this build, which has this number.
     pub(super) fn rank(&self, build: BuildId) -> Rank {
         Rank { key: self.key, build }
@@ -419,19 +440,19 @@ fn kinds_of(any: bool, asked: Option<KindId>, said: &BTreeMap<u32, Said>) -> Arc
 /// Builds.
 impl Queue {
     /// A new build, which is in no line yet. `need` was held for it.
-    pub(super) fn insert(&mut self, rank: Rank, build: &Build, need: NeedIndex) {
-        let entry = Entry { build: build.clone(), key: rank.key, need, place: Place::Nowhere, starts: 0, past: None };
+    pub(super) fn insert(&mut self, rank: Rank, submitted: Arc<dyn Submitted>, need: NeedIndex) {
+        let entry = Entry { submitted, key: rank.key, need, place: Place::Nowhere, starts: 0, past: None };
         self.builds.insert(rank.build, Box::new(entry));
         self.recent = Some(need);
     }
 
     /// The build has ended.
-    pub(super) fn remove(&mut self, id: BuildId, labels: &mut LabelIndex, kinds: &mut Kinds) -> Option<Box<Entry>> {
+    pub(super) fn remove(&mut self, id: BuildId, labels: &mut LabelIndex, kinds: &mut Kinds) -> Option<Forgotten> {
         self.set_place(id, Place::Nowhere);
         let entry = self.builds.remove(&id)?;
         self.failed.remove(&id);
         self.release_need(entry.need, labels, kinds);
-        Some(entry)
+        Some(Forgotten { _entry: entry })
     }
 
     /// An attempt of a build has failed.
@@ -464,15 +485,15 @@ impl Queue {
             self.set_place(id, Place::Nowhere);
             left.push((id, place));
         }
-        let held: Vec<_> = left.iter().map(|(id, _)| labels.hold_route(self.builds[id].build.labels())).collect();
+        let held: Vec<_> = left.iter().map(|(id, _)| labels.hold_route(self.builds[id].build().labels())).collect();
         for (id, _) in &left {
             let need = self.builds[id].need;
             self.release_need(need, labels, kinds);
         }
         self.spare.take().into_iter().for_each(|spare| self.remove_need(spare, labels, kinds));
         for ((id, place), route) in left.into_iter().zip(held) {
-            let build = self.builds[&id].build.clone();
-            let need = self.hold_need(route.expect("workers are only added"), &build, labels, kinds);
+            let submitted = self.builds[&id].submitted.clone();
+            let need = self.hold_need(route.expect("workers are only added"), submitted.build(), labels, kinds);
             self.builds.get_mut(&id).expect("it is there").need = need;
             self.set_place(id, place);
         }

@@ -64,6 +64,18 @@ impl<K: Copy + Ord, V> SortedMap<K, V> {
         }
     }
 
+    pub(super) fn get_or_default(&mut self, key: K) -> &mut V
+    where
+        V: Default,
+    {
+        if self.get(&key).is_none() {
+            self.insert(key, V::default());
+        }
+        self.get_mut(&key).expect("it is there now")
+    }
+}
+
+impl<K, V> SortedMap<K, V> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.few.iter().map(|(key, value)| (key, value)).chain(&self.many)
     }
@@ -100,7 +112,7 @@ impl<K: Copy + Ord, V> Index<&K> for SortedMap<K, V> {
 }
 
 /// A set in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Eq, PartialEq, Debug)]
 pub(super) struct SortedSet<T>(SortedMap<T, ()>);
 
 impl<T: Copy + Ord> SortedSet<T> {
@@ -151,14 +163,14 @@ impl<T: Copy + Ord> FromIterator<T> for SortedSet<T> {
     }
 }
 
-/// The same elements, wherever they are.
-impl<T: Copy + Ord> PartialEq for SortedSet<T> {
+/// The same entries, wherever they are.
+impl<K: PartialEq, V: PartialEq> PartialEq for SortedMap<K, V> {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
     }
 }
 
-impl<T: Copy + Ord> Eq for SortedSet<T> {}
+impl<K: Eq, V: Eq> Eq for SortedMap<K, V> {}
 
 impl<T: Copy + Ord + Hash> Hash for SortedSet<T> {
     fn hash<H: Hasher>(&self, state: &mut H) {

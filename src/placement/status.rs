@@ -124,8 +124,8 @@ impl Placement {
         };
         QueuedBuild {
             id,
-            name: entry.build.name().clone(),
-            priority: entry.build.priority(),
+            name: entry.build().name().clone(),
+            priority: entry.build().priority(),
             failed_attempts: entry.past.as_ref().map_or(0, |past| past.attempts),
             paused,
         }

@@ -3,6 +3,7 @@
 //! Orders are carried out on the agenda, without its lock, and a worker that has changed in between refuses. Only a place
 //! is taken within the turn that gives it, so that a build that finds one at once costs one turn.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -22,11 +23,13 @@ use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{BuildError, LeaseEnd, SubstantiateError};
 use crate::event::{BuildResult, EventKind};
 use crate::lifecycle::{Fit, Input, Occasion, Want};
-use crate::placement::{Facts, Order, Placement, PlacementConfig, SortedMap, StartEnd, WorkerIndex};
+use crate::placement::{Facts, Leased, Order, Placement, PlacementConfig, SortedMap, StartEnd, Submitted, WorkerIndex};
 use crate::worker::Kind;
 
 pub(super) struct Queue {
     pub(super) placement: Placement,
+    /// The number of the build that was submitted last.
+    last_build: u64,
     /// The builds that have not ended.
     builds: SortedMap<BuildId, Arc<BuildCell>>,
     /// Whether a shutdown has begun, and whether it is a fast one.
@@ -41,6 +44,7 @@ pub(super) struct Queue {
 
 /// A submitted build, from the submission to its last answer.
 pub(super) struct BuildCell {
+    /// Given when the queue takes it.
     pub(super) id: BuildId,
     pub(super) build: Build,
     /// Locked also while something happens to the build that must not follow its end.
@@ -78,9 +82,9 @@ pub(super) enum Submitter {
 pub(super) struct InboxNumber(pub(super) u64);
 
 impl BuildCell {
-    fn new(id: BuildId, build: Build, submitter: Submitter) -> Self {
+    fn new(build: Build, submitter: Submitter) -> Self {
         Self {
-            id,
+            id: BuildId(0),
             build,
             state: Mutex::new(State { submitter, ended: false }),
             cancelled: OnceLock::new(),
@@ -167,6 +171,18 @@ impl BuildCell {
     }
 }
 
+impl Submitted for BuildCell {
+    fn build(&self) -> &Build {
+        &self.build
+    }
+}
+
+impl fmt::Debug for BuildCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuildCell").field("id", &self.id).field("build", &self.build).finish_non_exhaustive()
+    }
+}
+
 impl State {
     fn close(&mut self) -> Closed {
         match &mut self.submitter {
@@ -180,6 +196,7 @@ impl Queue {
     pub(super) fn new(placement: PlacementConfig) -> Self {
         Self {
             placement: Placement::new(placement),
+            last_build: 0,
             builds: SortedMap::default(),
             closed: None,
             workers: Vec::new(),
@@ -237,13 +254,15 @@ impl Shared {
         let mut agenda = Agenda::default();
         let now = self.clock.now();
         let changed = self.changed_workers(now);
-        let id = BuildId(self.last_build.fetch_add(1, Ordering::Relaxed) + 1);
-        let cell = Arc::new(BuildCell::new(id, build, submitter));
+        let mut cell = Arc::new(BuildCell::new(build, submitter));
         self.queue_turn(now, &mut agenda, |turn| {
+            turn.queue.last_build += 1;
+            let id = BuildId(turn.queue.last_build);
+            Arc::get_mut(&mut cell).expect("nobody else has it yet").id = id;
             turn.tell(id, || EventKind::BuildQueued { name: cell.build.name().clone(), retry: None });
             turn.queue.builds.insert(id, cell.clone());
             turn.take_in(changed);
-            turn.queue.placement.submit(now, id, &cell.build, &mut turn.orders);
+            turn.queue.placement.submit(now, id, cell.clone(), &mut turn.orders);
             turn.queue.placement.plan(now, &mut turn.orders);
         });
         self.look_if_waiting(&mut agenda);
@@ -430,8 +449,8 @@ impl Shared {
         self.perform(agenda);
     }
 
-    /// Whoever holds the lease of a build says how it ended, and gives the place back. In one turn, and the place first: the
-    /// end of the build is the last thing that is told about it.
+    /// Whoever holds the lease of a build says how it ended, and gives the place back. The place first: the end of the build
+    /// is the last thing that is told about it.
     pub(super) fn finish_build(
         self: &Arc<Self>,
         id: BuildId,
@@ -440,13 +459,14 @@ impl Shared {
         agenda: &mut Agenda,
     ) {
         let now = self.clock.now();
-        // Who waits for another answer learns that there is none.
+        let ((), facts) = worker.transition_told(now, epoch, self, agenda, |turn| turn.apply(release));
+        // What is left of the build is dropped without the lock. Who waits for another answer learns that there is none.
         let _ = self.queue_turn(now, agenda, |turn| {
-            let ((), facts) = worker.transition_told(now, epoch, self, turn.agenda, |turn| turn.apply(release));
+            let finished = turn.queue.placement.finished(now, id);
             // Otherwise it was cancelled meanwhile.
-            let ended = turn.queue.placement.finished(now, id).then(|| turn.end_build(id, result, true)).flatten();
+            let ended = finished.is_some().then(|| turn.end_build(id, result, true));
             turn.plan([(worker.index, facts)]);
-            ended
+            (finished, ended)
         });
     }
 
@@ -518,11 +538,9 @@ impl Turn<'_> {
         let Queue { placement, builds, workers, .. } = &mut *self.queue;
         let cell = &workers[worker.0 as usize];
         let (granted, facts) = cell.transition_told(now, epoch, self.shared, self.agenda, |turn| turn.lease(epoch, id));
-        placement.leased(now, worker, id, granted.is_some(), facts.version, &mut self.orders);
-        match granted {
-            Some(granted) => {
-                // It cannot have ended within this turn.
-                let Some(Order::Deliver { history, .. }) = self.orders.pop() else { unreachable!("it was granted") };
+        let leased = placement.leased(now, worker, id, granted.is_some(), facts.version);
+        match (leased, granted) {
+            (Leased::Runs(history), Some(granted)) => {
                 let build = &builds[&id];
                 let lease = Lease::new(granted, Holder::Queued(build.clone()), history);
                 if let Some(Ok(undelivered)) = build.deliver(Ok(lease)) {
@@ -530,8 +548,8 @@ impl Turn<'_> {
                     self.agenda.push(Task::GiveBack(undelivered));
                 }
             }
-            // It waits again.
-            None => self.agenda.look_at_queue(),
+            (Leased::Waits, _) => self.agenda.look_at_queue(),
+            (Leased::Runs(_) | Leased::HasEnded, _) => unreachable!("within one turn no build ends meanwhile"),
         }
         self.take_in([(worker, facts)]);
     }
@@ -572,8 +590,6 @@ impl Turn<'_> {
             Order::AskFit { worker, epoch, properties } => {
                 self.agenda.push(Task::AskFit { worker, epoch, properties });
             }
-            // They answer what a worker says to an order to lease, which was seen to.
-            Order::Deliver { .. } | Order::DropLease { .. } => {}
             Order::Answer { build, error } => {
                 let result = match &error {
                     BuildError::Cancelled => BuildResult::Cancelled,

@@ -59,8 +59,6 @@ pub(super) struct Shared {
     pub(super) closing: AtomicBool,
     /// Whether the lengths of quarantines vary.
     pub(super) jitter: bool,
-    /// The number of the build that was submitted last.
-    pub(super) last_build: AtomicU64,
     /// Agents that named a worker that does not exist.
     pub(super) unknown_agents: AtomicU64,
     #[cfg(feature = "testing")]
@@ -247,7 +245,6 @@ impl Shared {
             unasked: Mutex::default(),
             closing: AtomicBool::new(false),
             jitter,
-            last_build: AtomicU64::new(0),
             unknown_agents: AtomicU64::new(0),
             #[cfg(feature = "testing")]
             steps: Steps::default(),

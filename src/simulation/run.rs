@@ -19,7 +19,7 @@ use crate::build::{BuildId, Epoch, Properties};
 use crate::error::{FailureCause, LeaseEnd, SubstantiateError, chain};
 use crate::event::{BuildResult, DriverCall, Event, EventKind, StartFailure, StopCause, WorkerState};
 use crate::lifecycle::{Answer, Effect, Effects, Fit, Input, LeaseId, Lifecycle, Want};
-use crate::placement::{Order, Orders, Placement, Space, StartEnd, WorkerIndex};
+use crate::placement::{Leased, Order, Orders, Placement, Space, StartEnd, WorkerIndex};
 
 /// Something that happens at a time.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
@@ -246,7 +246,7 @@ impl Run {
                 let name = build.name().clone();
                 self.tell(None, None, Some(id), EventKind::BuildQueued { name, retry: None });
                 let now = self.now;
-                self.queue_turn(|placement, orders| placement.submit(now, id, &build, orders));
+                self.queue_turn(|placement, orders| placement.submit(now, id, Arc::new(build), orders));
                 self.look_if_waiting();
                 self.next_arrival(position + 1);
             }
@@ -369,12 +369,9 @@ impl Run {
             Order::Lease { worker, epoch, build } => self.lease_place(worker, epoch, build),
             Order::AskKind { worker, properties } => self.ask_kind(worker, &properties),
             Order::AskFit { worker, epoch, properties } => self.ask_fit(worker, epoch, properties),
-            Order::Answer { .. }
-            | Order::Deliver { .. }
-            | Order::DropLease { .. }
-            | Order::Abandon { .. }
-            | Order::EndLease { .. }
-            | Order::Requeued { .. } => unreachable!("it was carried out within its turn"),
+            Order::Answer { .. } | Order::Abandon { .. } | Order::EndLease { .. } | Order::Requeued { .. } => {
+                unreachable!("it was carried out within its turn")
+            }
         }
     }
 
@@ -399,6 +396,11 @@ impl Run {
         let mut orders = Orders::new();
         step(&mut self.placement, &mut orders);
         orders.into_iter().for_each(|order| self.resolve_order(order));
+        self.schedule_queue();
+    }
+
+    /// Has the queue looked at in time.
+    fn schedule_queue(&mut self) {
         if let Some(at) = self.placement.next_deadline()
             && self.scheduled.is_none_or(|scheduled| at < scheduled)
         {
@@ -411,11 +413,8 @@ impl Run {
     /// Carries out what belongs to the turn, and notes the rest.
     fn resolve_order(&mut self, order: Order) {
         match order {
-            Order::Deliver { build, .. } => self.deliver(build),
-            // It is only given to a build that has ended meanwhile, and here builds end by themselves alone.
-            Order::DropLease { .. } | Order::Abandon { .. } | Order::EndLease { .. } => {
-                unreachable!("no build is cancelled or abandoned")
-            }
+            // Here builds end by themselves alone.
+            Order::Abandon { .. } | Order::EndLease { .. } => unreachable!("no build is cancelled or abandoned"),
             Order::Answer { build, error } => {
                 self.report.not_run += 1;
                 self.report.makespan = self.now.saturating_duration_since(self.origin);
@@ -486,7 +485,12 @@ impl Run {
         });
         self.progress(build).lease = lease.map(|lease| (index, lease));
         let granted = lease.is_some();
-        self.queue_turn(|placement, orders| placement.leased(now, index, build, granted, version, orders));
+        match self.placement.leased(now, index, build, granted, version) {
+            Leased::Runs(_) => self.deliver(build),
+            Leased::Waits => {}
+            Leased::HasEnded => unreachable!("no build is cancelled"),
+        }
+        self.schedule_queue();
         self.look_if_waiting();
     }
 

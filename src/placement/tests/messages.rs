@@ -1,7 +1,7 @@
 //! What the workers of a [`World`] do with orders, and what placement hears of it.
 
 use super::super::*;
-use super::world::{Asker, BuildState, Driver, Message, World, index_of, letter, properties};
+use super::world::{Asker, Driver, Message, World, index_of, letter, properties};
 use crate::error::{FailureCause, SubstantiateError};
 use crate::event::{StartFailure, StopCause};
 use crate::lifecycle::{Answer, Effect, Effects, Fit, Input, Occasion, RequestId, Want};
@@ -178,13 +178,8 @@ impl World {
                 self.placement.start_ended(now, index, epoch, version, end, 1.0, orders);
             }
             Message::Leased { build, lease, version } => {
-                self.placement.leased(now, index, build, lease.is_some(), version, orders);
-                if lease.is_none()
-                    && let Some(build) = self.builds.iter_mut().find(|of| of.id == build)
-                    && build.state == BuildState::Leasing(worker)
-                {
-                    build.state = BuildState::Waiting;
-                }
+                let leased = self.placement.leased(now, index, build, lease.is_some(), version);
+                self.leased(build, worker, leased);
             }
             Message::Fits { epoch, properties, fits } => {
                 let asked = self.placement.worker(index).question();

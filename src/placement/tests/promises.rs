@@ -71,17 +71,6 @@ impl World {
                         other => panic!("unexpected: {other}"),
                     }
                 }
-                Order::Deliver { build, history } => {
-                    let slot = self.slot(build);
-                    let build = &mut self.builds[slot];
-                    let BuildState::Leasing(worker) = build.state else { panic!("delivered while {:?}", build.state) };
-                    assert_eq!(history.len(), build.attempts as usize);
-                    build.state = BuildState::Running(worker);
-                }
-                Order::DropLease { build } => {
-                    let running = self.builds.iter().any(|of| of.id == build && of.state != BuildState::Ended);
-                    assert!(!running, "b1: a lease of a build that goes on is dropped");
-                }
                 Order::EndLease { build, .. } => {
                     let state = self.builds[self.slot(build)].state;
                     assert!(matches!(state, BuildState::Running(_) | BuildState::Leasing(_)));
@@ -92,6 +81,27 @@ impl World {
                     assert!(build.state == BuildState::Waiting && build.attempts > 0);
                 }
             }
+        }
+    }
+
+    /// A worker has answered an order to give this build a place.
+    pub(super) fn leased(&mut self, build: BuildId, of: usize, leased: Leased) {
+        let slot = self.builds.iter().position(|of| of.id == build);
+        let Some(build) = slot.map(|slot| &mut self.builds[slot]).filter(|build| build.state != BuildState::Ended)
+        else {
+            assert_eq!(leased, Leased::HasEnded);
+            return;
+        };
+        let is_there = build.state == BuildState::Leasing(of);
+        match leased {
+            Leased::Runs(history) => {
+                assert!(is_there, "it runs while {:?}", build.state);
+                assert_eq!(history.len(), build.attempts as usize);
+                build.state = BuildState::Running(of);
+            }
+            Leased::Waits if is_there => build.state = BuildState::Waiting,
+            Leased::Waits => {}
+            Leased::HasEnded => panic!("b1: a build that goes on has ended"),
         }
     }
 

@@ -424,7 +424,7 @@ impl World {
                 self.kinds.insert(id, self.setting.builds[slot].kind);
                 self.builds[slot] =
                     SimBuild { id, state: BuildState::Waiting, attempts: 0, failed_on: BTreeSet::new() };
-                self.placement.submit(self.now, id, &self.setting.builds[slot].build(), &mut orders);
+                self.placement.submit(self.now, id, Arc::new(self.setting.builds[slot].build()), &mut orders);
             }
             Step::Cancel(slot) => {
                 let build = self.builds[slot].id;
@@ -439,7 +439,7 @@ impl World {
             }
             Step::Finish(slot) => {
                 self.release(slot, true);
-                assert!(self.placement.finished(now, self.builds[slot].id));
+                assert!(self.placement.finished(now, self.builds[slot].id).is_some());
                 self.builds[slot].state = BuildState::Ended;
             }
             Step::Retry(slot) => {
@@ -449,7 +449,7 @@ impl World {
             }
             Step::GiveBack(worker, lease) => {
                 let (lease, build) = self.workers[worker].leases.remove(lease);
-                assert!(build.is_none_or(|build| !self.placement.finished(now, build)));
+                assert!(build.is_none_or(|build| self.placement.finished(now, build).is_none()));
                 self.apply(worker, Input::Release { lease, finished: false });
             }
             Step::CarryOut(worker, order) => {
