@@ -4,14 +4,14 @@ use super::*;
 
 impl Placement {
     /// Finds out of which kind an attached instance is.
-    pub(super) fn name_instance(&mut self, index: WorkerIndex, orders: &mut Orders) {
+    pub(super) fn name_instance(&mut self, now: Instant, index: WorkerIndex, orders: &mut Orders) {
         let worker = self.worker(index);
         let properties = worker.made_for();
         let kind = match worker.space {
             Space::Any => Some(ANY),
             Space::Asked => Some(self.kinds.hold_asked(&properties)),
             Space::Said(driver) => {
-                self.speak(driver, orders);
+                self.speak(now, driver, orders);
                 let kind = self.kinds.said(driver, &properties);
                 if kind.is_none() && self.unnamed.insert(index) {
                     orders.push(Order::AskKind { worker: index, properties });
@@ -23,28 +23,28 @@ impl Placement {
     }
 
     /// From now on this driver is asked about every new need, and now about those that wait.
-    pub(super) fn speak(&mut self, driver: u32, orders: &mut Orders) {
+    pub(super) fn speak(&mut self, now: Instant, driver: u32, orders: &mut Orders) {
         if !self.speakers.insert(driver) {
             return;
         }
         for need in self.queue.all_needs() {
-            self.ask_kind(driver, need, orders);
+            self.ask_kind(now, driver, need, orders);
         }
     }
 
     /// Asks the drivers about the needs that were made anew.
-    pub(super) fn ask_again(&mut self, orders: &mut Orders) {
+    pub(super) fn ask_again(&mut self, now: Instant, orders: &mut Orders) {
         for route in std::mem::take(&mut self.renewed) {
             let needs: Vec<NeedIndex> = self.queue.needs_of(route).collect();
             let drivers: Vec<u32> = self.speakers.iter().copied().collect();
             for (need, driver) in needs.iter().flat_map(|need| drivers.iter().map(move |driver| (*need, *driver))) {
-                self.ask_kind(driver, need, orders);
+                self.ask_kind(now, driver, need, orders);
             }
         }
     }
 
     /// Asks the driver about a need that one of its workers fits, unless it was asked.
-    pub(super) fn ask_kind(&mut self, driver: u32, index: NeedIndex, orders: &mut Orders) {
+    pub(super) fn ask_kind(&mut self, now: Instant, driver: u32, index: NeedIndex, orders: &mut Orders) {
         let need = self.queue.need(index);
         let Some(worker) = self.labels.speaker(need.route, driver) else { return };
         if need.said.contains_key(&driver) {
@@ -57,7 +57,7 @@ impl Placement {
                 self.queue.said(index, driver, said, self.labels.workers(need.route).any > 0, &mut self.kinds);
             }
             None => {
-                self.queue.asks(index, driver);
+                self.queue.asks(index, driver, now.checked_add(self.config.overdue.unknown));
                 orders.push(Order::AskKind { worker, properties });
             }
         }
@@ -79,7 +79,7 @@ impl Placement {
         let routes: Vec<_> = self.labels.routes_of(index).collect();
         for route in routes {
             let Some(need) = self.queue.find_need(route, properties) else { continue };
-            if self.queue.need(need).said.get(&driver) != Some(&Said::Asked) {
+            if !matches!(self.queue.need(need).said.get(&driver), Some(Said::Asked { .. } | Said::Silent)) {
                 continue;
             }
             let said = match &kind {

@@ -275,6 +275,11 @@ impl Blame {
         self.until.get(&paused).copied()
     }
 
+    /// Whether anything pauses.
+    pub(super) fn is_pausing(&self) -> bool {
+        !self.until.is_empty()
+    }
+
     fn pause(&mut self, paused: Paused, now: Instant, length: Duration) {
         self.resume(paused);
         if let Some(until) = now.checked_add(length) {

@@ -21,7 +21,7 @@ impl Placement {
         self.queue.insert(rank, submitted, need);
         if self.labels.speakers(self.queue.need(need).route) > 0 {
             let speakers: Vec<u32> = self.speakers.iter().copied().collect();
-            speakers.into_iter().for_each(|driver| self.ask_kind(driver, need, orders));
+            speakers.into_iter().for_each(|driver| self.ask_kind(now, driver, need, orders));
         }
         // Where nobody waits, nobody has a better claim.
         let line = self.queue.line(self.queue.line_of_need(need));

@@ -72,6 +72,13 @@ pub(super) struct Share {
     pub(super) busy: usize,
 }
 
+/// What a worker that is not out of use has in common with others.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+pub(super) struct Usable {
+    pub(super) driver: u32,
+    pub(super) attached: bool,
+}
+
 /// How many workers there are, by what their drivers know of kinds.
 #[derive(Copy, Clone, Default, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Census {
@@ -95,10 +102,6 @@ impl Census {
         self.said += other.said;
     }
 
-    pub(super) fn all(self) -> usize {
-        self.any + self.asked + self.said
-    }
-
     /// Which kinds a build has: one for all of [`Space::Any`], one of its properties, and those that drivers say.
     fn shape(self) -> (bool, bool, bool) {
         (self.any > 0, self.asked > 0, self.said > 0)
@@ -115,6 +118,8 @@ struct Class {
     speakers: BTreeMap<u32, WorkerIndex>,
     /// Its workers, by what stands in the way of builds there.
     obstacles: [SortedSet<WorkerIndex>; ObstacleReason::ALL.len()],
+    /// Its workers that are not out of use.
+    usable: BTreeMap<Usable, SortedSet<WorkerIndex>>,
     /// Its workers that contribute to a supply.
     suppliers: SortedSet<WorkerIndex>,
 }
@@ -185,6 +190,7 @@ pub(super) struct LabelIndex {
     /// What each worker contributes, by kind, sorted; nothing in it is nothing.
     shares: Vec<Vec<(KindId, Share)>>,
     obstacles: Vec<Option<ObstacleReason>>,
+    usable: Vec<Option<Usable>>,
     classes: Vec<Class>,
     class_of: BTreeMap<Labels, ClassIndex>,
     having: BTreeMap<Arc<str>, Vec<ClassIndex>>,
@@ -209,6 +215,7 @@ impl LabelIndex {
         self.on_shelf.push(None);
         self.shares.push(Vec::new());
         self.obstacles.push(None);
+        self.usable.push(None);
         let class = &mut self.classes[index.0 as usize];
         class.workers.count(space);
         let speaks = if let Space::Said(driver) = space { Some(driver) } else { None };
@@ -307,6 +314,30 @@ impl LabelIndex {
             class.obstacles[old as usize].remove(&worker);
         }
         class.obstacles[obstacle as usize].insert(worker);
+    }
+
+    /// Notes whether the worker is in use.
+    pub(super) fn set_usable(&mut self, worker: WorkerIndex, usable: Option<Usable>) {
+        let old = std::mem::replace(&mut self.usable[worker.0 as usize], usable);
+        if old == usable {
+            return;
+        }
+        let class = &mut self.classes[self.class_of_worker[worker.0 as usize].0 as usize];
+        if let Some(old) = old
+            && let Some(workers) = class.usable.get_mut(&old)
+        {
+            workers.remove(&worker);
+            if workers.is_empty() {
+                class.usable.remove(&old);
+            }
+        }
+        usable.into_iter().for_each(|usable| _ = class.usable.entry(usable).or_default().insert(worker));
+    }
+
+    /// The workers of this route that are not out of use.
+    pub(super) fn usable(&self, route: RouteIndex) -> impl Iterator<Item = (Usable, &SortedSet<WorkerIndex>)> {
+        let classes = self.routes[&route].classes.iter().map(|class| &self.classes[class.0 as usize]);
+        classes.flat_map(|class| class.usable.iter().map(|(usable, workers)| (*usable, workers)))
     }
 
     /// What stands in the way of builds of this route, on how many workers, and one of these.

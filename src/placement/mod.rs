@@ -241,7 +241,7 @@ impl Placement {
             }
             return;
         }
-        let Facts { call, standing, .. } = self.worker(index).facts;
+        let (call, usable) = (self.worker(index).facts.call, self.worker(index).usable());
         if let Some((call, since)) = call
             && facts.call != Some((call, since))
         {
@@ -253,10 +253,11 @@ impl Placement {
             self.forget_instance(index);
         }
         if self.worker(index).is_attached() && !std::mem::replace(&mut self.worker_mut(index).known, true) {
-            self.name_instance(index, orders);
+            self.name_instance(now, index, orders);
         }
         self.forget_demand(index);
-        if standing.is_closed() != self.worker(index).facts.standing.is_closed() {
+        let is_usable = self.worker(index).usable();
+        if usable.is_some() != is_usable.is_some() || usable != is_usable && self.blame.is_pausing() {
             self.queue.touch_failed(index, &self.labels);
         }
         self.refresh(index);
@@ -273,9 +274,17 @@ impl Placement {
         };
         let waits = self.queue.place(build).is_some();
         let failure = Failure { worker: index, epoch, driver, kind, build, waits, attached: true };
+        self.blame(now, failure, orders);
+        self.kinds.release(kind);
+    }
+
+    fn blame(&mut self, now: Instant, failure: Failure, orders: &mut Orders) {
         let forgiven = self.blame.failed(now, failure, &self.config, &mut self.kinds);
         self.forgive(forgiven, orders);
-        self.kinds.release(kind);
+        // Builds that wait for others of this driver to start an instance may have to go back to where they have failed.
+        if self.blame.is_pausing() {
+            self.queue.touch_failed(failure.worker, &self.labels);
+        }
     }
 
     fn forgive(&mut self, forgiven: Vec<Forgiven>, orders: &mut Orders) {
@@ -393,8 +402,7 @@ impl Placement {
                     waits: self.queue.place(demand.occasion).is_some(),
                     attached: false,
                 };
-                let forgiven = self.blame.failed(now, failure, &self.config, &mut self.kinds);
-                self.forgive(forgiven, orders);
+                self.blame(now, failure, orders);
                 if waits {
                     self.attempt_failed(now, demand.occasion, index, epoch, reason, chance, orders);
                 }
@@ -482,6 +490,7 @@ impl Placement {
             worker.unfiled = false;
             self.labels.set_shelf(index, worker.shelf(self.labels.labels(index).len()));
             self.labels.set_obstacle(index, worker.obstacle());
+            self.labels.set_usable(index, worker.usable());
         }
     }
 

@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::blame::Paused;
-use super::fleet::Worker;
 use super::ids::IdMap;
 use super::kinds::{KindId, Space};
-use super::labels::{RouteIndex, Shelf};
+use super::labels::{RouteIndex, Shelf, Usable};
 use super::queue::{Line, LineIndex, Place, Rank, Said};
+use super::sorted::SortedSet;
 use super::{Order, Orders, Placement, WorkerIndex};
 use crate::build::{BuildId, Epoch};
 
@@ -121,7 +121,7 @@ impl Placement {
             return;
         }
         self.file_workers();
-        self.ask_again(orders);
+        self.ask_again(now, orders);
         loop {
             let before = orders.len();
             self.give_places(now, orders);
@@ -195,25 +195,31 @@ impl Placement {
         })
     }
 
-    /// Whether a worker fits on which no attempt of the build has failed, and that is not out of use.
+    /// Whether a worker fits on which no attempt of the build has failed, and that is not out of use. Where nothing can
+    /// be started at the moment, its instance must be up and fit as well.
     pub(super) fn has_alternative(&self, route: RouteIndex, build: BuildId) -> bool {
         let entry = &self.queue.builds[&build];
-        let failed = entry.past.as_ref().map_or(0, |past| past.failed_on.len());
-        let said = &self.queue.need(entry.need).said;
-        let refuses = |worker: &Worker| {
-            matches!(worker.space, Space::Said(_)) && matches!(said.get(&worker.driver), Some(Said::Cannot(_)))
+        let need = self.queue.need(entry.need);
+        let is_alternative = |(of, workers): (Usable, &SortedSet<WorkerIndex>)| {
+            if matches!(need.said.get(&of.driver), Some(Said::Cannot(_) | Said::Silent)) {
+                return false;
+            }
+            let mut others = workers.iter().copied().filter(|worker| !entry.avoids(*worker));
+            let Some(first) = others.next() else { return false };
+            let kind = self.kind_for(first, self.queue.line_of_need(entry.need));
+            if !self.is_paused(of.driver, kind) {
+                return true;
+            }
+            let serves = |worker: WorkerIndex| kind.is_some_and(|kind| self.worker(worker).serves(kind));
+            of.attached && (serves(first) || others.any(serves))
         };
-        self.labels.workers(route).all() > failed && {
-            let mut others = (0..self.workers.len() as u32).map(WorkerIndex);
-            others.any(|index| {
-                let worker = self.worker(index);
-                self.labels.fits(index, route)
-                    && !entry.avoids(index)
-                    && !worker.facts.standing.is_closed()
-                    && !worker.overdue
-                    && !refuses(worker)
-            })
-        }
+        self.labels.usable(route).any(is_alternative)
+    }
+
+    /// Whether nothing is started with this driver, or of this kind, at the moment.
+    pub(super) fn is_paused(&self, driver: u32, kind: Option<KindId>) -> bool {
+        let kind = kind.map(Paused::Kind);
+        kind.into_iter().chain([Paused::Driver(driver)]).any(|paused| self.blame.paused_until(paused).is_some())
     }
 
     /// Whether the build goes elsewhere, because an attempt of it has failed on this worker.
@@ -274,9 +280,7 @@ impl Placement {
     /// Whether a start of this kind may be made on this worker as far as the failures before are concerned.
     pub(super) fn is_permitted(&self, worker: WorkerIndex, kind: KindId) -> bool {
         let driver = self.worker(worker).driver;
-        if self.blame.paused_until(Paused::Kind(kind)).is_some()
-            || self.blame.paused_until(Paused::Driver(driver)).is_some()
-        {
+        if self.is_paused(driver, Some(kind)) {
             return false;
         }
         let on_its_way = |worker: &WorkerIndex| !self.worker(*worker).overdue;
@@ -290,7 +294,7 @@ impl Placement {
     /// The next place is for this line: it gets an instance of its own, in the place of this one if need be.
     fn make_room(&mut self, now: Instant, worker: WorkerIndex, line: LineIndex, orders: &mut Orders) {
         let elsewhere =
-            [Shelf::Down, Shelf::Stopping].into_iter().find_map(|shelf| self.choose_worker(shelf, line, orders));
+            [Shelf::Down, Shelf::Stopping].into_iter().find_map(|shelf| self.choose_worker(now, shelf, line, orders));
         if let Some((other, occasion)) = elsewhere {
             self.start(now, other, line, occasion, orders);
         } else if self.worker(worker).is_unused()
@@ -371,6 +375,9 @@ impl Placement {
         }
     }
 }
+
+#[cfg(test)]
+use super::fleet::Worker;
 
 #[cfg(test)]
 impl Placement {

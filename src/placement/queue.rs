@@ -127,8 +127,12 @@ impl Entry {
 /// What a driver says of the kind that a need asks for.
 #[derive(Clone, Eq, PartialEq, Debug)]
 pub(super) enum Said {
-    /// The question is out.
-    Asked,
+    /// The question is out, until then not for too long.
+    Asked {
+        overdue_at: Option<Instant>,
+    },
+    /// The question is out for too long. The answer may still come.
+    Silent,
     Kind(KindId),
     /// The driver cannot make an instance for it.
     Cannot(Arc<str>),
@@ -192,6 +196,8 @@ pub(super) struct Queue {
     line_of: IdMap<(RouteIndex, Arc<[KindId]>), LineIndex>,
     lines_of: IdMap<KindId, BTreeSet<LineIndex>>,
     pauses: BTreeSet<(Instant, BuildId)>,
+    /// Questions that drivers were asked, by when they are overdue.
+    questions: BTreeSet<(Instant, NeedIndex, u32)>,
     /// Builds with an attempt that failed.
     failed: BTreeSet<BuildId>,
     /// The first build of each line.
@@ -351,6 +357,9 @@ impl Queue {
             }
         }
         self.release_line(need.line, kinds);
+        for (&driver, said) in &need.said {
+            self.forget_question(index, driver, said);
+        }
         let said = need.said.values().filter_map(|said| if let Said::Kind(kind) = said { Some(*kind) } else { None });
         for kind in need.asked.into_iter().chain(said) {
             kinds.release(kind);
@@ -397,16 +406,24 @@ impl Queue {
     }
 
     /// The question for the kind of this need is out.
-    pub(super) fn asks(&mut self, need: NeedIndex, driver: u32) {
-        self.needs.get_mut(need.0).said.insert(driver, Said::Asked);
+    pub(super) fn asks(&mut self, need: NeedIndex, driver: u32, overdue_at: Option<Instant>) {
+        self.needs.get_mut(need.0).said.insert(driver, Said::Asked { overdue_at });
+        self.questions.extend(overdue_at.map(|at| (at, need, driver)));
+    }
+
+    fn forget_question(&mut self, need: NeedIndex, driver: u32, said: &Said) {
+        if let Said::Asked { overdue_at: Some(at) } = said {
+            self.questions.remove(&(*at, need, driver));
+        }
     }
 
     /// A driver has said what kind the need asks for. The kind is held for the need.
     pub(super) fn said(&mut self, index: NeedIndex, driver: u32, said: Said, any: bool, kinds: &mut Kinds) {
         let need = self.needs.get_mut(index.0);
-        need.said.insert(driver, said);
+        let before = need.said.insert(driver, said);
         let (route, old) = (need.route, need.line);
         let of = kinds_of(any, need.asked, &need.said);
+        before.into_iter().for_each(|before| self.forget_question(index, driver, &before));
         let new = self.hold_line(route, &of, kinds);
         if new != old {
             let of_need = |rank: &Rank| self.builds[&rank.build].need == index;
@@ -548,11 +565,12 @@ impl Queue {
         self.waiting + self.pauses.len()
     }
 
-    /// When the next pause or patience ends.
+    /// When the next pause or patience ends, or a question is overdue.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let pause = self.pauses.first().map(|(until, _)| *until);
         let patience = self.patient.first().map(|(until, _)| *until);
-        pause.into_iter().chain(patience).min()
+        let question = self.questions.first().map(|(at, ..)| *at);
+        pause.into_iter().chain(patience).chain(question).min()
     }
 
     /// Ends what has lasted long enough.
@@ -560,6 +578,13 @@ impl Queue {
         while let Some(&(until, id)) = self.pauses.first().filter(|(until, _)| *until <= now) {
             debug_assert_eq!(self.place(id), Some(Place::Paused { until }));
             self.set_place(id, Place::Waiting);
+        }
+        while let Some(&(at, index, driver)) = self.questions.first().filter(|(at, ..)| *at <= now) {
+            self.questions.remove(&(at, index, driver));
+            let need = self.needs.get_mut(index.0);
+            need.said.insert(driver, Said::Silent);
+            // Its builds do not wait for the workers of this driver any more.
+            self.touched.insert(need.line);
         }
         while let Some(&(until, line)) = self.patient.first().filter(|(until, _)| *until <= now) {
             self.patient.remove(&(until, line));

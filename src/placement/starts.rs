@@ -119,7 +119,7 @@ impl Placement {
         self.weigh_touched(&mut ready);
         for shelf in SHELVES {
             let mut skipped: BTreeSet<LineIndex> = BTreeSet::new();
-            while let Some((line, worker, occasion)) = self.next_start(shelf, &mut skipped, orders) {
+            while let Some((line, worker, occasion)) = self.next_start(now, shelf, &mut skipped, orders) {
                 self.start(now, worker, line, occasion, orders);
                 self.weigh_touched(&mut ready);
             }
@@ -160,6 +160,7 @@ impl Placement {
     /// The most urgent line for which a worker on this shelf can start an instance.
     pub(super) fn next_start(
         &mut self,
+        now: Instant,
         shelf: Shelf,
         skipped: &mut BTreeSet<LineIndex>,
         orders: &mut Orders,
@@ -174,7 +175,7 @@ impl Placement {
                 self.weigh(line);
                 continue;
             }
-            match self.choose_worker(shelf, line, orders) {
+            match self.choose_worker(now, shelf, line, orders) {
                 Some((worker, occasion)) => return Some((line, worker, occasion)),
                 None => skipped.insert(line),
             };
@@ -185,6 +186,7 @@ impl Placement {
     /// that no other start is called for.
     pub(super) fn choose_worker(
         &mut self,
+        now: Instant,
         shelf: Shelf,
         index: LineIndex,
         orders: &mut Orders,
@@ -210,8 +212,8 @@ impl Placement {
         };
         let worker = self.labels.first(route, shelf, unknown)?;
         let driver = self.worker(worker).driver;
-        self.speak(driver, orders);
-        self.ask_kind(driver, need, orders);
+        self.speak(now, driver, orders);
+        self.ask_kind(now, driver, need, orders);
         None
     }
 

@@ -37,6 +37,14 @@ impl Queue {
             assert_eq!(self.line(need.line).kinds, kinds_of(any, need.asked, &need.said));
             *needs_of_line.entry(need.line).or_insert(0) += 1;
         }
+        let asked = of_need.keys().flat_map(|index| {
+            let said = self.need(*index).said.iter();
+            said.filter_map(|(driver, said)| match said {
+                Said::Asked { overdue_at } => overdue_at.map(|at| (at, *index, *driver)),
+                _ => None,
+            })
+        });
+        assert_eq!(self.questions, asked.collect());
         assert_eq!(self.lines.entries.iter().flatten().count(), needs_of_line.len());
         assert_eq!(self.line_of.len(), needs_of_line.len());
         let (mut heads, mut unpassed) = (Heads::new(), Heads::new());

@@ -1,8 +1,10 @@
 //! What must hold in every state of a [`World`], worked out from what its workers and drivers said, independently of
 //! the indexes of placement.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::super::queue::Entry;
 use super::super::*;
 use super::world::{Asker, BuildState, Driver, Message, Step, World, index_of, letter, properties};
 use crate::lifecycle::Standing;
@@ -134,27 +136,38 @@ impl World {
 
     /// Whether the build has failed there and has somewhere else to go.
     fn avoids(&self, slot: usize, worker: usize) -> bool {
-        self.avoids_for(slot, worker, |other| self.can_make(slot, other))
+        let Some((entry, said)) = self.entry(slot) else { return false };
+        self.avoids_for(slot, worker, |other| {
+            let known = self.placement.worker(index_of(other));
+            let kind = self.placement.kind_for(index_of(other), self.placement.queue.line_of_need(entry.need));
+            let is_up = known.is_attached() && kind.is_some_and(|kind| known.serves(kind));
+            let is_silent = said.get(&known.driver) == Some(&Said::Silent);
+            self.can_make(slot, other) && !is_silent && (!self.placement.is_paused(known.driver, kind) || is_up)
+        })
     }
 
     /// Whether the build goes elsewhere as far as placement can know: a driver that was not heard may make what it needs.
     fn may_avoid(&self, slot: usize, worker: usize) -> bool {
-        let Some(entry) = self.placement.queue.builds.get(&self.builds[slot].id) else { return false };
-        let said = &self.placement.queue.need(entry.need).said;
+        let Some((_, said)) = self.entry(slot) else { return false };
         self.avoids_for(slot, worker, |other| {
             let driver = self.placement.worker(index_of(other)).driver;
             self.can_make(slot, other) || !matches!(said.get(&driver), Some(Said::Cannot(_)))
         })
     }
 
-    fn avoids_for(&self, slot: usize, worker: usize, can_make: impl Fn(usize) -> bool) -> bool {
+    /// What placement knows of a build that has not ended, and what drivers said of its kind.
+    fn entry(&self, slot: usize) -> Option<(&Entry, &BTreeMap<u32, Said>)> {
+        let entry = self.placement.queue.builds.get(&self.builds[slot].id)?;
+        Some((entry, &self.placement.queue.need(entry.need).said))
+    }
+
+    fn avoids_for(&self, slot: usize, worker: usize, may_serve: impl Fn(usize) -> bool) -> bool {
         let failed_on = &self.builds[slot].failed_on;
         let is_alternative = |other: usize| {
             self.fits(slot, other)
                 && !failed_on.contains(&other)
-                && can_make(other)
-                && !self.workers[other].told.standing.is_closed()
-                && !self.placement.worker(index_of(other)).overdue
+                && may_serve(other)
+                && self.placement.worker(index_of(other)).usable().is_some()
         };
         failed_on.contains(&worker) && (0..self.workers.len()).any(is_alternative)
     }
