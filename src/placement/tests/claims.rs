@@ -2,30 +2,14 @@
 //! over.
 
 use std::collections::BTreeMap;
-use std::panic::{catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use super::super::PlacementConfig;
 use super::farm::{Farm, SAYS, kind, labels, secs};
+use super::for_seeds;
 use super::world::{BuildSetup, BuildState, Driver, Step, letter, properties};
 use crate::event::DriverCall::{Compatible, Start, Stop};
 use crate::lifecycle::Standing;
-
-fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("LATENT_WORKER_SEED") {
-        Ok(seed) => vec![seed.parse().expect("LATENT_WORKER_SEED is a number")],
-        Err(_) => (0..count).collect(),
-    }
-}
-
-fn for_seeds(count: u64, run: fn(u64)) {
-    for seed in seeds(count) {
-        if let Err(panic) = catch_unwind(|| run(seed)) {
-            eprintln!("violated with LATENT_WORKER_SEED={seed}");
-            resume_unwind(panic);
-        }
-    }
-}
 
 /// What happens to the only free place.
 #[derive(PartialEq, Eq, Debug)]

@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use super::super::Labels;
+use super::farm::SAYS;
+use super::for_seeds;
 use super::world::{BuildSetup, Driver, Setting, Step, WorkerSetup, World};
 use crate::worker::IdlePolicy;
 
@@ -149,6 +151,32 @@ fn b6_explore_workers_that_are_used_beside_the_queue() {
     explore("used beside the queue", Setting { idle: IdlePolicy::After(Duration::from_secs(30)), ..setting });
 }
 
+#[test]
+fn b10_explore_instances_that_are_retired() {
+    let setting = Setting { retires: true, cancels: true, ..two_workers(Driver::Any, Driver::Asked) };
+    explore("instances are retired", Setting { late_facts: true, late_orders: true, ..setting });
+}
+
+#[test]
+fn b4_explore_leases_that_nobody_takes() {
+    let placement = Setting::default().placement.with_claim_timeout(Duration::from_secs(20));
+    let setting = Setting { claims: true, cancels: true, placement, ..two_workers(Driver::Any, Driver::Any) };
+    explore("leases are not taken", late(setting));
+}
+
+#[test]
+fn s1_explore_a_shutdown() {
+    let setting = Setting { shutdowns: true, retries: true, ..two_workers(Driver::Any, SAYS) };
+    explore("a shutdown", late(setting));
+}
+
+#[test]
+fn b9_explore_workers_that_share_a_driver() {
+    let mut setting = Setting { shared_drivers: true, failures: true, ..two_workers(SAYS, SAYS) };
+    setting.workers.push(worker("", Driver::Any, 1));
+    explore("a shared driver", Setting { late_answers: true, ..setting });
+}
+
 /// Thousands of random events with a dozen workers; then everything works.
 fn random_history(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -191,6 +219,10 @@ fn random_history(seed: u64) {
         losses: random.bool(),
         pauses: random.bool(),
         direct: random.bool(),
+        retires: random.bool(),
+        claims: random.bool(),
+        shutdowns: random.bool(),
+        shared_drivers: random.bool(),
         endless: true,
         ..Setting::default()
     };
@@ -200,7 +232,8 @@ fn random_history(seed: u64) {
     for number in 0..STEPS {
         let step = *random.choice(&world.steps()).expect("something can always happen");
         let rare = matches!(step, Step::Hang(_) | Step::Pause(_) | Step::Lose(_) | Step::Deadline);
-        if rare && random.u8(..8) > 0 {
+        let too_early = matches!(step, Step::Shutdown { .. }) && number < STEPS - STEPS / 10;
+        if rare && random.u8(..8) > 0 || too_early {
             continue;
         }
         last.push_back(step);
@@ -211,7 +244,7 @@ fn random_history(seed: u64) {
             if let Step::Submit(slot) = step {
                 world.redefine(slot, some_build(&mut random));
             }
-            if number % 500 == 499 && world.workers.len() < 12 {
+            if number % 500 == 499 && world.workers.len() < 12 && !world.shut_down {
                 world.add_worker(some_worker(&mut random));
             }
             world.take(step);
@@ -234,14 +267,5 @@ const STEPS: usize = 3000;
 
 #[test]
 fn b4_random_histories_give_every_build_one_end() {
-    let seeds = match std::env::var("LATENT_WORKER_SEED") {
-        Ok(seed) => vec![seed.parse().expect("LATENT_WORKER_SEED is a number")],
-        Err(_) => (0..8).collect::<Vec<u64>>(),
-    };
-    for seed in seeds {
-        if let Err(panic) = catch_unwind(|| random_history(seed)) {
-            eprintln!("violated with LATENT_WORKER_SEED={seed}");
-            resume_unwind(panic);
-        }
-    }
+    for_seeds(8, random_history);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::{Labels, PlacementConfig};
 use super::world::{BuildSetup, BuildState, Driver, Setting, SimBuild, Step, WorkerSetup, World};
-use crate::build::{BuildId, Epoch};
+use crate::build::Epoch;
 use crate::event::DriverCall;
 use crate::worker::IdlePolicy;
 
@@ -98,8 +98,7 @@ impl Farm {
     pub(super) fn submit_unlucky(&mut self, setup: BuildSetup, runs: Duration, losses: u32) -> usize {
         let slot = self.world.builds.len();
         std::rc::Rc::make_mut(&mut self.world.setting).builds.push(setup);
-        let new = SimBuild { id: BuildId(0), state: BuildState::New, attempts: 0, failed_on: BTreeSet::new() };
-        self.world.builds.push(new);
+        self.world.builds.push(SimBuild::new());
         self.runs.push((runs, losses));
         self.take(Step::Submit(slot));
         slot

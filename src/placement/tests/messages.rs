@@ -43,6 +43,7 @@ impl World {
                     sim.messages.push(Message::Fits { epoch, properties, fits: None });
                 }
             }
+            Order::Abandon { build, .. } => self.apply(worker, Input::Abandon(build)),
             other => panic!("{other:?} is not an order to a worker"),
         }
     }

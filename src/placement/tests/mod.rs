@@ -8,3 +8,19 @@ mod messages;
 mod promises;
 mod scenarios;
 mod world;
+
+use std::panic::{catch_unwind, resume_unwind};
+
+/// Runs a test with so many seeds, or with `LATENT_WORKER_SEED`.
+fn for_seeds(count: u64, run: fn(u64)) {
+    let seeds = match std::env::var("LATENT_WORKER_SEED") {
+        Ok(seed) => vec![seed.parse().expect("LATENT_WORKER_SEED is a number")],
+        Err(_) => (0..count).collect(),
+    };
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(|| run(seed)) {
+            eprintln!("violated with LATENT_WORKER_SEED={seed}");
+            resume_unwind(panic);
+        }
+    }
+}

@@ -17,6 +17,7 @@ impl World {
                 Order::Start { worker, .. } => {
                     let occasion = self.placement.worker(worker).starting().expect("it was ordered").occasion;
                     let worker = worker.0 as usize;
+                    assert!(!self.shut_down, "s1: a start after the shutdown began");
                     self.check_occasion(worker, occasion);
                     let sim = &mut self.workers[worker];
                     assert!(!std::mem::replace(&mut sim.ordered, true), "one start at a time");
@@ -27,6 +28,7 @@ impl World {
                     let worker = worker.0 as usize;
                     let sim = &self.workers[worker];
                     assert_eq!(self.builds[slot].state, BuildState::Waiting, "b1: a place for a build that waits");
+                    assert!(!self.shut_down, "s1: a place after the shutdown began");
                     assert!(self.fits(slot, worker), "b1: a place of a worker whose labels fit");
                     assert!(!self.avoids(slot, worker), "b2: a build avoids the worker that failed");
                     assert_eq!(epoch, sim.told.epoch, "b1: a place of the instance that is up");
@@ -70,6 +72,7 @@ impl World {
                             assert!((0..self.workers.len()).all(|worker| !self.fits(slot, worker)));
                         }
                         BuildError::Cancelled => {}
+                        BuildError::ShutDown => assert!(self.shut_down),
                         other => panic!("unexpected: {other}"),
                     }
                 }
@@ -77,7 +80,14 @@ impl World {
                     let state = self.builds[self.slot(build)].state;
                     assert!(matches!(state, BuildState::Running(_) | BuildState::Leasing(_)));
                 }
-                Order::Abandon { .. } => panic!("every lease is taken"),
+                Order::Abandon { worker, build } => {
+                    let slot = self.slot(build);
+                    let build = &mut self.builds[slot];
+                    assert_eq!(build.state, BuildState::Running(worker.0 as usize), "b4: a lease that is out");
+                    assert!(!build.taken, "b4: a lease that somebody has");
+                    build.state = BuildState::Ended;
+                    self.workers[worker.0 as usize].orders.push(order);
+                }
                 Order::Requeued { build, .. } => {
                     let build = &self.builds[self.slot(build)];
                     assert!(build.state == BuildState::Waiting && build.attempts > 0);
@@ -100,6 +110,7 @@ impl World {
                 assert!(is_there, "it runs while {:?}", build.state);
                 assert_eq!(history.len(), build.attempts as usize);
                 build.state = BuildState::Running(of);
+                build.taken = !self.setting.claims;
             }
             Leased::Waits if is_there => build.state = BuildState::Waiting,
             Leased::Waits => {}
@@ -218,6 +229,10 @@ impl World {
             let goes_on = matches!(sim.life.standing(self.now), Standing::Attached { open: true, .. });
             assert!(!draining || !goes_on, "b7: nothing drains this instance, and it is given no builds");
         }
+        if self.shut_down {
+            assert!(self.placement.queue.nobody_waits(), "s1: every build that does not run is answered");
+            return;
+        }
         self.check_places();
         self.check_starts();
     }
@@ -250,14 +265,9 @@ impl World {
                     }
                     Driver::Says { .. } => {
                         let being_asked = |about: &Properties| {
-                            let ordered = sim
-                                .orders
-                                .iter()
-                                .any(|order| matches!(order, Order::AskKind { properties, .. } if properties == about));
-                            ordered
-                                || sim.messages.iter().any(
-                                    |message| matches!(message, Message::Kind { properties, .. } if properties == about),
-                                )
+                            let of_driver =
+                                |other: &usize| self.placement.worker(index_of(*other)).driver == known.driver;
+                            (0..self.workers.len()).filter(of_driver).any(|other| self.is_asked_for(other, about))
                         };
                         let asking = being_asked(&wanted) || sim.told.made_for.as_ref().is_some_and(being_asked);
                         assert!(asking || !self.serves(slot, i), "b7: {id} waits and w{i} has a place");
@@ -265,6 +275,14 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether a worker is being asked of which kind builds with these properties are.
+    fn is_asked_for(&self, worker: usize, about: &Properties) -> bool {
+        let sim = &self.workers[worker];
+        let ordered = |order: &Order| matches!(order, Order::AskKind { properties, .. } if properties == about);
+        let said = |message: &Message| matches!(message, Message::Kind { properties, .. } if properties == about);
+        sim.orders.iter().any(ordered) || sim.messages.iter().any(said)
     }
 
     /// L4: starts in flight, overdue ones aside, never exceed the places wanted.
@@ -389,7 +407,8 @@ impl World {
             }
         }
         let running = self.builds.iter().position(|build| matches!(build.state, BuildState::Running(_)));
-        running.map(Step::Finish).or_else(|| self.next_deadline().map(|_| Step::Deadline))
+        let step = |slot: usize| if self.builds[slot].taken { Step::Finish(slot) } else { Step::Take(slot) };
+        running.map(step).or_else(|| self.next_deadline().map(|_| Step::Deadline))
     }
 
     /// When all builds have ended, nothing of them is left.
@@ -404,6 +423,7 @@ impl World {
     /// The state without numbers that only grow, so that states repeat. Times are relative to the present.
     pub(super) fn key(&self) -> u64 {
         let mut key = DefaultHasher::new();
+        self.shut_down.hash(&mut key);
         let until = |at: Instant| at.saturating_duration_since(self.now);
         let slot = |id: BuildId| self.builds.iter().position(|build| build.id == id);
         for (i, sim) in self.workers.iter().enumerate() {
@@ -477,7 +497,12 @@ impl World {
             (demand, self.placement.worker(index_of(i)).timer.map(until)).hash(&mut key);
         }
         for build in &self.builds {
-            (build.state, build.attempts, &build.failed_on).hash(&mut key);
+            (build.state, build.attempts, &build.failed_on, build.taken).hash(&mut key);
+            if let Some(Place::Running { since, claimed: false, .. }) = self.placement.queue.place(build.id)
+                && self.setting.claims
+            {
+                self.now.saturating_duration_since(since).hash(&mut key);
+            }
             let Some(entry) = self.placement.queue.builds.get(&build.id) else { continue };
             if let Place::Paused { until: at } = entry.place {
                 until(at).hash(&mut key);

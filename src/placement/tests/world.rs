@@ -36,6 +36,13 @@ pub(super) struct Setting {
     pub(super) pauses: bool,
     /// Workers are used beside the queue as well.
     pub(super) direct: bool,
+    /// Instances are found to be bad.
+    pub(super) retires: bool,
+    /// Leases lie about until somebody takes them.
+    pub(super) claims: bool,
+    pub(super) shutdowns: bool,
+    /// Workers whose drivers say the same have one driver.
+    pub(super) shared_drivers: bool,
     /// A build that has ended is submitted again as a new one.
     pub(super) endless: bool,
 }
@@ -61,6 +68,10 @@ impl Default for Setting {
             losses: false,
             pauses: false,
             direct: false,
+            retires: false,
+            claims: false,
+            shutdowns: false,
+            shared_drivers: false,
             endless: false,
         }
     }
@@ -185,6 +196,14 @@ pub(super) struct SimBuild {
     pub(super) state: BuildState,
     pub(super) attempts: u32,
     pub(super) failed_on: BTreeSet<usize>,
+    /// The lease that it has was taken.
+    pub(super) taken: bool,
+}
+
+impl SimBuild {
+    pub(super) fn new() -> Self {
+        Self { id: BuildId(0), state: BuildState::New, attempts: 0, failed_on: BTreeSet::new(), taken: false }
+    }
 }
 
 /// One thing that can happen.
@@ -194,6 +213,9 @@ pub(super) enum Step {
     Cancel(usize),
     Finish(usize),
     Retry(usize),
+    Retire(usize),
+    /// The lease of a build is taken.
+    Take(usize),
     /// A lease of a build that has ended, or of nobody in the queue, comes back.
     GiveBack(usize, usize),
     CarryOut(usize, usize),
@@ -208,6 +230,9 @@ pub(super) enum Step {
     Direct(usize),
     Pause(usize),
     Unpause(usize),
+    Shutdown {
+        fast: bool,
+    },
     /// The next deadline comes.
     Deadline,
 }
@@ -220,6 +245,7 @@ pub(super) struct World {
     pub(super) workers: Vec<SimWorker>,
     pub(super) builds: Vec<SimBuild>,
     pub(super) last_id: u64,
+    pub(super) shut_down: bool,
     /// Of all builds there ever were.
     pub(super) kinds: BTreeMap<BuildId, &'static str>,
 }
@@ -233,14 +259,14 @@ pub(super) fn index_of(worker: usize) -> WorkerIndex {
 impl World {
     pub(super) fn new(mut setting: Setting, now: Instant) -> Self {
         let setups = std::mem::take(&mut setting.workers);
-        let build = SimBuild { id: BuildId(0), state: BuildState::New, attempts: 0, failed_on: BTreeSet::new() };
         let mut world = Self {
             placement: Placement::new(setting.placement.clone()),
             now,
             workers: Vec::new(),
-            builds: vec![build; setting.builds.len()],
+            builds: vec![SimBuild::new(); setting.builds.len()],
             setting: Rc::new(setting),
             last_id: 0,
+            shut_down: false,
             kinds: BTreeMap::new(),
         };
         setups.into_iter().for_each(|setup| world.add_worker(setup));
@@ -259,21 +285,14 @@ impl World {
         };
         let life = Lifecycle::new(limits, None, Epoch(0), false, None, self.now);
         let told = facts(&life, &Properties::new(), self.now);
+        let driver = self.driver_number(index, setup.driver);
         let space = match setup.driver {
             Driver::Any => Space::Any,
             Driver::Asked => Space::Asked,
-            Driver::Says { .. } => Space::Said(index as u32),
+            Driver::Says { .. } => Space::Said(driver),
         };
         let name = format!("w{index}").into();
-        self.placement.add_worker(
-            index_of(index),
-            name,
-            setup.labels.clone(),
-            index as u32,
-            space,
-            limits,
-            told.clone(),
-        );
+        self.placement.add_worker(index_of(index), name, setup.labels.clone(), driver, space, limits, told.clone());
         self.workers.push(SimWorker {
             life,
             orders: Vec::new(),
@@ -294,6 +313,12 @@ impl World {
             paused: false,
         });
         Rc::make_mut(&mut self.setting).workers.push(setup);
+    }
+
+    /// The driver of the worker that is added with this index.
+    fn driver_number(&self, index: usize, driver: Driver) -> u32 {
+        let first = self.setting.workers.iter().position(|worker| worker.driver == driver);
+        first.filter(|_| self.setting.shared_drivers).unwrap_or(index) as u32
     }
 
     /// What will be submitted the next time.
@@ -319,8 +344,10 @@ impl World {
             new_seen |= build.state == BuildState::New;
             can(live && setting.cancels, Step::Cancel(slot));
             if let BuildState::Running(_) = build.state {
-                can(true, Step::Finish(slot));
-                can(setting.retries || setting.losses, Step::Retry(slot));
+                can(!build.taken, Step::Take(slot));
+                can(build.taken, Step::Finish(slot));
+                can(build.taken && (setting.retries || setting.losses), Step::Retry(slot));
+                can(build.taken && setting.retires, Step::Retire(slot));
             }
         }
         for (i, worker) in self.workers.iter().enumerate() {
@@ -344,6 +371,8 @@ impl World {
             can(setting.pauses && !worker.paused, Step::Pause(i));
             can(worker.paused, Step::Unpause(i));
         }
+        can(setting.shutdowns && !self.shut_down, Step::Shutdown { fast: false });
+        can(setting.shutdowns && !self.shut_down, Step::Shutdown { fast: true });
         can(self.next_deadline().is_some(), Step::Deadline);
         steps
     }
@@ -422,8 +451,7 @@ impl World {
                 self.last_id += 1;
                 let id = BuildId(self.last_id);
                 self.kinds.insert(id, self.setting.builds[slot].kind);
-                self.builds[slot] =
-                    SimBuild { id, state: BuildState::Waiting, attempts: 0, failed_on: BTreeSet::new() };
+                self.builds[slot] = SimBuild { id, state: BuildState::Waiting, ..SimBuild::new() };
                 self.placement.submit(self.now, id, Arc::new(self.setting.builds[slot].build()), &mut orders);
             }
             Step::Cancel(slot) => {
@@ -442,7 +470,13 @@ impl World {
                 assert!(self.placement.finished(now, self.builds[slot].id).is_some());
                 self.builds[slot].state = BuildState::Ended;
             }
-            Step::Retry(slot) => {
+            Step::Take(slot) => self.builds[slot].taken = true,
+            Step::Retry(slot) | Step::Retire(slot) => {
+                if let Step::Retire(_) = step {
+                    let (worker, lease) = self.lease_of(slot);
+                    let lease = self.workers[worker].leases[lease].0;
+                    self.apply(worker, Input::Retire { lease, reason: "bad".into() });
+                }
                 let worker = self.release(slot, false);
                 self.attempt_failed(slot, worker);
                 self.placement.retry(now, self.builds[slot].id, "lost".into(), 1.0, &mut orders);
@@ -491,9 +525,17 @@ impl World {
                 self.workers[worker].paused = matches!(step, Step::Pause(_));
                 self.apply(worker, if self.workers[worker].paused { Input::Pause } else { Input::Unpause });
             }
+            Step::Shutdown { fast } => {
+                self.shut_down = true;
+                self.placement.shutdown(&mut orders);
+                for worker in 0..self.workers.len() {
+                    self.apply(worker, Input::Shutdown { fast });
+                }
+            }
             Step::Deadline => {
                 self.now = self.now.max(self.next_deadline().expect("there is one"));
-                self.placement.time(self.now, |_| true, &mut orders);
+                let was_taken = |id| self.builds.iter().any(|build| build.id == id && build.taken);
+                self.placement.time(self.now, was_taken, &mut orders);
                 assert!(self.placement.next_deadline().is_none_or(|at| at > self.now), "the timer would spin");
                 for worker in 0..self.workers.len() {
                     if self.workers[worker].life.next_deadline().is_some_and(|(at, _)| at <= self.now) {
@@ -507,14 +549,19 @@ impl World {
 
     /// The lease of a build comes back.
     pub(super) fn release(&mut self, slot: usize, finished: bool) -> usize {
+        let (worker, position) = self.lease_of(slot);
+        let (lease, _) = self.workers[worker].leases.remove(position);
+        self.apply(worker, Input::Release { lease, finished });
+        worker
+    }
+
+    /// The worker that a build runs on, and which of its leases it has.
+    fn lease_of(&self, slot: usize) -> (usize, usize) {
         let (id, BuildState::Running(worker)) = (self.builds[slot].id, self.builds[slot].state) else {
             panic!("it does not run");
         };
-        let leases = &mut self.workers[worker].leases;
-        let position = leases.iter().position(|(_, build)| *build == Some(id)).expect("it has a lease");
-        let (lease, _) = leases.remove(position);
-        self.apply(worker, Input::Release { lease, finished });
-        worker
+        let position = self.workers[worker].leases.iter().position(|(_, build)| *build == Some(id));
+        (worker, position.expect("it has a lease"))
     }
 
     pub(super) fn attempt_failed(&mut self, slot: usize, worker: usize) {
