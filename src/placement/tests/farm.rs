@@ -55,6 +55,10 @@ impl Farm {
     }
 
     pub(super) fn with(workers: &[(&str, Driver, usize)], placement: PlacementConfig) -> Self {
+        Self::of(workers, Setting { placement, ..Setting::default() })
+    }
+
+    pub(super) fn of(workers: &[(&str, Driver, usize)], setting: Setting) -> Self {
         let setup = |(offers, driver, max_builds): &(&str, Driver, usize)| WorkerSetup {
             labels: labels(offers),
             driver: *driver,
@@ -63,9 +67,8 @@ impl Farm {
         let setting = Setting {
             workers: workers.iter().map(setup).collect(),
             idle: IdlePolicy::After(secs(600)),
-            placement,
             learns: true,
-            ..Setting::default()
+            ..setting
         };
         let began = Instant::now();
         let mut calls = BTreeMap::new();

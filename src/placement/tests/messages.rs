@@ -33,7 +33,9 @@ impl World {
                     Some(kind) => Ok(Kind::new(kind.to_string())),
                     None => Ok(Kind::by_properties()),
                 };
-                sim.messages.push(Message::Kind { properties, kind });
+                if !self.setting.silent {
+                    sim.messages.push(Message::Kind { properties, kind });
+                }
             }
             Order::AskFit { epoch, properties, .. } => {
                 if sim.life.epoch() == epoch {

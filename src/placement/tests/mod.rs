@@ -1,6 +1,7 @@
 //! The promises of placement: every order of events in small worlds, long random histories in larger ones, and
 //! scenarios on virtual time.
 
+mod alternatives;
 mod claims;
 mod explore;
 mod farm;

@@ -43,6 +43,8 @@ pub(super) struct Setting {
     pub(super) shutdowns: bool,
     /// Workers whose drivers say the same have one driver.
     pub(super) shared_drivers: bool,
+    /// Drivers that say kinds never answer.
+    pub(super) silent: bool,
     /// A build that has ended is submitted again as a new one.
     pub(super) endless: bool,
 }
@@ -72,6 +74,7 @@ impl Default for Setting {
             claims: false,
             shutdowns: false,
             shared_drivers: false,
+            silent: false,
             endless: false,
         }
     }

@@ -1,0 +1,58 @@
+//! A build that has failed on a worker goes elsewhere only as long as it can go anywhere else.
+
+use super::super::PlacementConfig;
+use super::farm::{Farm, SAYS, kind, labels, secs};
+use super::world::{BuildSetup, Driver, Setting, Step};
+use crate::event::DriverCall::Start;
+
+/// The workers that a build was given to, and when, in seconds.
+fn places(farm: &Farm, of: usize) -> Vec<(u64, usize)> {
+    let given = farm.given.iter().filter(|(_, build, _)| *build == of);
+    given.map(|(at, _, worker)| (at.as_secs(), *worker)).collect()
+}
+
+#[test]
+fn b2_a_build_goes_back_when_the_only_other_worker_is_paused() {
+    let mut farm = Farm::new(&[("", Driver::Any, 1), ("", Driver::Any, 1)]);
+    farm.submit(kind("a"), secs(10_000));
+    farm.run(secs(20));
+    let unlucky = farm.submit_unlucky(kind("a"), secs(5), 1);
+    farm.run(secs(80));
+    assert_eq!(places(&farm, unlucky), [(30, 1)], "the busy worker is waited for");
+    farm.take(Step::Pause(0));
+    assert_eq!(places(&farm, unlucky), [(30, 1), (100, 1)]);
+}
+
+#[test]
+fn b7_a_build_goes_back_when_the_start_on_the_only_other_worker_is_overdue() {
+    let mut farm = Farm::new(&[("", Driver::Any, 1), ("", Driver::Any, 1)]);
+    farm.calls.remove(&(1, Start));
+    let unlucky = farm.submit_unlucky(kind("a"), secs(5), 1);
+    farm.run(secs(600));
+    // Four times what the first start took, after the pause of a second.
+    assert_eq!(places(&farm, unlucky), [(10, 0), (11 + 40, 0)]);
+}
+
+#[test]
+fn b7_a_build_goes_back_when_the_driver_of_the_only_other_worker_says_no_kind() {
+    let mut farm = Farm::of(&[("", Driver::Any, 1), ("", SAYS, 1)], Setting { silent: true, ..Setting::default() });
+    let unlucky = farm.submit_unlucky(kind("a"), secs(5), 1);
+    farm.run(secs(600));
+    // The driver is asked when the build needs it first.
+    assert_eq!(places(&farm, unlucky), [(10, 0), (11 + 60, 0)]);
+}
+
+#[test]
+fn b9_a_build_goes_back_while_the_driver_of_the_only_other_worker_pauses() {
+    let placement = PlacementConfig::new().with_driver_pause(secs(1000), secs(1000));
+    let setting = Setting { shared_drivers: true, placement, ..Setting::default() };
+    let asked = Driver::Asked;
+    let mut farm = Farm::of(&[("x", Driver::Any, 1), ("x", asked, 1), ("y", asked, 1), ("y", asked, 1)], setting);
+    let labelled = |label: &str| BuildSetup { labels: labels(label), ..kind("a") };
+    farm.answers.extend([((2, Start), 2), ((3, Start), 2)]);
+    (0..2).for_each(|_| _ = farm.submit(labelled("y"), secs(1)));
+    farm.run(secs(12));
+    let unlucky = farm.submit_unlucky(labelled("x"), secs(5), 1);
+    farm.run(secs(60));
+    assert_eq!(places(&farm, unlucky), [(22, 0), (23, 0)]);
+}
