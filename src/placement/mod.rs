@@ -219,6 +219,13 @@ impl Placement {
             self.queue.renew_route(route, &mut self.labels, &mut self.kinds);
             self.renewed.insert(route);
         }
+        if let Space::Said(driver) = space
+            && self.speakers.contains(&driver)
+        {
+            // It says kinds already, and is to say those of builds that only this worker of it fits.
+            let is_first = |route: &RouteIndex| self.labels.speaker(*route, driver) == Some(index);
+            self.renewed.extend(self.labels.routes_of(index).filter(is_first));
+        }
         self.refresh(index);
     }
 
