@@ -290,7 +290,7 @@ impl Placement {
         self.forgive(forgiven, orders);
         // Builds that wait for others of this driver to start an instance may have to go back to where they have failed.
         if self.blame.is_pausing() {
-            self.queue.touch_failed(failure.worker, &self.labels);
+            self.queue.touch_all_failed();
         }
     }
 

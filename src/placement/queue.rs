@@ -490,6 +490,13 @@ impl Queue {
         }
     }
 
+    /// Builds that have failed may have to go back to where they have.
+    pub(super) fn touch_all_failed(&mut self) {
+        let lines = self.failed.iter().map(|id| self.line_of_need(self.builds[id].need));
+        let lines: Vec<LineIndex> = lines.collect();
+        self.touched.extend(lines);
+    }
+
     /// Finds the kinds of all builds of a route anew: its workers know other kinds than before.
     pub(super) fn renew_route(&mut self, route: RouteIndex, labels: &mut LabelIndex, kinds: &mut Kinds) {
         let needs: Vec<NeedIndex> = self.needs_of(route).collect();

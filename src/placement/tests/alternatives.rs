@@ -56,3 +56,37 @@ fn b9_a_build_goes_back_while_the_driver_of_the_only_other_worker_pauses() {
     farm.run(secs(60));
     assert_eq!(places(&farm, unlucky), [(22, 0), (23, 0)]);
 }
+
+/// The driver of the last three workers has failed and is tried on the third one, so that the second one has to wait.
+/// Beside it, a build has failed on the first one, which is free, and waits for the second one.
+fn a_driver_on_trial() -> (Farm, usize) {
+    let setting = Setting { shared_drivers: true, ..Setting::default() };
+    let asked = Driver::Asked;
+    let mut farm = Farm::of(&[("x", Driver::Any, 1), ("x", asked, 1), ("y", asked, 1), ("y", asked, 1)], setting);
+    farm.answers.extend([((2, Start), 2), ((3, Start), 2)]);
+    farm.calls.insert((0, Start), secs(1));
+    (0..2).for_each(|_| _ = farm.submit(BuildSetup { labels: labels("y"), ..kind("b") }, secs(1)));
+    // Both fail, the driver pauses for ten seconds, and the trial begins.
+    farm.run(secs(15));
+    [2, 3].map(|worker| farm.calls.insert((worker, Start), secs(20)));
+    farm.run(secs(6));
+    assert_eq!(farm.count(Start), 3);
+    let unlucky = farm.submit_unlucky(BuildSetup { labels: labels("x"), ..kind("a") }, secs(5), 1);
+    farm.run(secs(9));
+    assert_eq!(places(&farm, unlucky), [(22, 0)]);
+    (farm, unlucky)
+}
+
+#[test]
+fn b2_a_build_goes_back_when_the_worker_that_waits_for_a_trial_is_paused() {
+    let (mut farm, unlucky) = a_driver_on_trial();
+    farm.take(Step::Pause(1));
+    assert_eq!(places(&farm, unlucky), [(22, 0), (30, 0)]);
+}
+
+#[test]
+fn b2_a_build_goes_back_when_the_trial_that_its_other_worker_waits_for_has_failed() {
+    let (mut farm, unlucky) = a_driver_on_trial();
+    farm.run(secs(20));
+    assert_eq!(places(&farm, unlucky), [(22, 0), (40, 0)]);
+}

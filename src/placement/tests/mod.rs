@@ -2,6 +2,7 @@
 //! scenarios on virtual time.
 
 mod alternatives;
+mod blame;
 mod claims;
 mod explore;
 mod farm;

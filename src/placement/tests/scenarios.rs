@@ -77,6 +77,27 @@ fn b5_an_elder_of_another_kind_runs_within_its_patience() {
 }
 
 #[test]
+fn b5_an_elder_that_is_cancelled_leaves_its_patience_to_those_behind_it() {
+    let mut farm = Farm::new(&[("", SAYS, 1)]);
+    farm.submit(kind("a"), secs(6));
+    farm.run(secs(11));
+    let elders = [0, 1].map(|_| farm.submit(kind("b"), secs(5)));
+    let mut submitted = Duration::ZERO;
+    for number in 0..30 {
+        farm.submit(kind("a"), secs(6));
+        farm.run(secs(6));
+        if number == 8 {
+            submitted = farm.now();
+            farm.take(Step::Cancel(elders[0]));
+        }
+    }
+    let (at, _) = farm.first_place(elders[1]).expect("it runs");
+    // Most of the patience is over by then.
+    let patience = secs(10).mul_f64(PlacementConfig::new().patience);
+    assert!(at - submitted < patience, "after {:?}", at - submitted);
+}
+
+#[test]
 fn b8_ten_builds_need_one_instance_with_room_for_ten() {
     for (builds, room, starts) in [(10, 10, 1), (11, 10, 2), (10, 3, 4), (3, 1, 3), (1, 1, 1)] {
         for driver in [Driver::Any, Driver::Asked, SAYS] {
