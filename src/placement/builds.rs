@@ -10,7 +10,7 @@ impl Placement {
             orders.push(Order::Answer { build: id, error: BuildError::ShutDown });
             return;
         }
-        let Some(need) = self.hold_need(build) else {
+        let Some(need) = self.need_of(build) else {
             let needed = build.labels();
             let advice = self.labels.why_nobody_fits(needed).into();
             let error = BuildError::NoWorkerFits { needed: needed.clone(), advice };
@@ -32,11 +32,11 @@ impl Placement {
         }
     }
 
-    /// What a new build needs, held once more; `None` when no worker fits.
-    fn hold_need(&mut self, build: &Build) -> Option<NeedIndex> {
-        self.queue.hold_recent_need(build, &self.labels).or_else(|| {
+    /// What a new build needs; `None` when no worker fits.
+    fn need_of(&mut self, build: &Build) -> Option<NeedIndex> {
+        self.queue.recent_need(build, &self.labels).or_else(|| {
             let route = self.labels.hold_route(build.labels())?;
-            Some(self.queue.hold_need(route, build, &mut self.labels, &mut self.kinds))
+            Some(self.queue.need_of(route, build, &mut self.labels, &mut self.kinds))
         })
     }
 

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod check;
+mod needs;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -146,7 +147,14 @@ pub(super) struct Need {
     asked: Option<KindId>,
     pub(super) said: BTreeMap<u32, Said>,
     line: LineIndex,
-    builds: u32,
+    builds: Builds,
+}
+
+/// The builds of a need: each of them as long as there are few, which is so where every build has a need of its own.
+#[derive(Clone, Debug)]
+enum Builds {
+    Few(Vec<BuildId>),
+    Many(u32),
 }
 
 /// Builds that wait for a place, and that the same instances can serve.
@@ -184,7 +192,7 @@ pub(super) struct Queue {
     /// In order, so that those that are about to run are close together in memory.
     pub(super) builds: SortedMap<BuildId, Box<Entry>>,
     needs: Slab<Need>,
-    need_of: HashMap<(RouteIndex, Option<Properties>), NeedIndex>,
+    need_index: HashMap<(RouteIndex, Option<Properties>), NeedIndex>,
     needs_of: BTreeMap<RouteIndex, BTreeSet<NeedIndex>>,
     /// The need of the build that was submitted last: the next build may well have it too, which is found out sooner than
     /// it is looked up.
@@ -254,212 +262,13 @@ impl<T> Slab<T> {
     }
 }
 
-/// Needs and lines.
-impl Queue {
-    pub(super) fn need(&self, need: NeedIndex) -> &Need {
-        self.needs.get(need.0)
-    }
-
-    pub(super) fn line(&self, line: LineIndex) -> &Line {
-        self.lines.get(line.0)
-    }
-
-    pub(super) fn line_of_need(&self, need: NeedIndex) -> LineIndex {
-        self.need(need).line
-    }
-
-    /// All lines.
-    pub(super) fn lines(&self) -> impl Iterator<Item = LineIndex> {
-        (0..self.lines.entries.len() as u32).map(LineIndex).filter(|line| self.lines.entries[line.0 as usize].is_some())
-    }
-
-    /// The lines that instances of this kind can serve.
-    pub(super) fn lines_of(&self, kind: KindId) -> impl Iterator<Item = LineIndex> {
-        self.lines_of.get(&kind).into_iter().flatten().copied()
-    }
-
-    /// The plan has to look at the lines that instances of this kind can serve.
-    pub(super) fn touch_lines_of(&mut self, kind: KindId) {
-        if self.nobody_waits() {
-            return;
-        }
-        let lines = self.lines_of.get(&kind).into_iter().flatten();
-        self.touched.extend(lines.filter(|line| !self.lines.get(line.0).waiting.is_empty()));
-    }
-
-    /// The needs that share a route.
-    pub(super) fn needs_of(&self, route: RouteIndex) -> impl Iterator<Item = NeedIndex> {
-        self.needs_of.get(&route).into_iter().flatten().copied()
-    }
-
-    pub(super) fn all_needs(&self) -> Vec<NeedIndex> {
-        self.needs_of.values().flatten().copied().filter(|need| self.spare != Some(*need)).collect()
-    }
-
-    /// The need of a new build, held once more, if the build before had the same one.
-    pub(super) fn hold_recent_need(&mut self, build: &Build, labels: &LabelIndex) -> Option<NeedIndex> {
-        let index = self.recent?;
-        let need = self.needs.get_mut(index.0);
-        let same_properties = need.properties.as_ref().is_none_or(|properties| properties == build.properties());
-        if !same_properties || labels.needed(need.route) != build.labels() {
-            return None;
-        }
-        need.builds += 1;
-        self.spare.take_if(|spare| *spare == index);
-        Some(index)
-    }
-
-    /// The need of a build, held once more. `route` was held for it.
-    pub(super) fn hold_need(
-        &mut self,
-        route: RouteIndex,
-        build: &Build,
-        labels: &mut LabelIndex,
-        kinds: &mut Kinds,
-    ) -> NeedIndex {
-        let census = labels.workers(route);
-        let properties = (census.asked + census.said > 0).then(|| build.properties().clone());
-        if let Some(&need) = self.need_of.get(&(route, properties.clone())) {
-            labels.release_route(route); // the need holds it already
-            self.needs.get_mut(need.0).builds += 1;
-            self.spare.take_if(|spare| *spare == need);
-            return need;
-        }
-        let asked = (census.asked > 0).then(|| kinds.hold_asked(build.properties()));
-        let line = self.hold_line(route, &kinds_of(census.any > 0, asked, &BTreeMap::new()), kinds);
-        let key = (route, properties.clone());
-        let need = Need { route, properties, asked, said: BTreeMap::new(), line, builds: 1 };
-        let need = NeedIndex(self.needs.insert(need));
-        self.need_of.insert(key, need);
-        self.needs_of.entry(route).or_default().insert(need);
-        need
-    }
-
-    fn release_need(&mut self, index: NeedIndex, labels: &mut LabelIndex, kinds: &mut Kinds) {
-        let need = self.needs.get_mut(index.0);
-        need.builds -= 1;
-        if need.builds > 0 {
-            return;
-        }
-        let unused = if need.said.is_empty() { self.spare.replace(index) } else { Some(index) };
-        unused.into_iter().for_each(|unused| self.remove_need(unused, labels, kinds));
-    }
-
-    /// No build has this need.
-    fn remove_need(&mut self, index: NeedIndex, labels: &mut LabelIndex, kinds: &mut Kinds) {
-        let need = self.needs.remove(index.0);
-        self.recent.take_if(|recent| *recent == index);
-        self.need_of.remove(&(need.route, need.properties));
-        if let Some(needs) = self.needs_of.get_mut(&need.route) {
-            needs.remove(&index);
-            if needs.is_empty() {
-                self.needs_of.remove(&need.route);
-            }
-        }
-        self.release_line(need.line, kinds);
-        for (&driver, said) in &need.said {
-            self.forget_question(index, driver, said);
-        }
-        let said = need.said.values().filter_map(|said| if let Said::Kind(kind) = said { Some(*kind) } else { None });
-        for kind in need.asked.into_iter().chain(said) {
-            kinds.release(kind);
-        }
-        labels.release_route(need.route);
-    }
-
-    fn hold_line(&mut self, route: RouteIndex, of: &Arc<[KindId]>, kinds: &mut Kinds) -> LineIndex {
-        if let Some(&line) = self.line_of.get(&(route, of.clone())) {
-            self.lines.get_mut(line.0).needs += 1;
-            return line;
-        }
-        let line =
-            Line { route, kinds: of.clone(), waiting: BTreeSet::new(), needs: 1, patience: None, preferred: NOBODY };
-        let line = LineIndex(self.lines.insert(line));
-        self.line_of.insert((route, of.clone()), line);
-        for &kind in of.iter() {
-            kinds.hold(kind);
-            self.lines_of.entry(kind).or_default().insert(line);
-        }
-        line
-    }
-
-    fn release_line(&mut self, index: LineIndex, kinds: &mut Kinds) {
-        let line = self.lines.get_mut(index.0);
-        line.needs -= 1;
-        if line.needs > 0 {
-            return;
-        }
-        let line = self.lines.remove(index.0);
-        debug_assert!(line.waiting.is_empty(), "a line without needs has no builds");
-        self.touched.remove(&index);
-        self.gone.push(index);
-        self.line_of.remove(&(line.route, line.kinds.clone()));
-        for &kind in line.kinds.iter() {
-            if let Some(lines) = self.lines_of.get_mut(&kind) {
-                lines.remove(&index);
-                if lines.is_empty() {
-                    self.lines_of.remove(&kind);
-                }
-            }
-            kinds.release(kind);
-        }
-    }
-
-    /// The question for the kind of this need is out.
-    pub(super) fn asks(&mut self, need: NeedIndex, driver: u32, overdue_at: Option<Instant>) {
-        self.needs.get_mut(need.0).said.insert(driver, Said::Asked { overdue_at });
-        self.questions.extend(overdue_at.map(|at| (at, need, driver)));
-    }
-
-    fn forget_question(&mut self, need: NeedIndex, driver: u32, said: &Said) {
-        if let Said::Asked { overdue_at: Some(at) } = said {
-            self.questions.remove(&(*at, need, driver));
-        }
-    }
-
-    /// A driver has said what kind the need asks for. The kind is held for the need.
-    pub(super) fn said(&mut self, index: NeedIndex, driver: u32, said: Said, any: bool, kinds: &mut Kinds) {
-        let need = self.needs.get_mut(index.0);
-        let before = need.said.insert(driver, said);
-        let (route, old) = (need.route, need.line);
-        let of = kinds_of(any, need.asked, &need.said);
-        before.into_iter().for_each(|before| self.forget_question(index, driver, &before));
-        let new = self.hold_line(route, &of, kinds);
-        if new != old {
-            let of_need = |rank: &Rank| self.builds[&rank.build].need == index;
-            let moved: Vec<Rank> = self.lines.get(old.0).waiting.iter().copied().filter(of_need).collect();
-            for &rank in &moved {
-                self.leave_line(old, rank, false);
-            }
-            self.needs.get_mut(index.0).line = new;
-            for rank in moved {
-                self.join_line(new, rank);
-            }
-        }
-        self.release_line(old, kinds);
-        self.touched.insert(new);
-    }
-
-    /// The need of these properties on this route, if a build has it.
-    pub(super) fn find_need(&self, route: RouteIndex, properties: &Properties) -> Option<NeedIndex> {
-        self.need_of.get(&(route, Some(properties.clone()))).copied()
-    }
-}
-
-/// The kinds that can serve a need, sorted.
-fn kinds_of(any: bool, asked: Option<KindId>, said: &BTreeMap<u32, Said>) -> Arc<[KindId]> {
-    let said = said.values().filter_map(|said| if let Said::Kind(kind) = said { Some(*kind) } else { None });
-    let mut kinds: Vec<KindId> = any.then_some(ANY).into_iter().chain(asked).chain(said).collect();
-    kinds.sort_unstable();
-    kinds.into()
-}
-
 /// Builds.
 impl Queue {
     /// A new build, which is in no line yet. `need` was held for it.
     pub(super) fn insert(&mut self, rank: Rank, submitted: Arc<dyn Submitted>, need: NeedIndex) {
         let entry = Entry { submitted, key: rank.key, need, place: Place::Nowhere, starts: 0, past: None };
         self.builds.insert(rank.build, Box::new(entry));
+        self.hold_need(need, rank.build);
         self.recent = Some(need);
     }
 
@@ -468,7 +277,7 @@ impl Queue {
         self.set_place(id, Place::Nowhere);
         let entry = self.builds.remove(&id)?;
         self.failed.remove(&id);
-        self.release_need(entry.need, labels, kinds);
+        self.release_need(entry.need, id, labels, kinds);
         Some(Forgotten { _entry: entry })
     }
 
@@ -512,13 +321,14 @@ impl Queue {
         let held: Vec<_> = left.iter().map(|(id, _)| labels.hold_route(self.builds[id].build().labels())).collect();
         for (id, _) in &left {
             let need = self.builds[id].need;
-            self.release_need(need, labels, kinds);
+            self.release_need(need, *id, labels, kinds);
         }
         self.spare.take().into_iter().for_each(|spare| self.remove_need(spare, labels, kinds));
         for ((id, place), route) in left.into_iter().zip(held) {
             let submitted = self.builds[&id].submitted.clone();
-            let need = self.hold_need(route.expect("workers are only added"), submitted.build(), labels, kinds);
+            let need = self.need_of(route.expect("workers are only added"), submitted.build(), labels, kinds);
             self.builds.get_mut(&id).expect("it is there").need = need;
+            self.hold_need(need, id);
             self.set_place(id, place);
         }
     }
@@ -547,9 +357,14 @@ impl Queue {
 
     /// The builds of a need that wait or pause.
     pub(super) fn waiting_of(&self, need: NeedIndex) -> Vec<BuildId> {
-        let waits = |entry: &Entry| matches!(entry.place, Place::Waiting | Place::Paused { .. });
-        let of_need = self.builds.iter().filter(|(_, entry)| entry.need == need && waits(entry));
-        of_need.map(|(id, _)| *id).collect()
+        let waits = |id: &BuildId| matches!(self.place(*id), Some(Place::Waiting | Place::Paused { .. }));
+        match &self.need(need).builds {
+            Builds::Few(builds) => builds.iter().copied().filter(waits).collect(),
+            Builds::Many(_) => {
+                let of_need = self.builds.iter().filter(|(_, entry)| entry.need == need);
+                of_need.map(|(id, _)| *id).filter(waits).collect()
+            }
+        }
     }
 
     /// The builds that pause, the one that comes back first at the front.

@@ -1,5 +1,6 @@
 //! Whether every index of the queue is as its builds make it; for tests.
 
+use super::needs::kinds_of;
 use super::*;
 
 impl Queue {
@@ -7,9 +8,10 @@ impl Queue {
     pub(in crate::placement) fn check(&self, labels: &LabelIndex) {
         let mut waiting: BTreeMap<LineIndex, BTreeSet<Rank>> = BTreeMap::new();
         let mut pauses = BTreeSet::new();
-        let mut of_need: BTreeMap<NeedIndex, u32> = self.spare.into_iter().map(|spare| (spare, 0)).collect();
+        let mut of_need: BTreeMap<NeedIndex, BTreeSet<BuildId>> =
+            self.spare.into_iter().map(|spare| (spare, BTreeSet::new())).collect();
         for (&id, entry) in self.builds.iter() {
-            *of_need.entry(entry.need).or_insert(0) += 1;
+            of_need.entry(entry.need).or_default().insert(id);
             let need = self.need(entry.need);
             assert!(labels.needed(need.route) == entry.build().labels());
             assert!(need.properties.as_ref().is_none_or(|properties| properties == entry.build().properties()));
@@ -25,13 +27,16 @@ impl Queue {
         assert_eq!(self.failed, failed.map(|(id, _)| *id).collect());
         assert_eq!(self.waiting, waiting.values().map(BTreeSet::len).sum::<usize>());
         assert_eq!(self.needs.entries.iter().flatten().count(), of_need.len());
-        assert_eq!(self.need_of.len(), of_need.len());
+        assert_eq!(self.need_index.len(), of_need.len());
         assert_eq!(self.needs_of.values().map(BTreeSet::len).sum::<usize>(), of_need.len());
         let mut needs_of_line = BTreeMap::new();
-        for (&index, &builds) in &of_need {
+        for (&index, builds) in &of_need {
             let need = self.need(index);
-            assert_eq!(need.builds, builds);
-            assert_eq!(self.need_of.get(&(need.route, need.properties.clone())), Some(&index));
+            match &need.builds {
+                Builds::Few(few) => assert_eq!(few.iter().copied().collect::<BTreeSet<_>>(), *builds),
+                Builds::Many(many) => assert_eq!(*many as usize, builds.len()),
+            }
+            assert_eq!(self.need_index.get(&(need.route, need.properties.clone())), Some(&index));
             assert!(self.needs_of[&need.route].contains(&index));
             let any = labels.workers(need.route).any > 0;
             assert_eq!(self.line(need.line).kinds, kinds_of(any, need.asked, &need.said));

@@ -68,7 +68,7 @@ fn a_driver_on_trial() -> (Farm, usize) {
     (0..2).for_each(|_| _ = farm.submit(BuildSetup { labels: labels("y"), ..kind("b") }, secs(1)));
     // Both fail, the driver pauses for ten seconds, and the trial begins.
     farm.run(secs(15));
-    [2, 3].map(|worker| farm.calls.insert((worker, Start), secs(20)));
+    farm.calls.extend([((2, Start), secs(20)), ((3, Start), secs(20))]);
     farm.run(secs(6));
     assert_eq!(farm.count(Start), 3);
     let unlucky = farm.submit_unlucky(BuildSetup { labels: labels("x"), ..kind("a") }, secs(5), 1);
