@@ -223,6 +223,11 @@ pub enum NextChance {
         /// From now.
         remaining: Duration,
     },
+    /// The pause of the drivers of all workers that fit ends: their starts have failed on several workers.
+    DriverPause {
+        /// From now.
+        remaining: Duration,
+    },
     /// An instance that is starting attaches.
     Attach {
         /// The worker.
@@ -249,6 +254,9 @@ impl fmt::Display for NextChance {
             Self::Pause { remaining } => write!(f, "the next attempt is in {}", seconds(remaining)),
             Self::KindPause { remaining } => {
                 write!(f, "starts of its kind have failed, the next one is in {}", seconds(remaining))
+            }
+            Self::DriverPause { remaining } => {
+                write!(f, "starts have failed on several workers, the next one is in {}", seconds(remaining))
             }
             Self::Attach { worker, elapsed, expected } => {
                 write!(f, "{worker} has been starting for {}", seconds(elapsed))?;

@@ -36,12 +36,6 @@ pub(crate) enum Standing {
     Detached { since: Instant },
 }
 
-impl Standing {
-    pub(crate) fn is_closed(self) -> bool {
-        matches!(self, Self::Closed(_))
-    }
-}
-
 /// Why a worker does nothing for builds.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
 pub(crate) enum Closure {

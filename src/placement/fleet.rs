@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::config::{Overdue, PlacementConfig};
 use super::kinds::{KindId, Space};
-use super::labels::{Share, Shelf, Usable};
+use super::labels::{Readiness, Share, Shelf};
 use super::learned::Learned;
 use crate::build::{BuildId, Epoch, Properties};
 use crate::build_status::ObstacleReason;
@@ -253,10 +253,14 @@ impl Worker {
         }
     }
 
-    /// Whether the worker is in use: neither closed nor busy with a call that takes too long.
-    pub(super) fn usable(&self) -> Option<Usable> {
-        let is_usable = !self.facts.standing.is_closed() && !self.overdue;
-        is_usable.then_some(Usable { driver: self.driver, attached: self.is_attached() })
+    /// What could be had of the worker.
+    pub(super) fn readiness(&self) -> Readiness {
+        match self.facts.standing {
+            Standing::Closed(_) => Readiness::OutOfUse,
+            _ if self.overdue => Readiness::OutOfUse,
+            Standing::Attached { .. } => Readiness::Attached,
+            _ => Readiness::Down,
+        }
     }
 
     /// What stands in the way of a build that does not run here.

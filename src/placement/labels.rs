@@ -72,11 +72,21 @@ pub(super) struct Share {
     pub(super) busy: usize,
 }
 
-/// What a worker that is not out of use has in common with others.
+/// What could be had of a worker.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
-pub(super) struct Usable {
+pub(super) enum Readiness {
+    /// Nothing for a while: it is closed, or a call takes too long.
+    OutOfUse,
+    /// An instance has to be started.
+    Down,
+    Attached,
+}
+
+/// Workers of which the same can be expected.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+pub(super) struct Group {
     pub(super) driver: u32,
-    pub(super) attached: bool,
+    pub(super) readiness: Readiness,
 }
 
 /// How many workers there are, by what their drivers know of kinds.
@@ -118,8 +128,7 @@ struct Class {
     speakers: BTreeMap<u32, WorkerIndex>,
     /// Its workers, by what stands in the way of builds there.
     obstacles: [SortedSet<WorkerIndex>; ObstacleReason::ALL.len()],
-    /// Its workers that are not out of use.
-    usable: BTreeMap<Usable, SortedSet<WorkerIndex>>,
+    groups: BTreeMap<Group, SortedSet<WorkerIndex>>,
     /// Its workers that contribute to a supply.
     suppliers: SortedSet<WorkerIndex>,
 }
@@ -190,7 +199,7 @@ pub(super) struct LabelIndex {
     /// What each worker contributes, by kind, sorted; nothing in it is nothing.
     shares: Vec<Vec<(KindId, Share)>>,
     obstacles: Vec<Option<ObstacleReason>>,
-    usable: Vec<Option<Usable>>,
+    groups: Vec<Option<Group>>,
     classes: Vec<Class>,
     class_of: BTreeMap<Labels, ClassIndex>,
     having: BTreeMap<Arc<str>, Vec<ClassIndex>>,
@@ -215,7 +224,7 @@ impl LabelIndex {
         self.on_shelf.push(None);
         self.shares.push(Vec::new());
         self.obstacles.push(None);
-        self.usable.push(None);
+        self.groups.push(None);
         let class = &mut self.classes[index.0 as usize];
         class.workers.count(space);
         let speaks = if let Space::Said(driver) = space { Some(driver) } else { None };
@@ -316,28 +325,28 @@ impl LabelIndex {
         class.obstacles[obstacle as usize].insert(worker);
     }
 
-    /// Notes whether the worker is in use.
-    pub(super) fn set_usable(&mut self, worker: WorkerIndex, usable: Option<Usable>) {
-        let old = std::mem::replace(&mut self.usable[worker.0 as usize], usable);
-        if old == usable {
+    /// Notes what could be had of the worker.
+    pub(super) fn set_group(&mut self, worker: WorkerIndex, group: Group) {
+        let old = self.groups[worker.0 as usize].replace(group);
+        if old == Some(group) {
             return;
         }
         let class = &mut self.classes[self.class_of_worker[worker.0 as usize].0 as usize];
         if let Some(old) = old
-            && let Some(workers) = class.usable.get_mut(&old)
+            && let Some(workers) = class.groups.get_mut(&old)
         {
             workers.remove(&worker);
             if workers.is_empty() {
-                class.usable.remove(&old);
+                class.groups.remove(&old);
             }
         }
-        usable.into_iter().for_each(|usable| _ = class.usable.entry(usable).or_default().insert(worker));
+        class.groups.entry(group).or_default().insert(worker);
     }
 
-    /// The workers of this route that are not out of use.
-    pub(super) fn usable(&self, route: RouteIndex) -> impl Iterator<Item = (Usable, &SortedSet<WorkerIndex>)> {
+    /// The workers of this route.
+    pub(super) fn groups(&self, route: RouteIndex) -> impl Iterator<Item = (Group, &SortedSet<WorkerIndex>)> {
         let classes = self.routes[&route].classes.iter().map(|class| &self.classes[class.0 as usize]);
-        classes.flat_map(|class| class.usable.iter().map(|(usable, workers)| (*usable, workers)))
+        classes.flat_map(|class| class.groups.iter().map(|(group, workers)| (*group, workers)))
     }
 
     /// What stands in the way of builds of this route, on how many workers, and one of these.

@@ -53,7 +53,7 @@ pub(crate) use sorted::SortedMap;
 use self::blame::{Blame, Failure, Forgiven};
 use self::fleet::{BroughtUp, Worker};
 use self::kinds::{ANY, KindId, Kinds};
-use self::labels::{LabelIndex, RouteIndex};
+use self::labels::{Group, LabelIndex, Readiness, RouteIndex};
 use self::learned::Learned;
 use self::plan::Hunger;
 use self::queue::{NeedIndex, Place, Queue, Rank, Said};
@@ -248,7 +248,7 @@ impl Placement {
             }
             return;
         }
-        let (call, usable) = (self.worker(index).facts.call, self.worker(index).usable());
+        let (call, readiness) = (self.worker(index).facts.call, self.worker(index).readiness());
         if let Some((call, since)) = call
             && facts.call != Some((call, since))
         {
@@ -263,8 +263,9 @@ impl Placement {
             self.name_instance(now, index, orders);
         }
         self.forget_demand(index);
-        let is_usable = self.worker(index).usable();
-        if usable.is_some() != is_usable.is_some() || usable != is_usable && self.blame.is_pausing() {
+        let now_ready = self.worker(index).readiness();
+        let out_of_use = [readiness, now_ready].map(|readiness| readiness == Readiness::OutOfUse);
+        if out_of_use[0] != out_of_use[1] || readiness != now_ready && self.blame.is_pausing() {
             self.queue.touch_failed(index, &self.labels);
         }
         self.refresh(index);
@@ -497,7 +498,7 @@ impl Placement {
             worker.unfiled = false;
             self.labels.set_shelf(index, worker.shelf(self.labels.labels(index).len()));
             self.labels.set_obstacle(index, worker.obstacle());
-            self.labels.set_usable(index, worker.usable());
+            self.labels.set_group(index, Group { driver: worker.driver, readiness: worker.readiness() });
         }
     }
 

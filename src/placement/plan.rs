@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::blame::Paused;
 use super::ids::IdMap;
 use super::kinds::{KindId, Space};
-use super::labels::{RouteIndex, Shelf, Usable};
+use super::labels::{Group, Readiness, RouteIndex, Shelf};
 use super::queue::{Line, LineIndex, Place, Rank, Said};
 use super::sorted::SortedSet;
 use super::{Order, Orders, Placement, WorkerIndex};
@@ -147,8 +147,8 @@ impl Placement {
             }
             let Some((rank, worker)) = self.first_placeable(line) else { continue };
             match self.better_claim(worker, index, rank) {
-                Some(claimant) => {
-                    self.make_room(now, worker, claimant, orders);
+                Some((claimant, line)) => {
+                    self.make_room(now, worker, claimant.build, line, orders);
                     ready.insert((head, index));
                 }
                 None => self.lease(now, worker, rank, orders),
@@ -200,8 +200,9 @@ impl Placement {
     pub(super) fn has_alternative(&self, route: RouteIndex, build: BuildId) -> bool {
         let entry = &self.queue.builds[&build];
         let need = self.queue.need(entry.need);
-        let is_alternative = |(of, workers): (Usable, &SortedSet<WorkerIndex>)| {
-            if matches!(need.said.get(&of.driver), Some(Said::Cannot(_) | Said::Silent)) {
+        let is_alternative = |(of, workers): (Group, &SortedSet<WorkerIndex>)| {
+            let refuses = matches!(need.said.get(&of.driver), Some(Said::Cannot(_) | Said::Silent));
+            if refuses || of.readiness == Readiness::OutOfUse {
                 return false;
             }
             let mut others = workers.iter().copied().filter(|worker| !entry.avoids(*worker));
@@ -211,9 +212,9 @@ impl Placement {
                 return true;
             }
             let serves = |worker: WorkerIndex| kind.is_some_and(|kind| self.worker(worker).serves(kind));
-            of.attached && (serves(first) || others.any(serves))
+            of.readiness == Readiness::Attached && (serves(first) || others.any(serves))
         };
-        self.labels.usable(route).any(is_alternative)
+        self.labels.groups(route).any(is_alternative)
     }
 
     /// Whether nothing is started with this driver, or of this kind, at the moment.
@@ -227,19 +228,22 @@ impl Placement {
         self.queue.builds[&build].avoids(worker) && self.has_alternative(route, build)
     }
 
-    /// The line whose head has a better claim on the next place of this worker than the build of `rank` in line `served`.
-    fn better_claim(&self, worker: WorkerIndex, served: LineIndex, rank: Rank) -> Option<LineIndex> {
-        let may_claim = |index: LineIndex, head: Rank| {
+    /// The build of another line that has a better claim on the next place of this worker than the build of `rank` in line
+    /// `served`, and its line.
+    fn better_claim(&self, worker: WorkerIndex, served: LineIndex, rank: Rank) -> Option<(Rank, LineIndex)> {
+        // The best claim of a line among the builds that would go there.
+        let claim = |index: LineIndex| {
             let line = self.queue.line(index);
+            let best = line.waiting.iter().find(|other| !self.avoids(other.build, worker, line.route))?;
             // An instance cannot be replaced while its driver is asked or its start has not ended.
-            self.worker(worker).question().is_none()
+            let may_claim = self.worker(worker).question().is_none()
                 && self.worker(worker).demand.is_none()
                 && self.labels.fits(worker, line.route)
                 && !line.kinds.iter().any(|kind| self.worker(worker).serves(*kind))
                 && self.starting(line) == 0
                 && !self.is_drained_for(index)
-                && self.can_make(worker, index)
-                && !self.avoids(head.build, worker, line.route)
+                && self.can_make(worker, index);
+            may_claim.then_some((*best, index))
         };
         let is_elder = |(head, _): &&(Rank, LineIndex)| *head < rank;
         let impatient = self.queue.impatient.iter().take_while(is_elder);
@@ -253,8 +257,9 @@ impl Placement {
             .labels
             .routes_of(worker)
             .flat_map(|route| self.queue.heads(route).take_while(|(head, _)| head.key < rank.key));
-        let claims = impatient.chain(crowded).copied().chain(urgent).filter(|(head, line)| may_claim(*line, *head));
-        claims.min().map(|(_, line)| line)
+        let elders = impatient.chain(crowded).copied().filter_map(|(_, line)| claim(line));
+        let urgent = urgent.filter_map(|(_, line)| claim(line)).filter(|(best, _)| best.key < rank.key);
+        elders.filter(|(best, _)| *best < rank).chain(urgent).min()
     }
 
     /// Whether an instance is being drained for this line.
@@ -291,16 +296,15 @@ impl Placement {
         !tries_kind && !tries_driver
     }
 
-    /// The next place is for this line: it gets an instance of its own, in the place of this one if need be.
-    fn make_room(&mut self, now: Instant, worker: WorkerIndex, line: LineIndex, orders: &mut Orders) {
+    /// The next place is for this build and its line: they get an instance of their own, in the place of this one if need
+    /// be.
+    fn make_room(&mut self, now: Instant, worker: WorkerIndex, build: BuildId, line: LineIndex, orders: &mut Orders) {
         let elsewhere =
             [Shelf::Down, Shelf::Stopping].into_iter().find_map(|shelf| self.choose_worker(now, shelf, line, orders));
         if let Some((other, occasion)) = elsewhere {
             self.start(now, other, line, occasion, orders);
-        } else if self.worker(worker).is_unused()
-            && let Some(head) = self.queue.line(line).waiting.first()
-        {
-            self.start(now, worker, line, head.build, orders);
+        } else if self.worker(worker).is_unused() {
+            self.start(now, worker, line, build, orders);
         } else {
             self.worker_mut(worker).draining = true;
             let epoch = self.worker(worker).facts.epoch;

@@ -235,24 +235,39 @@ impl Placement {
         }
     }
 
-    /// The build of a line that the next start is for: the first one that no other start is for and that `may_be` it, or
-    /// the head.
+    /// The build of a line that the next start is for and that `may_be` it: the first one that no start is for, or whose
+    /// starts are all overdue, or the head if there is none of these.
     pub(super) fn next_occasion(&self, index: LineIndex, mut may_be: impl FnMut(BuildId) -> bool) -> Option<Rank> {
         let waiting = &self.queue.line(index).waiting;
-        let mut without_start = waiting.iter().filter(|rank| self.queue.builds[&rank.build].starts == 0).peekable();
-        if without_start.peek().is_none() {
-            return waiting.first().copied().filter(|head| may_be(head.build));
-        }
-        for rank in without_start {
+        let mut all_have_one = true;
+        for rank in waiting.iter().filter(|rank| self.queue.builds[&rank.build].starts == 0) {
+            all_have_one = false;
             if may_be(rank.build) {
                 return Some(*rank);
             }
             // All that follow can have no other workers than this one.
-            if self.queue.builds[&rank.build].past.is_none() {
-                break;
-            }
+            self.queue.builds[&rank.build].past.as_ref()?;
         }
-        None
+        let overdue = self.overdue_occasions(index);
+        let mut others = overdue.into_iter().chain(waiting.first().copied().filter(|_| all_have_one));
+        others.find(|rank| may_be(rank.build))
+    }
+
+    /// The builds of a line whose starts are all overdue.
+    fn overdue_occasions(&self, index: LineIndex) -> BTreeSet<Rank> {
+        let line = self.queue.line(index);
+        let starters = || line.kinds.iter().flat_map(|kind| self.hunger.starters_of(*kind));
+        let demands = || starters().filter_map(|worker| self.worker(worker).demand.as_ref());
+        let rank = |demand: &Demand| {
+            let entry = self.queue.builds.get(&demand.occasion)?;
+            Some(entry.rank(demand.occasion)).filter(|rank| line.waiting.contains(rank))
+        };
+        let mut overdue: BTreeSet<Rank> = demands().filter(|demand| demand.overdue).filter_map(rank).collect();
+        if !overdue.is_empty() {
+            let on_its_way = demands().filter(|demand| !demand.overdue).filter_map(rank);
+            on_its_way.for_each(|rank| _ = overdue.remove(&rank));
+        }
+        overdue
     }
 
     /// Orders an instance for a line. The start is called for `occasion`, unless that finds a place before.

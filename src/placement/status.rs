@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Placement;
 use super::blame::Paused;
 use super::kinds::ANY;
+use super::labels::Readiness;
 use super::queue::{Entry, Place, Rank};
 use crate::build::BuildId;
 use crate::build_status::{
@@ -79,6 +80,14 @@ impl Placement {
         let paused = line.kinds.iter().map(|kind| self.blame.paused_until(Paused::Kind(*kind)));
         if let Some(until) = paused.min().flatten() {
             return NextChance::KindPause { remaining: remaining(until) };
+        }
+        // Nothing is up, and nothing is started: no place becomes free before that.
+        let pauses = self.labels.groups(line.route).map(|(group, _)| {
+            let until = self.blame.paused_until(Paused::Driver(group.driver));
+            until.filter(|_| group.readiness != Readiness::Attached)
+        });
+        if let Some(until) = pauses.min().flatten() {
+            return NextChance::DriverPause { remaining: remaining(until) };
         }
         match line.patience() {
             Some(until) if line.waiting.first() == Some(&entry.rank(id)) => {

@@ -4,6 +4,7 @@ use super::super::blame::Paused;
 use super::super::kinds::KindId;
 use super::farm::{Farm, SAYS, kind, secs};
 use super::world::{Driver, Setting, Step};
+use crate::build_status::{BuildState, NextChance};
 use crate::event::DriverCall::Start;
 
 fn shared(driver: Driver) -> Farm {
@@ -28,6 +29,11 @@ fn b9_where_nothing_attaches_the_driver_is_to_blame() {
     let builds = ["b", "b2"].map(|name| farm.submit(kind(name), secs(1)));
     farm.run(secs(10));
     assert!(driver_pauses(&farm));
+    let (now, id) = (farm.world.now, farm.world.builds[builds[0]].id);
+    farm.run(secs(2));
+    let status = farm.world.placement.status(now + secs(2), id).expect("it waits");
+    let BuildState::Waiting(waiting) = status.state else { panic!("it waits") };
+    assert!(matches!(waiting.next, NextChance::DriverPause { .. }), "e1: {:?}", waiting.next);
     let blame = &farm.world.placement.blame;
     let kind = needed(&farm, builds[0]);
     assert_eq!(blame.paused_until(Paused::Kind(kind)), None);

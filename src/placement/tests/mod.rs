@@ -9,6 +9,7 @@ mod farm;
 mod messages;
 mod promises;
 mod scenarios;
+mod setting;
 mod world;
 
 use std::panic::{catch_unwind, resume_unwind};

@@ -178,7 +178,7 @@ impl World {
             self.fits(slot, other)
                 && !failed_on.contains(&other)
                 && may_serve(other)
-                && self.placement.worker(index_of(other)).usable().is_some()
+                && self.placement.worker(index_of(other)).readiness() != Readiness::OutOfUse
         };
         failed_on.contains(&worker) && (0..self.workers.len()).any(is_alternative)
     }
