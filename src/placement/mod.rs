@@ -576,6 +576,9 @@ impl Placement {
     pub(crate) fn time(&mut self, now: Instant, was_taken: impl Fn(BuildId) -> bool, orders: &mut Orders) {
         self.check_claims(now, was_taken, orders);
         self.queue.time(now);
+        while let Some(line) = self.queue.next_watched(now) {
+            self.look_for_progress(now, line);
+        }
         for kind in self.blame.time(now, &mut self.kinds) {
             self.queue.touch_lines_of(kind);
         }

@@ -139,7 +139,7 @@ impl Placement {
     pub(super) fn give_places(&mut self, now: Instant, orders: &mut Orders) {
         // Only lines that have changed can have something to get: all others were looked at before.
         let mut ready: BTreeSet<(Rank, LineIndex)> = BTreeSet::new();
-        self.weigh_touched(&mut ready);
+        self.weigh_touched(now, &mut ready);
         while let Some((head, index)) = ready.pop_first() {
             let line = self.queue.line(index);
             if line.waiting.first() != Some(&head) {
@@ -153,19 +153,19 @@ impl Placement {
                 }
                 None => self.lease(now, worker, rank, orders),
             }
-            self.weigh_touched(&mut ready);
+            self.weigh_touched(now, &mut ready);
         }
     }
 
     /// Weighs the lines that have changed, and notes those that a free place serves.
-    pub(super) fn weigh_touched(&mut self, ready: &mut BTreeSet<(Rank, LineIndex)>) {
+    pub(super) fn weigh_touched(&mut self, now: Instant, ready: &mut BTreeSet<(Rank, LineIndex)>) {
         for line in std::mem::take(&mut self.queue.gone) {
             self.hunger.set(line, None);
             self.hunger.set_crowded(line, None);
             self.hunger.draining_for.remove(&line);
         }
         for line in std::mem::take(&mut self.queue.touched) {
-            self.weigh(line);
+            self.weigh(now, line);
             if let Some(&head) = self.queue.line(line).waiting.first()
                 && self.has_free_place(line)
             {
@@ -317,6 +317,8 @@ impl Placement {
     pub(super) fn lease(&mut self, now: Instant, index: WorkerIndex, rank: Rank, orders: &mut Orders) {
         let build = rank.build;
         let epoch = self.worker(index).facts.epoch;
+        let line = self.queue.line_of_need(self.queue.builds[&build].need);
+        self.queue.makes_progress(now, line);
         self.queue.set_place(build, Place::Leasing { worker: index, epoch });
         self.pass_over(now, index, rank);
         let worker = self.worker_mut(index);

@@ -169,9 +169,34 @@ pub(super) struct Line {
     patience: Option<Instant>,
     /// The build that was preferred: all that are older have waited since then.
     preferred: Rank,
+    /// When a build of it was given a place last, or when it was seen to wait for one.
+    progress: Option<Instant>,
+    /// When it is looked at for progress.
+    watched: Option<Instant>,
+    /// There is none: what is busy is not expected to become free any more.
+    stalled: bool,
 }
 
 impl Line {
+    fn new(route: RouteIndex, kinds: Arc<[KindId]>) -> Self {
+        Self {
+            route,
+            kinds,
+            waiting: BTreeSet::new(),
+            needs: 1,
+            patience: None,
+            preferred: NOBODY,
+            progress: None,
+            watched: None,
+            stalled: false,
+        }
+    }
+
+    /// Whether its builds have waited in vain for a place that was expected to become free.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
     /// When its patience ends, if a younger build has been preferred to the one at its head.
     pub(super) fn patience(&self) -> Option<Instant> {
         self.patience
@@ -216,6 +241,8 @@ pub(super) struct Queue {
     patient: BTreeSet<(Instant, LineIndex)>,
     /// Heads whose patience has ended.
     pub(super) impatient: BTreeSet<(Rank, LineIndex)>,
+    /// Lines that are looked at for progress.
+    watched: BTreeSet<(Instant, LineIndex)>,
     waiting: usize,
     /// Lines that have changed since the plan has looked at them.
     pub(super) touched: BTreeSet<LineIndex>,
@@ -392,7 +419,8 @@ impl Queue {
         let pause = self.pauses.first().map(|(until, _)| *until);
         let patience = self.patient.first().map(|(until, _)| *until);
         let question = self.questions.first().map(|(at, ..)| *at);
-        pause.into_iter().chain(patience).chain(question).min()
+        let progress = self.watched.first().map(|(at, _)| *at);
+        pause.into_iter().chain(patience).chain(question).chain(progress).min()
     }
 
     /// Ends what has lasted long enough.
@@ -414,6 +442,47 @@ impl Queue {
                 self.impatient.insert((head, line));
                 self.touched.insert(line);
             }
+        }
+    }
+
+    /// A build of this line was given a place.
+    pub(super) fn makes_progress(&mut self, now: Instant, line: LineIndex) {
+        let line = self.lines.get_mut(line.0);
+        line.progress = Some(now);
+        line.stalled = false;
+    }
+
+    /// Has the line looked at for progress, from now on or since that was last seen, after `limit`.
+    pub(super) fn watch(&mut self, now: Instant, index: LineIndex, limit: Duration) {
+        let line = self.lines.get_mut(index.0);
+        if line.watched.is_some() || line.stalled {
+            return;
+        }
+        line.progress = Some(now);
+        line.watched = now.checked_add(limit);
+        self.watched.extend(line.watched.map(|at| (at, index)));
+    }
+
+    /// The next line that is to be looked at for progress by now.
+    pub(super) fn next_watched(&mut self, now: Instant) -> Option<LineIndex> {
+        let (_, index) = self.watched.first().copied().filter(|(at, _)| *at <= now)?;
+        self.watched.pop_first();
+        self.lines.get_mut(index.0).watched = None;
+        Some(index)
+    }
+
+    /// Looks for progress within `limit`.
+    pub(super) fn look_for_progress(&mut self, now: Instant, index: LineIndex, limit: Duration) {
+        let line = self.lines.get_mut(index.0);
+        let until = line.progress.and_then(|progress| progress.checked_add(limit));
+        if line.waiting.is_empty() {
+            line.progress = None;
+        } else if until.is_none_or(|until| until <= now) {
+            line.stalled = true;
+            self.touched.insert(index);
+        } else {
+            line.watched = until;
+            self.watched.extend(until.map(|until| (until, index)));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::fleet::Demand;
 use super::kinds::{KindId, Space};
@@ -14,6 +14,9 @@ use crate::build::BuildId;
 
 /// A build waits for an instance that is busy when that is expected to become free within this many starts.
 const HORIZON: f64 = 1.5;
+
+/// That one of several builds ends within so many times their expected duration is nearly certain.
+const STALLED: f64 = 4.0;
 
 /// A line is crowded when its builds would keep one more instance than it has busy for this many starts: a start is cheap
 /// beside the work that it brings forward.
@@ -53,6 +56,7 @@ impl Placement {
             supply += of_kind.starting;
             if let (Some(start), Some(build)) =
                 (self.learned.starts.expected(*kind), self.learned.builds.expected(*kind))
+                && !line.is_stalled()
             {
                 // One that is starting becomes free again within the horizon as well, halfway through on average.
                 let places = of_kind.busy as f64 + of_kind.starting as f64 / 2.0;
@@ -61,6 +65,24 @@ impl Placement {
         }
         let being_asked = self.asking(line);
         self.demand(line).saturating_sub(supply + being_asked + expected as usize)
+    }
+
+    /// A line without progress for so long is stalled: a place was expected to become free within the horizon, and not one
+    /// of the builds that run has ended in several times what builds take. `None` where nothing is known of durations.
+    fn stalls_after(&self, index: LineIndex) -> Option<Duration> {
+        let mut kinds = self.queue.line(index).kinds.iter();
+        let seconds = kinds.find_map(|kind| {
+            let (start, build) = (self.learned.starts.expected(*kind)?, self.learned.builds.expected(*kind)?);
+            Some(HORIZON * start + STALLED * build)
+        })?;
+        Duration::try_from_secs_f64(seconds).ok().map(|limit| limit.max(self.config.minimum_patience))
+    }
+
+    /// Whether a line that waits still makes progress.
+    pub(super) fn look_for_progress(&mut self, now: Instant, index: LineIndex) {
+        if let Some(limit) = self.stalls_after(index) {
+            self.queue.look_for_progress(now, index, limit);
+        }
     }
 
     /// Free places whose driver is being asked whether they fit this line.
@@ -91,9 +113,14 @@ impl Placement {
     }
 
     /// Finds out how urgently a line needs an instance.
-    pub(super) fn weigh(&mut self, index: LineIndex) {
+    pub(super) fn weigh(&mut self, now: Instant, index: LineIndex) {
         let urgency = self.urgency(index);
         self.hunger.set(index, urgency);
+        // Where something is started, nothing else is expected.
+        let waits = urgency.is_none() && !self.queue.line(index).waiting.is_empty();
+        if let Some(limit) = self.stalls_after(index).filter(|_| waits) {
+            self.queue.watch(now, index, limit);
+        }
         let line = self.queue.line(index);
         let start = line.kinds.iter().find_map(|kind| self.learned.starts.expected(*kind));
         let least = self.config.minimum_patience.as_secs_f64();
@@ -116,12 +143,12 @@ impl Placement {
 
     pub(super) fn start_instances(&mut self, now: Instant, orders: &mut Orders) {
         let mut ready = BTreeSet::new();
-        self.weigh_touched(&mut ready);
+        self.weigh_touched(now, &mut ready);
         for shelf in SHELVES {
             let mut skipped: BTreeSet<LineIndex> = BTreeSet::new();
             while let Some((line, worker, occasion)) = self.next_start(now, shelf, &mut skipped, orders) {
                 self.start(now, worker, line, occasion, orders);
-                self.weigh_touched(&mut ready);
+                self.weigh_touched(now, &mut ready);
             }
         }
         // Looked at for places again by the next round.
@@ -172,7 +199,7 @@ impl Placement {
             let (_, line) = firsts.min().copied()?;
             // Lines within it may need less by now.
             if self.wanted(self.queue.line(line)) == 0 {
-                self.weigh(line);
+                self.weigh(now, line);
                 continue;
             }
             match self.choose_worker(now, shelf, line, orders) {

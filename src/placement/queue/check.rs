@@ -54,6 +54,7 @@ impl Queue {
         assert_eq!(self.line_of.len(), needs_of_line.len());
         let (mut heads, mut unpassed) = (Heads::new(), Heads::new());
         let (mut patient, mut impatient) = (BTreeSet::new(), BTreeSet::new());
+        let mut watched = BTreeSet::new();
         for (&index, &needs) in &needs_of_line {
             let line = self.line(index);
             assert_eq!(line.needs, needs);
@@ -61,6 +62,7 @@ impl Queue {
             for kind in line.kinds.iter() {
                 assert!(self.lines_of[kind].contains(&index));
             }
+            watched.extend(line.watched.map(|at| (at, index)));
             let Some(&head) = line.waiting.first() else {
                 assert_eq!(line.patience, None, "nobody is patient in an empty line");
                 continue;
@@ -80,6 +82,7 @@ impl Queue {
         assert_eq!(self.unpassed, unpassed);
         assert_eq!(self.patient, patient);
         assert_eq!(self.impatient, impatient);
+        assert_eq!(self.watched, watched);
     }
 
     /// What holds kinds: needs and lines.
@@ -92,6 +95,12 @@ impl Queue {
         let of_needs = self.needs.entries.iter().flatten().flat_map(|need| need.asked.into_iter().chain(said(need)));
         let of_lines = self.lines.entries.iter().flatten().flat_map(|line| line.kinds.iter().copied());
         of_needs.chain(of_lines).collect()
+    }
+
+    /// When a line that waits is looked at for progress, and whether it is stalled.
+    pub(in crate::placement) fn progress_of(&self, index: LineIndex) -> Option<(Option<Instant>, bool)> {
+        let line = self.line(index);
+        (!line.waiting.is_empty()).then_some((line.watched, line.stalled))
     }
 
     /// Of the head of a line: `None` when it was not passed over, otherwise when its patience ends, if it has not ended.

@@ -157,8 +157,7 @@ impl Queue {
             self.lines.get_mut(line.0).needs += 1;
             return line;
         }
-        let line =
-            Line { route, kinds: of.clone(), waiting: BTreeSet::new(), needs: 1, patience: None, preferred: NOBODY };
+        let line = Line::new(route, of.clone());
         let line = LineIndex(self.lines.insert(line));
         self.line_of.insert((route, of.clone()), line);
         for &kind in of.iter() {
@@ -177,6 +176,7 @@ impl Queue {
         let line = self.lines.remove(index.0);
         debug_assert!(line.waiting.is_empty(), "a line without needs has no builds");
         self.touched.remove(&index);
+        line.watched.into_iter().for_each(|at| _ = self.watched.remove(&(at, index)));
         self.gone.push(index);
         self.line_of.remove(&(line.route, line.kinds.clone()));
         for &kind in line.kinds.iter() {

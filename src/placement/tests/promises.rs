@@ -509,6 +509,7 @@ impl World {
             }
             let line = self.placement.queue.line_of_need(entry.need);
             let (queue, rank) = (&self.placement.queue, entry.rank(build.id));
+            queue.progress_of(line).map(|(at, stalled)| (at.map(until), stalled)).hash(&mut key);
             (queue.patience_of(line, rank).map(|at| at.map(until)), queue.is_passed_over(line, rank)).hash(&mut key);
         }
         key.finish()

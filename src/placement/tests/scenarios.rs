@@ -98,6 +98,25 @@ fn b5_an_elder_that_is_cancelled_leaves_its_patience_to_those_behind_it() {
 }
 
 #[test]
+fn b7_a_build_does_not_wait_for_another_one_that_never_ends() {
+    for driver in [Driver::Any, Driver::Asked, SAYS] {
+        let mut farm = Farm::new(&[("", driver, 1), ("", driver, 1)]);
+        for _ in 0..5 {
+            farm.submit(kind("a"), secs(1));
+            farm.run(secs(15));
+        }
+        assert_eq!(farm.count(Start), 1);
+        let (endless, short) = (farm.submit(kind("a"), secs(1_000_000)), farm.submit(kind("a"), secs(1)));
+        let submitted = farm.now();
+        farm.run(secs(3600));
+        assert!(!farm.has_ended(endless));
+        let (at, worker) = farm.first_place(short).expect("it runs");
+        // One and a half starts and four builds later nothing has become free, and another start is made.
+        assert_eq!((at - submitted, worker), (secs(15 + 4 + 10), 1));
+    }
+}
+
+#[test]
 fn b8_ten_builds_need_one_instance_with_room_for_ten() {
     for (builds, room, starts) in [(10, 10, 1), (11, 10, 2), (10, 3, 4), (3, 1, 3), (1, 1, 1)] {
         for driver in [Driver::Any, Driver::Asked, SAYS] {
