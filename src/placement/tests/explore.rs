@@ -230,6 +230,9 @@ fn random_history(seed: u64) {
     let mut world = World::new(setting, Instant::now());
     let mut last = VecDeque::new();
     for number in 0..STEPS {
+        if number % 500 == 250 && world.workers.len() < 12 && !world.shut_down {
+            world.add_worker(some_worker(&mut random));
+        }
         let step = *random.choice(&world.steps()).expect("something can always happen");
         let rare = matches!(step, Step::Hang(_) | Step::Pause(_) | Step::Lose(_) | Step::Deadline);
         let too_early = matches!(step, Step::Shutdown { .. }) && number < STEPS - STEPS / 10;
@@ -243,9 +246,6 @@ fn random_history(seed: u64) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| {
             if let Step::Submit(slot) = step {
                 world.redefine(slot, some_build(&mut random));
-            }
-            if number % 500 == 499 && world.workers.len() < 12 && !world.shut_down {
-                world.add_worker(some_worker(&mut random));
             }
             world.take(step);
             if number % 50 == 49 {
