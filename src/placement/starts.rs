@@ -15,8 +15,8 @@ use crate::build::BuildId;
 /// A build waits for an instance that is busy when that is expected to become free within this many starts.
 const HORIZON: f64 = 1.5;
 
-/// That one of several builds ends within so many times their expected duration is nearly certain.
-const STALLED: f64 = 4.0;
+/// That a build ends within so many times its expected duration is nearly certain.
+const STALLED: f64 = 8.0;
 
 /// A line is crowded when its builds would keep one more instance than it has busy for this many starts: a start is cheap
 /// beside the work that it brings forward.
@@ -67,13 +67,16 @@ impl Placement {
         self.demand(line).saturating_sub(supply + being_asked + expected as usize)
     }
 
-    /// A line without progress for so long is stalled: a place was expected to become free within the horizon, and not one
-    /// of the builds that run has ended in several times what builds take. `None` where nothing is known of durations.
+    /// A line without progress for so long is stalled: a place was expected to become free within the horizon, and no build
+    /// has ended in several times what it takes until one of those that run ends. `None` where nothing is known of
+    /// durations.
     fn stalls_after(&self, index: LineIndex) -> Option<Duration> {
-        let mut kinds = self.queue.line(index).kinds.iter();
-        let seconds = kinds.find_map(|kind| {
+        let line = self.queue.line(index);
+        let supplies = line.kinds.iter().filter_map(|kind| self.labels.supply(line.route, *kind));
+        let busy = supplies.map(|supply| supply.busy).sum::<usize>().max(1);
+        let seconds = line.kinds.iter().find_map(|kind| {
             let (start, build) = (self.learned.starts.expected(*kind)?, self.learned.builds.expected(*kind)?);
-            Some(HORIZON * start + STALLED * build)
+            Some(HORIZON * start + STALLED * build / busy as f64)
         })?;
         Duration::try_from_secs_f64(seconds).ok().map(|limit| limit.max(self.config.minimum_patience))
     }

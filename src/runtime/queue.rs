@@ -4,7 +4,7 @@
 //! is taken within the turn that gives it, so that a build that finds one at once costs one turn.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -51,14 +51,14 @@ pub(super) struct BuildCell {
     state: Mutex<State>,
     /// Set when the build is cancelled while its lease is out. A build that waits has none, which saves memory.
     cancelled: OnceLock<Box<EndSignal>>,
-    /// The ticket was dropped while the lease is out. Changed under the queue's lock.
-    abandoned: AtomicBool,
 }
 
 struct State {
     submitter: Submitter,
     /// Its end was told.
     ended: bool,
+    /// The ticket was dropped while the lease is out. Changed under the queue's lock.
+    abandoned: bool,
 }
 
 /// What is left of a submitter after the last answer. To be dropped without a lock.
@@ -86,9 +86,8 @@ impl BuildCell {
         Self {
             id: BuildId(0),
             build,
-            state: Mutex::new(State { submitter, ended: false }),
+            state: Mutex::new(State { submitter, ended: false, abandoned: false }),
             cancelled: OnceLock::new(),
-            abandoned: AtomicBool::new(false),
         }
     }
 
@@ -440,7 +439,7 @@ impl Shared {
         self.queue_turn(now, &mut agenda, |turn| {
             for id in which(&turn.queue) {
                 match turn.queue.builds.get(&id) {
-                    Some(build) if turn.queue.placement.runs(id) => build.abandoned.store(true, Ordering::Relaxed),
+                    Some(build) if turn.queue.placement.runs(id) => build.state.lock().abandoned = true,
                     _ => _ = turn.queue.placement.cancel(id, &mut turn.orders),
                 }
             }
@@ -475,7 +474,7 @@ impl Shared {
         let mut agenda = Agenda::default();
         let (now, chance) = (self.clock.now(), entropy::fraction());
         self.queue_turn(now, &mut agenda, |turn| {
-            if turn.queue.builds.get(&id).is_some_and(|build| build.abandoned.load(Ordering::Relaxed)) {
+            if turn.queue.builds.get(&id).is_some_and(|build| build.state.lock().abandoned) {
                 turn.queue.placement.cancel(id, &mut turn.orders);
             } else {
                 turn.queue.placement.retry(now, id, reason.into(), chance, &mut turn.orders);

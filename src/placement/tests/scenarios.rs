@@ -111,8 +111,8 @@ fn b7_a_build_does_not_wait_for_another_one_that_never_ends() {
         farm.run(secs(3600));
         assert!(!farm.has_ended(endless));
         let (at, worker) = farm.first_place(short).expect("it runs");
-        // One and a half starts and four builds later nothing has become free, and another start is made.
-        assert_eq!((at - submitted, worker), (secs(15 + 4 + 10), 1));
+        // One and a half starts and eight builds later nothing has become free, and another start is made.
+        assert_eq!((at - submitted, worker), (secs(15 + 8 + 10), 1));
     }
 }
 
