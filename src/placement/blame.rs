@@ -15,10 +15,6 @@ use super::ids::IdMap;
 use super::kinds::{KindId, Kinds};
 use crate::build::{BuildId, Epoch};
 
-/// A kind whose instance has stayed attached for this long is innocent, and its driver can bring up instances.
-const MOMENT: Duration = Duration::from_secs(1);
-/// As many workers have to fail.
-const ENOUGH: usize = 2;
 /// As many failures of one suspect are remembered.
 const REMEMBERED: usize = 32;
 /// As many suspects are remembered.
@@ -53,15 +49,16 @@ impl Failures {
         self.0.push_back((failure.worker, failure.epoch));
     }
 
-    fn are_enough(&self) -> bool {
-        self.0.iter().map(|(worker, _)| *worker).collect::<BTreeSet<_>>().len() >= ENOUGH
+    /// On how many workers.
+    fn workers(&self) -> usize {
+        self.0.iter().map(|(worker, _)| *worker).collect::<BTreeSet<_>>().len()
     }
 }
 
 #[derive(Clone, Debug, Default)]
 struct Suspect {
     failures: Failures,
-    /// Of a kind: two builds at most that it has failed for.
+    /// Of a kind: builds that it has failed for, no more than have to fail.
     builds: Vec<BuildId>,
     /// Pauses since it is guilty.
     pauses: u32,
@@ -135,16 +132,17 @@ impl Blame {
         kinds: &mut Kinds,
     ) -> Vec<Forgiven> {
         let Failure { driver, kind, build, .. } = failure;
+        let enough = config.suspicion.failures;
         self.prove(now);
         if failure.attached {
             self.unproven.retain(|(_, of, attached, _)| (*of, *attached) != (driver, kind));
         }
-        self.suspect_kind(&failure, kinds);
+        self.suspect_kind(&failure, enough, kinds);
         let record = self.drivers.entry(driver).or_default();
         let (others, other_kinds) = (record.builds.has_another(build), record.kinds.has_another(kind));
 
         let suspect = self.kinds.get_mut(&kind).expect("it is a suspect now");
-        suspect.guilty |= other_kinds && suspect.builds.len() >= ENOUGH && suspect.failures.are_enough();
+        suspect.guilty |= other_kinds && suspect.builds.len() >= enough && suspect.failures.workers() >= enough;
         let mut forgiven = Vec::new();
         if suspect.guilty {
             forgiven.extend(suspect.failures.0.drain(..));
@@ -155,7 +153,7 @@ impl Blame {
         if failure.waits {
             let suspect = self.builds.entry(build).or_default();
             suspect.failures.push(&failure);
-            suspect.guilty |= others && suspect.failures.are_enough();
+            suspect.guilty |= others && suspect.failures.workers() >= enough;
             if suspect.guilty {
                 forgiven.extend(suspect.failures.0.drain(..));
             }
@@ -163,7 +161,7 @@ impl Blame {
         if forgiven.is_empty() && !failure.attached {
             let record = self.drivers.get_mut(&driver).expect("it was just recorded");
             record.failures.push(&failure);
-            if record.pauses > 0 || record.failures.are_enough() {
+            if record.pauses > 0 || record.failures.workers() >= enough {
                 record.pauses += 1;
                 let (first, longest) = config.driver_pause;
                 let pause = spread(doubled(first, longest, record.pauses), chance(failure.epoch));
@@ -184,7 +182,7 @@ impl Blame {
         }
     }
 
-    fn suspect_kind(&mut self, failure: &Failure, kinds: &mut Kinds) {
+    fn suspect_kind(&mut self, failure: &Failure, enough: usize, kinds: &mut Kinds) {
         let kind = failure.kind;
         self.trials.retain(|(_, on_trial)| *on_trial != kind);
         if !self.kinds.contains_key(&kind) {
@@ -199,7 +197,7 @@ impl Blame {
         let suspect = self.kinds.entry(kind).or_default();
         suspect.failures.push(failure);
         suspect.lost |= failure.attached;
-        if suspect.builds.len() < ENOUGH && !suspect.builds.contains(&failure.build) {
+        if suspect.builds.len() < enough && !suspect.builds.contains(&failure.build) {
             suspect.builds.push(failure.build);
         }
     }
@@ -220,16 +218,17 @@ impl Blame {
         driver: u32,
         kind: KindId,
         build: BuildId,
+        proof: Duration,
         kinds: &mut Kinds,
     ) -> Vec<Forgiven> {
         match self.kinds.get(&kind) {
             // That an agent attaches proves nothing where they attach and are lost.
-            Some(suspect) if suspect.lost => self.trials.extend(now.checked_add(MOMENT).map(|at| (at, kind))),
+            Some(suspect) if suspect.lost => self.trials.extend(now.checked_add(proof).map(|at| (at, kind))),
             Some(_) => self.acquit(kind, kinds),
             None => {}
         }
         self.prove(now);
-        if let Some(from) = now.checked_add(MOMENT) {
+        if let Some(from) = now.checked_add(proof) {
             self.unproven.push((from, driver, kind, build));
         }
         let record = self.drivers.entry(driver).or_default();

@@ -25,6 +25,30 @@ pub struct PlacementConfig {
     pub(crate) reattach_timeout: Duration,
     pub(crate) driver_pause: (Duration, Duration),
     pub(crate) overdue: Overdue,
+    /// Of expected starts.
+    pub(crate) horizon: f64,
+    /// Of expected builds.
+    pub(crate) stalled: f64,
+    pub(crate) crowding: Crowding,
+    pub(crate) suspicion: Suspicion,
+}
+
+/// When a kind has so many builds that it does not wait for its patience.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Crowding {
+    /// Its builds would keep one more instance than it has busy for so many expected starts.
+    pub(crate) starts: f64,
+    /// It gets the place of a kind whose other instances are busy for less than this part of that.
+    pub(crate) part: f64,
+}
+
+/// When failures are the fault of a build, a kind or a driver.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Suspicion {
+    /// As many workers have failed, and of a kind as many builds.
+    pub(crate) failures: usize,
+    /// An instance that has been attached for so long proves that its kind and its driver work.
+    pub(crate) proof: Duration,
 }
 
 /// When a call of a driver takes too long.
@@ -50,6 +74,10 @@ impl Default for PlacementConfig {
             reattach_timeout: Duration::from_secs(60),
             driver_pause: (Duration::from_secs(10), Duration::from_secs(3600)),
             overdue: Overdue { times: 4.0, at_least: Duration::from_secs(30), unknown: Duration::from_secs(60) },
+            horizon: 1.5,
+            stalled: 8.0,
+            crowding: Crowding { starts: 40.0, part: 1.0 / 3.0 },
+            suspicion: Suspicion { failures: 2, proof: Duration::from_secs(1) },
         }
     }
 }
@@ -153,6 +181,41 @@ impl PlacementConfig {
     #[must_use]
     pub fn with_overdue(mut self, times: f64, at_least: Duration, unknown: Duration) -> Self {
         self.overdue = Overdue { times: times.max(0.0), at_least, unknown };
+        self
+    }
+
+    /// Sets when a build waits for a busy instance of its kind instead of a start: when that is expected to become free
+    /// within `starts` times the expected duration of a start. With 0, each build that waits causes a start. When no place
+    /// has become free in that time, nor in `builds` times the time in which the next of the running builds should have
+    /// ended, none is expected any more, and an instance is started.
+    ///
+    /// 1.5 and 8.0 by default. Negative values and NaN count as 0.
+    #[must_use]
+    pub fn with_horizon(mut self, starts: f64, builds: f64) -> Self {
+        self.horizon = starts.max(0.0);
+        self.stalled = builds.max(0.0);
+        self
+    }
+
+    /// Sets when a kind is crowded: when its waiting builds would keep one more instance than it has busy for `starts` times
+    /// the expected duration of a start. Then it does not need patience to get the next place of a kind whose builds would
+    /// keep the other instances of that kind busy for less than `part` of that time.
+    ///
+    /// 40.0 and a third by default. Negative values and NaN count as 0; an infinite `starts` turns the rule off.
+    #[must_use]
+    pub fn with_crowding(mut self, starts: f64, part: f64) -> Self {
+        self.crowding = Crowding { starts: starts.max(0.0), part: part.max(0.0) };
+        self
+    }
+
+    /// Sets on how many workers a build has to fail, and of a kind also how many builds, until that and not the workers is
+    /// to blame; and the starts of a driver until that pauses. `proof`: for how long an instance has to stay attached to
+    /// prove that its driver and its kind work.
+    ///
+    /// 2 and 1 s by default.
+    #[must_use]
+    pub fn with_suspicion(mut self, failures: NonZeroU32, proof: Duration) -> Self {
+        self.suspicion = Suspicion { failures: failures.get() as usize, proof };
         self
     }
 

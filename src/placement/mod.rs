@@ -389,7 +389,14 @@ impl Placement {
         match end {
             StartEnd::Attached => {
                 let driver = self.worker(index).driver;
-                let forgiven = self.blame.attached(now, driver, demand.kind, demand.occasion, &mut self.kinds);
+                let forgiven = self.blame.attached(
+                    now,
+                    driver,
+                    demand.kind,
+                    demand.occasion,
+                    self.config.suspicion.proof,
+                    &mut self.kinds,
+                );
                 self.forgive(forgiven, orders);
                 self.kinds.hold(demand.kind);
                 let up = BroughtUp { epoch, kind: demand.kind, build: demand.occasion };

@@ -19,9 +19,6 @@ use super::sorted::SortedSet;
 use super::{Order, Orders, Placement, WorkerIndex};
 use crate::build::{BuildId, Epoch};
 
-/// A crowded line gets the place of one whose builds would keep its other instances busy for less than this part of that.
-const LESS_CROWDED: f64 = 1.0 / 3.0;
-
 /// How urgently a line needs an instance: what goes first gets one first.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
 pub(super) struct Urgency {
@@ -251,7 +248,7 @@ impl Placement {
         // The last place of a line is not taken for the sake of balance.
         let others = self.places(served).saturating_sub(1);
         let remaining = if others == 0 { f64::INFINITY } else { self.backlog(served) / others as f64 };
-        let is_longer = |index: LineIndex| self.crowd(self.queue.line(index)) * LESS_CROWDED > remaining;
+        let is_longer = |index: LineIndex| self.crowd(self.queue.line(index)) * self.config.crowding.part > remaining;
         let crowded = self.hunger.crowded.iter().take_while(is_elder).filter(|(_, line)| is_longer(*line));
         let urgent = self
             .labels

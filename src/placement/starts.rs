@@ -12,16 +12,6 @@ use super::queue::{Line, LineIndex, Rank};
 use super::{Order, Orders, Placement, WorkerIndex};
 use crate::build::BuildId;
 
-/// A build waits for an instance that is busy when that is expected to become free within this many starts.
-const HORIZON: f64 = 1.5;
-
-/// That a build ends within so many times its expected duration is nearly certain.
-const STALLED: f64 = 8.0;
-
-/// A line is crowded when its builds would keep one more instance than it has busy for this many starts: a start is cheap
-/// beside the work that it brings forward.
-const CROWDED: f64 = 40.0;
-
 impl Placement {
     /// Places of this line's kinds that are on their way.
     pub(super) fn starting(&self, line: &Line) -> usize {
@@ -60,7 +50,7 @@ impl Placement {
             {
                 // One that is starting becomes free again within the horizon as well, halfway through on average.
                 let places = of_kind.busy as f64 + of_kind.starting as f64 / 2.0;
-                expected += places * HORIZON * start / build.max(0.001);
+                expected += places * self.config.horizon * start / build.max(0.001);
             }
         }
         let being_asked = self.asking(line);
@@ -76,7 +66,7 @@ impl Placement {
         let busy = supplies.map(|supply| supply.busy).sum::<usize>().max(1);
         let seconds = line.kinds.iter().find_map(|kind| {
             let (start, build) = (self.learned.starts.expected(*kind)?, self.learned.builds.expected(*kind)?);
-            Some(HORIZON * start + STALLED * build / busy as f64)
+            Some(self.config.horizon * start + self.config.stalled * build / busy as f64)
         })?;
         Duration::try_from_secs_f64(seconds).ok().map(|limit| limit.max(self.config.minimum_patience))
     }
@@ -127,7 +117,7 @@ impl Placement {
         let line = self.queue.line(index);
         let start = line.kinds.iter().find_map(|kind| self.learned.starts.expected(*kind));
         let least = self.config.minimum_patience.as_secs_f64();
-        let is_crowded = start.is_some_and(|start| self.crowd(line) > CROWDED * start.max(least));
+        let is_crowded = start.is_some_and(|start| self.crowd(line) > self.config.crowding.starts * start.max(least));
         let head = line.waiting.first().copied();
         self.hunger.set_crowded(index, head.filter(|_| is_crowded));
     }
