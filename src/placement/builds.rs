@@ -4,8 +4,7 @@ use super::*;
 
 impl Placement {
     /// A new build. One that no worker will ever take is answered at once.
-    pub(crate) fn submit(&mut self, now: Instant, id: BuildId, submitted: Arc<dyn Submitted>, orders: &mut Orders) {
-        let build = submitted.build();
+    pub(crate) fn submit(&mut self, now: Instant, id: BuildId, build: &Build, orders: &mut Orders) {
         if self.shut_down {
             orders.push(Order::Answer { build: id, error: BuildError::ShutDown });
             return;
@@ -18,7 +17,7 @@ impl Placement {
             return;
         };
         let rank = Rank { key: self.claim(now, build), build: id };
-        self.queue.insert(rank, submitted, need);
+        self.queue.insert(rank, build.max_attempts(), need);
         if self.labels.speakers(self.queue.need(need).route) > 0 {
             let speakers: Vec<u32> = self.speakers.iter().copied().collect();
             speakers.into_iter().for_each(|driver| self.ask_kind(now, driver, need, orders));
@@ -116,7 +115,7 @@ impl Placement {
         let attempt = Attempt { worker: self.worker(worker).name.clone(), epoch, reason: reason.clone() };
         let Some(past) = self.queue.failed(id, worker, attempt) else { return };
         let attempts = past.attempts;
-        let most = self.queue.builds[&id].build().max_attempts().unwrap_or(self.config.max_attempts);
+        let most = self.queue.builds[&id].max_attempts.unwrap_or(self.config.max_attempts);
         if attempts >= most.get() {
             let history = self.history(id);
             self.conclude(id, BuildError::AttemptsExhausted { attempts, history }, orders);

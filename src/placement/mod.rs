@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 pub use config::PlacementConfig;
 pub(crate) use fleet::Facts;
 pub(crate) use kinds::Space;
-pub(crate) use queue::{Forgotten, Submitted};
+pub(crate) use queue::Forgotten;
 pub(crate) use sorted::SortedMap;
 
 use self::blame::{Blame, Failure, Forgiven};
@@ -200,7 +200,8 @@ impl Placement {
         }
     }
 
-    /// Adds the worker of the next index. Workers that share a driver value have the same number of it.
+    /// Adds the worker of the next index. Workers that share a driver value have the same number of it. `build_of`: a build
+    /// that was submitted and has not ended.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn add_worker(
         &mut self,
@@ -211,12 +212,13 @@ impl Placement {
         space: Space,
         limits: Limits,
         facts: Facts,
+        build_of: impl Fn(BuildId) -> Build,
     ) {
         assert_eq!(index.0 as usize, self.workers.len(), "workers are added in the order of their indexes");
         let changed = self.labels.add_worker(labels, space);
         self.workers.push(Worker::new(name, driver, space, limits, facts));
         for route in changed {
-            self.queue.renew_route(route, &mut self.labels, &mut self.kinds);
+            self.queue.renew_route(route, &build_of, &mut self.labels, &mut self.kinds);
             self.renewed.insert(route);
         }
         if let Space::Said(driver) = space

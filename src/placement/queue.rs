@@ -8,7 +8,7 @@ mod check;
 mod needs;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,26 +61,15 @@ pub(super) enum Place {
     Nowhere,
 }
 
-/// What was submitted, by whoever keeps more about it than its build.
-pub(crate) trait Submitted: fmt::Debug + Send + Sync {
-    fn build(&self) -> &Build;
-}
-
-impl Submitted for Build {
-    fn build(&self) -> &Build {
-        self
-    }
-}
-
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    pub(super) submitted: Arc<dyn Submitted>,
     /// The key of its rank.
     key: i64,
     pub(super) need: NeedIndex,
     pub(super) place: Place,
     /// As many starts were ordered for it and have not ended.
     pub(super) starts: u32,
+    pub(super) max_attempts: Option<NonZeroU32>,
     /// Of most builds there is nothing to tell.
     pub(super) past: Option<Box<Past>>,
 }
@@ -110,10 +99,6 @@ impl Past {
 }
 
 impl Entry {
-    pub(super) fn build(&self) -> &Build {
-        self.submitted.build()
-    }
-
     /// The claim of this build, which has this number.
     pub(super) fn rank(&self, build: BuildId) -> Rank {
         Rank { key: self.key, build }
@@ -292,8 +277,8 @@ impl<T> Slab<T> {
 /// Builds.
 impl Queue {
     /// A new build, which is in no line yet. `need` was held for it.
-    pub(super) fn insert(&mut self, rank: Rank, submitted: Arc<dyn Submitted>, need: NeedIndex) {
-        let entry = Entry { submitted, key: rank.key, need, place: Place::Nowhere, starts: 0, past: None };
+    pub(super) fn insert(&mut self, rank: Rank, max_attempts: Option<NonZeroU32>, need: NeedIndex) {
+        let entry = Entry { key: rank.key, need, place: Place::Nowhere, starts: 0, max_attempts, past: None };
         self.builds.insert(rank.build, Box::new(entry));
         self.hold_need(need, rank.build);
         self.recent = Some(need);
@@ -334,7 +319,13 @@ impl Queue {
     }
 
     /// Finds the kinds of all builds of a route anew: its workers know other kinds than before.
-    pub(super) fn renew_route(&mut self, route: RouteIndex, labels: &mut LabelIndex, kinds: &mut Kinds) {
+    pub(super) fn renew_route(
+        &mut self,
+        route: RouteIndex,
+        build_of: impl Fn(BuildId) -> Build,
+        labels: &mut LabelIndex,
+        kinds: &mut Kinds,
+    ) {
         let needs: Vec<NeedIndex> = self.needs_of(route).collect();
         let of_route: Vec<BuildId> =
             self.builds.iter().filter(|(_, entry)| needs.contains(&entry.need)).map(|(id, _)| *id).collect();
@@ -345,15 +336,14 @@ impl Queue {
             self.set_place(id, Place::Nowhere);
             left.push((id, place));
         }
-        let held: Vec<_> = left.iter().map(|(id, _)| labels.hold_route(self.builds[id].build().labels())).collect();
+        let held: Vec<_> = left.iter().map(|(id, _)| labels.hold_route(build_of(*id).labels())).collect();
         for (id, _) in &left {
             let need = self.builds[id].need;
             self.release_need(need, *id, labels, kinds);
         }
         self.spare.take().into_iter().for_each(|spare| self.remove_need(spare, labels, kinds));
         for ((id, place), route) in left.into_iter().zip(held) {
-            let submitted = self.builds[&id].submitted.clone();
-            let need = self.need_of(route.expect("workers are only added"), submitted.build(), labels, kinds);
+            let need = self.need_of(route.expect("workers are only added"), &build_of(id), labels, kinds);
             self.builds.get_mut(&id).expect("it is there").need = need;
             self.hold_need(need, id);
             self.set_place(id, place);

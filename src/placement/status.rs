@@ -9,7 +9,7 @@ use super::blame::Paused;
 use super::kinds::ANY;
 use super::labels::Readiness;
 use super::queue::{Entry, Place, Rank};
-use crate::build::BuildId;
+use crate::build::{Build, BuildId};
 use crate::build_status::{
     BuildState, BuildStatus, LONGEST_COUNT, NextChance, Obstacle, QueuePage, QueuePosition, QueuedBuild, Waiting,
 };
@@ -97,8 +97,14 @@ impl Placement {
         }
     }
 
-    /// A page of the builds that wait, `limit` of them at most.
-    pub(crate) fn page(&mut self, now: Instant, from: Option<QueuePosition>, limit: usize) -> QueuePage {
+    /// A page of the builds that wait, `limit` of them at most. `build_of`: a build that has not ended.
+    pub(crate) fn page(
+        &mut self,
+        now: Instant,
+        from: Option<QueuePosition>,
+        limit: usize,
+        build_of: impl Fn(BuildId) -> Build,
+    ) -> QueuePage {
         self.file_workers();
         let from = from.map(|QueuePosition { key, build }| Rank { key, build });
         // The next build of each line, the best claim first.
@@ -116,16 +122,16 @@ impl Placement {
         while waiting.len() < limit
             && let Some(Reverse((rank, at))) = nexts.pop()
         {
-            waiting.push(self.queued(now, rank.build));
+            waiting.push(self.queued(now, rank.build, &build_of(rank.build)));
             nexts.extend(lines[at].next().map(|rank| Reverse((*rank, at))));
         }
         let next = nexts.pop().map(|Reverse((Rank { key, build }, _))| QueuePosition { key, build });
         let pauses = if from.is_none() { limit } else { 0 };
-        let paused = self.queue.pauses().take(pauses).map(|build| self.queued(now, build)).collect();
+        let paused = self.queue.pauses().take(pauses).map(|build| self.queued(now, build, &build_of(build))).collect();
         QueuePage { total: self.queue.waiting(), waiting, paused, next }
     }
 
-    fn queued(&self, now: Instant, id: BuildId) -> QueuedBuild {
+    fn queued(&self, now: Instant, id: BuildId, build: &Build) -> QueuedBuild {
         let entry = &self.queue.builds[&id];
         let paused = match entry.place {
             Place::Paused { until } => Some(until.saturating_duration_since(now)),
@@ -133,8 +139,8 @@ impl Placement {
         };
         QueuedBuild {
             id,
-            name: entry.build().name().clone(),
-            priority: entry.build().priority(),
+            name: build.name().clone(),
+            priority: build.priority(),
             failed_attempts: entry.past.as_ref().map_or(0, |past| past.attempts),
             paused,
         }

@@ -22,6 +22,7 @@ use super::leftovers;
 use super::log_thread::LogThread;
 use super::observers::About;
 #[cfg(feature = "agent")]
+use super::queue::Queue;
 use super::shared::SharedPoint;
 use super::shared::{Agenda, Shared};
 use super::threads;
@@ -355,7 +356,9 @@ impl Master {
             // With the list still locked, because the queue takes workers in the order of their indexes.
             let facts = cell.facts(now);
             let mut queue = self.shared().queue.lock();
-            queue.placement.add_worker(index, name, labels, number, space, limits, facts);
+            let Queue { placement, builds, .. } = &mut *queue;
+            let build_of = |id| builds[&id].build.clone();
+            placement.add_worker(index, name, labels, number, space, limits, facts, build_of);
             queue.worker_added(cell.clone());
             drop(queue);
             (cell, left_behind)
@@ -455,7 +458,8 @@ impl Master {
     /// ```
     pub fn queue(&self, from: Option<QueuePosition>, limit: usize) -> QueuePage {
         let now = self.shared().clock.now();
-        self.shared().queue.lock().placement.page(now, from, limit.min(LONGEST_PAGE))
+        let Queue { placement, builds, .. } = &mut *self.shared().queue.lock();
+        placement.page(now, from, limit.min(LONGEST_PAGE), |id| builds[&id].build.clone())
     }
 
     /// Lets an agent in that says to belong to `worker` and proves it with the secret of the attempt under way: for

@@ -3,7 +3,6 @@
 //! Orders are carried out on the agenda, without its lock, and a worker that has changed in between refuses. Only a place
 //! is taken within the turn that gives it, so that a build that finds one at once costs one turn.
 
-use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{BuildError, LeaseEnd, SubstantiateError};
 use crate::event::{BuildResult, EventKind};
 use crate::lifecycle::{Fit, Input, Occasion, Want};
-use crate::placement::{Facts, Leased, Order, Placement, PlacementConfig, SortedMap, StartEnd, Submitted, WorkerIndex};
+use crate::placement::{Facts, Leased, Order, Placement, PlacementConfig, SortedMap, StartEnd, WorkerIndex};
 use crate::worker::Kind;
 
 pub(super) struct Queue {
@@ -31,7 +30,7 @@ pub(super) struct Queue {
     /// The number of the build that was submitted last.
     last_build: u64,
     /// The builds that have not ended.
-    builds: SortedMap<BuildId, Arc<BuildCell>>,
+    pub(super) builds: SortedMap<BuildId, Arc<BuildCell>>,
     /// Whether a shutdown has begun, and whether it is a fast one.
     closed: Option<bool>,
     /// The workers in the order of their indexes, to take places of them.
@@ -170,18 +169,6 @@ impl BuildCell {
     }
 }
 
-impl Submitted for BuildCell {
-    fn build(&self) -> &Build {
-        &self.build
-    }
-}
-
-impl fmt::Debug for BuildCell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BuildCell").field("id", &self.id).field("build", &self.build).finish_non_exhaustive()
-    }
-}
-
 impl State {
     fn close(&mut self) -> Closed {
         match &mut self.submitter {
@@ -261,7 +248,7 @@ impl Shared {
             turn.tell(id, || EventKind::BuildQueued { name: cell.build.name().clone(), retry: None });
             turn.queue.builds.insert(id, cell.clone());
             turn.take_in(changed);
-            turn.queue.placement.submit(now, id, cell.clone(), &mut turn.orders);
+            turn.queue.placement.submit(now, id, &cell.build, &mut turn.orders);
             turn.queue.placement.plan(now, &mut turn.orders);
         });
         self.look_if_waiting(&mut agenda);

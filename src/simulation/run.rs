@@ -136,7 +136,8 @@ impl Run {
                 Lifecycle::new(pool.config.limits, None, Epoch::default(), false, Some(self.random.next()), self.now);
             let worker = Worker::new(pool.name(number), self.pools.len(), life);
             let (name, labels, facts) = (worker.name.clone(), pool.config.labels.clone(), worker.facts(self.now));
-            self.placement.add_worker(index, name, labels, driver, space, pool.config.limits, facts);
+            let no_build = |_| unreachable!("workers are there before builds");
+            self.placement.add_worker(index, name, labels, driver, space, pool.config.limits, facts, no_build);
             self.workers.push(worker);
         }
         self.pools.push(pool);
@@ -246,7 +247,7 @@ impl Run {
                 let name = build.name().clone();
                 self.tell(None, None, Some(id), EventKind::BuildQueued { name, retry: None });
                 let now = self.now;
-                self.queue_turn(|placement, orders| placement.submit(now, id, Arc::new(build), orders));
+                self.queue_turn(|placement, orders| placement.submit(now, id, &build, orders));
                 self.look_if_waiting();
                 self.next_arrival(position + 1);
             }

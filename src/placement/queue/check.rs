@@ -13,8 +13,6 @@ impl Queue {
         for (&id, entry) in self.builds.iter() {
             of_need.entry(entry.need).or_default().insert(id);
             let need = self.need(entry.need);
-            assert!(labels.needed(need.route) == entry.build().labels());
-            assert!(need.properties.as_ref().is_none_or(|properties| properties == entry.build().properties()));
             match entry.place {
                 Place::Waiting => _ = waiting.entry(need.line).or_default().insert(entry.rank(id)),
                 Place::Paused { until } => _ = pauses.insert((until, id)),

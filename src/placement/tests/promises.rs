@@ -201,7 +201,12 @@ impl World {
     /// What holds always, after a plan.
     pub(super) fn check(&mut self) {
         self.placement.check(!self.setting.learns);
-        for build in &self.builds {
+        for (build, setup) in self.builds.iter().zip(&self.setting.builds) {
+            if let Some(entry) = self.placement.queue.builds.get(&build.id) {
+                let need = self.placement.queue.need(entry.need);
+                assert_eq!(*self.placement.labels.needed(need.route), setup.labels);
+                assert!(need.properties.as_ref().is_none_or(|needed| *needed == properties(setup.kind)));
+            }
             let place = self.placement.queue.place(build.id);
             match (place, build.state) {
                 (None, BuildState::New | BuildState::Ended) => {}

@@ -182,7 +182,13 @@ impl World {
             Driver::Says { .. } => Space::Said(driver),
         };
         let name = format!("w{index}").into();
-        self.placement.add_worker(index_of(index), name, setup.labels.clone(), driver, space, limits, told.clone());
+        let (builds, setting) = (&self.builds, &self.setting);
+        let build_of = |id| {
+            let slot = builds.iter().position(|build| build.id == id).expect("it was submitted");
+            setting.builds[slot].build()
+        };
+        let (index, labels) = (index_of(index), setup.labels.clone());
+        self.placement.add_worker(index, name, labels, driver, space, limits, told.clone(), build_of);
         self.workers.push(SimWorker {
             life,
             orders: Vec::new(),
@@ -342,7 +348,7 @@ impl World {
                 let id = BuildId(self.last_id);
                 self.kinds.insert(id, self.setting.builds[slot].kind);
                 self.builds[slot] = SimBuild { id, state: BuildState::Waiting, ..SimBuild::new() };
-                self.placement.submit(self.now, id, Arc::new(self.setting.builds[slot].build()), &mut orders);
+                self.placement.submit(self.now, id, &self.setting.builds[slot].build(), &mut orders);
             }
             Step::Cancel(slot) => {
                 let build = self.builds[slot].id;
