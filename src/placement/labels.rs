@@ -526,10 +526,6 @@ impl LabelIndex {
 
 #[cfg(test)]
 impl LabelIndex {
-    pub(super) fn has_one_route(&self) -> bool {
-        self.last_route <= 1
-    }
-
     /// Panics unless every route is as what its workers say makes it. `of`: the shelf and the shares of each worker;
     /// `held`: the routes of all needs.
     #[allow(clippy::type_complexity)]

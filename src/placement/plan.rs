@@ -161,7 +161,8 @@ impl Placement {
             self.hunger.set_crowded(line, None);
             self.hunger.draining_for.remove(&line);
         }
-        for line in std::mem::take(&mut self.queue.touched) {
+        let touched = std::mem::take(&mut self.queue.touched);
+        for &line in &touched {
             self.weigh(now, line);
             if let Some(&head) = self.queue.line(line).waiting.first()
                 && self.has_free_place(line)
@@ -169,6 +170,9 @@ impl Placement {
                 ready.insert((head, line));
             }
         }
+        let around = touched.iter().flat_map(|line| self.lines_around(*line));
+        let around: BTreeSet<LineIndex> = around.filter(|line| !touched.contains(line)).collect();
+        around.into_iter().for_each(|line| self.weigh(now, line));
     }
 
     pub(super) fn has_free_place(&self, line: LineIndex) -> bool {
@@ -380,9 +384,6 @@ impl Placement {
 }
 
 #[cfg(test)]
-use super::fleet::Worker;
-
-#[cfg(test)]
 impl Placement {
     /// Panics unless every index is as what the workers said and were told makes it. To be called after a plan.
     /// `constant`: what is expected does not change.
@@ -428,12 +429,11 @@ impl Placement {
         if self.shut_down {
             return;
         }
-        // Otherwise lines within others are looked at when they change themselves.
-        let says = |worker: &Worker| matches!(worker.space, Space::Said(_));
-        if constant && self.labels.has_one_route() && !self.workers.iter().any(says) {
+        if constant {
             for line in self.queue.lines() {
-                let (known, found) = (self.hunger.urgency.contains_key(&line), self.urgency(line).is_some());
-                assert_eq!(known, found, "whether {line:?} needs an instance");
+                // One that needs none any more is found out when its turn comes.
+                let known = self.hunger.urgency.contains_key(&line);
+                assert!(known || self.urgency(line).is_none(), "{line:?} needs an instance");
             }
         }
         let lines: BTreeSet<_> = self

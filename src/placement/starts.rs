@@ -19,18 +19,30 @@ impl Placement {
         supplies.map(|supply| supply.starting).sum()
     }
 
+    /// Whether the builds of a line can use nothing but what those of another one can use.
+    fn is_within(&self, inner: &Line, outer: &Line) -> bool {
+        let fits = || self.labels.needed(inner.route).contains_all(self.labels.needed(outer.route));
+        inner.kinds.iter().all(|kind| outer.kinds.contains(kind)) && (inner.route == outer.route || fits())
+    }
+
+    /// The lines with builds that count those of this line as theirs.
+    pub(super) fn lines_around(&self, index: LineIndex) -> impl Iterator<Item = LineIndex> {
+        let line = self.queue.line(index);
+        let others = line.kinds.first().into_iter().flat_map(|kind| self.queue.lines_of(*kind));
+        others.filter(move |other| {
+            let outer = self.queue.line(*other);
+            *other != index && !outer.waiting.is_empty() && self.is_within(line, outer)
+        })
+    }
+
     /// Builds of this line, and of lines that can use nothing but what this one can use.
     pub(super) fn demand(&self, line: &Line) -> usize {
-        let fits = |other: &Line| {
-            other.route == line.route || self.labels.needed(other.route).contains_all(self.labels.needed(line.route))
-        };
-        let within = |other: &Line| other.kinds.iter().all(|kind| line.kinds.contains(kind)) && fits(other);
         // Each of them is counted with the first one of its kinds.
         let first_of = |kind: KindId| {
             let lines = self.queue.lines_of(kind).map(|index| self.queue.line(index));
             lines.filter(move |other| other.kinds.first() == Some(&kind))
         };
-        let lines = line.kinds.iter().flat_map(|kind| first_of(*kind)).filter(|other| within(other));
+        let lines = line.kinds.iter().flat_map(|kind| first_of(*kind)).filter(|other| self.is_within(other, line));
         let others: usize = lines.map(|other| other.waiting.len()).sum();
         // A line whose kinds are not known yet is not among those of its kinds.
         if line.kinds.is_empty() { line.waiting.len() } else { others }

@@ -117,6 +117,18 @@ fn b7_a_build_does_not_wait_for_another_one_that_never_ends() {
 }
 
 #[test]
+fn b7_builds_of_different_labels_do_not_wait_for_one_start() {
+    for first in ["", "x"] {
+        let mut farm = Farm::new(&[("x y", Driver::Any, 1), ("x y", Driver::Any, 1), ("x y", Driver::Any, 1)]);
+        let second = if first.is_empty() { "x" } else { "" };
+        for words in [first, second, "x y"] {
+            farm.submit(BuildSetup { labels: labels(words), ..kind("a") }, secs(5));
+        }
+        assert_eq!(farm.count(Start), 3, "first {first:?}");
+    }
+}
+
+#[test]
 fn b8_ten_builds_need_one_instance_with_room_for_ten() {
     for (builds, room, starts) in [(10, 10, 1), (11, 10, 2), (10, 3, 4), (3, 1, 3), (1, 1, 1)] {
         for driver in [Driver::Any, Driver::Asked, SAYS] {
