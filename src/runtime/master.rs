@@ -21,8 +21,8 @@ use super::lease::Lease;
 use super::leftovers;
 use super::log_thread::LogThread;
 use super::observers::About;
-#[cfg(feature = "agent")]
 use super::queue::Queue;
+#[cfg(feature = "agent")]
 use super::shared::SharedPoint;
 use super::shared::{Agenda, Shared};
 use super::threads;
