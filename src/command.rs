@@ -211,6 +211,14 @@ pub enum Output {
 }
 
 /// How a command ended.
+///
+/// ```
+/// use std::time::Duration;
+/// use latent_worker::{CommandEnd, Exit};
+///
+/// let end = CommandEnd { exit: Exit::Code(1), elapsed: Duration::from_millis(2500) };
+/// assert_eq!(end.to_string(), "exit code 1 after 2.5 s");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CommandEnd {
     /// With what.
@@ -259,6 +267,12 @@ impl fmt::Display for Exit {
             Self::SilenceLimit => f.write_str("killed: it wrote nothing for longer than its limit"),
             Self::Interrupted => f.write_str("interrupted"),
         }
+    }
+}
+
+impl fmt::Display for CommandEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} after {:.1} s", self.exit, self.elapsed.as_secs_f64())
     }
 }
 

@@ -793,7 +793,8 @@ impl WorkerConfig {
         &self.name
     }
 
-    /// Offers `label`; every call adds one.
+    /// Offers `label`; every call adds one. The worker is not reserved by that: it takes builds that need no label as well,
+    /// though those go to workers with fewer labels first.
     #[must_use]
     pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
         self.labels.insert(label);
