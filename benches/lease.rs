@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::num::NonZeroUsize;
 
 use latent_worker::{Build, IdlePolicy, Master, WorkerConfig};
-use support::{Nothing, Plan, Report, Side, Times, take_turns};
+use support::{Nothing, Plan, Report, Side, Times, in_earnest, take_turns};
 
 fn main() {
     let pool = r2d2::Pool::builder().max_size(1).test_on_check_out(false).build(Nobody).expect("nothing can fail");
@@ -43,15 +43,19 @@ fn main() {
     report.print();
 }
 
-/// As many places, or connections, as threads.
+/// As many places, or connections, as threads. How fast threads take turns with a lock depends on where in memory it lies, so
+/// that each turn is taken with another pool and another master.
 fn from_threads(threads: u32) -> [(String, Times); 2] {
-    let pool =
-        r2d2::Pool::builder().max_size(threads).test_on_check_out(false).build(Nobody).expect("nothing can fail");
+    let turns = if in_earnest() { 20 } else { 1 };
+    let new_pool = || r2d2::Pool::builder().max_size(threads).test_on_check_out(false).build(Nobody);
+    let pools: Vec<_> = (0..turns).map(|_| new_pool().expect("nothing can fail")).collect();
 
-    let master = Master::new();
+    let masters: Vec<Master> = (0..turns).map(|_| Master::new()).collect();
     let places = NonZeroUsize::new(threads as usize).expect("there is a thread");
-    let worker = WorkerConfig::new("worker").with_max_builds(places);
-    master.add_worker(worker, Nothing).expect("a new name").warm_up().wait().expect("it attaches");
+    for master in &masters {
+        let worker = WorkerConfig::new("worker").with_max_builds(places);
+        master.add_worker(worker, Nothing).expect("a new name").warm_up().wait().expect("it attaches");
+    }
     let build = Build::new("build");
 
     // So many in one go that the threads themselves do not count.
@@ -64,12 +68,17 @@ fn from_threads(threads: u32) -> [(String, Times); 2] {
         });
     };
     let name = |what: &str| format!("{what}, {rounds} times in each of {threads} threads");
-    let plan = Plan { turns: 20, samples: 1, operations: 1 };
+    let (mut next_pool, mut next_master) = (pools.iter().cycle(), masters.iter().cycle());
+    let plan = Plan { turns: 2 * turns, samples: 1, operations: 1 };
     take_turns(
         &plan,
         [
-            Side::new(name("peer: r2d2"), || in_threads(&|| drop(pool.get().expect("a connection")))),
+            Side::new(name("peer: r2d2"), || {
+                let pool = next_pool.next().expect("there is one");
+                in_threads(&|| drop(pool.get().expect("a connection")));
+            }),
             Side::new(name("the queue"), || {
+                let master = next_master.next().expect("there is one");
                 in_threads(&|| drop(master.submit(build.clone()).wait().expect("a lease")));
             }),
         ],
