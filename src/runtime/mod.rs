@@ -50,6 +50,7 @@ mod outbox;
 mod questions;
 mod queue;
 mod shared;
+mod short_lock;
 mod threads;
 mod ticket;
 mod timer;

@@ -17,6 +17,7 @@ use super::lease::{Holder, Lease};
 use super::observers::About;
 use super::outbox::{Answer, Mailbox, Outbox};
 use super::shared::{Agenda, Shared, Task};
+use super::short_lock;
 use super::timer::Timer;
 use crate::build::{Build, BuildId, Epoch, Properties};
 use crate::error::{BuildError, LeaseEnd, SubstantiateError};
@@ -222,7 +223,7 @@ impl Shared {
     /// Takes a turn of the queue.
     fn queue_turn<R>(self: &Arc<Self>, now: Instant, agenda: &mut Agenda, step: impl FnOnce(&mut Turn<'_>) -> R) -> R {
         let observed = self.observers.any();
-        let mut queue = self.queue.lock();
+        let mut queue = short_lock::lock(&self.queue);
         let mut turn = Turn { shared: self, orders: std::mem::take(&mut queue.orders), queue, now, observed, agenda };
         let result = step(&mut turn);
         turn.resolve_orders();
