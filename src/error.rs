@@ -294,7 +294,7 @@ pub enum BuildError {
 }
 
 /// Why a lease ended before its holder gave it back.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Error)]
 #[non_exhaustive]
 pub enum LeaseEnd {
     /// The agent's connection is gone: try again elsewhere ([`Lease::retry`](crate::Lease::retry)).

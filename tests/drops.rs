@@ -5,14 +5,15 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use latent_worker::testing::{PATIENCE, ScriptedWorker};
 use latent_worker::{
-    Agent, Build, BuildError, BuildResult, DriverCall, EventKind, Inbox, Lease, Master, ShutdownMode, Ticket,
+    Agent, Build, BuildError, BuildResult, DriverCall, EventKind, Inbox, Lease, LeaseEnd, Master, ShutdownMode, Ticket,
     WorkerConfig,
 };
 
-use support::World;
+use support::{World, eventually};
 
 /// Enough for a stack overflow if each one took a stack frame.
 const MANY: usize = 100_000;
@@ -226,5 +227,40 @@ fn w14_an_agent_may_wait_for_a_build_while_it_is_dropped() {
     drop(attachment);
     drop(lease); // the last one that holds the agent
     assert!(matches!(answer.recv_timeout(PATIENCE), Ok(BuildError::NoWorkerFits { .. })));
+    world.finish(&[&script]);
+}
+
+#[test]
+fn b6_a_cancel_gives_back_the_place_of_a_lease_that_nobody_has_taken() {
+    let world = World::new();
+    let lease_of = |ticket: &Ticket| ticket.wait_timeout(PATIENCE).unwrap();
+    let (worker, script) = world.worker("w");
+    let (inbox, untaken, waited_for) = (Inbox::new(), Build::new("untaken"), Build::new("waited for in vain"));
+    let ticket = world.master.submit(untaken.clone());
+    script.expect_start().succeed_attached();
+    eventually(1, || worker.status().leases);
+    ticket.cancel();
+    assert_eq!(worker.status().leases, 0, "of a ticket that nobody has waited for");
+
+    let busy = lease_of(&world.master.submit(Build::new("busy")));
+    let channel = world.master.submit(waited_for);
+    assert!(matches!(channel.wait_timeout(Duration::ZERO), Err(BuildError::WaitTimedOut)));
+    drop(busy);
+    assert_eq!(worker.status().leases, 1);
+    channel.cancel();
+    assert_eq!(worker.status().leases, 0, "of a ticket that somebody has waited for");
+
+    let of_inbox = world.master.submit_to(untaken, &inbox);
+    assert_eq!(worker.status().leases, 1);
+    world.master.cancel(of_inbox).unwrap();
+    assert_eq!(worker.status().leases, 0, "of an inbox");
+
+    let next = lease_of(&world.master.submit(Build::new("next")));
+    for ended in [lease_of(&ticket), lease_of(&channel), inbox.recv_timeout(PATIENCE).unwrap().1.unwrap()] {
+        assert_eq!(ended.end(), Some(LeaseEnd::Cancelled));
+    }
+    assert!(matches!(ticket.wait_timeout(PATIENCE).unwrap_err(), BuildError::Cancelled));
+    assert_eq!((worker.status().leases, next.end()), (1, None), "the place of the next build was not given back");
+    drop(next);
     world.finish(&[&script]);
 }

@@ -375,7 +375,7 @@ impl Lifecycle {
             Input::Detach(connection, reason) => self.detach(now, connection, &reason, effects),
             Input::Release { lease, finished } => self.release(now, lease, finished, effects),
             Input::CancelLease(build) => self.cancel_lease(build, effects),
-            Input::Abandon(build) => self.abandon(now, build, effects),
+            Input::Abandon(build, end) => self.abandon(now, build, &end, effects),
             Input::Time => self.time(now, effects),
             // The answer to a call of an attempt that is over.
             Input::StartReturned(..) | Input::StopReturned(..) => {}

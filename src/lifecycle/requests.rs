@@ -112,11 +112,11 @@ impl Lifecycle {
     }
 
     /// Nothing was done with the lease of this build.
-    pub(super) fn abandon(&mut self, now: Instant, build: BuildId, effects: &mut Effects) {
+    pub(super) fn abandon(&mut self, now: Instant, build: BuildId, end: &LeaseEnd, effects: &mut Effects) {
         let Stage::Attached(up) = &mut self.stage else { return };
         let Some(position) = up.leases.iter().position(|lease| lease.build == Some(build)) else { return };
         let lease = up.leases.swap_remove(position);
-        self.tell_released(&lease, Some(&LeaseEnd::Abandoned), effects);
+        self.tell_released(&lease, Some(end), effects);
         self.settle(now, effects);
     }
 

@@ -135,8 +135,8 @@ pub(crate) enum Input {
     },
     /// The build of the queue has been cancelled: its lease has ended, and takes its place until it comes back.
     CancelLease(BuildId),
-    /// Nobody has taken the lease of this build of the queue.
-    Abandon(BuildId),
+    /// Nobody has taken the lease of this build of the queue, which has ended like this.
+    Abandon(BuildId, LeaseEnd),
     /// Time has passed: do what is due.
     Time,
 }

@@ -141,7 +141,7 @@ impl BuildCell {
     }
 
     /// Whether the lease that was delivered last was taken out of its ticket or inbox.
-    fn lease_was_taken(&self) -> bool {
+    pub(super) fn lease_was_taken(&self) -> bool {
         match &self.state.lock().submitter {
             Submitter::Ticket(mailbox) => mailbox.is_empty(),
             Submitter::Inbox { outbox, last_sent, .. } => {

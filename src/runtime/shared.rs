@@ -173,7 +173,7 @@ pub(super) enum Task {
         build: Arc<BuildCell>,
         error: BuildError,
     },
-    /// The build has ended, and with it its lease. The place is taken until that comes back.
+    /// The build has ended, and with it its lease. If that was taken, so is the place until it comes back.
     CancelLease {
         worker: WorkerIndex,
         build: Arc<BuildCell>,
@@ -342,8 +342,17 @@ impl Shared {
             Task::AskFit { worker, epoch, properties } => self.ask_fit(worker, epoch, properties, agenda),
             Task::Finish { build, error } => build.finish(error),
             Task::CancelLease { worker, build } => {
-                let input = Input::CancelLease(build.id);
-                self.worker_at(worker).transition(self, agenda, |turn| turn.apply(input));
+                let worker = self.worker_at(worker);
+                let is_taken = build.lease_was_taken() || {
+                    // Whoever takes it from now on sees that it has ended, so that its place is free.
+                    build.cancelled().set(LeaseEnd::Cancelled);
+                    build.lease_was_taken()
+                };
+                let input = match is_taken {
+                    true => Input::CancelLease(build.id),
+                    false => Input::Abandon(build.id, LeaseEnd::Cancelled),
+                };
+                worker.transition(self, agenda, |turn| turn.apply(input));
                 build.cancelled().set(LeaseEnd::Cancelled);
             }
             Task::TellEnd { build, result } => {
@@ -360,7 +369,8 @@ impl Shared {
                 build.cancelled().set(LeaseEnd::Abandoned);
                 drop(build.close());
                 let id = build.id;
-                self.worker_at(worker).transition(self, agenda, |turn| turn.apply(Input::Abandon(id)));
+                self.worker_at(worker)
+                    .transition(self, agenda, |turn| turn.apply(Input::Abandon(id, LeaseEnd::Abandoned)));
             }
             Task::GiveBack(lease) => lease.give_back(agenda),
         }

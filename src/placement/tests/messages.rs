@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::world::{Asker, Driver, Message, World, index_of, letter, properties};
-use crate::error::{FailureCause, SubstantiateError};
+use crate::error::{FailureCause, LeaseEnd, SubstantiateError};
 use crate::event::{StartFailure, StopCause};
 use crate::lifecycle::{Answer, Effect, Effects, Fit, Input, Occasion, RequestId, Want};
 
@@ -45,7 +45,7 @@ impl World {
                     sim.messages.push(Message::Fits { epoch, properties, fits: None });
                 }
             }
-            Order::Abandon { build, .. } => self.apply(worker, Input::Abandon(build)),
+            Order::Abandon { build, .. } => self.apply(worker, Input::Abandon(build, LeaseEnd::Abandoned)),
             other => panic!("{other:?} is not an order to a worker"),
         }
     }
