@@ -10,10 +10,10 @@ use std::time::Duration;
 use latent_worker::testing::{PATIENCE, ScriptedWorker};
 use latent_worker::{
     Agent, Build, BuildError, BuildResult, DriverCall, EventKind, Inbox, Lease, LeaseEnd, Master, ShutdownMode, Ticket,
-    WorkerConfig,
+    WorkerConfig, WorkerState,
 };
 
-use support::{World, eventually};
+use support::{World, answer, eventually, reaches};
 
 /// Enough for a stack overflow if each one took a stack frame.
 const MANY: usize = 100_000;
@@ -262,5 +262,30 @@ fn b6_a_cancel_gives_back_the_place_of_a_lease_that_nobody_has_taken() {
     assert!(matches!(ticket.wait_timeout(PATIENCE).unwrap_err(), BuildError::Cancelled));
     assert_eq!((worker.status().leases, next.end()), (1, None), "the place of the next build was not given back");
     drop(next);
+    world.finish(&[&script]);
+}
+
+#[test]
+fn w12_a_lease_that_nobody_took_is_no_finished_build() {
+    let world = World::new();
+    let (worker, script) = world.worker("w");
+    let mut failing = worker.substantiate(&Build::new("fails"));
+    script.expect_start().fail("no network");
+    assert!(answer(&mut failing).is_err());
+    script.expect_stop().succeed();
+    reaches(&worker, WorkerState::NotSubstantiated);
+    world.advance(10);
+    let ticket = world.master.submit(Build::new("untaken"));
+    script.expect_start().succeed_attached();
+    eventually(1, || worker.status().leases);
+    drop(ticket);
+    eventually(0, || worker.status().leases);
+    worker.insubstantiate(false);
+    script.expect_stop().succeed();
+    reaches(&worker, WorkerState::NotSubstantiated);
+    let mut failing = worker.substantiate(&Build::new("fails"));
+    script.expect_start().fail("no network");
+    assert!(answer(&mut failing).is_err());
+    assert_eq!(world.quarantines(), [10, 20]);
     world.finish(&[&script]);
 }

@@ -169,18 +169,26 @@ impl Lease {
             result => result,
         };
         let mut agenda = Agenda::default();
-        self.release(result, &mut agenda);
+        self.release(result, true, &mut agenda);
         self.connection.shared.perform(agenda);
     }
 
-    /// Gives the place back, and puts the consequences on the agenda.
+    /// Gives the place back, and puts the consequences on the agenda: nobody has taken this.
     pub(super) fn give_back(mut self, agenda: &mut Agenda) {
-        self.release(BuildResult::Dropped, agenda);
+        self.release(BuildResult::Dropped, false, agenda);
     }
 
-    fn release(&mut self, result: BuildResult, agenda: &mut Agenda) {
+    /// Nobody will take this: gives the place back, and ends the build.
+    pub(super) fn cancel_untaken(mut self) {
+        let mut agenda = Agenda::default();
+        self.release(BuildResult::Cancelled, false, &mut agenda);
+        self.connection.shared.perform(agenda);
+    }
+
+    /// `finished`: the build has, which speaks for the worker.
+    fn release(&mut self, result: BuildResult, finished: bool, agenda: &mut Agenda) {
         let Connection { shared, worker, epoch, .. } = &*self.connection;
-        let input = Input::Release { lease: self.id, finished: !self.retried };
+        let input = Input::Release { lease: self.id, finished };
         if let Some(build) = self.queued().filter(|_| !self.retried) {
             shared.finish_build(build.id, result, (worker, *epoch, input), agenda);
         } else {
@@ -233,7 +241,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if !self.released {
             let mut agenda = Agenda::default();
-            self.release(BuildResult::Dropped, &mut agenda);
+            self.release(BuildResult::Dropped, !self.retried, &mut agenda);
             self.connection.shared.perform(agenda);
         }
     }

@@ -14,7 +14,6 @@ use super::queue::{BuildCell, InboxNumber, Submitter};
 use super::shared::Shared;
 use crate::build::{Build, BuildId};
 use crate::error::BuildError;
-use crate::event::BuildResult;
 
 /// The claim to the answer for one submitted build.
 ///
@@ -24,7 +23,7 @@ use crate::event::BuildResult;
 ///
 /// Dropping the ticket cancels the build unless its lease was taken. A lease that is not taken out of the ticket within
 /// [`PlacementConfig::with_claim_timeout`](crate::PlacementConfig::with_claim_timeout) (1 h by default) is given back, and
-/// the build ends as [`BuildResult::Abandoned`].
+/// the build ends as [`BuildResult::Abandoned`](crate::BuildResult::Abandoned).
 #[must_use = "dropping the ticket cancels the build"]
 pub struct Ticket {
     shared: Arc<Shared>,
@@ -206,6 +205,6 @@ impl fmt::Debug for Inbox {
 /// Nobody will take this answer: a lease is given back, and its build ends.
 fn cancel_untaken(answer: Answer) {
     if let Ok(lease) = answer {
-        lease.finish(BuildResult::Cancelled);
+        lease.cancel_untaken();
     }
 }
