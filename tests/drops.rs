@@ -289,3 +289,17 @@ fn w12_a_lease_that_nobody_took_is_no_finished_build() {
     assert_eq!(world.quarantines(), [10, 20]);
     world.finish(&[&script]);
 }
+
+#[test]
+fn b10_a_lease_that_was_cancelled_retires_nothing() {
+    let world = World::new();
+    let (worker, script) = world.worker("w");
+    let ticket = world.master.submit(Build::new("b"));
+    script.expect_start().succeed_attached();
+    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    ticket.cancel();
+    assert_eq!(lease.end(), Some(LeaseEnd::Cancelled));
+    lease.retire("too late");
+    assert_eq!(worker.status().state, WorkerState::Substantiated);
+    world.finish(&[&script]);
+}

@@ -312,7 +312,7 @@ impl Lifecycle {
             }
             Input::Retire { lease, reason } => {
                 if let Stage::Attached(up) = &mut self.stage
-                    && up.leases.iter().any(|held| held.id == lease)
+                    && up.leases.iter().any(|held| held.id == lease && !held.cancelled)
                 {
                     up.draining.get_or_insert(StopCause::Retired);
                     self.last_failure = Some((reason, now));

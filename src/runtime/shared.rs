@@ -341,20 +341,7 @@ impl Shared {
             Task::AskKind { worker, properties } => self.ask_kind(worker, properties),
             Task::AskFit { worker, epoch, properties } => self.ask_fit(worker, epoch, properties, agenda),
             Task::Finish { build, error } => build.finish(error),
-            Task::CancelLease { worker, build } => {
-                let worker = self.worker_at(worker);
-                let is_taken = build.lease_was_taken() || {
-                    // Whoever takes it from now on sees that it has ended, so that its place is free.
-                    build.cancelled().set(LeaseEnd::Cancelled);
-                    build.lease_was_taken()
-                };
-                let input = match is_taken {
-                    true => Input::CancelLease(build.id),
-                    false => Input::Abandon(build.id, LeaseEnd::Cancelled),
-                };
-                worker.transition(self, agenda, |turn| turn.apply(input));
-                build.cancelled().set(LeaseEnd::Cancelled);
-            }
+            Task::CancelLease { worker, build } => self.end_lease(worker, &build, LeaseEnd::Cancelled, agenda),
             Task::TellEnd { build, result } => {
                 let now = self.clock.now();
                 let about = About { build: Some(build.id), ..About::default() };
@@ -366,14 +353,23 @@ impl Shared {
                 });
             }
             Task::Abandon { worker, build } => {
-                build.cancelled().set(LeaseEnd::Abandoned);
+                self.end_lease(worker, &build, LeaseEnd::Abandoned, agenda);
                 drop(build.close());
-                let id = build.id;
-                self.worker_at(worker)
-                    .transition(self, agenda, |turn| turn.apply(Input::Abandon(id, LeaseEnd::Abandoned)));
             }
             Task::GiveBack(lease) => lease.give_back(agenda),
         }
+    }
+
+    /// Ends the lease of a build that has ended. The place of one that nobody has taken is free.
+    fn end_lease(&self, worker: WorkerIndex, build: &BuildCell, end: LeaseEnd, agenda: &mut Agenda) {
+        let is_taken = build.lease_was_taken() || {
+            // Whoever takes it from now on sees that it has ended.
+            build.cancelled().set(end.clone());
+            build.lease_was_taken()
+        };
+        let input = if is_taken { Input::CancelLease(build.id) } else { Input::Abandon(build.id, end.clone()) };
+        self.worker_at(worker).transition(self, agenda, |turn| turn.apply(input));
+        build.cancelled().set(end);
     }
 
     fn spawn_instance(self: &Arc<Self>, worker: Arc<WorkerCell>, epoch: Epoch, agenda: &mut Agenda) {
