@@ -279,8 +279,13 @@ impl World {
                 if let Input::Retire { lease, .. } = input
                     && self.in_use.contains_key(lease)
                 {
-                    assert_eq!(self.life.last_failure().map(|(reason, _)| &**reason), Some("retired"));
-                    self.retired = Some(self.life.epoch());
+                    let is_it = |held: &super::Lease| held.id == *lease && held.cancelled;
+                    if matches!(&before.stage, Stage::Attached(up) if up.leases.iter().any(is_it)) {
+                        self.assert_unchanged(&before, "b10: a lease that was cancelled retired its instance");
+                    } else {
+                        assert_eq!(self.life.last_failure().map(|(reason, _)| &**reason), Some("retired"));
+                        self.retired = Some(self.life.epoch());
+                    }
                 }
             }
             Step::Deadline => {
