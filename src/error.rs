@@ -288,9 +288,6 @@ pub enum BuildError {
     /// The final answer was taken already, or the build was ended by dropping its lease.
     #[error("the build has ended")]
     Ended,
-    /// The time given to wait is over. The build is as it was.
-    #[error("the answer did not come in time")]
-    WaitTimedOut,
 }
 
 /// Why a lease ended before its holder gave it back.

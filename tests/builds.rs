@@ -15,14 +15,11 @@ use latent_worker::{
 use support::{SECOND, World, bounded, eventually, reaches};
 
 fn lease_of(ticket: &Ticket) -> Lease {
-    ticket.wait_timeout(PATIENCE).expect("the build has its turn")
+    ticket.wait_timeout(PATIENCE).expect("an answer in time").expect("the build has its turn")
 }
 
 fn error_of(ticket: &Ticket) -> BuildError {
-    match ticket.wait_timeout(PATIENCE).expect_err("the build cannot run") {
-        BuildError::WaitTimedOut => panic!("no answer in time"),
-        error => error,
-    }
+    ticket.wait_timeout(PATIENCE).expect("an answer in time").expect_err("the build cannot run")
 }
 
 fn attempts(number: u32) -> NonZeroU32 {
@@ -175,7 +172,11 @@ fn b2_every_way_to_fail_puts_the_build_back_and_counts() {
             "w (attempt 5): the connection to the agent was lost: severed",
         ]
     );
-    assert_eq!(ticket.wait_timeout(PATIENCE).unwrap_err(), BuildError::Ended, "that was the last answer");
+    assert_eq!(
+        ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap_err(),
+        BuildError::Ended,
+        "that was the last answer"
+    );
     world.finish(&[&script]);
 }
 
@@ -253,7 +254,7 @@ fn b3_an_impossible_build_ends_with_its_error() {
     first_script.expect_start().cannot("no such image");
     let error = BuildError::Cannot { reason: "no such image".into(), history: Vec::new() };
     assert_eq!(error_of(&ticket), error);
-    assert_eq!(ticket.wait_timeout(PATIENCE).unwrap_err(), BuildError::Ended);
+    assert_eq!(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap_err(), BuildError::Ended);
     first_script.expect_stop().succeed();
     reaches(&first, WorkerState::NotSubstantiated);
     assert_eq!(first.status().quarantine, None);
@@ -403,7 +404,7 @@ fn b4_an_inbox_that_is_dropped_cancels_what_waits_and_a_lease_that_was_taken_goe
     let submit = |name: &str| world.master.submit_to(Build::new(name.to_owned()), &inbox);
     let running = submit("running");
     running_script.expect_start().succeed_attached();
-    let (_, lease) = inbox.recv_timeout(PATIENCE).unwrap();
+    let (_, lease) = inbox.wait_timeout(PATIENCE).unwrap();
     let lying = submit("lying");
     lying_script.expect_start().succeed_attached();
     eventually(1, || inbox.receiver().len());
@@ -436,7 +437,7 @@ fn b5_priority_then_age() {
     }
     drop(busy);
     for expected in ["urgent", "urgent too", "old", "young", "low"] {
-        let (id, lease) = inbox.recv_timeout(PATIENCE).expect("the next one");
+        let (id, lease) = inbox.wait_timeout(PATIENCE).expect("the next one");
         let lease = lease.unwrap();
         assert_eq!(&**lease.build().name(), expected);
         assert_eq!(lease.build_id(), Some(id));

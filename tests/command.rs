@@ -103,7 +103,7 @@ fn w2_a_failed_start_that_told_its_instance_is_stopped_with_it() {
 fn b3_exit_code_65_is_the_builds_own_fault() {
     let place = Place::new();
     let farm = Farm::new(driver(&place, "echo first >&2; echo no such image >&2; echo ' ' >&2; exit 65", ""));
-    let answer = farm.master.submit(Build::new("test")).wait_timeout(LONG);
+    let answer = farm.master.submit(Build::new("test")).wait_timeout(LONG).expect("an answer in time");
     let Err(BuildError::Cannot { reason, .. }) = answer else { panic!("{answer:?}") };
     assert_eq!(&*reason, "no such image");
     farm.stop(false);
@@ -138,10 +138,10 @@ fn properties_that_would_be_one_variable_end_the_build_and_run_nothing() {
     let place = Place::new();
     let farm = Farm::new(driver(&place, "touch ran", "touch ran"));
     let build = Build::new("test").with_property("a-b", "1").with_property("a.b", "2");
-    let answer = farm.master.submit(build).wait_timeout(LONG);
+    let answer = farm.master.submit(build).wait_timeout(LONG).expect("an answer in time");
     assert!(matches!(&answer, Err(BuildError::Cannot { reason, .. }) if reason.contains("a-b")), "{answer:?}");
     let build = Build::new("test").with_property("long", "x".repeat(10 << 20));
-    let answer = farm.master.submit(build).wait_timeout(LONG);
+    let answer = farm.master.submit(build).wait_timeout(LONG).expect("an answer in time");
     assert!(matches!(&answer, Err(BuildError::Cannot { reason, .. }) if reason.contains("too long")), "{answer:?}");
     farm.stop(false);
     assert!(!place.path("ran").exists());
@@ -489,7 +489,7 @@ fn w11_an_instance_fits_builds_with_the_same_values_of_what_matters() {
             let secret = told(move || fs::read_to_string(path).unwrap()).wait();
             attachments.push(farm.master.attach("w 1", secret.trim(), ()).unwrap());
         }
-        drop(ticket.wait_timeout(LONG).unwrap());
+        drop(ticket.wait_timeout(LONG).expect("an answer in time").unwrap());
         assert_eq!(place.read("starts").lines().count(), starts);
     }
 }

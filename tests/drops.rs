@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use latent_worker::testing::{PATIENCE, ScriptedWorker};
 use latent_worker::{
-    Agent, Build, BuildError, BuildResult, DriverCall, EventKind, Inbox, Lease, LeaseEnd, Master, ShutdownMode, Ticket,
-    WorkerConfig, WorkerState,
+    Agent, Build, BuildError, BuildResult, DriverCall, EventKind, Inbox, Lease, LeaseEnd, Master, ShutdownMode,
+    SubstantiateError, Ticket, WorkerConfig, WorkerState,
 };
 
 use support::{World, answer, eventually, reaches};
@@ -33,7 +33,7 @@ fn busy_master() -> (Master, latent_worker::testing::Script, Lease) {
     let (driver, script) = ScriptedWorker::automatic();
     master.add_worker(WorkerConfig::new("w"), driver).unwrap();
     let ticket = master.submit(Build::new("first"));
-    let lease = ticket.wait_timeout(PATIENCE).expect("the build has its turn");
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").expect("the build has its turn");
     (master, script, lease)
 }
 
@@ -67,7 +67,7 @@ fn b4_a_hundred_thousand_leases_in_a_row_are_given_back_on_a_small_stack() {
         (0..MANY).for_each(|_| _ = master.submit_to(Build::new("b"), &inbox));
         drop(lease);
         for _ in 0..MANY {
-            let (_, answer) = inbox.recv_timeout(PATIENCE).expect("each has its turn");
+            let (_, answer) = inbox.wait_timeout(PATIENCE).expect("each has its turn");
             drop(answer.expect("it is a lease"));
         }
         assert!(master.shutdown(ShutdownMode::Fast, PATIENCE).complete);
@@ -148,7 +148,7 @@ fn b4_a_lease_taken_out_of_a_dropped_inbox_goes_on_and_ends_its_build_when_it_is
         let inbox = Inbox::new();
         let build = world.master.submit_to(Build::new("b"), &inbox);
         script.expect_start().succeed_attached();
-        let (_, lease) = inbox.recv_timeout(PATIENCE).expect("an answer");
+        let (_, lease) = inbox.wait_timeout(PATIENCE).expect("an answer");
         let lease = lease.expect("a lease");
         drop(inbox);
         assert_eq!((lease.end(), worker.status().leases), (None, 1));
@@ -205,7 +205,10 @@ impl Agent for Submits {}
 impl Drop for Submits {
     fn drop(&mut self) {
         let master = self.master.get_mut().unwrap().take().expect("it is dropped once");
-        let answer = master.submit(Build::new("nobody fits").with_label("unheard of")).wait_timeout(PATIENCE);
+        let answer = master
+            .submit(Build::new("nobody fits").with_label("unheard of"))
+            .wait_timeout(PATIENCE)
+            .expect("an answer in time");
         self.answered.send(answer.expect_err("no worker fits")).unwrap();
     }
 }
@@ -220,7 +223,7 @@ fn w14_an_agent_may_wait_for_a_build_while_it_is_dropped() {
     let agent = Submits { master: Mutex::new(Some(world.master.clone())), answered };
     let attachment = start.attacher().attach(agent).expect("it is let in");
     start.succeed();
-    let lease = ticket.wait_timeout(PATIENCE).expect("a lease");
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").expect("a lease");
     let lease = Arc::new(lease);
     worker.insubstantiate(true);
     script.expect_stop().succeed();
@@ -233,7 +236,7 @@ fn w14_an_agent_may_wait_for_a_build_while_it_is_dropped() {
 #[test]
 fn b6_a_cancel_gives_back_the_place_of_a_lease_that_nobody_has_taken() {
     let world = World::new();
-    let lease_of = |ticket: &Ticket| ticket.wait_timeout(PATIENCE).unwrap();
+    let lease_of = |ticket: &Ticket| ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     let (worker, script) = world.worker("w");
     let (inbox, untaken, waited_for) = (Inbox::new(), Build::new("untaken"), Build::new("waited for in vain"));
     let ticket = world.master.submit(untaken.clone());
@@ -244,7 +247,7 @@ fn b6_a_cancel_gives_back_the_place_of_a_lease_that_nobody_has_taken() {
 
     let busy = lease_of(&world.master.submit(Build::new("busy")));
     let channel = world.master.submit(waited_for);
-    assert!(matches!(channel.wait_timeout(Duration::ZERO), Err(BuildError::WaitTimedOut)));
+    assert!(channel.wait_timeout(Duration::ZERO).is_none());
     drop(busy);
     assert_eq!(worker.status().leases, 1);
     channel.cancel();
@@ -256,10 +259,10 @@ fn b6_a_cancel_gives_back_the_place_of_a_lease_that_nobody_has_taken() {
     assert_eq!(worker.status().leases, 0, "of an inbox");
 
     let next = lease_of(&world.master.submit(Build::new("next")));
-    for ended in [lease_of(&ticket), lease_of(&channel), inbox.recv_timeout(PATIENCE).unwrap().1.unwrap()] {
+    for ended in [lease_of(&ticket), lease_of(&channel), inbox.wait_timeout(PATIENCE).unwrap().1.unwrap()] {
         assert_eq!(ended.end(), Some(LeaseEnd::Cancelled));
     }
-    assert!(matches!(ticket.wait_timeout(PATIENCE).unwrap_err(), BuildError::Cancelled));
+    assert!(matches!(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap_err(), BuildError::Cancelled));
     assert_eq!((worker.status().leases, next.end()), (1, None), "the place of the next build was not given back");
     drop(next);
     world.finish(&[&script]);
@@ -296,10 +299,30 @@ fn b10_a_lease_that_was_cancelled_retires_nothing() {
     let (worker, script) = world.worker("w");
     let ticket = world.master.submit(Build::new("b"));
     script.expect_start().succeed_attached();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     ticket.cancel();
     assert_eq!(lease.end(), Some(LeaseEnd::Cancelled));
     lease.retire("too late");
     assert_eq!(worker.status().state, WorkerState::Substantiated);
+    world.finish(&[&script]);
+}
+
+#[test]
+fn w3_requests_and_stops_can_be_waited_for_through_their_channels() {
+    let world = World::new();
+    let (worker, script) = world.worker("w");
+    let mut request = worker.substantiate(&Build::new("b"));
+    assert!(request.try_wait().is_none());
+    script.expect_start().succeed_attached();
+    let lease = request.receiver().recv_timeout(PATIENCE).expect("an answer in time").unwrap();
+    assert!(matches!(request.wait(), Err(SubstantiateError::Answered)));
+    // One that is answered at once has a channel as well.
+    let mut full = worker.substantiate(&Build::new("b"));
+    assert!(matches!(full.receiver().try_recv(), Ok(Err(SubstantiateError::Full))));
+    drop(lease);
+    let stop = worker.insubstantiate(false);
+    script.expect_stop().succeed();
+    stop.wait();
+    assert!(stop.try_wait() && stop.receiver().recv().is_err());
     world.finish(&[&script]);
 }

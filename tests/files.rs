@@ -393,7 +393,7 @@ fn b4_cancelling_the_build_ends_its_transfers() {
         let master = Master::new();
         master.add_worker(WorkerConfig::new("local"), LocalLatentWorker::new().root(&place.0)).unwrap();
         let ticket = master.submit(Build::new("long"));
-        let lease = ticket.wait_timeout(PATIENCE).unwrap();
+        let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
         ends_in_the_middle(&lease, direction, || ticket.cancel(), &LeaseEnd::Cancelled);
     }
 }
@@ -562,7 +562,7 @@ fn w14_b4_w13_what_hangs_in_an_agent_is_told_when_its_lease_ends() {
         let start = script.expect_start();
         let connection = start.attacher().attach(Hooked(waits_for_interrupt(arrive))).unwrap();
         start.succeed();
-        let lease = Arc::new(ticket.wait_timeout(PATIENCE).unwrap());
+        let lease = Arc::new(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap());
         let asked = lease.clone();
         let (tell, told) = channel(1);
         let thread = std::thread::spawn(move || tell.send(operation(&asked)).unwrap());

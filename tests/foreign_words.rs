@@ -36,7 +36,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a build's own fault", |world, _, script| {
         let ticket = world.master.submit(Build::new("b"));
         script.expect_start().cannot(HOSTILE);
-        vec![ticket.wait_timeout(PATIENCE).unwrap_err().to_string()]
+        vec![ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap_err().to_string()]
     }),
     ("a panic of a start", |_, worker, script| {
         let mut request = worker.substantiate(&Build::new("b"));
@@ -106,16 +106,16 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a reason to try again", |world, _, script| {
         let ticket = world.master.submit(Build::new("b"));
         script.expect_start().succeed_attached();
-        ticket.wait_timeout(PATIENCE).unwrap().retry(HOSTILE);
+        ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap().retry(HOSTILE);
         world.pass_pause(1);
         script.expect_compatible().yes();
-        let lease = ticket.wait_timeout(PATIENCE).unwrap();
+        let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
         vec![lease.history()[0].to_string()]
     }),
     ("a failed build, and its name", |world, _, script| {
         let ticket = world.master.submit(Build::new(HOSTILE));
         script.expect_start().succeed_attached();
-        ticket.wait_timeout(PATIENCE).unwrap().finish(BuildResult::Failed(HOSTILE.into()));
+        ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap().finish(BuildResult::Failed(HOSTILE.into()));
         Vec::new()
     }),
 ];

@@ -238,14 +238,14 @@ fn j3_a_worker_waits_for_its_own_leftovers_and_for_no_others() {
     let first = life.master.submit(Build::new("first"));
     let second = life.master.submit(Build::new("second"));
     free_script.automate_all();
-    let first = first.wait_timeout(PATIENCE).unwrap();
+    let first = first.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_eq!(&**first.worker(), "free");
     assert!(second.try_wait().is_none());
     assert_eq!(held_script.count(DriverCall::Start), 0);
     assert!(held.status().to_string().contains("waits until what was left behind is gone"), "{}", held.status());
     reclaim.gone();
     held_script.expect_start().succeed_attached();
-    let second = second.wait_timeout(PATIENCE).unwrap();
+    let second = second.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_eq!(&**second.worker(), "w");
     held_script.automate_all();
     drop((first, second, free));

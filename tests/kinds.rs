@@ -42,7 +42,7 @@ fn two() -> NonZeroUsize {
 }
 
 fn reason(ticket: &Ticket) -> String {
-    match ticket.wait_timeout(PATIENCE) {
+    match ticket.wait_timeout(PATIENCE).expect("an answer in time") {
         Err(BuildError::Cannot { reason, .. }) => reason.to_string(),
         other => panic!("it does not end as impossible: {other:?}"),
     }
@@ -65,7 +65,7 @@ fn b1_a_driver_that_is_shared_says_the_kind_of_the_same_properties_once() {
     script.automate_all();
     for _ in 0..3 {
         let tickets: Vec<_> = (0..20).map(|number| world.master.submit(of_image(["a", "b"][number % 2]))).collect();
-        tickets.iter().for_each(|ticket| drop(ticket.wait_timeout(PATIENCE).unwrap()));
+        tickets.iter().for_each(|ticket| drop(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap()));
     }
     assert_eq!(asked.load(Ordering::SeqCst), 2);
     world.finish(&[&script]);
@@ -81,7 +81,7 @@ fn b1_driver_values_of_their_own_say_their_own_kinds() {
     let tickets = [world.master.submit(of_image("a")), world.master.submit(of_image("a"))];
     one_script.expect_start().succeed_attached();
     other_script.expect_start().succeed_attached();
-    let leases = tickets.each_ref().map(|ticket| ticket.wait_timeout(PATIENCE).unwrap());
+    let leases = tickets.each_ref().map(|ticket| ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap());
     assert_eq!((one_asked.load(Ordering::SeqCst), other_asked.load(Ordering::SeqCst)), (1, 1));
     drop(leases);
     world.finish(&[&one_script, &other_script]);
@@ -102,7 +102,12 @@ fn b7_a_driver_is_asked_for_every_worker_that_fits() {
     assert_eq!(start.worker(), "labelled");
     start.succeed_attached();
     let first = answer(&mut up).unwrap();
-    let second = world.master.submit(of_image("a").with_label("gpu")).wait_timeout(PATIENCE).unwrap();
+    let second = world
+        .master
+        .submit(of_image("a").with_label("gpu"))
+        .wait_timeout(PATIENCE)
+        .expect("an answer in time")
+        .unwrap();
     assert_eq!((&**second.worker(), second.epoch()), ("labelled", first.epoch()));
     drop((first, second));
     world.finish(&[&script]);
@@ -167,7 +172,7 @@ fn w14_a_kind_that_panics_is_an_error() {
     assert_eq!(reason(&world.master.submit(Build::new("no image"))), "kind panicked: an image");
     let ticket = world.master.submit(of_image("a"));
     script.expect_start().succeed_attached();
-    drop(ticket.wait_timeout(PATIENCE).unwrap());
+    drop(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap());
     world.finish(&[&script]);
 }
 
@@ -199,7 +204,7 @@ fn b7_a_question_for_a_kind_that_hangs_holds_up_neither_the_submission_nor_anoth
 
     let (driver, other) = ScriptedWorker::automatic();
     world.master.add_worker(WorkerConfig::new("other"), driver).unwrap();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_eq!(&**lease.worker(), "other");
     drop((lease, release));
     world.finish(&[&script, &other]);
@@ -214,7 +219,7 @@ fn b7_a_late_answer_about_a_kind_starts_what_waits_and_one_for_nobody_starts_not
     cancelled.cancel();
     let waits = world.master.submit(of_image("other"));
     drop(release);
-    assert_eq!(waits.wait_timeout(PATIENCE).unwrap().build().name().as_ref(), "other");
+    assert_eq!(waits.wait_timeout(PATIENCE).expect("an answer in time").unwrap().build().name().as_ref(), "other");
     assert_eq!(script.count(DriverCall::Start), 1);
     world.finish(&[&script]);
 }
@@ -228,7 +233,7 @@ fn s2_a_shutdown_names_the_question_for_a_kind_that_hangs() {
     let report = world.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
     assert!(!report.complete);
     assert!(report.to_string().contains("in kind for"), "{report}");
-    assert!(matches!(ticket.wait_timeout(PATIENCE), Err(BuildError::ShutDown)));
+    assert!(matches!(ticket.wait_timeout(PATIENCE).expect("an answer in time"), Err(BuildError::ShutDown)));
     drop(release);
     world.finish(&[&script]);
 }
@@ -245,7 +250,7 @@ fn w14_a_driver_may_use_the_library_and_panic_while_it_is_asked_for_a_kind() {
     });
     world.master.add_worker(WorkerConfig::new("w"), driver).unwrap();
     assert!(reason(&world.master.submit(of_image("panics"))).contains("panicked"));
-    drop(world.master.submit(of_image("good")).wait_timeout(PATIENCE).unwrap());
+    drop(world.master.submit(of_image("good")).wait_timeout(PATIENCE).expect("an answer in time").unwrap());
     world.master.shutdown(ShutdownMode::Fast, PATIENCE);
     drop(script);
 }

@@ -103,7 +103,8 @@ fn w11_a_build_of_another_kind_gets_an_instance_of_its_own() {
 fn b3_an_unknown_kind_is_the_builds_own_fault() {
     let root = Root::new();
     let (master, worker) = one_worker(root.driver().kind("known", LocalKind::new()), IdlePolicy::Never);
-    let answer = master.submit(Build::new("typo").with_property("kind", "knwon")).wait_timeout(LONG);
+    let answer =
+        master.submit(Build::new("typo").with_property("kind", "knwon")).wait_timeout(LONG).expect("an answer in time");
     let Err(BuildError::Cannot { reason, .. }) = &answer else { panic!("{answer:?}") };
     assert!(reason.contains("knwon") && reason.contains("known"), "{reason}");
     assert_eq!(worker.status().quarantine, None);
@@ -142,11 +143,11 @@ fn b4_cancelling_a_running_build_kills_its_command() {
     let root = Root::new();
     let (master, worker) = one_worker(root.driver(), IdlePolicy::Never);
     let ticket = master.submit(Build::new("long"));
-    let lease = ticket.wait_timeout(LONG).unwrap();
+    let lease = ticket.wait_timeout(LONG).expect("an answer in time").unwrap();
     let (running, child) = stubborn(&lease);
     ticket.cancel();
     assert!(matches!(running.recv(), Err(CommandError::LeaseEnded(LeaseEnd::Cancelled))));
-    assert!(matches!(ticket.wait_timeout(LONG), Err(BuildError::Cancelled)));
+    assert!(matches!(ticket.wait_timeout(LONG).expect("an answer in time"), Err(BuildError::Cancelled)));
     wait_for_the_end_of(child);
     drop(running);
     drop(lease);
@@ -216,8 +217,10 @@ fn d1_two_methods_are_enough_and_one_value_can_serve_many_workers() {
     for name in ["a", "b"] {
         master.add_worker(WorkerConfig::new(name), driver.clone()).unwrap();
     }
-    let leases: Vec<_> =
-        (0..2).map(|_| master.submit(Build::new("any"))).map(|ticket| ticket.wait_timeout(LONG).unwrap()).collect();
+    let leases: Vec<_> = (0..2)
+        .map(|_| master.submit(Build::new("any")))
+        .map(|ticket| ticket.wait_timeout(LONG).expect("an answer in time").unwrap())
+        .collect();
     assert_ne!(leases[0].worker(), leases[1].worker());
     assert!(matches!(leases[0].run(&Command::shell("true")), Err(CommandError::Unsupported)));
     leases.into_iter().for_each(|lease| lease.finish(BuildResult::Succeeded));
@@ -228,7 +231,8 @@ fn w11_b3_an_unknown_kind_does_not_run_on_a_warm_instance() {
     let root = Root::new();
     let (master, worker) = one_worker(root.driver(), IdlePolicy::Never);
     drop(lease(&worker));
-    let answer = master.submit(Build::new("typo").with_property("kind", "typo")).wait_timeout(LONG);
+    let answer =
+        master.submit(Build::new("typo").with_property("kind", "typo")).wait_timeout(LONG).expect("an answer in time");
     assert!(matches!(answer, Err(BuildError::Cannot { .. })), "{answer:?}");
 }
 

@@ -289,10 +289,10 @@ fn d2_properties_that_cannot_be_variables_end_the_build_and_run_nothing() {
     let place = Place::new();
     let farm = Farm::new(driver(&place, "touch ran"));
     let build = Build::new("test").with_property("a-b", "1").with_property("a.b", "2");
-    let answer = farm.master.submit(build).wait_timeout(LONG);
+    let answer = farm.master.submit(build).wait_timeout(LONG).expect("an answer in time");
     assert!(matches!(&answer, Err(BuildError::Cannot { reason, .. }) if reason.contains("a-b")), "{answer:?}");
     let build = Build::new("test").with_property("long", "x".repeat(10 << 20));
-    let answer = farm.master.submit(build).wait_timeout(LONG);
+    let answer = farm.master.submit(build).wait_timeout(LONG).expect("an answer in time");
     assert!(matches!(&answer, Err(BuildError::Cannot { reason, .. }) if reason.contains("too long")), "{answer:?}");
     farm.stop(false);
     assert!(!place.path("ran").exists());
@@ -373,7 +373,7 @@ fn w11_an_instance_fits_builds_with_the_same_values_of_what_matters() {
             let secret = told(move || fs::read_to_string(path).unwrap()).wait();
             attachments.push(farm.master.attach("w 1", secret.trim(), ()).unwrap());
         }
-        drop(ticket.wait_timeout(LONG).unwrap());
+        drop(ticket.wait_timeout(LONG).expect("an answer in time").unwrap());
         assert_eq!(place.read("starts").lines().count(), starts);
     }
 }

@@ -142,10 +142,10 @@ fn s1_nothing_new_starts_and_every_queued_build_is_answered() {
 
     for ticket in &queued {
         assert_eq!(ticket.try_wait().expect("at once").unwrap_err(), BuildError::ShutDown);
-        assert_eq!(ticket.wait_timeout(PATIENCE).unwrap_err(), BuildError::Ended);
+        assert_eq!(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap_err(), BuildError::Ended);
     }
     let late = world.master.submit(Build::new("late"));
-    assert_eq!(late.wait_timeout(PATIENCE).unwrap_err(), BuildError::ShutDown);
+    assert_eq!(late.wait_timeout(PATIENCE).expect("an answer in time").unwrap_err(), BuildError::ShutDown);
     assert_eq!(answer(&mut worker.substantiate(&Build::new("late"))).unwrap_err(), SubstantiateError::ShutDown);
     assert_eq!(answer(&mut worker.warm_up()).unwrap_err(), SubstantiateError::ShutDown);
     let (driver, _script) = ScriptedWorker::new();
@@ -162,7 +162,7 @@ fn s1_a_graceful_shutdown_waits_for_running_builds() {
     let (worker, script) = world.worker("w");
     let ticket = world.master.submit(Build::new("b"));
     script.expect_start().succeed_attached();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     world.await_event("start_returned");
     assert!(!world.master.shutdown(ShutdownMode::Graceful, Duration::ZERO).complete);
     world.advance(100_000);
@@ -212,10 +212,10 @@ fn s1_a_build_given_back_for_another_try_is_answered() {
     let (_worker, script) = world.worker("w");
     let ticket = world.master.submit(Build::new("b"));
     script.expect_start().succeed_attached();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     world.master.shutdown(ShutdownMode::Fast, Duration::ZERO);
     lease.retry("the instance was stopped");
-    assert_eq!(ticket.wait_timeout(PATIENCE).unwrap_err(), BuildError::ShutDown);
+    assert_eq!(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap_err(), BuildError::ShutDown);
     world.finish(&[&script]);
 }
 

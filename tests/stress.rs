@@ -246,7 +246,7 @@ fn w1_w2_w3_b6_hold_under_stress_and_no_thread_is_left() {
             }
             _ => worker.unpause(),
         }
-        if let Some((id, answer)) = inbox.recv_timeout(Duration::from_micros(100)) {
+        if let Some((id, answer)) = inbox.wait_timeout(Duration::from_micros(100)) {
             match answer {
                 Ok(lease) => give.send(lease).unwrap(),
                 Err(error) => {
@@ -330,10 +330,11 @@ fn w3_b6_tickets_dropped_at_any_moment_keep_no_lease() {
                 (0..random.u32(0..3_000)).for_each(|_| std::hint::spin_loop());
                 continue;
             }
-            let lease = ticket.wait_timeout(PATIENCE).expect("a lease was lost");
+            let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").expect("a lease was lost");
             if random.bool() {
                 lease.retry("again");
-                let again = ticket.wait_timeout(PATIENCE).expect("a lease was lost after a retry");
+                let again =
+                    ticket.wait_timeout(PATIENCE).expect("an answer in time").expect("a lease was lost after a retry");
                 again.finish(BuildResult::Succeeded);
             }
         }

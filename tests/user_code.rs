@@ -192,7 +192,7 @@ fn every_method(master: &Master, clock: &ManualClock, stuck: &Worker, at: impl F
     let inbox = Inbox::new();
     let build = master.submit_to(Build::new("of the stuck worker").with_label("stuck"), &inbox);
     let _ = master.cancel(build);
-    while let Some((_, answer)) = inbox.recv_timeout(Duration::ZERO) {
+    while let Some((_, answer)) = inbox.wait_timeout(Duration::ZERO) {
         drop(answer);
     }
 
@@ -201,7 +201,7 @@ fn every_method(master: &Master, clock: &ManualClock, stuck: &Worker, at: impl F
     let result = master.run(build(), |lease| Ok::<_, String>(lease.worker().to_string()));
     assert_eq!(result.unwrap(), "spare");
     at("Lease");
-    let lease = master.submit(build()).wait_timeout(PATIENCE).unwrap();
+    let lease = master.submit(build()).wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     drop((lease.build(), lease.build_id(), lease.epoch(), lease.history(), lease.agent::<()>(), format!("{lease:?}")));
     assert!(lease.end().is_none() && lease.wait_end(Duration::ZERO).is_none());
     assert!(matches!(lease.run(&Command::shell("true")), Err(CommandError::Unsupported)));
@@ -220,7 +220,7 @@ fn every_method(master: &Master, clock: &ManualClock, stuck: &Worker, at: impl F
     at("what is refused after a shutdown");
     let refused = stuck.substantiate(&Build::new("b")).wait_timeout(PATIENCE);
     assert_eq!(refused.unwrap().unwrap_err(), SubstantiateError::ShutDown);
-    let refused = master.submit(Build::new("b")).wait_timeout(PATIENCE);
+    let refused = master.submit(Build::new("b")).wait_timeout(PATIENCE).expect("an answer in time");
     assert_eq!(refused.unwrap_err(), BuildError::ShutDown);
 }
 

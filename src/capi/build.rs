@@ -143,10 +143,11 @@ pub extern "C" fn lw_ticket_wait(
         let lease = place("lease", lease, ptr::null_mut())?;
         let ticket = handle::get(ticket)?;
         let answer = match timeout_ms {
-            0 => ticket.try_wait().unwrap_or(Err(BuildError::WaitTimedOut)),
-            LW_FOREVER => ticket.wait(),
+            0 => ticket.try_wait(),
+            LW_FOREVER => Some(ticket.wait()),
             _ => ticket.wait_timeout(milliseconds(timeout_ms)),
         };
+        let answer = answer.ok_or(Failure::expected(LW_ERROR_TIMEOUT, c"the answer did not come in time"))?;
         *lease = lease::hand_out(answer?);
         Ok(())
     })

@@ -80,7 +80,6 @@ impl From<BuildError> for Failure {
             BuildError::Cancelled => Self::new(LW_ERROR_CANCELLED, &error),
             BuildError::ShutDown => Self::new(LW_ERROR_SHUT_DOWN, &error),
             BuildError::Ended => Self::new(LW_ERROR_ENDED, &error),
-            BuildError::WaitTimedOut => Self::expected(LW_ERROR_TIMEOUT, c"the answer did not come in time"),
         }
     }
 }

@@ -73,7 +73,7 @@ impl Worker {
             })
         });
         let state = match (requested, receiver) {
-            (Ok(request), Some(answers)) => Answer::Awaited { worker: self.clone(), request, answers },
+            (Ok(request), Some(answers)) => Answer::Awaited { request: Some((self.clone(), request)), answers },
             (Ok(_), None) => unreachable!("a request is kept with its channel"),
             (Err(granted), _) => Answer::Known(answer(granted)),
         };
@@ -131,7 +131,11 @@ pub struct Substantiation<T> {
 
 enum Answer<T> {
     Known(Result<T, SubstantiateError>),
-    Awaited { worker: Worker, request: RequestId, answers: Receiver<Result<T, SubstantiateError>> },
+    Awaited {
+        /// What was asked of whom; `None` when it was answered at once.
+        request: Option<(Worker, RequestId)>,
+        answers: Receiver<Result<T, SubstantiateError>>,
+    },
     Taken,
 }
 
@@ -153,6 +157,19 @@ impl<T> Substantiation<T> {
         self.take(|answers| answers.try_recv().ok())
     }
 
+    /// The channel that the answer comes through, for `select!`.
+    pub fn receiver(&mut self) -> &Receiver<Result<T, SubstantiateError>> {
+        if !matches!(self.state, Answer::Awaited { .. }) {
+            let (sender, answers) = bounded(1);
+            let known = std::mem::replace(&mut self.state, Answer::Awaited { request: None, answers });
+            if let Answer::Known(answer) = known {
+                let _ = sender.try_send(answer);
+            }
+        }
+        let Answer::Awaited { answers, .. } = &self.state else { unreachable!("it has a channel now") };
+        answers
+    }
+
     fn take(
         &mut self,
         receive: impl FnOnce(&Receiver<Result<T, SubstantiateError>>) -> Option<Result<T, SubstantiateError>>,
@@ -160,10 +177,10 @@ impl<T> Substantiation<T> {
         match std::mem::replace(&mut self.state, Answer::Taken) {
             Answer::Known(answer) => Some(answer),
             Answer::Taken => None,
-            Answer::Awaited { worker, request, answers } => {
+            Answer::Awaited { request, answers } => {
                 let answer = receive(&answers);
                 if answer.is_none() {
-                    self.state = Answer::Awaited { worker, request, answers };
+                    self.state = Answer::Awaited { request, answers };
                 }
                 answer
             }
@@ -173,7 +190,7 @@ impl<T> Substantiation<T> {
     /// Gives the request up: it is answered with [`SubstantiateError::Cancelled`] at once, unless it has been answered.
     /// When nobody else waits for the instance, its start is cancelled. Does not block.
     pub fn cancel(&self) {
-        if let Answer::Awaited { worker, request, .. } = &self.state {
+        if let Answer::Awaited { request: Some((worker, request)), .. } = &self.state {
             worker.shared.cancel_request(&worker.cell, *request);
         }
     }
@@ -206,9 +223,27 @@ pub struct Insubstantiation {
 }
 
 impl Insubstantiation {
+    /// Blocks until the instance is gone. Within a driver's method it does not block.
+    pub fn wait(&self) {
+        if !threads::belongs_to(self.master) {
+            // Nothing is ever sent: it is disconnected.
+            let _ = self.gone.recv();
+        }
+    }
+
     /// Blocks until the instance is gone, at most for `timeout`; whether it is. Within a driver's method it does not block.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         let timeout = if threads::belongs_to(self.master) { Duration::ZERO } else { timeout };
         recv_within(&self.gone, timeout).is_err_and(|error| error.is_disconnected())
+    }
+
+    /// Whether the instance is gone. Does not block.
+    pub fn try_wait(&self) -> bool {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    /// A channel that carries nothing and is disconnected when the instance is gone, for `select!`.
+    pub fn receiver(&self) -> &Receiver<Infallible> {
+        &self.gone
     }
 }

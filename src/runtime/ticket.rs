@@ -64,16 +64,16 @@ impl Ticket {
         }
     }
 
-    /// As [`wait`](Ticket::wait), but at most for `timeout`: then the error is [`BuildError::WaitTimedOut`] and the
-    /// build is as it was.
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<Lease, BuildError> {
+    /// The answer, if it comes within `timeout`; otherwise the build is as it was. Blocks for so long at most.
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<Result<Lease, BuildError>> {
         match self.find() {
-            Found::Answer(answer) => answer,
-            Found::Nothing => Err(BuildError::Ended),
-            Found::NotYet => recv_within(self.receiver(), timeout).unwrap_or_else(|error| match error {
-                RecvTimeoutError::Timeout => Err(BuildError::WaitTimedOut),
-                RecvTimeoutError::Disconnected => Err(BuildError::Ended),
-            }),
+            Found::Answer(answer) => Some(answer),
+            Found::Nothing => Some(Err(BuildError::Ended)),
+            Found::NotYet => match recv_within(self.receiver(), timeout) {
+                Ok(answer) => Some(answer),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Err(BuildError::Ended)),
+            },
         }
     }
 
@@ -133,9 +133,10 @@ impl fmt::Debug for Ticket {
 ///
 /// let (master, inbox) = (Master::new(), Inbox::new());
 /// let id = master.submit_to(Build::new("nobody takes it"), &inbox);
-/// let (answered, answer) = inbox.receiver().recv().unwrap();
+/// let (answered, answer) = inbox.wait();
 /// assert_eq!(answered, id);
 /// assert!(matches!(answer, Err(BuildError::NoWorkerFits { .. })));
+/// assert!(inbox.try_wait().is_none());
 /// ```
 #[must_use = "dropping the inbox cancels its builds"]
 pub struct Inbox {
@@ -170,9 +171,20 @@ impl Inbox {
         &self.answers
     }
 
-    /// Blocks until there is an answer, at most for `timeout`.
-    pub fn recv_timeout(&self, timeout: Duration) -> Option<(BuildId, Result<Lease, BuildError>)> {
+    /// Blocks until there is an answer. There is one for each of its builds that is cancelled by another thread; when all
+    /// have had their last answer, it blocks until another build is submitted to it.
+    pub fn wait(&self) -> (BuildId, Result<Lease, BuildError>) {
+        self.answers.recv().expect("the inbox holds a sender itself")
+    }
+
+    /// The next answer, if one comes within `timeout`.
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<(BuildId, Result<Lease, BuildError>)> {
         recv_within(&self.answers, timeout).ok()
+    }
+
+    /// The next answer, if there is one. Does not block.
+    pub fn try_wait(&self) -> Option<(BuildId, Result<Lease, BuildError>)> {
+        self.answers.try_recv().ok()
     }
 }
 

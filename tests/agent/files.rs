@@ -128,7 +128,7 @@ fn a_build_is_cancelled_in_the_middle_of_a_file(kind: Kind) {
     farm.worker("w");
     let build = || {
         let ticket = farm.master.submit(Build::new("a build"));
-        let lease = ticket.wait_timeout(PATIENCE).unwrap();
+        let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
         (ticket, lease)
     };
     let mut epochs = Vec::new();

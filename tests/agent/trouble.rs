@@ -22,7 +22,7 @@ fn w13_a_killed_agent_loses_its_build_to_another_one(kind: Kind) {
     lease(&farm.worker("one")).finish(BuildResult::Succeeded);
     farm.worker("two");
     let ticket = farm.master.submit(Build::new("survivor"));
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     let mut running = lease.start(&Command::shell("echo begun; exec sleep 60")).unwrap();
     assert_eq!(next(&mut running), Output::Stdout(b"begun\n".to_vec()));
     farm.kill(lease.worker(), Signal::KILL);
@@ -32,7 +32,7 @@ fn w13_a_killed_agent_loses_its_build_to_another_one(kind: Kind) {
     assert!(matches!(lease.end(), Some(LeaseEnd::Lost(_))));
     let first = lease.worker().clone();
     lease.retry("lost");
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_ne!(lease.worker(), &first);
     assert!(lease.run(&Command::shell("true")).unwrap().success());
     assert_eq!(farm.master.worker(&first).unwrap().status().quarantine, None);
@@ -122,7 +122,7 @@ fn a_build_is_cancelled_while_an_agent_runs_it(kind: Kind) {
     let farm = Farm::new(kind);
     farm.worker("w");
     let ticket = farm.master.submit(Build::new("cancelled"));
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     let mut running = lease.start(&Command::shell("echo begun; exec sleep 60")).unwrap();
     assert_eq!(next(&mut running), Output::Stdout(b"begun\n".to_vec()));
     ticket.cancel();
@@ -130,6 +130,6 @@ fn a_build_is_cancelled_while_an_agent_runs_it(kind: Kind) {
     drop(running);
     assert_eq!(lease.end(), Some(LeaseEnd::Cancelled));
     drop(lease);
-    assert!(matches!(ticket.wait_timeout(PATIENCE), Err(BuildError::Cancelled)));
+    assert!(matches!(ticket.wait_timeout(PATIENCE).expect("an answer in time"), Err(BuildError::Cancelled)));
     farm.finish();
 }

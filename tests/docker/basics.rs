@@ -55,7 +55,7 @@ fn the_image_may_depend_on_the_build(engine: &Engine) {
     drop(same);
 
     let ticket = scene.master.submit(of_b.clone());
-    let other = ticket.wait_timeout(PATIENCE).unwrap();
+    let other = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_eq!(said(&other, "cat /kind"), "b");
     assert_ne!(other.epoch(), epoch);
     let cause = scene.await_event(|kind| match kind {

@@ -18,7 +18,7 @@ fn j3_an_engine_that_goes_down_in_the_middle_costs_an_attempt_and_leaves_nothing
     let scene = Scene::on(&engine);
     scene.worker("w", scene.driver(image.reference()).network("host").build().unwrap());
     let ticket = scene.master.submit(Build::new("a build"));
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_eq!(said(&lease, "cat /kind"), "a");
 
     daemon.stop();
@@ -34,7 +34,7 @@ fn j3_an_engine_that_goes_down_in_the_middle_costs_an_attempt_and_leaves_nothing
     assert_eq!(scene.master.leftovers().len(), 1);
 
     daemon.resume();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_eq!(said(&lease, "cat /kind"), "a");
     lease.finish(BuildResult::Succeeded);
     assert!(eventually(|| scene.master.leftovers().is_empty()), "{:?}", scene.master.leftovers());

@@ -159,7 +159,7 @@ fn w11_a_build_gets_the_machine_that_its_properties_ask_for() {
         _ => None,
     });
     assert_eq!(cause, StopCause::Incompatible);
-    let held = queued.wait_timeout(PATIENCE).unwrap();
+    let held = queued.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_eq!(between(&scene.machine().xml, "instanceType"), Some("t3.small"));
     drop(held);
     scene.finish();

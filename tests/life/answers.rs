@@ -213,7 +213,7 @@ fn w4_a_build_of_the_queue_waits_for_the_stop_too() {
     assert_eq!(worker.status().state, WorkerState::InsubstantiatingSubstantiating);
     stop.succeed();
     script.expect_start().succeed_attached();
-    assert_eq!(ticket.wait_timeout(PATIENCE).unwrap().epoch().get(), 2);
+    assert_eq!(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap().epoch().get(), 2);
     world.finish(&[&script]);
 }
 

@@ -87,7 +87,7 @@ fn b4_a_build_whose_ticket_is_gone_is_not_tried_again() {
     let (worker, script) = world.worker("w");
     let ticket = world.master.submit(Build::new("b"));
     script.expect_start().succeed_attached();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     let id = ticket.id();
     drop(ticket);
     assert_eq!(lease.end(), None, "it may be brought to its end");

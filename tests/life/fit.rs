@@ -19,7 +19,7 @@ fn with_a_up(config: WorkerConfig) -> (World, latent_worker::Worker, latent_work
     let start = script.expect_start();
     assert_eq!(start.properties().get("kind"), Some("a"));
     start.succeed_attached();
-    drop(ticket.wait_timeout(PATIENCE).expect("no question without an instance"));
+    drop(ticket.wait_timeout(PATIENCE).expect("an answer in time").expect("no question without an instance"));
     world.await_event("start_returned");
     assert_eq!(script.count(DriverCall::Compatible), 0);
     (world, worker, script)
@@ -30,7 +30,7 @@ fn w11_a_driver_that_fits_everything_is_never_asked() {
     let world = World::new();
     let (worker, script) = world.worker("w");
     drop(world.lease(&worker, &script));
-    drop(world.master.submit(of_kind("a")).wait_timeout(PATIENCE).unwrap());
+    drop(world.master.submit(of_kind("a")).wait_timeout(PATIENCE).expect("an answer in time").unwrap());
     drop(answer(&mut worker.substantiate(&of_kind("b"))).unwrap());
     assert_eq!(script.count(DriverCall::Compatible), 0);
     world.finish(&[&script]);
@@ -43,7 +43,7 @@ fn w11_the_driver_is_asked_with_the_properties_of_the_build() {
     let question = script.expect_compatible();
     assert_eq!(question.properties().get("kind"), Some("a again"));
     question.yes();
-    assert_eq!(ticket.wait_timeout(PATIENCE).unwrap().epoch().get(), 1);
+    assert_eq!(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap().epoch().get(), 1);
     world.finish(&[&script]);
 }
 
@@ -57,7 +57,7 @@ fn w11_an_idle_instance_that_does_not_fit_is_recycled_at_once_when_nobody_else_c
         let start = script.expect_start();
         assert_eq!(start.properties().get("kind"), Some("b"));
         start.succeed_attached();
-        assert_eq!(ticket.wait_timeout(PATIENCE).unwrap().epoch().get(), 2);
+        assert_eq!(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap().epoch().get(), 2);
         assert_eq!(world.quarantines(), [0; 0]);
         world.finish(&[&script]);
     }
@@ -70,7 +70,7 @@ fn w11_another_worker_that_can_take_it_is_preferred_to_recycling() {
     let ticket = world.master.submit(of_kind("b"));
     script.expect_compatible().no();
     other_script.expect_start().succeed_attached();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_eq!(lease.worker(), other.name());
     assert_eq!(worker.status().state, WorkerState::Substantiated);
     assert_eq!(script.count(DriverCall::Stop), 0);
@@ -84,7 +84,7 @@ fn w11_a_busy_instance_that_does_not_fit_is_left_alone_until_it_is_idle() {
     let (world, worker, script) = with_a_up(config);
     let first = world.master.submit(of_kind("a"));
     script.expect_compatible().yes();
-    let running = first.wait_timeout(PATIENCE).unwrap();
+    let running = first.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
 
     let other_kind = world.master.submit(of_kind("b"));
     script.expect_compatible().no();
@@ -96,7 +96,7 @@ fn w11_a_busy_instance_that_does_not_fit_is_left_alone_until_it_is_idle() {
     drop(running);
     script.expect_stop().succeed();
     script.expect_start().succeed_attached();
-    assert_eq!(other_kind.wait_timeout(PATIENCE).unwrap().epoch().get(), 2);
+    assert_eq!(other_kind.wait_timeout(PATIENCE).expect("an answer in time").unwrap().epoch().get(), 2);
     world.finish(&[&script]);
 }
 
@@ -157,7 +157,7 @@ fn w11_every_build_of_another_kind_has_a_fresh_instance_after_build() {
         let start = script.expect_start();
         assert_eq!(start.properties().get("kind"), Some(kind));
         start.succeed_attached();
-        drop(ticket.wait_timeout(PATIENCE).unwrap());
+        drop(ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap());
         script.expect_stop().succeed();
     }
     assert_eq!(script.count(DriverCall::Compatible), 0);

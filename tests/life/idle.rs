@@ -104,7 +104,8 @@ fn w9_an_instance_that_was_started_without_a_build_takes_one_later() {
     start.succeed_attached();
     assert_eq!(answer(&mut warm), Ok(()));
     world.advance(30);
-    let lease = world.master.submit(Build::new("later")).wait_timeout(PATIENCE).expect("at once");
+    let lease =
+        world.master.submit(Build::new("later")).wait_timeout(PATIENCE).expect("an answer in time").expect("at once");
     assert_eq!(lease.epoch().get(), 1);
     world.advance(60);
     assert!(lease.end().is_none());

@@ -72,7 +72,7 @@ fn w12_a_build_waits_for_the_end_of_the_quarantine_and_then_runs() {
         world.advance(1);
     }
     script.expect_start().succeed_attached();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_eq!(lease.history().len(), 2);
     assert_eq!(world.quarantines(), [10, 20]);
     drop(lease);
@@ -142,7 +142,7 @@ fn w12_unpausing_ends_a_quarantine() {
     worker.unpause();
     assert_eq!(worker.status().quarantine, None);
     script.expect_start().succeed_attached();
-    assert!(ticket.wait_timeout(PATIENCE).is_ok());
+    assert!(ticket.wait_timeout(PATIENCE).expect("an answer in time").is_ok());
     world.finish(&[&script]);
 }
 

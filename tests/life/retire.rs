@@ -36,7 +36,7 @@ fn b10_the_build_of_a_retired_instance_goes_elsewhere() {
     let (first, first_script) = world.worker("first");
     let ticket = world.master.submit(Build::new("b"));
     first_script.expect_start().succeed_attached();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     let (_second, second_script) = world.worker("second");
     lease.retire("no compiler");
     first_script.expect_stop().succeed();
@@ -44,7 +44,7 @@ fn b10_the_build_of_a_retired_instance_goes_elsewhere() {
 
     world.advance(1);
     second_script.expect_start().succeed_attached();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_eq!(&**lease.worker(), "second");
     let history: Vec<_> = lease.history().iter().map(|attempt| (&*attempt.worker, &*attempt.reason)).collect();
     assert_eq!(history, [("first", "no compiler")]);

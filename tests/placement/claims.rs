@@ -12,7 +12,7 @@ fn b4_a_lease_that_nobody_takes_goes_back_and_one_that_was_taken_does_not() {
         farm.add_many(2, 1, |config| config);
         let taken = farm.master.submit(Build::new("taken"));
         farm.settle();
-        let lease = taken.wait_timeout(PATIENCE).unwrap();
+        let lease = taken.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
         let lies = farm.master.submit(Build::new("lies"));
         farm.settle();
         let behind = farm.master.submit(Build::new("behind"));
@@ -20,7 +20,7 @@ fn b4_a_lease_that_nobody_takes_goes_back_and_one_that_was_taken_does_not() {
         assert!(farm.master.build_status(lies.id()).is_none(), "it has ended");
         assert_eq!(farm.result(lies.id()), Some(BuildResult::Abandoned));
         assert_eq!(lease.end(), None);
-        let second = behind.wait_timeout(PATIENCE).expect("it gets the place");
+        let second = behind.wait_timeout(PATIENCE).expect("an answer in time").expect("it gets the place");
         farm.run(secs(timeout * 3));
         assert_eq!((lease.end(), second.end()), (None, None));
         lease.finish(BuildResult::Succeeded);
@@ -78,11 +78,11 @@ fn b10_a_lease_that_retires_its_instance_sends_the_build_elsewhere() {
     farm.add_many(2, 1, |config| config);
     let ticket = farm.master.submit(Build::new("b"));
     farm.settle();
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     let first = lease.worker().clone();
     lease.retire("the disk is full");
     farm.run(secs(5));
-    let lease = ticket.wait_timeout(PATIENCE).unwrap();
+    let lease = ticket.wait_timeout(PATIENCE).expect("an answer in time").unwrap();
     assert_ne!(*lease.worker(), first);
     assert_eq!(lease.history().len(), 1);
     lease.finish(BuildResult::Succeeded);
