@@ -472,23 +472,17 @@ impl Placement {
 
     /// Follows what a worker said or was told: its shelf and its supply.
     fn refresh(&mut self, index: WorkerIndex) {
-        let worker = &self.workers[index.0 as usize];
+        let worker = self.worker(index);
         let supplied = self.labels.shares_of(index);
         // Most workers that change have leased a place, or got it back.
         let only_kind = worker.only_kind().filter(|kind| supplied.iter().all(|(supplied, _)| supplied == kind));
         if let Some(kind) = only_kind {
-            if self.labels.set_share(index, kind, worker.share(kind)) {
-                self.queue.touch_lines_of(kind);
-            }
+            self.supply(index, kind);
         } else {
+            let kinds: Vec<KindId> = supplied.iter().map(|(kind, _)| *kind).chain(worker.kinds()).collect();
             // Lines wait for the answer as long as that would give them places.
             worker.question().into_iter().for_each(|kind| self.queue.touch_lines_of(kind));
-            let supplied: Vec<KindId> = supplied.iter().map(|(kind, _)| *kind).collect();
-            for kind in supplied.into_iter().chain(worker.kinds()) {
-                if self.labels.set_share(index, kind, worker.share(kind)) {
-                    self.queue.touch_lines_of(kind);
-                }
-            }
+            kinds.into_iter().for_each(|kind| self.supply(index, kind));
         }
         self.note_curiosity(index);
         if !std::mem::replace(&mut self.worker_mut(index).unfiled, true) {
@@ -497,6 +491,14 @@ impl Placement {
         // While nobody waits, nobody looks.
         if !self.queue.nobody_waits() {
             self.file_workers();
+        }
+    }
+
+    /// Follows what a worker contributes to the supply of a kind.
+    fn supply(&mut self, index: WorkerIndex, kind: KindId) {
+        let share = self.worker(index).share(kind);
+        if self.labels.set_share(index, kind, share) {
+            self.queue.touch_lines_of(kind);
         }
     }
 

@@ -158,7 +158,7 @@ pub(super) struct Line {
     progress: Option<Instant>,
     /// When it is looked at for progress.
     watched: Option<Instant>,
-    /// There is none: what is busy is not expected to become free any more.
+    /// It makes no progress: no busy place is expected to become free any more.
     stalled: bool,
 }
 

@@ -268,7 +268,7 @@ impl Placement {
     }
 
     /// The build of a line that the next start is for and that `may_be` it: the first one that no start is for, or whose
-    /// starts are all overdue, or the head if there is none of these.
+    /// starts are all overdue. If every build has a start that is on its way, the head.
     pub(super) fn next_occasion(&self, index: LineIndex, mut may_be: impl FnMut(BuildId) -> bool) -> Option<Rank> {
         let waiting = &self.queue.line(index).waiting;
         let mut all_have_one = true;

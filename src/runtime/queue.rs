@@ -447,7 +447,8 @@ impl Shared {
     ) {
         let now = self.clock.now();
         let ((), facts) = worker.transition_told(now, epoch, self, agenda, |turn| turn.apply(release));
-        // What is left of the build is dropped without the lock. Who waits for another answer learns that there is none.
+        // What is left of the build is dropped without the lock. A thread that waits for another answer is told that none
+        // follows.
         let _ = self.queue_turn(now, agenda, |turn| {
             let finished = turn.queue.placement.finished(now, id);
             // Otherwise it was cancelled meanwhile.

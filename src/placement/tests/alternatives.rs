@@ -91,33 +91,29 @@ fn b2_a_build_goes_back_when_the_trial_that_its_other_worker_waits_for_has_faile
     assert_eq!(places(&farm, unlucky), [(22, 0), (40, 0)]);
 }
 
-#[test]
-fn b7_a_start_beside_an_overdue_one_is_made_also_when_an_elder_build_has_failed_there() {
-    let mut farm = Farm::new(&[("", Driver::Any, 1), ("", Driver::Any, 1), ("", Driver::Any, 1)]);
+/// The places of two builds. The first worker is busy, and the first start for the elder build fails on the second one, so
+/// that it waits for the first one. All starts on further workers hang.
+fn places_beside_hanging_starts(workers: usize) -> [Vec<(u64, usize)>; 2] {
+    let mut farm = Farm::new(&vec![("", Driver::Any, 1); workers]);
     farm.submit(kind("a"), secs(10_000));
     farm.run(secs(20));
-    // The start for the elder one fails, and it waits for the first worker; that for the younger one hangs.
     farm.answers.insert((1, Start), 2);
-    farm.calls.remove(&(2, Start));
-    let (elder, younger) = (farm.submit(kind("a"), secs(5)), farm.submit(kind("a"), secs(5)));
+    (2..workers).for_each(|worker| _ = farm.calls.remove(&(worker, Start)));
+    let builds = [0, 1].map(|_| farm.submit(kind("a"), secs(5)));
     farm.run(secs(15));
     farm.answers.remove(&(1, Start));
     farm.run(secs(85));
+    builds.map(|build| places(&farm, build))
+}
+
+#[test]
+fn b7_a_start_beside_an_overdue_one_is_made_also_when_an_elder_build_has_failed_there() {
     // Overdue after four times what the first start took.
-    assert_eq!((places(&farm, elder), places(&farm, younger)), (vec![], vec![(20 + 40 + 10, 1)]));
+    assert_eq!(places_beside_hanging_starts(3), [vec![], vec![(20 + 40 + 10, 1)]]);
 }
 
 #[test]
 fn b7_a_start_beside_an_overdue_one_is_made_for_the_build_that_goes_there() {
-    let mut farm = Farm::new(&[("", Driver::Any, 1), ("", Driver::Any, 1), ("", Driver::Any, 1), ("", Driver::Any, 1)]);
-    farm.submit(kind("a"), secs(10_000));
-    farm.run(secs(20));
-    // The first start for the elder one fails, its second one hangs as that for the younger one does.
-    farm.answers.insert((1, Start), 2);
-    [2, 3].iter().for_each(|worker| _ = farm.calls.remove(&(*worker, Start)));
-    let (elder, younger) = (farm.submit(kind("a"), secs(5)), farm.submit(kind("a"), secs(5)));
-    farm.run(secs(15));
-    farm.answers.remove(&(1, Start));
-    farm.run(secs(85));
-    assert_eq!((places(&farm, elder), places(&farm, younger)), (vec![], vec![(20 + 40 + 10, 1)]));
+    // The second start for the elder one hangs as well.
+    assert_eq!(places_beside_hanging_starts(4), [vec![], vec![(20 + 40 + 10, 1)]]);
 }
